@@ -22,7 +22,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.log import LogConfig
 from stream_ctr.events.security import PASSWORD_VARIABLE
+from stream_ctr.experiments.check import check_experiment
 from stream_ctr.experiments.config import Arm, ExperimentConfig
+from stream_ctr.experiments.override import SECRET_VARIABLE
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.labels import LabelLoss
@@ -34,8 +36,8 @@ from stream_ctr.serving.config import ServeConfig
 from stream_ctr.training.config import TrainConfig
 
 ENVIRONMENT_PREFIX = "STREAM_CTR_"
-NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE)
-"""Prefixes of environment variables that are not settings: the test suite's own, and the log's password."""
+NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE, SECRET_VARIABLE)
+"""Prefixes of environment variables that are not settings: the test suite's own, and secrets."""
 LARGEST = 1e30
 """Largest setting of a model or optimizer: some 1e8 below where 32-bit numbers end."""
 
@@ -217,20 +219,10 @@ def _with_environment(table: Mapping[str, Any], environment: Mapping[str, str]) 
 
 
 def _check_values(settings: Settings, where: str) -> None:
-    arms = settings.experiment.arms
-    if not arms:
-        raise ConfigError(f"{where}: experiment.arms is empty; at least one arm is needed")
-    names = [arm.name for arm in arms]
-    for name in names:
-        if not name or not all(c.isalnum() or c in "-_" for c in name):
-            raise ConfigError(f"{where}: experiment.arms: name {name!r} is not made of letters, digits, - _")
-        if names.count(name) > 1:
-            raise ConfigError(f"{where}: experiment.arms: the name {name!r} appears twice")
-    weights = [arm.weight for arm in arms]
-    if not (min(weights) >= 0 and abs(sum(weights) - 1.0) <= 1e-9):  # NaN fails, too
-        raise ConfigError(
-            f"{where}: experiment.arms: weights {weights} sum to {sum(weights):g}, not 1, or one is negative"
-        )
+    try:
+        check_experiment(settings.experiment)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     for path, value, low, high in _ranges(settings):
         if not low <= value <= high:
             raise ConfigError(f"{where}: {path} = {value!r} is outside {low:g} to {high:g}")
@@ -281,7 +273,6 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("serve.max_waiting", serve.max_waiting, 1, 1_000_000),
         ("serve.log_queue", serve.log_queue, 1, 1_000_000_000),
         ("serve.max_candidates", serve.max_candidates, 1, infinity),
-        ("experiment.coverage", settings.experiment.coverage, 0, 1),
         *_network_ranges(settings),
     ]
 
