@@ -55,8 +55,8 @@ def _check_arm(arm: ArmConfig) -> None:
         )
     if arm.shadow and arm.testers:
         raise ConfigError(
-            f"experiment.arms {arm.name!r}: a shadow arm answers nobody, its testers either; empty testers, or "
-            "set shadow = false with weight = 0"
+            f"experiment.arms {arm.name!r}: a shadow arm answers no testers either; empty testers, or set "
+            "shadow = false with weight = 0"
         )
 
 
@@ -117,19 +117,19 @@ def _check_same_salt(old: ExperimentConfig, new: ExperimentConfig) -> None:
         )
     if old.arms[0].name != new.arms[0].name:
         raise ConfigError(
-            f"the control changed from {old.arms[0].name!r} to {new.arms[0].name!r}: another control requires "
-            "a new salt"
+            f"the control changed from {old.arms[0].name!r} to {new.arms[0].name!r}: another control "
+            "requires a new salt"
         )
     before, after = ([(a.name, a.weight) for a in each.arms if a.weight > 0] for each in (old, new))
     if before != after:
         raise ConfigError(
-            f"experiment.arms: the weights changed from {_shown(before)} to {_shown(after)}: a changed weight "
-            f"requires a new salt, {new.salt!r} is the running experiment's"
+            f"experiment.arms: the weights changed from {_shown(before)} to {_shown(after)}: a changed "
+            f"weight requires a new salt, {new.salt!r} is the running experiment's"
         )
     if new.coverage < old.coverage:
         raise ConfigError(
-            f"experiment.coverage was lowered from {old.coverage:g} to {new.coverage:g}, which takes users out "
-            "of their arms: that requires a new salt; to stop an arm, kill it"
+            f"experiment.coverage was lowered from {old.coverage:g} to {new.coverage:g}, which takes users "
+            "out of their arms: that requires a new salt; to stop an arm, kill it"
         )
     known = {arm.name: arm for arm in old.arms}
     for arm in new.arms:

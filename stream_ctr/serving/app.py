@@ -10,20 +10,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import msgspec
 
-from stream_ctr.events.log import Record
-from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.experiments.override import HEADER as OVERRIDE
 from stream_ctr.serving.api import ApiError, decode_request
-from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.asgi import (
     Disconnected,
     Receive,
     Scope,
     Send,
     check_content,
+    header,
     read_body,
     respond,
     respond_error,
@@ -32,16 +30,12 @@ from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.metrics import CONTENT_TYPE, NO_ARM, ServeMetrics
 from stream_ctr.serving.ranking import Ranker, unavailable
+from stream_ctr.serving.routing import Routing
+from stream_ctr.serving.shadows import Shadows
 
 logger = logging.getLogger("stream_ctr.serving")
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class ImpressionSink(Protocol):
-    """Takes impressions without making anyone wait."""
-
-    def put(self, record: Record) -> None: ...
 
 
 class RankApp:
@@ -50,17 +44,15 @@ class RankApp:
     def __init__(
         self,
         serve: ServeConfig,
-        experiment: ExperimentConfig,
-        arms: Arms,
-        impressions: ImpressionSink,
+        routing: Routing,
+        exposures: Shadows,
         metrics: ServeMetrics,
     ) -> None:
-        """Raises ConfigError if the experiment is unusable."""
         self._serve = serve
-        self._arms = arms
-        self._impressions = impressions
+        self._arms = routing.arms
+        self._exposures = exposures
         self._metrics = metrics
-        self._ranker = Ranker(experiment, metrics)
+        self._ranker = Ranker(routing, metrics)
         self._under_way = 0
         self._turn = asyncio.Lock()
         self._routes: dict[str, tuple[tuple[str, ...], Handler]] = {
@@ -122,7 +114,8 @@ class RankApp:
             await asyncio.sleep(0)
             self._check_deadline(started)
             request = decode_request(raw, serve.max_candidates)
-            ranking = self._ranker.rank(request, self._arms.current, time.time_ns() // 1_000_000)
+            now_ms = time.time_ns() // 1_000_000
+            ranking = self._ranker.rank(request, now_ms, header(scope, OVERRIDE))
             record = encode_impression(ranking.impression)
             if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
                 raise ApiError(
@@ -132,7 +125,7 @@ class RankApp:
                 )
             body = msgspec.json.encode(ranking.answer)
             self._check_deadline(started)
-            self._impressions.put(record)
+            self._exposures.put(ranking, record)
             return ranking.answer.arm, body
 
     def _check_deadline(self, started: float) -> None:

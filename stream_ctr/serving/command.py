@@ -19,4 +19,5 @@ class Serve:
         from stream_ctr.serving.server import run_server
 
         settings = load_settings(arguments.config)
-        return run_server(settings.serve, settings.experiment, settings.log, Path(settings.train.state))
+        path = None if arguments.config is None else Path(arguments.config)
+        return run_server(settings.serve, settings.experiment, settings.log, Path(settings.train.state), path)

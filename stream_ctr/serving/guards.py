@@ -34,14 +34,14 @@ class ArmGuard:
         self._compared = 0
         self._own, self._control = 0.0, 0.0
 
-    def asked(self, probabilities: list[float], seconds: float) -> Trip | None:
-        """One request asked the arm, which took so long to say this.
+    def asked(self, probabilities: list[float], finite: bool, seconds: float) -> Trip | None:
+        """One request asked the arm, which took so long to say this; ``finite``: they are all numbers.
 
         A share that the rest of the window can no longer bring below its limit trips at once.
         """
         config = self.config
         self._asked += 1
-        if not all(map(math.isfinite, probabilities)):
+        if not finite:
             self._non_finite += 1
         else:
             low, high = config.saturation, 1.0 - config.saturation
@@ -74,8 +74,8 @@ class ArmGuard:
             return Trip(
                 "latency",
                 f"{self._slow} of the last {self._asked} predictions took longer than "
-                f"{config.latency_seconds:g} s, more than the {config.max_slow:.3g} of {window} that the guard "
-                "allows",
+                f"{config.latency_seconds:g} s, more than the {config.max_slow:.3g} of {window} that the "
+                "guard allows",
             )
         return None
 
@@ -105,18 +105,18 @@ class ObservedGuard:
     """Compares an arm's predicted clicks with its clicks, as the watcher sums them, span by span."""
 
     def __init__(self, config: GuardConfig) -> None:
-        self._config = config
+        self.config = config
         self._from: ArmSums | None = None
 
     def observed(self, sums: ArmSums) -> Trip | None:
         """The watcher's newest sums; what they held at the first call is not judged."""
         start = self._from
-        limit = self._config.observed_calibration
+        limit = self.config.observed_calibration
         if start is None or sums.impressions < start.impressions:
             self._from = sums
             return None
         count = sums.impressions - start.impressions
-        if not limit or sums.predicted is None or count < self._config.observed_impressions:
+        if not limit or sums.predicted is None or count < self.config.observed_impressions:
             return None
         self._from = sums
         predicted = sums.predicted - (start.predicted or 0.0)
@@ -126,8 +126,8 @@ class ObservedGuard:
             return None
         return Trip(
             "observed",
-            f"{predicted:.4g} clicks predicted, {clicks} seen in {count} impressions: {ratio:.3g} times apart, "
-            f"the guard allows {limit:g}",
+            f"{predicted:.4g} clicks predicted, {clicks} seen in {count} impressions: {ratio:.3g} times "
+            f"apart, the guard allows {limit:g}",
         )
 
 

@@ -7,6 +7,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from stream_ctr.serving.routing_metrics import RoutingMetrics
+
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 NO_ARM: Final = ""
 """Arm of a request that was refused before it met one."""
@@ -24,6 +26,7 @@ class ServeMetrics:
         self._make_answers(self.registry)
         self._make_snapshots(self.registry)
         self._make_impressions(self.registry)
+        self.routing = RoutingMetrics(self.registry)
         self._counted: dict[tuple[int, str], Counter] = {}
         self._answered: dict[str, Histogram] = {}
         self._predicted: dict[str, Counter] = {}

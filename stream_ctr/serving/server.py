@@ -21,33 +21,49 @@ from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.impressions import ImpressionLog
 from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.reload import ConfigFile, Running
+from stream_ctr.serving.routing import Routing
+from stream_ctr.serving.shadows import Shadows
 
 GRACE_SECONDS = 5
 """Time that requests under way have to finish after SIGTERM."""
 
 
-def run_server(serve: ServeConfig, experiment: ExperimentConfig, log: LogConfig, state_folder: Path) -> int:
+def run_server(
+    serve: ServeConfig,
+    experiment: ExperimentConfig,
+    log: LogConfig,
+    state_folder: Path,
+    config_path: Path | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
     Prints one line with the address as soon as it listens. Snapshots are looked for in
-    ``state_folder/<arm>/snapshots``.
+    ``state_folder/<arm>/snapshots``. Changes of the experiment in ``config_path`` are taken while it serves.
 
     Raises:
         UsageError: the address cannot be listened on.
-        ConfigError: the experiment is unusable.
+        ConfigError, StateError: the experiment, or the snapshot of a frozen arm, is unusable.
         LogError, UsageError: the log's address is wrong; a log that is only away is waited for.
     """
     metrics = ServeMetrics()
-    arms = Arms([arm.name for arm in experiment.arms], state_folder, metrics)
+    arms = Arms(experiment, state_folder, metrics)
+    config_file = config_path and ConfigFile(config_path, Running(serve, log, str(state_folder)))
+    routing = Routing(arms, state_folder, metrics, config_file)
     opener = partial(open_log, create=True, security=log.security)
     impressions = ImpressionLog(log, serve.log_queue, opener, metrics)
-    app = RankApp(serve, experiment, arms, impressions, metrics)
+    shadows = Shadows(impressions, routing, metrics)
+    app = RankApp(serve, routing, shadows, metrics)
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(serve.host, serve.port))
         impressions.start()
         stack.callback(impressions.close)
+        stack.callback(shadows.close)
         arms.start(serve.poll_seconds)
         stack.callback(arms.stop)
+        routing.start(serve.poll_seconds)
+        stack.callback(routing.stop)
+        stack.enter_context(_reload_on_hangup(routing))
         config = uvicorn.Config(
             app,
             loop="auto",
@@ -111,3 +127,16 @@ def _signals_to(server: uvicorn.Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _reload_on_hangup(routing: Routing) -> Iterator[None]:
+    """Let SIGHUP read the configuration file anew."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: routing.reload_soon())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

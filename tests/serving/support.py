@@ -20,6 +20,8 @@ from stream_ctr.serving.app import RankApp
 from stream_ctr.serving.arms import SNAPSHOTS, Arms
 from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.routing import Routing
+from stream_ctr.serving.shadows import Shadows
 from tests.predictors.support import example_snapshot
 from tests.serving.process import SALT, TWO_ARMS
 
@@ -68,10 +70,13 @@ class Served:
         self, state: Path, experiment: ExperimentConfig = TWO_ARMS, serve: ServeConfig | None = None
     ) -> None:
         self.metrics = ServeMetrics()
-        self.arms = Arms([arm.name for arm in experiment.arms], state, self.metrics)
+        self.arms = Arms(experiment, state, self.metrics)
         self.arms.poll()
         self.kept = Kept()
-        self.app = RankApp(serve or ServeConfig(), experiment, self.arms, self.kept, self.metrics)
+        self.routing = Routing(self.arms, state, self.metrics)
+        self.routing.poll()
+        self.shadows = Shadows(self.kept, self.routing, self.metrics)
+        self.app = RankApp(serve or ServeConfig(), self.routing, self.shadows, self.metrics)
 
     def run(self, work: Callable[[httpx.AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def session() -> T:
