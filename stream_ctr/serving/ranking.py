@@ -17,17 +17,10 @@ from stream_ctr.experiments.assignment import Assigner, Assignment, Reason
 from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.serving.api import ApiError, CandidateAnswer, Features, RankAnswer, RankRequest
+from stream_ctr.serving.gate import unavailable
 from stream_ctr.serving.metrics import ServeMetrics
 
 Keys = NDArray[np.uint64]
-
-RETRY_SECONDS = 1
-"""What Retry-After says."""
-
-
-def unavailable(text: str) -> ApiError:
-    """The answer 503, which asks to come again."""
-    return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
 
 
 @dataclass(frozen=True, slots=True)
