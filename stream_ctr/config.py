@@ -32,12 +32,12 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.config import ranges as model_ranges
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.config import JoinConfig, OrderConfig
-from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.training.config import TrainConfig
 
 ENVIRONMENT_PREFIX = "STREAM_CTR_"
-NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE, SECRET_VARIABLE)
-"""Prefixes of environment variables that are not settings: the test suite's own, and secrets."""
+NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE, SECRET_VARIABLE, TOKENS_VARIABLE)
+"""Prefixes of environment variables that are not settings: the test suite's own, and the secrets."""
 LARGEST = 1e30
 """Largest setting of a model or optimizer: some 1e8 below where 32-bit numbers end."""
 
@@ -267,7 +267,10 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("train.metrics_window", train.metrics_window, 1, 100_000_000),
         ("train.poll_seconds", train.poll_seconds, 0, 60),
         ("serve.port", serve.port, 0, 65_535),
+        ("serve.workers", serve.workers, 1, 1024),
+        ("serve.admin_port", serve.admin_port, 0, 65_536 - serve.workers),
         ("serve.poll_seconds", serve.poll_seconds, 0.001, 3600),
+        ("serve.header_seconds", serve.header_seconds, 0.001, 1e6),
         ("serve.max_body_bytes", serve.max_body_bytes, 1, 2**40),
         ("serve.deadline_seconds", serve.deadline_seconds, 0.001, 1e6),
         ("serve.max_waiting", serve.max_waiting, 1, 1_000_000),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
@@ -70,20 +72,27 @@ class RankAnswer(msgspec.Struct, gc=False):
 _decoder = msgspec.json.Decoder(RankRequest)
 
 
-def decode_request(body: bytes, max_candidates: int) -> RankRequest:
-    """The request in a body.
-
-    Raises:
-        ApiError: 400 for what is not JSON or not of this shape, 422 for too few or too many candidates.
-    """
+@contextmanager
+def malformed() -> Iterator[None]:
+    """Raises ApiError 400 for a body that cannot be decoded, with the reason."""
     try:
-        request = _decoder.decode(body)
+        yield
     except UnicodeDecodeError:
         raise ApiError(400, "the body is not valid UTF-8") from None
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise ApiError(400, f"malformed request: {error}") from None
+
+
+def decode_request(body: bytes, max_candidates: int) -> RankRequest:
+    """The request in a body.
+
+    Raises:
+        ApiError: 400 for what is not JSON or not of this shape, 422 for too few or too many candidates.
+    """
+    with malformed():
+        request = _decoder.decode(body)
     count = len(request.candidates)
     if count == 0:
         raise ApiError(422, "candidates is empty; send at least one")

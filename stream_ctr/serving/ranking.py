@@ -14,17 +14,10 @@ from stream_ctr.experiments.override import check_override
 from stream_ctr.serving.api import ApiError, CandidateAnswer, Features, RankAnswer, RankRequest
 from stream_ctr.serving.arms import View
 from stream_ctr.serving.asking import Asker, Keys, Prediction
+from stream_ctr.serving.gate import unavailable
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.plan import Choice, Plan
 from stream_ctr.serving.routing import Routing
-
-RETRY_SECONDS = 1
-"""What Retry-After says."""
-
-
-def unavailable(text: str) -> ApiError:
-    """The answer 503, which asks to come again."""
-    return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
 
 
 @dataclass(frozen=True, slots=True)

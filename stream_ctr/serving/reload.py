@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,26 @@ class Running:
     """``train.state``."""
 
 
+@dataclass(frozen=True)
+class ConfigSource:
+    """A configuration file as it was when it was loaded; make it before loading."""
+
+    path: str
+    stamp: Stamp
+
+    @classmethod
+    def of(cls, path: str | None) -> ConfigSource | None:
+        """The file at that path, as it is now."""
+        return None if path is None else cls(path, stamp_of(Path(path)))
+
+
 class ConfigFile:
     """Follows the file that the server was started with. The environment stays what it was at the start."""
 
-    def __init__(self, path: Path, running: Running) -> None:
-        self.path = path
+    def __init__(self, source: ConfigSource, running: Running) -> None:
+        self.path = Path(source.path)
         self._running = running
-        self._seen: Stamp = stamp_of(path)
+        self._seen = source.stamp
 
     def changed(self) -> bool:
         """Whether the file is another one than at the last call of ``read``."""
@@ -53,7 +65,7 @@ class ConfigFile:
         for table, before, after in parts:
             for key, old, new in _differences(before, after):
                 raise ConfigError(_restart(self.path, f"{table}.{key}", old, new))
-        if settings.train.state != self._running.state:
+        if Path(settings.train.state) != Path(self._running.state):
             raise ConfigError(_restart(self.path, "train.state", self._running.state, settings.train.state))
         return settings.experiment
 
@@ -68,13 +80,3 @@ def _restart(path: Path, key: str, old: object, new: object) -> str:
         f"{path}: {key} changed from {old!r} to {new!r}, which takes a restart of the server; nothing of the "
         "file is taken until then"
     )
-
-
-def summary(experiment: ExperimentConfig) -> Mapping[str, object]:
-    """What tells one experiment from another."""
-    return {
-        "experiment": experiment.name,
-        "salt": experiment.salt,
-        "coverage": experiment.coverage,
-        "arms": [arm.name for arm in experiment.arms],
-    }
