@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from stream_ctr.errors import ConfigError
+from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.experiments.assignment import intervals
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig, GuardConfig
 from stream_ctr.experiments.shared import FOLDER
@@ -96,6 +96,16 @@ def _ranges(experiment: ExperimentConfig) -> list[Range]:
                     f"that may be a third too low or too high set 1.5"
                 )
     return found
+
+
+def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
+    """Raises UsageError for an arm that serves one snapshot for ever, and has nothing to train."""
+    for arm in experiment.arms:
+        if arm.name == name and arm.snapshot:
+            raise UsageError(
+                f"arm {name!r} is frozen: it serves the snapshot {arm.snapshot} and needs no trainer; to train "
+                "it, remove its snapshot from the configuration and give the experiment a new salt"
+            )
 
 
 def check_change(old: ExperimentConfig, new: ExperimentConfig) -> None:

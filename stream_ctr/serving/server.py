@@ -18,10 +18,12 @@ from stream_ctr.errors import ConfigError
 from stream_ctr.events.log import LogConfig
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.experiments.shared import FOLDER
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
+from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import ImpressionLog
 from stream_ctr.serving.listen import address, is_loopback, listen, tls_context, uvicorn_config
 from stream_ctr.serving.metrics import ServeMetrics
@@ -111,7 +113,8 @@ def run_process(
     file = None if job.config is None else ConfigFile(job.config, Running(serve, job.log, job.state))
     routing = Routing(arms, Path(job.state), metrics, file)
     opener = partial(open_log, create=True, security=job.log.security)
-    impressions = ImpressionLog(job.log, serve.log_queue, opener, metrics)
+    gaps = Gaps(Path(job.state) / FOLDER, metrics.routing)
+    impressions = ImpressionLog(job.log, serve.log_queue, opener, metrics, gaps)
     tokens = Tokens(serve.token_file)
     shadows = Shadows(impressions, routing, metrics)
     app = RankApp(serve, routing, shadows, metrics, tokens)
