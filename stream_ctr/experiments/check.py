@@ -103,8 +103,8 @@ def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
     for arm in experiment.arms:
         if arm.name == name and arm.snapshot:
             raise UsageError(
-                f"arm {name!r} is frozen: it serves the snapshot {arm.snapshot} and needs no trainer; to train "
-                "it, remove its snapshot from the configuration and give the experiment a new salt"
+                f"arm {name!r} is frozen: it serves the snapshot {arm.snapshot} and needs no trainer; to "
+                "train it, remove its snapshot from the configuration and give the experiment a new salt"
             )
 
 

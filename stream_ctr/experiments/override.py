@@ -106,4 +106,8 @@ def _text(content: bytes) -> str:
 
 
 def _bytes(text: bytes) -> bytes:
-    return base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    """Raises ValueError unless this is what _text would have made: one signature has one form."""
+    content = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if _text(content).encode() != text:
+        raise ValueError
+    return content

@@ -28,7 +28,7 @@ class ArmsCommand:
         settings = load_settings(arguments.config)
         experiment = settings.experiment
         killed = ControlFile(Path(settings.train.state)).read().killed
-        owned = {each.arm: [each.start, each.stop] for each in intervals(experiment)}
+        owned = {each.arm: (each.start, each.stop) for each in intervals(experiment)}
         rows: list[dict[str, Any]] = []
         for number, arm in enumerate(experiment.arms):
             role = "control" if number == 0 else "shadow" if arm.shadow else "arm"
@@ -42,7 +42,7 @@ class ArmsCommand:
         print(f"experiment {experiment.name}, salt {experiment.salt}, coverage {experiment.coverage:g}")
         width = max(len(row["name"]) for row in rows)
         for row in rows:
-            start, stop = row["buckets"]
+            start, stop = owned[row["name"]]
             kill = killed.get(row["name"]) if row["role"] != "control" else None
             frozen = f"  frozen: {row['snapshot']}" if row["snapshot"] else ""
             state = "" if kill is None else f"  killed {_told(kill)}"
