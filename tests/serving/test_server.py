@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,59 +17,9 @@ import pytest
 
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
-from tests.serving.support import USERS, constant, publish, request, sample
+from tests.serving.running import ROOT, running
+from tests.serving.support import USERS, constant, publish, request
 from tests.serving.test_impressions import eventually, logged
-
-ROOT = Path(__file__).parents[2]
-
-
-class Process:
-    """A running server and a client to it."""
-
-    def __init__(self, state: Path, log: str) -> None:
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "tests.serving.process", str(state), log],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        assert line.startswith("stream-ctr serves at http://127.0.0.1:"), line
-        self.url = line.split()[-1]
-        self.client = httpx.Client(base_url=self.url, timeout=20)
-
-    def rank(self, user: str, candidates: int = 1) -> httpx.Response:
-        return self.client.post("/v1/rank", json=request(user, candidates))
-
-    def metric(self, name: str, **labels: str) -> float:
-        return sample(self.client.get("/metrics").text, f"stream_ctr_serve_{name}", **labels)
-
-    def wait_for_version(self, version: int) -> None:
-        eventually(lambda: self.metric("snapshot_version", arm="new") == version)
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[str, str]:
-        """Exit status 0 after the signal; what it wrote to both outputs."""
-        self.child.send_signal(number)
-        out, err = self.child.communicate(timeout=60)
-        assert self.child.returncode == 0, err
-        return out, err
-
-    def close(self) -> None:
-        self.client.close()
-        if self.child.poll() is None:
-            self.child.kill()
-        self.child.communicate()
-
-
-@contextlib.contextmanager
-def running(state: Path, log: str) -> Iterator[Process]:
-    process = Process(state, log)
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 @pytest.fixture
@@ -221,7 +170,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_port_that_is_taken_is_one_clear_line(state: Path, log: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = run(str(state), log, str(port))
+        ended = run(str(state), log, json.dumps({"port": port}))
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
