@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from schemathesis import APIOperation, BaseSchema, Case, CheckFunction, GenerationMode
+from schemathesis import BaseSchema, Case, CheckFunction, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from stream_ctr.serving.config import ServeConfig
@@ -56,7 +56,7 @@ def test_every_path_is_described(schema: BaseSchema) -> None:
 def test_what_is_described_is_what_is_answered(schema: BaseSchema, path: str, mode: GenerationMode) -> None:
     """Statuses, headers and bodies as described; valid requests are taken, others are refused."""
     method = "post" if path in COMPUTING else "get"
-    operation: APIOperation[Any, Any] = schema[path][method]
+    operation = schema[path][method]
     # That a tensor has as many elements as its shape says, no JSON schema can tell.
     excluded: list[CheckFunction] = [positive_data_acceptance] if path.endswith("infer") else []
     known: Json = {"path_parameters": {"model": "control", "version": "1"}} if "{" in path else {}
