@@ -43,9 +43,8 @@ class ArmsCommand:
         width = max(len(row["name"]) for row in rows)
         for row in rows:
             start, stop = owned[row["name"]]
-            kill = killed.get(row["name"]) if row["role"] != "control" else None
             frozen = f"  frozen: {row['snapshot']}" if row["snapshot"] else ""
-            state = "" if kill is None else f"  killed {_told(kill)}"
+            state = f"  killed {_told(killed[row['name']])}" if row["killed"] else ""
             share = f"{(stop - start) / BUCKETS:.2%}"
             print(f"{row['name']:<{width}}  {row['role']:<7}  {share:>7} of users{frozen}{state}")
         return 0

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from stream_ctr.events.records import FeatureValue
 
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999. A log refuses what is later than it can hold, and that holds up all behind it."""
+
 Features = dict[str, FeatureValue]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EventId = Annotated[str, msgspec.Meta(max_length=256)]
+EventTime = Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS)]
+"""JSON has one kind of number: 1e12 and 1000000000000.0 are milliseconds, too. Fractions are dropped."""
 UserId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -47,7 +52,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Context: features that all candidates share."""
     event_id: EventId = ""
     """Id of the impression; empty: the server makes one. A repeated id is learned once."""
-    ts_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    ts_ms: EventTime | None = None
     """Event time of the impression, from simulators and replays; without it the server's clock."""
 
 

@@ -7,7 +7,7 @@ ranking takes stands in the control's snapshot, so the description has them as s
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -92,23 +92,27 @@ class Description:
         """Send the description as JSON."""
         predictor = self._arms.current.get(self._arms.control)
         fields = None if predictor is None else predictor.fields
-        await respond(send, 200, msgspec.json.encode(describe(self._serve, fields, self._secured)))
+        found = describe(self._serve, self._arms.names, fields, self._secured)
+        await respond(send, 200, msgspec.json.encode(found))
 
 
-def describe(serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secured: bool) -> Json:
-    """The description; without ``fields``, features are any."""
+def describe(
+    serve: ServeConfig, models: Sequence[str], fields: tuple[FieldConfig, ...] | None, secured: bool
+) -> Json:
+    """The description of a server of these models; without ``fields``, features are any."""
     paths = {
         "/v1/rank": {"post": _post("Rank candidates for a user; logs one impression", "Rank")},
         "/health/live": {"get": _get("Does the process answer?", Live, secured=None)},
         "/health/ready": {"get": _get("Does the control arm have a model?", Ready, Ready, secured=None)},
-        **_v2_paths(),
+        **_v2_paths(models),
     }
     if serve.workers == 1:
         paths["/metrics"] = {"get": _metrics()}
     if secured:
         for item in paths.values():
-            for operation in item.values():
-                if "security" not in operation:
+            for method in ("get", "post"):
+                operation = item.get(method)
+                if operation is not None and "security" not in operation:
                     operation["responses"]["401"] = _error(401)
     return {
         "openapi": "3.1.0",
@@ -123,17 +127,18 @@ def describe(serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secured
     }
 
 
-def _v2_paths() -> Json:
+def _v2_paths(models: Sequence[str]) -> Json:
     paths: Json = {
         "/v2": {"get": _get("Name and version of the server", ServerMetadata)},
         "/v2/health/live": {"get": _get("Does the process answer?", ServerHealth, secured=None)},
         "/v2/health/ready": {"get": _get("Are all models ready?", ServerHealth, ServerHealth, secured=None)},
     }
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        names = [name for name in ("model", "version") if f"{{{name}}}" in base]
+        known: Json = {"model": {"enum": list(models)}, "version": {"minLength": 1}}
         places = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for name in names
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", **schema}}
+            for name, schema in known.items()
+            if f"{{{name}}}" in base
         ]
         operations = {
             "": {"get": _get("What the model takes and gives", ModelMetadata, Error, extra=(404,))},

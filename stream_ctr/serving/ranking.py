@@ -70,7 +70,7 @@ class Ranker:
         impression = Impression(
             v=RECORD_VERSION,
             event_id=event_id,
-            ts_ms=now_ms if request.ts_ms is None else request.ts_ms,
+            ts_ms=now_ms if request.ts_ms is None else int(request.ts_ms),
             features=features,
             user=request.user,
             bid=shown.bid,
