@@ -142,6 +142,7 @@ class Publisher:
         entries = outcomes.pop("entries")
         return TrainerNumbers(
             arm=self._arm.name,
+            learn_from=self._arm.learn_from,
             events={**outcomes, "learned": core.learned},
             applied_entries=entries,
             watermark_ms=core.pipeline.watermark_ms if entries else None,
