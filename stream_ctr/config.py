@@ -88,6 +88,7 @@ class Settings(BaseSettings):
                     arm.model or self.model,
                     arm.optimizer or self.optimizer,
                     arm.learner or self.learner,
+                    arm.learn_from,
                 )
         raise ConfigError(f"no arm named {name!r}; the arms are {', '.join(a.name for a in arms)}")
 

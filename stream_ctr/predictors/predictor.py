@@ -17,7 +17,6 @@ from stream_ctr.features.draft import Features
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.vocabulary import lookup_rows
-from stream_ctr.predictors.dense import sigmoid
 from stream_ctr.predictors.forward import build_forward
 from stream_ctr.predictors.snapshot import LoadedSnapshot
 from stream_ctr.state import Arrays
@@ -41,7 +40,7 @@ class Predictor:
         self._encoder = self._encoder_after(previous)
         table = _checked_table(snapshot.vocabulary, len(self.fields), len(snapshot.rows))
         self._table_keys, self._table_rows = table
-        self._forward = build_forward(snapshot.manifest.model, self.fields, snapshot.dense, snapshot.rows)
+        self._forward = build_forward(snapshot.model, self.fields, snapshot.dense, snapshot.rows)
 
     def _encoder_after(self, previous: Predictor | None) -> KeyEncoder:
         if previous is not None and self.shares_keys(previous):
@@ -85,7 +84,7 @@ class Predictor:
 
     def probabilities(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Click probabilities float32 [B] of keys uint64 [B, S]."""
-        return sigmoid(self.logits(keys))
+        return self._forward.probabilities(self.rows(keys))
 
 
 def _checked_table(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.predictors.predictor import Predictor
-from stream_ctr.predictors.reader import SnapshotReader, load_snapshot
+from stream_ctr.predictors.reader import SnapshotReader, open_fixed
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.plan import Plan
 
@@ -63,7 +63,7 @@ class Source:
 def _frozen(arm: ArmConfig) -> Predictor:
     """Raises StateError, which names the arm."""
     try:
-        predictor = Predictor(load_snapshot(Path(arm.snapshot)))
+        predictor = Predictor(open_fixed(Path(arm.snapshot)))
         predictor.warm_up()
     except StateError as error:
         raise StateError(f"experiment.arms {arm.name!r}: snapshot cannot serve: {error}") from None

@@ -48,7 +48,13 @@ class Core:
         self.pipeline: Pipeline
         if settings.join.input == "labelled":
             self.pipeline = LabelledPipeline(
-                fields, settings.features, settings.join, arm.name, settings.log.labelled, partitions
+                fields,
+                settings.features,
+                settings.join,
+                arm.name,
+                settings.log.labelled,
+                partitions,
+                arm.learn_from,
             )
         else:
             self.pipeline = Pipeline(
@@ -60,6 +66,7 @@ class Core:
                 settings.log.clicks,
                 partitions,
                 segments,
+                arm.learn_from,
             )
         self.learner: Learner = build_learner(
             arm.model, arm.optimizer, arm.learner, slot_fields(fields), len(fields), self.pipeline.labels.loss
