@@ -41,12 +41,12 @@ class ArmsCommand:
             return 0
         print(f"experiment {experiment.name}, salt {experiment.salt}, coverage {experiment.coverage:g}")
         width = max(len(row["name"]) for row in rows)
-        for row in rows:
-            start, stop = owned[row["name"]]
-            frozen = f"  frozen: {row['snapshot']}" if row["snapshot"] else ""
-            state = f"  killed {_told(killed[row['name']])}" if row["killed"] else ""
+        for arm, row in zip(experiment.arms, rows, strict=True):
+            start, stop = owned[arm.name]
+            frozen = f"  frozen: {arm.snapshot}" if arm.snapshot else ""
+            state = f"  killed {_told(killed[arm.name])}" if row["killed"] else ""
             share = f"{(stop - start) / BUCKETS:.2%}"
-            print(f"{row['name']:<{width}}  {row['role']:<7}  {share:>7} of users{frozen}{state}")
+            print(f"{arm.name:<{width}}  {row['role']:<7}  {share:>7} of users{frozen}{state}")
         return 0
 
 
