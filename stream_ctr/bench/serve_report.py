@@ -93,11 +93,11 @@ def print_table(measured: list[Measured], seconds: float) -> None:
         "Medians over rounds; x: times the empty handler's, round by round. due/s: requests are due at fixed "
         "times, and latencies count "
         "from when a request was due, a wait for a free connection included; most: each of "
-        f"{CONNECTIONS} connections sends as soon as it is answered; overload: the same from {OVERLOAD} "
-        "times as many as may be under way.\n"
+        f"{CONNECTIONS} connections sends as soon as it is answered; overload: the same from "
+        f"{OVERLOAD} times as many as may be under way.\n"
         "refused: 503, at once; latencies are those of what was answered. client late: share of requests "
-        f"that the client itself sent more than {LATE_SECONDS * 1e3:g} ms after they were due; that time is in "
-        "the latencies of both servers.",
+        f"that the client itself sent more than {LATE_SECONDS * 1e3:g} ms after they were due; that time is "
+        "in the latencies of both servers.",
         highlight=False,
     )
     print_machine(console)

@@ -8,6 +8,7 @@ process, private memory is what one process more really costs.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import statistics
@@ -31,7 +32,7 @@ MODELS: Final = {
     "dnn + SML, compiled": ModelConfig(),
     "deepfm + SML, torch": ModelConfig(backbone="deepfm"),
 }
-LEARNED: Final = 500
+LEARNED: Final = 50
 """Events that the models have learned; few, since torch is slow at them and the size is the libraries'."""
 MIB: Final = 2**20
 
@@ -45,6 +46,8 @@ class Started:
     model: str
     workers: int
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Processor time of each answering process by then: it does not grow with what else the machine does."""
     rss: list[int] = field(default_factory=list)
     """Bytes, of each answering process."""
     private: list[int] = field(default_factory=list)
@@ -95,6 +98,7 @@ def _start(each: Started, state: Path) -> None:
             memory = sizes(number)
             each.rss.append(memory["Rss"])
             each.private.append(memory["Private_Clean"] + memory["Private_Dirty"])
+            each.cpu_seconds.append(cpu_seconds(number))
         if each.workers > 1:
             each.parent.append(sizes(process.pid)["Rss"])
         each.torch = any("libtorch" in Path(f"/proc/{number}/maps").read_text() for number in answering)
@@ -129,6 +133,12 @@ def sizes(process: int) -> dict[str, int]:
     return {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
 
 
+def cpu_seconds(process: int) -> float:
+    """Processor time of a process, its own and the kernel's for it (Linux)."""
+    values = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def as_json(found: list[Started]) -> list[dict[str, Any]]:
     """One row a model and number of workers: medians."""
     machine = {**describe_machine(), "load": load_average()}
@@ -140,6 +150,7 @@ def as_json(found: list[Started]) -> list[dict[str, Any]]:
             "ready_seconds": round(statistics.median(each.seconds), 3),
             "ready_seconds_low": round(min(each.seconds), 3),
             "ready_seconds_high": round(max(each.seconds), 3),
+            "cpu_seconds": round(statistics.median(each.cpu_seconds), 2),
             "rss_bytes": int(statistics.median(each.rss)),
             "private_bytes": int(statistics.median(each.private)),
             "parent_rss_bytes": int(statistics.median(each.parent)) if each.parent else None,
@@ -162,7 +173,8 @@ def print_table(found: list[Started]) -> None:
         "workers",
         "ready after s",
         "low to high",
-        "a worker's RSS MiB",
+        "a worker's CPU s",
+        "RSS MiB",
         "private MiB",
         "parent MiB",
     ):
@@ -175,6 +187,7 @@ def print_table(found: list[Started]) -> None:
             str(row["workers"]),
             f"{row['ready_seconds']:.2f}",
             f"{row['ready_seconds_low']:.2f} to {row['ready_seconds_high']:.2f}",
+            f"{row['cpu_seconds']:.2f}",
             f"{row['rss_bytes'] / MIB:.0f}",
             f"{row['private_bytes'] / MIB:.0f}",
             "" if parent is None else f"{parent / MIB:.0f}",
