@@ -186,6 +186,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._refuse(b"408 Request Timeout", text)
 
     def _refuse(self, status: bytes, text: str) -> None:
+        if self.transport.is_closing():
+            return
         body = msgspec.json.encode({"error": text})
         self.transport.write(
             b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\ncontent-length: "
