@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
+from stream_ctr.frozen import FrozenState, Source, whole
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.snapshot import SnapshotContent
 from stream_ctr.state import Arrays, State
@@ -24,8 +25,18 @@ def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:
     Raises:
         StateError: the state lacks one of them, or the layout does not cover the vector.
     """
+    dense, rows = frozen_parts(FrozenState(dict(learner.arrays), learner.values))
+    return dense, whole(rows)
+
+
+def frozen_parts(learner: FrozenState) -> tuple[Arrays, Source]:
+    """The same of a frozen state, whose rows stay in pieces.
+
+    Raises:
+        StateError: as :func:`snapshot_parts`.
+    """
     try:
-        flat, rows = learner.arrays["dense.weight"], learner.arrays["rows.weight"]
+        flat, rows = whole(learner.arrays["dense.weight"]), learner.arrays["rows.weight"]
         layout = [
             (str(name), tuple(int(extent) for extent in shape))
             for name, shape in cast("list[tuple[str, list[int]]]", learner.values["layout"])
@@ -37,7 +48,7 @@ def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:
         raise StateError(f"the learner's layout covers {sum(sizes)} dense parameters, it has {flat.size}")
     pieces = np.split(flat.astype(np.float32), np.cumsum(sizes)[:-1])
     dense: Arrays = {name: piece.reshape(shape) for (name, shape), piece in zip(layout, pieces, strict=True)}
-    return dense, rows.astype(np.float32, copy=False)
+    return dense, rows if rows.dtype == np.float32 else whole(rows).astype(np.float32)
 
 
 def snapshot_content(

@@ -17,13 +17,14 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.learners.base import Weighted
+from stream_ctr.frozen import FrozenState
+from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers
 from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.batch import LEARN
-from stream_ctr.predictors.export import snapshot_parts
-from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
+from stream_ctr.predictors.export import frozen_parts
+from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
@@ -123,7 +124,7 @@ class Publisher:
     def snapshot(self, core: Core, *, wait: bool = False) -> None:
         """Begin to publish what was learned since the last one; ``wait`` until it is written.
 
-        The core must be at rest: it is copied here, and written in another thread.
+        The core must be at rest: it is frozen here, and written in another thread.
         """
         self._end_snapshot()
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
@@ -188,9 +189,10 @@ class Publisher:
 
     def _begin_snapshot(self, core: Core) -> None:
         learner = core.learner
-        dense, rows = snapshot_parts(learner.weights() if isinstance(learner, Weighted) else learner.state())
-        keys, places = core.pipeline.tables.lookup_arrays()
-        content = SnapshotContent(
+        frozen = _frozen_weights(learner)
+        dense, rows = frozen_parts(frozen)
+        keys, places = core.pipeline.tables.freeze_lookup()
+        content = FrozenContent(
             model=self._arm.model,
             fields=self._fields,
             dense=dense,
@@ -203,7 +205,8 @@ class Publisher:
         learned = core.learned
 
         def write() -> int:
-            write_snapshot(self._snapshots, content)
+            with frozen:
+                write_snapshot(self._snapshots, content)
             return learned
 
         self._writing.start(write)
@@ -218,6 +221,13 @@ class Publisher:
         if learned is not None:
             self._snapshot_learned = learned
             self._snapshot_seconds = time.time()
+
+
+def _frozen_weights(learner: Learner) -> FrozenState:
+    if isinstance(learner, FreezesWeights):
+        return learner.freeze_weights()
+    state = learner.weights() if isinstance(learner, Weighted) else learner.state()
+    return FrozenState(dict(state.arrays), state.values)
 
 
 REASONS = (
