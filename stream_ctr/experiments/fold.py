@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -129,7 +128,7 @@ class Experiment:
         self._owner = [NOBODY] * BUCKETS
         self._scores = Scores(arms)
         self._pools, self._pair_pools = pools(arms), pools(arms)
-        self._shown: dict[int, Counter[int]] = {}
+        self._shown: dict[int, list[int]] = {}
         self._waiting = Waiting()
 
     def shown(self, record: Impression, time_ms: int) -> bytes:
@@ -147,7 +146,11 @@ class Experiment:
         self.noted.last_reason[arm] = record.reason
         self._waiting.users.append(user)
         self._waiting.arms.append(arm)
-        self._shown.setdefault(time_ms // self.window_ms, Counter())[arm] += 1
+        window = time_ms // self.window_ms
+        shown = self._shown.get(window)
+        if shown is None:
+            shown = self._shown[window] = [0] * self.arms
+        shown[arm] += 1
         p = record.p
         said = [p.get(name, NAN) for name in self.names]
         return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *said)
@@ -265,7 +268,7 @@ class Experiment:
 
     def open_windows(self) -> list[tuple[int, list[int]]]:
         """Windows that are not closed: number, and impressions shown by arm."""
-        return [(n, [shown[arm] for arm in range(self.arms)]) for n, shown in sorted(self._shown.items())]
+        return [(number, list(shown)) for number, shown in sorted(self._shown.items())]
 
     def _note_version(self, record: Impression) -> None:
         serving = self._index.get(record.arm, NOBODY)
@@ -332,5 +335,5 @@ class Experiment:
         self._owner = owner.tolist()
         self._scores.load(scores, noted.stride)
         self._pools, self._pair_pools = pools_of
-        self._shown = {number: Counter(dict(enumerate(shown))) for number, shown in noted.shown}
+        self._shown = {number: list(shown) for number, shown in noted.shown}
         self.noted = noted
