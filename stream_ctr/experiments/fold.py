@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -125,7 +125,10 @@ class Experiment:
             versions=[""] * arms,
             figures=[{} for _ in range(arms)],
         )
+        # At full coverage: a server may have raised it before this process knows.
         self._owner = [NOBODY] * BUCKETS
+        for each in intervals(replace(experiment, coverage=1.0)):
+            self._owner[each.start : each.stop] = [self._index[each.arm]] * (each.stop - each.start)
         self._scores = Scores(arms)
         self._pools, self._pair_pools = pools(arms), pools(arms)
         self._shown: dict[int, list[int]] = {}
@@ -140,7 +143,6 @@ class Experiment:
         bucket, arm, user = self._place(record)
         if arm == NOBODY:
             return b""
-        self._owner[bucket] = arm
         reasons = self.noted.reasons[arm]
         reasons[record.reason] = reasons.get(record.reason, 0) + 1
         self.noted.last_reason[arm] = record.reason
@@ -289,7 +291,7 @@ class Experiment:
         else:
             user = self._hash(record.user)
             bucket, arm = user % BUCKETS, self._index[record.assigned_arm]
-            if record.bucket != bucket or self._owner[bucket] not in (NOBODY, arm):
+            if record.bucket != bucket or self._owner[bucket] != arm:
                 why = "inconsistent"
         if why:
             self.noted.excluded[why] += 1
@@ -311,10 +313,7 @@ class Experiment:
             pair_pools=[(pool.events, pool.weighted, pool.squares) for pool in self._pair_pools],
             stride=self._scores.stride,
         )
-        own = State(
-            {"owner": np.array(self._owner, np.int16), "scores": self._scores.rows()},
-            msgspec.json.decode(msgspec.json.encode(noted)),
-        )
+        own = State({"scores": self._scores.rows()}, msgspec.json.decode(msgspec.json.encode(noted)))
         return State.gather({"noted": own, "users": self.users.state(), "sums": self.sums.state()})
 
     def load_state(self, state: State) -> None:
@@ -326,13 +325,12 @@ class Experiment:
         own = state.part("noted")
         try:
             noted = msgspec.convert(own.values, Noted)
-            owner, scores = own.arrays["owner"], own.arrays["scores"]
+            scores = own.arrays["scores"]
             pools_of = [Pool(*each) for each in noted.pools], [Pool(*each) for each in noted.pair_pools]
         except (KeyError, msgspec.ValidationError) as error:
             raise StateError(f"saved experiment is damaged: {error}") from None
         self.users.load_state(state.part("users"))
         self.sums.load_state(state.part("sums"))
-        self._owner = owner.tolist()
         self._scores.load(scores, noted.stride)
         self._pools, self._pair_pools = pools_of
         self._shown = {number: list(shown) for number, shown in noted.shown}

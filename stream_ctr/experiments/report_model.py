@@ -240,8 +240,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Windows in order of time, the provisional ones last."""
     progress: Progress = msgspec.field(default_factory=Progress)
     excluded: dict[str, int] = {}
-    """Impressions in no comparison, by why: not_enrolled, override, no_user, inconsistent (the same bucket
-    in two arms, or a bucket that is not the user's), other_salt, unknown_arm."""
+    """Impressions in no comparison, by why: not_enrolled, override, no_user, inconsistent (a bucket that is
+    not the user's, or not the arm's), other_salt, unknown_arm."""
     gaps: list[Gap] = []
     settings: WatchSettings
     earlier: list[str] = []
