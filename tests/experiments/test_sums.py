@@ -189,7 +189,7 @@ def test_the_figures_of_an_arm_are_those_of_the_sums() -> None:
     found = arm_estimates(sums, 1, Estimate(0.7, 1e-4, 4_000.0), shadow=False)
     assert found["ctr"][0].value == pytest.approx(labels[mine].mean())
     assert found["advv"][0].value == pytest.approx(1000 * (labels * made["bid"])[mine].mean())
-    clipped = np.minimum(made["bid"], sums.clip_value)
+    clipped = np.minimum(made["bid"], sums.clip_value or 0.0)
     assert found["advv_clipped"][0].value == pytest.approx(1000 * (labels * clipped)[mine].mean())
     p = made["p"][:, 1]
     loss = -(labels * np.log(p) + (1 - labels) * np.log(1 - p))
