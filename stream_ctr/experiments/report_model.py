@@ -51,7 +51,7 @@ class Figure(Bounded, kw_only=True):
     """One figure of a comparison: the arm's less the control's; of unit relative, over it, less 1."""
 
     p: float | None = None
-    """Smallest always-valid p-value so far."""
+    """Always-valid p-value: below the level where the interval excludes zero."""
     impressions: int = 0
     """Impressions behind it."""
     verdict: Verdict = "early"
