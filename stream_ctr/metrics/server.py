@@ -1,4 +1,4 @@
-"""HTTP for operators: /metrics, /health/live and /health/ready on a port of their own."""
+"""HTTP for operators: /metrics, /health/live, /health/ready and documents on a port of their own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry
@@ -31,6 +31,18 @@ TEXT: Final = "text/plain; charset=utf-8"
 
 Ready = Callable[[], str | None]
 """None when ready, else the reason why not."""
+
+
+class Document(NamedTuple):
+    """Something else to serve. With an ``ETag`` among its headers, who has it already is answered 304."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    """All but Content-Length."""
+
+
+Documents = Mapping[str, Callable[[], Document | None]]
+"""By path; None while there is nothing to serve, which is answered 503."""
 
 
 class Page:
@@ -68,7 +80,14 @@ class MetricsServer:
     >>> server.close()
     """
 
-    def __init__(self, host: str, port: int, collector: Collector, ready: Ready = lambda: None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        collector: Collector,
+        ready: Ready = lambda: None,
+        documents: Documents | None = None,
+    ) -> None:
         """Listen on ``host``:``port``; port 0 takes a free one.
 
         Raises:
@@ -76,6 +95,7 @@ class MetricsServer:
         """
         self._page = Page(collector)
         self._ready = ready
+        self._documents = documents or {}
         self._server = _listen(host, port, self._answer)
         self.host = host
         self.port = int(self._server.server_address[1])
@@ -94,13 +114,17 @@ class MetricsServer:
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        known = ("/metrics", "/health/live", "/health/ready", *self._documents)
         content_type = TEXT
         headers: list[tuple[str, str]] = []
-        if path not in ("/metrics", "/health/live", "/health/ready"):
-            status, body = "404 Not Found", b"no such page; there are /metrics, /health/live, /health/ready\n"
+        if path not in known:
+            status, body = "404 Not Found", f"no such page; there are {', '.join(known)}\n".encode()
         elif method not in ("GET", "HEAD"):
             status, body = "405 Method Not Allowed", b"use GET\n"
             headers.append(("Allow", "GET, HEAD"))
+        elif path in self._documents:
+            status, headers, body = _document(self._documents[path](), environ.get("HTTP_IF_NONE_MATCH", ""))
+            content_type = ""
         elif path == "/metrics":
             status = "200 OK"
             content_type, body = self._page.text(environ.get("HTTP_ACCEPT", ""))
@@ -110,9 +134,24 @@ class MetricsServer:
             reason = self._ready()
             status = "200 OK" if reason is None else "503 Service Unavailable"
             body = f"{'ready' if reason is None else reason}\n".encode()
-        headers += [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        if content_type:
+            headers.append(("Content-Type", content_type))
+        if not status.startswith("304"):
+            headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [b"" if method == "HEAD" else body]
+
+
+def _document(document: Document | None, if_none_match: str) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Status, headers and body of a document for a client that may have it already."""
+    if document is None:
+        return "503 Service Unavailable", [("Content-Type", TEXT), ("Retry-After", "2")], b"not there yet\n"
+    tag = dict(document.headers).get("ETag")
+    offered = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
+    if tag and (tag in offered or "*" in offered):
+        kept = [(name, value) for name, value in document.headers if name != "Content-Type"]
+        return "304 Not Modified", kept, b""
+    return "200 OK", list(document.headers), document.body
 
 
 class _Handler(WSGIRequestHandler):

@@ -1,8 +1,8 @@
 """The services of a compose file as processes of this machine, for where there is no container engine.
 
-Commands, environment, mounts, order of start and health checks are the file's own. Each service gets a loopback
-address of its own, as it would in a compose network, so that ports stay what the file says. Texts are rewritten
-where they name a service with a port, a mounted path, or any address (0.0.0.0).
+Commands, environment, mounts, order of start and health checks are the file's own. Each service gets a
+loopback address of its own, as it would in a compose network, so that ports stay what the file says. Texts are
+rewritten where they name a service with a port, a mounted path, or any address (0.0.0.0).
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ class Composed:
         self._mount(name)
         arguments = [self.rewritten(name, str(word)) for word in service["command"]]
         command = [*self._program(str(service["image"])), *arguments]
-        settings = {key: self.rewritten(name, str(text)) for key, text in service.get("environment", {}).items()}
+        settings = {
+            key: self.rewritten(name, str(text)) for key, text in service.get("environment", {}).items()
+        }
         inherited = {key: text for key, text in os.environ.items() if not key.startswith("STREAM_CTR_")}
         output = self.folder / f"{name}.log"
         with output.open("wb") as out:

@@ -38,10 +38,10 @@ function suffixOf(unit, difference) {
   return "";
 }
 
-// As many decimals as show the interval's width with two digits: more would be noise, fewer would hide it.
+// As many decimals as give the interval's width two digits, three where it begins with 1 or 2: more would be noise.
 function decimalsFor(width) {
   if (!known(width) || width <= 0) return 4;
-  return Math.min(MOST_DECIMALS, Math.max(0, 1 - Math.floor(Math.log10(width))));
+  return Math.min(MOST_DECIMALS, Math.max(0, 1 - Math.floor(Math.log10(width / 3))));
 }
 
 const widthOf = (bounded) =>
