@@ -13,10 +13,11 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Final
 
-from stream_ctr.metrics.server import Document, Documents
+from stream_ctr.metrics.server import Route
 
 SCRIPTS: Final = ("text.js", "chart.js", "series.js", "view.js", "page.js")
 """In this order they are one script."""
+NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
 
 
 @functools.cache
@@ -27,46 +28,21 @@ def page_html() -> bytes:
     return html.replace("[style]", style).replace("[script]", script).encode()
 
 
-def documents(report: Callable[[], bytes | None]) -> Documents:
+def page_routes(report: Callable[[], bytes]) -> dict[str, Route]:
     """The page and its report, by path, for the watcher's port.
 
-    ``report`` gives the newest report as JSON, or None while there is none.
+    ``report`` gives the newest report as JSON; empty while there is none.
     """
-    page = Document(page_html(), _page_headers())
-
-    def newest() -> Document | None:
-        body = report()
-        if body is None:
-            return None
-        headers = (
-            ("Content-Type", "application/json"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Cache-Control", "no-cache"),
-            ("ETag", entity_tag(body)),
-        )
-        return Document(body, headers)
-
-    return {"/": lambda: page, "/report.json": newest}
-
-
-def entity_tag(body: bytes) -> str:
-    """A strong entity tag: equal bodies have equal tags.
-
-    >>> entity_tag(b"report")
-    '"e6bc9062f8b833cfb81f0f3e645b202d"'
-    """
-    return f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
+    page = Route("text/html; charset=utf-8", page_html, _page_headers())
+    return {"/": page, "/report.json": Route("application/json", report, (NO_SNIFFING,))}
 
 
 def _page_headers() -> tuple[tuple[str, str], ...]:
     return (
-        ("Content-Type", "text/html; charset=utf-8"),
         # Not to be put into a frame is the one thing that a document cannot say of itself.
         ("Content-Security-Policy", f"{_policy(_style(), _script())}; frame-ancestors 'none'"),
-        ("X-Content-Type-Options", "nosniff"),
+        NO_SNIFFING,
         ("Referrer-Policy", "no-referrer"),
-        ("Cache-Control", "no-cache"),
-        ("ETag", entity_tag(page_html())),
     )
 
 

@@ -1,8 +1,9 @@
-"""HTTP for operators: /metrics, /health/live, /health/ready and documents on a port of their own."""
+"""HTTP for operators: /metrics, /health/live, /health/ready and further pages on a port of their own."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import socket
 import socketserver
 import sys
@@ -33,16 +34,13 @@ Ready = Callable[[], str | None]
 """None when ready, else the reason why not."""
 
 
-class Document(NamedTuple):
-    """Something else to serve. With an ``ETag`` among its headers, who has it already is answered 304."""
+class Route(NamedTuple):
+    """A further page of a :class:`MetricsServer`."""
 
-    body: bytes
-    headers: tuple[tuple[str, str], ...]
-    """All but Content-Length."""
-
-
-Documents = Mapping[str, Callable[[], Document | None]]
-"""By path; None while there is nothing to serve, which is answered 503."""
+    content_type: str
+    body: Callable[[], bytes]
+    """Makes the body, in the thread of the request; empty while there is none, which is answered 503."""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Page:
@@ -86,17 +84,25 @@ class MetricsServer:
         port: int,
         collector: Collector,
         ready: Ready = lambda: None,
-        documents: Documents | None = None,
+        routes: Mapping[str, Route] | None = None,
+        settings: tuple[str, str] = ("train.metrics_host", "train.metrics_port"),
     ) -> None:
         """Listen on ``host``:``port``; port 0 takes a free one.
+
+        Args:
+            host, port: the address.
+            collector: what /metrics shows.
+            ready: why not ready, for /health/ready.
+            routes: further pages by path; a client that has one by its ETag is told that it has not changed.
+            settings: names of the settings of host and port, for messages.
 
         Raises:
             StreamCTRError: the address cannot be listened on.
         """
         self._page = Page(collector)
         self._ready = ready
-        self._documents = documents or {}
-        self._server = _listen(host, port, self._answer)
+        self._routes = dict(routes or {})
+        self._server = _listen(host, port, self._answer, settings)
         self.host = host
         self.port = int(self._server.server_address[1])
         """The port listened on."""
@@ -114,44 +120,42 @@ class MetricsServer:
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
-        known = ("/metrics", "/health/live", "/health/ready", *self._documents)
         content_type = TEXT
         headers: list[tuple[str, str]] = []
-        if path not in known:
+        if path not in (known := ("/metrics", "/health/live", "/health/ready", *self._routes)):
             status, body = "404 Not Found", f"no such page; there are {', '.join(known)}\n".encode()
         elif method not in ("GET", "HEAD"):
             status, body = "405 Method Not Allowed", b"use GET\n"
             headers.append(("Allow", "GET, HEAD"))
-        elif path in self._documents:
-            status, headers, body = _document(self._documents[path](), environ.get("HTTP_IF_NONE_MATCH", ""))
-            content_type = ""
         elif path == "/metrics":
             status = "200 OK"
             content_type, body = self._page.text(environ.get("HTTP_ACCEPT", ""))
+        elif path in self._routes:
+            status, body, content_type, headers = _from(self._routes[path], environ)
         elif path == "/health/live":
             status, body = "200 OK", b"live\n"
         else:
             reason = self._ready()
             status = "200 OK" if reason is None else "503 Service Unavailable"
             body = f"{'ready' if reason is None else reason}\n".encode()
-        if content_type:
-            headers.append(("Content-Type", content_type))
-        if not status.startswith("304"):
+        headers.append(("Content-Type", content_type))
+        if not status.startswith("304"):  # whose length is that of the body which it does not send
             headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [b"" if method == "HEAD" else body]
 
 
-def _document(document: Document | None, if_none_match: str) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Status, headers and body of a document for a client that may have it already."""
-    if document is None:
-        return "503 Service Unavailable", [("Content-Type", TEXT), ("Retry-After", "2")], b"not there yet\n"
-    tag = dict(document.headers).get("ETag")
-    offered = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
-    if tag and (tag in offered or "*" in offered):
-        kept = [(name, value) for name, value in document.headers if name != "Content-Type"]
-        return "304 Not Modified", kept, b""
-    return "200 OK", list(document.headers), document.body
+def _from(route: Route, environ: WSGIEnvironment) -> tuple[str, bytes, str, list[tuple[str, str]]]:
+    """Status, body, content type and headers of a further page."""
+    body = route.body()
+    if not body:
+        return "503 Service Unavailable", b"not there yet\n", TEXT, [("Retry-After", "2")]
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = [*route.headers, ("ETag", tag), ("Cache-Control", "no-cache")]
+    known = [each.strip().removeprefix("W/") for each in environ.get("HTTP_IF_NONE_MATCH", "").split(",")]
+    if tag in known or "*" in known:
+        return "304 Not Modified", b"", route.content_type, headers
+    return "200 OK", body, route.content_type, headers
 
 
 class _Handler(WSGIRequestHandler):
@@ -199,21 +203,22 @@ class _ServerV6(_Server):
     address_family = socket.AF_INET6
 
 
-def _listen(host: str, port: int, application: Any) -> _Server:
+def _listen(host: str, port: int, application: Any, settings: tuple[str, str]) -> _Server:
+    host_name, port_name = settings
     kind = _ServerV6 if ":" in host else _Server
     try:
         return make_server(host, port, application, server_class=kind, handler_class=_Handler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            why = "the port is in use; choose another, or 0 for a free one (train.metrics_port)"
+            why = f"the port is in use; choose another, or 0 for a free one ({port_name})"
         else:
-            why = f"{error.strerror or error}; check train.metrics_host and train.metrics_port"
+            why = f"{error.strerror or error}; check {host_name} and {port_name}"
         raise StreamCTRError(f"cannot serve metrics on {host}:{port}: {why}") from None
     except (TypeError, UnicodeError):  # a name that no host can have
         raise StreamCTRError(
-            f"cannot serve metrics on {host!r}: that is no host name; check train.metrics_host"
+            f"cannot serve metrics on {host!r}: that is no host name; check {host_name}"
         ) from None
     except OverflowError:
         raise StreamCTRError(
-            f"cannot serve metrics on {host}:{port}: a port is between 0 and 65535 (train.metrics_port)"
+            f"cannot serve metrics on {host}:{port}: a port is between 0 and 65535 ({port_name})"
         ) from None

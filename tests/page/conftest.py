@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from stream_ctr.experiments.page import documents
+from stream_ctr.experiments.page import page_routes
 from stream_ctr.experiments.report_model import Report, decode_report, encode_report
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.server import MetricsServer
@@ -34,8 +34,8 @@ class Site:
 
     def start(self) -> None:
         """Serve, on the same port as before if there was one."""
-        pages = documents(lambda: encode_report(self.report))
-        self._server = MetricsServer("127.0.0.1", self._port, TrainerMetrics(), documents=pages)
+        routes = page_routes(lambda: encode_report(self.report))
+        self._server = MetricsServer("127.0.0.1", self._port, TrainerMetrics(), routes=routes)
         self._port = self._server.port
 
     def stop(self) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from stream_ctr.experiments.page import documents, page_html
+from stream_ctr.experiments.page import page_html, page_routes
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.server import MetricsServer
 
 
 class Report:
-    body: bytes | None = b'{"v":1}'
+    body = b'{"v":1}'
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def report() -> Report:
 
 @pytest.fixture
 def client(report: Report) -> Iterator[httpx.Client]:
-    server = MetricsServer("127.0.0.1", 0, TrainerMetrics(), documents=documents(lambda: report.body))
+    server = MetricsServer("127.0.0.1", 0, TrainerMetrics(), routes=page_routes(lambda: report.body))
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield client
     server.close()
@@ -77,7 +77,7 @@ def test_forms_of_if_none_match(client: httpx.Client, sent: str) -> None:
 
 
 def test_before_the_first_report_the_answer_is_503(client: httpx.Client, report: Report) -> None:
-    report.body = None
+    report.body = b""
     answer = client.get("/report.json")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert client.get("/").status_code == 200
