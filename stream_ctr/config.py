@@ -23,6 +23,8 @@ from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.log import LogConfig
 from stream_ctr.events.security import PASSWORD_VARIABLE
 from stream_ctr.experiments.config import Arm, ExperimentConfig
+from stream_ctr.experiments.watch_config import WatchConfig
+from stream_ctr.experiments.watch_config import ranges as watch_ranges
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.labels import LabelLoss
@@ -58,6 +60,7 @@ class Settings(BaseSettings):
     train: TrainConfig = TrainConfig()
     serve: ServeConfig = ServeConfig()
     experiment: ExperimentConfig = ExperimentConfig()
+    watch: WatchConfig = WatchConfig()
 
     @classmethod
     def settings_customise_sources(
@@ -282,6 +285,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("serve.log_queue", serve.log_queue, 1, 1_000_000_000),
         ("serve.max_candidates", serve.max_candidates, 1, infinity),
         ("experiment.coverage", settings.experiment.coverage, 0, 1),
+        *watch_ranges(settings.watch),
         *_network_ranges(settings),
     ]
 

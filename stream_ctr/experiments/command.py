@@ -7,6 +7,8 @@ import importlib
 from typing import Protocol
 
 PARTS = {
+    "watch": "stream_ctr.experiments.watch_command:WatchCommand",
+    "report": "stream_ctr.experiments.report_command:ReportCommand",
     "off-policy": "stream_ctr.experiments.off_policy_command:OffPolicyCommand",
 }
 """Subcommands and the classes behind them."""

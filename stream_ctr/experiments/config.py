@@ -1,4 +1,4 @@
-"""Which arms there are, and who is sent to which."""
+"""Which arms there are, who is sent to which, and when an arm is taken out by itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,45 @@ from dataclasses import dataclass, field
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """When a server kills an arm by itself. Shares and means are over windows of requests, each server
+    process its own; the control is never killed."""
+
+    window: int = 1000
+    """Requests that one judgement rests on."""
+    max_non_finite: float = 0.01
+    """Largest share of requests with a probability that is not a number; 1 never kills."""
+    max_saturated: float = 0.1
+    """Largest share of probabilities below ``saturation`` or above 1 - ``saturation``; 1 never kills."""
+    saturation: float = 1e-6
+    """Distance from 0 and from 1 at which a probability counts as saturated."""
+    latency_seconds: float = 0.0
+    """A prediction that takes longer is slow; 0 never kills."""
+    max_slow: float = 0.05
+    """Largest share of slow predictions."""
+    calibration: float = 0.0
+    """Largest ratio, either way, of the arm's mean probability to the control's on the same candidates;
+    0 never kills."""
+    observed_calibration: float = 0.0
+    """Largest ratio, either way, of an arm's predicted clicks to its clicks by the watcher's sums; 0 never
+    kills."""
+    observed_impressions: int = 10_000
+    """Impressions of the arm with final labels before its clicks are judged."""
+    not_ready_seconds: float = 600.0
+    """Longest time that an arm may be without any usable snapshot; 0 never kills."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThompsonConfig:
+    """Thompson sampling for requests of users who are not enrolled; enrolled users keep their arm."""
+
+    share: float = 0.0
+    """Share of those requests that are sampled, by event; 0 is off. The others meet the control."""
+    floor: float = 0.05
+    """Smallest probability of an arm, so that every arm goes on being tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +62,16 @@ class ArmConfig:
     """The arm's optimizer, if it differs from [optimizer]."""
     learner: LearnerConfig | None = None
     """The arm's learner, if it differs from [learner]."""
+    snapshot: str = ""
+    """Folder of one snapshot that this arm serves for ever; it needs no trainer."""
+    shadow: bool = False
+    """Whether the arm predicts and never answers; its weight is 0."""
+    shadow_sample: float = 1.0
+    """Share of events that a shadow arm predicts, by event id."""
+    testers: tuple[str, ...] = ()
+    """Users who always meet this arm, to test it; they take no part in any comparison."""
+    guards: GuardConfig | None = None
+    """The arm's guards, if they differ from [experiment.guards]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +95,12 @@ class ExperimentConfig:
     """Salt of the assignment hash; a new salt is a new experiment."""
     coverage: float = 1.0
     """Share of users enrolled; raising it adds users and moves none."""
-    arms: tuple[ArmConfig, ...] = field(default_factory=lambda: (ArmConfig("main"),))
+    override_secret_file: str = ""
+    """File of the secret that signs testers' headers; STREAM_CTR_OVERRIDE_SECRET in the environment wins.
+    Without either, such headers are refused."""
+    arms: tuple[ArmConfig, ...] = field(default_factory=lambda: (ArmConfig("main", 1.0),))
     """The arms; the first is the control, and serves whoever is not enrolled."""
+    guards: GuardConfig = GuardConfig()
+    """When an arm is killed by itself."""
+    thompson: ThompsonConfig = ThompsonConfig()
+    """Sampling between arms for users who are not enrolled."""

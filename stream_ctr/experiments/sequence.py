@@ -125,3 +125,14 @@ def fixed_interval(estimate: Estimate, alpha: float) -> Span:
         return EVERYTHING
     half = NormalDist().inv_cdf(1.0 - alpha / 2.0) * estimate.standard_error
     return Span(estimate.value - half, estimate.value + half)
+
+
+def fixed_p_value(estimate: Estimate) -> float:
+    """The ordinary two-sided p-value of no difference; 1 where nothing is known.
+
+    >>> round(fixed_p_value(Estimate(1.96, 1.0, 10.0)), 3)
+    0.05
+    """
+    if not (math.isfinite(estimate.value) and estimate.variance > 0.0):
+        return 1.0
+    return math.erfc(abs(estimate.value) / estimate.standard_error / math.sqrt(2.0))
