@@ -26,6 +26,7 @@ COMMANDS = {
     "join": "stream_ctr.training.join_command:Join",
     "dead-letters": "stream_ctr.events.command:DeadLetterCommand",
     "checkpoint": "stream_ctr.training.inspect:Checkpoint",
+    "snapshot": "stream_ctr.predictors.command:Snapshot",
     "config": "stream_ctr.training.inspect:ConfigCheck",
 }
 SIMULATORS = "stream_ctr.simulators"

@@ -9,44 +9,30 @@ is that integer.
 from __future__ import annotations
 
 import difflib
-from array import array
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import RecordError, StateError
-from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.canonical import (
-    MISSING_INTEGER,
-    MISSING_LENGTH,
-    TEXT_TAG,
-    event_keys,
-)
+from stream_ctr.features.canonical import event_keys
 from stream_ctr.features.columns import Column, check_fields, shown
+from stream_ctr.features.draft import (
+    ColumnGroup,
+    Draft,
+    Features,
+    draft_event,
+    integer_values,
+    text_bytes,
+)
 from stream_ctr.features.quantiles import QuantileBuckets
 from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.state import Json, State
 
-Features = Mapping[str, FeatureValue]
-
-
-@dataclass(slots=True)
-class _Draft:
-    """Values of some events, in order: nothing of it reaches the encoder before all of it is found good."""
-
-    texts: list[Any] = field(default_factory=list)
-    """Of the categorical fields, event by event."""
-    integers: list[Any] = field(default_factory=list)
-    """Of the integer fields, event by event."""
-    learned: list[tuple[int, Column, float]] = field(default_factory=list)
-    """Position in the keys, field and value whose bucket depends on the values before it."""
-    known: list[tuple[int, list[int]]] = field(default_factory=list)
-    """Position in the keys, and keys that start there."""
-    truncated: int = 0
+MOST_SPLITS = 64
+"""Ways to divide the fields between context and candidates whose tables are kept."""
 
 
 class KeyEncoder:
@@ -78,14 +64,10 @@ class KeyEncoder:
         self._names = frozenset(item.name for item in fields)
         first_slot = self.slot_field.tolist().index
         self._columns = [Column(item, first_slot(index)) for index, item in enumerate(fields)]
-        self._texts = [column for column in self._columns if column.kind == "categorical"]
-        self._integers = [column for column in self._columns if column.kind == "integer"]
-        self._others = [column for column in self._columns if column.kind in ("multi", "float")]
+        self._all = ColumnGroup(self._columns)
         self._learned = [column for column in self._columns if column.learned is not None]
-        self._text_names = [column.name for column in self._texts]
-        self._integer_names = [column.name for column in self._integers]
-        self._text_table = _table(self._texts)
-        self._integer_table = _table(self._integers)
+        # Which names are a candidate's own is the sender's choice: only so many choices are kept.
+        self._split = lru_cache(maxsize=MOST_SPLITS)(self._split_at)
 
     def keys(self, features: Features) -> NDArray[np.uint64]:
         """Keys uint64 [S] of an impression that takes its place in the stream; 0 in absent slots.
@@ -93,7 +75,7 @@ class KeyEncoder:
         Raises:
             RecordError: a name or value does not fit the schema; the encoder is as it was.
         """
-        return self._encode((features,), observe=True).reshape(self.slots)
+        return self._encode(self._all, (features,), observe=True).reshape(self.slots)
 
     def complete(self, row: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Keys uint64 [S] of an impression that takes its place in the stream: what :meth:`keys` gives,
@@ -124,7 +106,7 @@ class KeyEncoder:
         Raises:
             RecordError: a name or value does not fit the schema.
         """
-        return self._encode((features,), observe=False).reshape(self.slots)
+        return self._encode(self._all, (features,), observe=False).reshape(self.slots)
 
     def keys_many(self, features: Sequence[Features]) -> NDArray[np.uint64]:
         """Keys uint64 [B, S] of B impressions in order: :meth:`keys` of each, in less time.
@@ -132,21 +114,54 @@ class KeyEncoder:
         Raises:
             RecordError: one of them does not fit the schema; none of them is observed.
         """
-        return self._encode(features, observe=True)
+        return self._encode(self._all, features, observe=True)
 
     def peek_keys_many(self, features: Sequence[Features]) -> NDArray[np.uint64]:
         """Keys uint64 [B, S] of B impressions, each as :meth:`peek_keys` gives them."""
-        return self._encode(features, observe=False)
+        return self._encode(self._all, features, observe=False)
 
-    def _encode(self, events: Sequence[Features], observe: bool) -> NDArray[np.uint64]:
-        draft = _Draft()
+    def peek_request_keys(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.uint64]:
+        """Keys uint64 [B, S] of B candidates in one context, whose features win over the context's.
+
+        They are those of ``peek_keys_many([{**context, **own} for own in candidates])``; what only the
+        context says is hashed once.
+
+        Raises:
+            RecordError: a name or value does not fit the schema.
+        """
+        if not candidates:
+            return np.zeros((0, self.slots), np.uint64)
+        names = frozenset().union(*candidates)
+        for features in (context, names):
+            self._check_names(features)
+        shared, own, shared_slots = self._split(names)
+        below = {name: context[name] for name in names if name in context}
+        if below:
+            candidates = [{**below, **features} for features in candidates]
+        keys = self._encode(own, candidates, observe=False)
+        keys[:, shared_slots] = self._encode(shared, (context,), observe=False)[0, shared_slots]
+        return keys
+
+    def _split_at(self, names: frozenset[str]) -> tuple[ColumnGroup, ColumnGroup, NDArray[np.int64]]:
+        """The columns of all other names, those of ``names``, and the slots of the former."""
+        shared = [column for column in self._columns if column.name not in names]
+        own = [column for column in self._columns if column.name in names]
+        slots = [column.slot + offset for column in shared for offset in range(column.width)]
+        return ColumnGroup(shared), ColumnGroup(own), np.array(slots, np.int64)
+
+    def _encode(self, columns: ColumnGroup, events: Sequence[Features], observe: bool) -> NDArray[np.uint64]:
+        """Keys [B, S] of some columns; 0 in the slots of the others. Names are checked by the caller,
+        unless these are all columns."""
+        draft = Draft()
         for event, features in enumerate(events):
-            self._draft(event * self.slots, features, draft)
-        data, lengths = self._text_bytes(draft.texts)
-        integers = self._integer_values(draft.integers)
+            if columns is self._all:
+                self._check_names(features)
+            draft_event(columns, event * self.slots, features, draft)
+        data, lengths = text_bytes(columns.texts, draft.texts)
+        integers = integer_values(columns.integers, draft.integers)
         # From here on nothing can fail: what is observed now stays observed.
         keys = event_keys(
-            data, lengths, self._text_table, integers, self._integer_table, len(events), self.slots
+            data, lengths, columns.text_table, integers, columns.integer_table, len(events), self.slots
         )
         flat = keys.reshape(-1)
         for position, known in draft.known:
@@ -157,68 +172,13 @@ class KeyEncoder:
             self.truncated += draft.truncated
         return keys
 
-    def _draft(self, start: int, features: Features, draft: _Draft) -> None:
-        """Collect the values of one event, whose keys begin at ``start``."""
-        if not features.keys() <= self._names:
-            raise self._unknown(features)
-        draft.texts += map(features.get, self._text_names)
-        draft.integers += map(features.get, self._integer_names)
-        for column in self._others:
-            value = features.get(column.name)
-            position = start + column.slot
-            if column.kind == "multi":
-                keys = column.list_keys(value)
-                draft.truncated += max(0, len(keys) - column.width)
-                draft.known.append((position, column.padded(keys)))
-            elif value is None:
-                draft.known.append((position, [column.missing_key]))
-            elif column.learned is not None:
-                draft.learned.append((position, column, column.number(value)))
-            else:
-                bucket = bisect_right(column.boundaries, column.number(value))
-                draft.known.append((position, [column.bucket_keys[bucket]]))
+    def _check_names(self, features: Features | frozenset[str]) -> None:
+        names = features if isinstance(features, frozenset) else features.keys()
+        if not names <= self._names:
+            raise self._unknown(names - self._names)
 
-    def _text_bytes(self, texts: list[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Canonical bytes of all texts and the length of each, as the kernel takes them."""
-        missing = [index for index, text in enumerate(texts) if text is None]
-        for index in missing:
-            texts[index] = ""
-        try:
-            joined = TEXT_TAG + TEXT_TAG.join(texts)
-        except TypeError:  # not all of them are texts
-            fields = len(self._texts)
-            texts = [self._texts[index % fields].text(value) for index, value in enumerate(texts)]
-            joined = TEXT_TAG + TEXT_TAG.join(texts)
-        try:
-            data = joined.encode()
-        except UnicodeEncodeError:
-            for index, text in enumerate(texts):
-                self._texts[index % len(self._texts)].check_unicode(text)
-            raise
-        ascii_only = len(data) == len(joined)
-        # array.array takes Python integers faster than NumPy does.
-        lengths = array("q", map(len, texts) if ascii_only else [len(text.encode()) for text in texts])
-        for index in missing:
-            lengths[index] = MISSING_LENGTH
-        return np.frombuffer(data, np.uint8), np.frombuffer(lengths, np.int64)
-
-    def _integer_values(self, values: list[Any]) -> NDArray[np.int64]:
-        """All integers, as the kernel takes them."""
-        if bool not in map(type, values) and MISSING_INTEGER not in values:
-            try:
-                filled = [MISSING_INTEGER if value is None else value for value in values]
-                return np.frombuffer(array("q", filled), np.int64)
-            except (TypeError, OverflowError):
-                pass  # a whole float is taken; of everything else its column says what is wrong
-        fields = len(self._integers)
-        checked = [
-            MISSING_INTEGER if value is None else self._integers[index % fields].integer(value)
-            for index, value in enumerate(values)
-        ]
-        return np.array(checked, np.int64)
-
-    def _unknown(self, features: Features) -> RecordError:
-        name = min(str(name) for name in features.keys() - self._names)
+    def _unknown(self, names: AbstractSet[str]) -> RecordError:
+        name = min(map(str, names))
         near = difflib.get_close_matches(name[:200], sorted(self._names), n=1)
         known = ", ".join(sorted(self._names)[:8])
         hint = f"did you mean {near[0]!r}?" if near else f"the schema has {known}"
@@ -262,9 +222,3 @@ class KeyEncoder:
 
     def _schema(self) -> list[Json]:
         return [f"{item.name}:{item.kind}" for item in self.fields]
-
-
-def _table(columns: list[Column]) -> NDArray[np.uint64]:
-    """[C, 3] slot, seed and missing key of each column."""
-    rows = [(column.slot, column.seed, column.missing_key) for column in columns]
-    return np.array(rows, np.uint64).reshape(len(columns), 3)

@@ -70,7 +70,7 @@ class LearnerConfig:
     """Implementation of the learning step. compiled: Numba on one CPU thread, for the dnn family. cuda: any
     network on a GPU, its step recorded once and replayed for each event. torch: any network on CPU or CUDA,
     the reference. auto: cuda where device asks for a GPU, else compiled where it can, else torch.
-    river: the river model named below instead of a network; it publishes no snapshots to serve."""
+    river: the river model named below instead of a network."""
     river: str = "river-ftrl"
     """kind river: river-ftrl, river-lr or river-fm."""
     device: str = "auto"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from river import base
@@ -15,13 +16,12 @@ from river import base
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.river_inputs import Inputs, OneHot
+from stream_ctr.learners.river_rows import RowWeights
 from stream_ctr.learners.river_state import Codec
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
+from stream_ctr.predictors.river_forward import LEAST, MOST, RiverModel
 from stream_ctr.state import State
 
-LEAST: Final = float(np.finfo(np.float32).tiny)
-MOST: Final = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
-"""Probabilities are drawn into the numbers that float32 has between 0 and 1."""
 LARGEST_WEIGHT: Final = 1e12
 """river clips gradients here: an event of more weight would be learned with another one, and is left out."""
 
@@ -64,6 +64,7 @@ class RiverLearner:
         self._takes_weight = "w" in inspect.signature(classifier.learn_one).parameters
         self._gives_probability = True
         self._learned = 0
+        self._weights = RowWeights(codec) if codec is not None and isinstance(inputs, OneHot) else None
 
     @property
     def saved(self) -> bool:
@@ -84,6 +85,8 @@ class RiverLearner:
         for b in range(count):
             start = time.perf_counter()
             self._inputs.change(batch.changes, first[b], first[b + 1])
+            if self._weights is not None and first[b] < first[b + 1]:
+                self._weights.touch(batch.changes.row[first[b] : first[b + 1]].tolist())
             if not asks[b]:
                 result.probability[b] = math.nan
                 continue
@@ -96,6 +99,8 @@ class RiverLearner:
                 if fit:
                     self._learn(x, label > 0.5, weight)
                     self._inputs.learned(batch.rows[b], label > 0.5)
+                    if self._weights is not None:
+                        self._weights.touch(batch.rows[b].tolist())
             result.seconds[b] = time.perf_counter() - start
         return result
 
@@ -116,6 +121,22 @@ class RiverLearner:
         parts = State.gather({"classifier": self._codec.state(), "rows": self._inputs.state()})
         return State(parts.arrays, {**parts.values, "river": self._name, "learned": self._learned})
 
+    def weights(self) -> State:
+        """What predictions need: ``intercept`` float64 [1], ``rows`` float64 [R, 1 + factors], and the form
+        of the model under ``river``.
+
+        Raises:
+            StateError: the classifier's answers are no sum over rows, so that no snapshot can give them.
+        """
+        codec, inputs = self._codec, self._inputs
+        if codec is None or self._weights is None or not isinstance(inputs, OneHot):
+            raise StateError(
+                f"{self._name} cannot serve from a snapshot; an arm that serves takes a network or {SAVED}"
+            )
+        model = RiverModel(self._name, codec.form, codec.width - 1)
+        arrays = {"intercept": np.array([codec.intercept]), "rows": self._weights.table(inputs.feature)}
+        return State(arrays, {"river": msgspec.to_builtins(model)})
+
     def load_state(self, state: State) -> None:
         """See :class:`stream_ctr.learners.base.Learner`."""
         if self._codec is None or not isinstance(self._inputs, OneHot):
@@ -132,6 +153,8 @@ class RiverLearner:
         inputs.load_state(state.part("rows"))
         self._codec.load_state(state.part("classifier"))
         self._inputs, self._learned = inputs, learned
+        self._weights = RowWeights(self._codec)
+        self._weights.touch(inputs.rows())
 
     def _learn(self, x: dict[Hashable, Any], clicked: bool, weight: float) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,11 +54,19 @@ class OneHot:
 
     def features(self, rows_S: NDArray[np.int64]) -> dict[Any, float]:
         """See :class:`Inputs`."""
-        named = {self._feature.get(row, (row, 0)): 1.0 for row in rows_S.tolist() if row >= 0}
+        named = {self.feature(row): 1.0 for row in rows_S.tolist() if row >= 0}
         return {f"{field}_{key}": 1.0 for field, key in named} if self._as_text else dict(named)
 
     def learned(self, rows_S: NDArray[np.int64], clicked: bool) -> None:
         """See :class:`Inputs`."""
+
+    def feature(self, row: int) -> Feature:
+        """The feature that a row belongs to now."""
+        return self._feature.get(row, (row, 0))
+
+    def rows(self) -> Iterable[int]:
+        """Rows that were given to a value."""
+        return self._feature.keys()
 
     def state(self) -> State:
         """row int64 [K], ascending, and the field int32 [K] and key uint64 [K] that it belongs to."""

@@ -8,7 +8,7 @@ same, and no model here depends on the order of its dicts.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from river import base, facto, linear_model, optim
@@ -22,6 +22,9 @@ from stream_ctr.state import Json, State
 class Codec(Protocol):
     """Writes and reads what one river model learned."""
 
+    form: Literal["logistic", "factorisation"]
+    """Which sum over the features of an event is its logit."""
+
     def state(self) -> State:
         """A copy of everything that decides what happens next."""
         ...
@@ -34,9 +37,25 @@ class Codec(Protocol):
         """Whether the model can be asked about the feature without changing."""
         ...
 
+    @property
+    def width(self) -> int:
+        """Numbers of a feature: its weight, and its latent factors."""
+        ...
+
+    @property
+    def intercept(self) -> float:
+        """What every logit has in common."""
+        ...
+
+    def row(self, feature: Hashable) -> list[float]:
+        """[width] what a feature adds: its weight, then its factors; 0 where it was never learned."""
+        ...
+
 
 class LogisticCodec:
     """``LogisticRegression`` with SGD or FTRL-Proximal, and no L1 penalty."""
+
+    form: Literal["logistic", "factorisation"] = "logistic"
 
     def __init__(self, model: linear_model.LogisticRegression) -> None:
         self._model = model
@@ -86,9 +105,25 @@ class LogisticCodec:
         """Any feature: an unknown one has weight 0."""
         return True
 
+    @property
+    def width(self) -> int:
+        """See :class:`Codec`."""
+        return 1
+
+    @property
+    def intercept(self) -> float:
+        """See :class:`Codec`."""
+        return float(self._model.intercept)
+
+    def row(self, feature: Hashable) -> list[float]:
+        """See :class:`Codec`."""
+        return [float(self._model._weights.get(feature, 0.0))]
+
 
 class FactorisationCodec:
     """``FMClassifier`` with SGD; its generator of initial factors is part of the state."""
+
+    form: Literal["logistic", "factorisation"] = "factorisation"
 
     def __init__(self, model: facto.FMClassifier) -> None:
         self._model = model
@@ -141,6 +176,22 @@ class FactorisationCodec:
     def knows(self, feature: Hashable) -> bool:
         """A feature that was learned: asked about another one, the model would draw its factors."""
         return feature in self._model.latents
+
+    @property
+    def width(self) -> int:
+        """See :class:`Codec`."""
+        return 1 + int(self._model.n_factors)
+
+    @property
+    def intercept(self) -> float:
+        """See :class:`Codec`."""
+        return float(self._model.intercept)
+
+    def row(self, feature: Hashable) -> list[float]:
+        """See :class:`Codec`."""
+        if not self.knows(feature):
+            return [0.0] * self.width
+        return [float(self._model.weights[feature]), *map(float, self._model.latents[feature])]
 
 
 def codec_of(model: base.Classifier) -> Codec | None:

@@ -160,6 +160,10 @@ class DenseForward:
             add_skip_logit(z, x, affine(x, across, beta), weight, self._slope)
         return z
 
+    def probabilities(self, rows: NDArray[np.int64]) -> Floats:
+        """Click probabilities float32 [B] of rows int64 [B, S]."""
+        return sigmoid(self.logits(rows))
+
 
 def _across(weight: Floats) -> Floats:
     return np.ascontiguousarray(weight.T)

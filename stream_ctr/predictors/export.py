@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.models.config import ModelConfig
+from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.predictors.snapshot import SnapshotContent
 from stream_ctr.state import Arrays, State
 
@@ -40,6 +42,23 @@ def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:
     return dense, rows.astype(np.float32, copy=False)
 
 
+def river_parts(learner: State, fields: int) -> tuple[RiverModel, Arrays, NDArray[np.float64]]:
+    """Model, dense parameters and rows [R, 1 + factors] of a river model's ``weights()``; R is at least
+    ``fields``, whose default rows a model may not have met yet.
+
+    Raises:
+        StateError: the state lacks one of them.
+    """
+    try:
+        model = msgspec.convert(learner.values["river"], RiverModel)
+        dense, rows = {"intercept": learner.arrays["intercept"]}, learner.arrays["rows"]
+    except (KeyError, msgspec.ValidationError) as error:
+        raise StateError(f"not the weights of a river model that can serve: {error!r}") from None
+    if len(rows) < fields:
+        rows = np.concatenate([rows, np.zeros((fields - len(rows), *rows.shape[1:]))])
+    return model, dense, rows
+
+
 def snapshot_content(
     model: ModelConfig,
     fields: tuple[FieldConfig, ...],
@@ -54,10 +73,17 @@ def snapshot_content(
     ``lookup`` is the vocabulary's keys and rows [C] as the feature tables hand them out, ``encoder`` the
     state of the key encoder; ``event_time_ms`` is the event time up to which the learner has learned.
 
+    ``model`` is the arm's network; a learner that is a river model says so in its state.
+
     Raises:
         StateError: no snapshot can be made of the learner's state.
     """
-    dense, rows = snapshot_parts(learner)
+    form: ModelConfig | RiverModel = model
+    rows: NDArray[Any]
+    if "river" in learner.values:
+        form, dense, rows = river_parts(learner, len(fields))
+    else:
+        dense, rows = snapshot_parts(learner)
     keys, table_rows = lookup
     vocabulary: Arrays = {"table_keys": keys, "table_rows": table_rows}
-    return SnapshotContent(model, fields, dense, rows, vocabulary, encoder, event_time_ms, model_version)
+    return SnapshotContent(form, fields, dense, rows, vocabulary, encoder, event_time_ms, model_version)

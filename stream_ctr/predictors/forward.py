@@ -1,8 +1,8 @@
-"""Which forward pass serves a model: the compiled one, or torch for what that does not know."""
+"""Which forward pass serves a model: a compiled one, or torch for what that does not know."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.models.config import ModelConfig, canonical
 from stream_ctr.predictors.dense import DenseForward
+from stream_ctr.predictors.river_forward import RiverForward, RiverModel
 from stream_ctr.state import Arrays
 
 
@@ -18,6 +19,10 @@ class Forward(Protocol):
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """z float32 [B] of rows int64 [B, S], ABSENT where a slot is empty."""
+        ...
+
+    def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Click probabilities float32 [B] of rows int64 [B, S]."""
         ...
 
 
@@ -32,13 +37,15 @@ def is_compiled(model: ModelConfig) -> bool:
 
 
 def build_forward(
-    model: ModelConfig, fields: tuple[FieldConfig, ...], dense: Arrays, rows: NDArray[np.float32]
+    model: ModelConfig | RiverModel, fields: tuple[FieldConfig, ...], dense: Arrays, rows: NDArray[Any]
 ) -> Forward:
     """The forward pass of a snapshot's model. torch is imported only where the model needs it.
 
     Raises:
         StateError: arrays are missing or their shapes are not those of the model.
     """
+    if isinstance(model, RiverModel):
+        return RiverForward(model, dense, rows)
     if is_compiled(model):
         return DenseForward(model, fields, dense, rows)
     from stream_ctr.predictors.torch_forward import TorchForward

@@ -17,6 +17,7 @@ from stream_ctr.predictors.snapshot import (
     DTYPES,
     FORMAT,
     MANIFEST,
+    SNAPSHOTS,
     ArrayEntry,
     LoadedSnapshot,
     Manifest,
@@ -125,11 +126,34 @@ def load_snapshot(folder: Path) -> LoadedSnapshot:
     Raises:
         StateError: a file is missing or damaged, or the format is newer; the file is named.
     """
-    manifest = _manifest(folder / MANIFEST)
-    if folder.name != f"{manifest.version:012d}":
+    loaded = _load(folder)
+    version = loaded.manifest.version
+    if folder.name != f"{version:012d}":
+        raise StateError(f"{folder / MANIFEST}: says version {version}, the folder says {folder.name}")
+    return loaded
+
+
+def open_fixed(folder: Path) -> LoadedSnapshot:
+    """Map one snapshot that is served as it is for ever, whatever its folder is called, and check every
+    byte of it.
+
+    Raises:
+        StateError: the folder is none of a snapshot, a file is missing or damaged, or the format is newer;
+            what to do is said.
+    """
+    if not (folder / MANIFEST).is_file():
+        inner = (folder, folder / SNAPSHOTS)
+        found = "no such folder" if not folder.is_dir() else f"no {MANIFEST} in it, so it is no snapshot"
+        if any((each / CURRENT).is_file() for each in inner):
+            found = "its snapshots change as the trainer learns"
         raise StateError(
-            f"{folder / MANIFEST}: says version {manifest.version}, the folder says {folder.name}"
+            f"{folder}: {found}; freeze one (stream-ctr snapshot copy STATE/ARM --to FOLDER), and name FOLDER"
         )
+    return _load(folder)
+
+
+def _load(folder: Path) -> LoadedSnapshot:
+    manifest = _manifest(folder / MANIFEST)
     path = folder / ARRAYS
     try:
         with path.open("rb") as file:

@@ -28,10 +28,14 @@ from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.files import Files
 from stream_ctr.models.config import ModelConfig
+from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.state import Arrays, Json, State
 
-FORMAT: Final = 1
-"""Version of the layout; a snapshot of a higher one is refused."""
+FORMAT: Final = 2
+"""Version of the layout; a snapshot of a higher one is refused. Networks are still written as format 1, which
+earlier versions read; 2 has river models, too."""
+SNAPSHOTS: Final = "snapshots"
+"""Folder of an arm's snapshots inside its state folder."""
 CURRENT: Final = "CURRENT"
 MANIFEST: Final = "snapshot.json"
 ARRAYS: Final = "arrays.safetensors"
@@ -53,13 +57,13 @@ _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 class SnapshotContent:
     """What the trainer hands over."""
 
-    model: ModelConfig
+    model: ModelConfig | RiverModel
     fields: tuple[FieldConfig, ...]
     """The fields in the order of the model's inputs, any preset resolved."""
     dense: Arrays
-    """Dense parameters by the torch module's names, float32."""
-    rows: NDArray[np.float32]
-    """[R, d] embedding rows."""
+    """Dense parameters by the torch module's names, float32; of a river model float64."""
+    rows: NDArray[Any]
+    """[R, d] embedding rows, float32; of a river model float64."""
     vocabulary: Arrays
     """Arrays that find the row of a key."""
     encoder: State
@@ -88,12 +92,15 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     model_version: str
     created_ms: int
     event_time_ms: int
-    model: ModelConfig
+    model: ModelConfig | None
+    """The network; None where ``river`` is the model."""
     fields: tuple[FieldConfig, ...]
     encoder: dict[str, Any]
     arrays: dict[str, ArrayEntry]
     seal: str = ""
     """Digest of the manifest with this field empty."""
+    river: RiverModel | msgspec.UnsetType = msgspec.UNSET
+    """The river model; not there for a network."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,22 @@ class LoadedSnapshot:
         return self.manifest.version
 
     @property
-    def rows(self) -> NDArray[np.float32]:
-        """[R, d] embedding rows."""
+    def model(self) -> ModelConfig | RiverModel:
+        """The network, or the river model.
+
+        Raises:
+            StateError: the manifest names none, or both.
+        """
+        network, river = self.manifest.model, self.manifest.river
+        if isinstance(river, RiverModel) and network is None:
+            return river
+        if isinstance(river, RiverModel) or network is None:
+            raise StateError(f"snapshot {self.version} names {'two models' if network else 'no model'}")
+        return network
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """[R, d] embedding rows, or a river model's weights."""
         return self.arrays["rows"]
 
     @property
@@ -160,13 +181,15 @@ def write_snapshot(
     version = max([*versions(folder), current[0] if current else 0]) + 1
     packed, entries = _pack(_named_arrays(content))
     _check_encoder(content.encoder.values)
+    river = content.model if isinstance(content.model, RiverModel) else None
     manifest = Manifest(
-        format=FORMAT,
+        format=1 if river is None else 2,
         version=version,
         model_version=content.model_version or str(version),
         created_ms=time.time_ns() // 1_000_000 if created_ms is None else created_ms,
         event_time_ms=content.event_time_ms,
-        model=content.model,
+        model=content.model if isinstance(content.model, ModelConfig) else None,
+        river=msgspec.UNSET if river is None else river,
         fields=content.fields,
         encoder=content.encoder.values,
         arrays=entries,

@@ -10,7 +10,7 @@ from stream_ctr.errors import ModelError, StateError
 from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
-from stream_ctr.predictors.dense import check_arrays, pool_rows
+from stream_ctr.predictors.dense import check_arrays, pool_rows, sigmoid
 from stream_ctr.state import Arrays
 
 EVENTS = 1024
@@ -59,3 +59,7 @@ class TorchForward:
                 x = torch.from_numpy(pooled).view(len(chunk), self._fields, -1)
                 z[start : start + len(chunk)] = self._network.logit(self._weights, x).numpy()
         return z
+
+    def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Click probabilities float32 [B] of rows int64 [B, S]."""
+        return sigmoid(self.logits(rows))

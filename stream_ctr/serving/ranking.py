@@ -63,8 +63,7 @@ class Ranker:
             ApiError: 400 for features outside the schema, 503 when not even the control arm can answer.
         """
         assignment = self._assigner.assign(request.user)
-        features = [{**request.features, **candidate.features} for candidate in request.candidates]
-        arm, reason, said = self._predict(assignment, features, predictors)
+        arm, reason, said = self._predict(assignment, request, predictors)
         scores = [p * candidate.bid for p, candidate in zip(said.p, request.candidates, strict=True)]
         best = scores.index(max(scores))
         keys = said.keys[best : best + 1]
@@ -77,14 +76,15 @@ class Ranker:
             best=best,
         )
         shown = request.candidates[best]
+        features = {**request.features, **shown.features}
         impression = Impression(
             v=RECORD_VERSION,
             event_id=answer.event_id,
             ts_ms=now_ms if request.ts_ms is None else request.ts_ms,
-            features=features[best],
+            features=features,
             user=request.user,
             bid=shown.bid,
-            p=self._every_arm(arm, features[best], keys, said.p[best], predictors),
+            p=self._every_arm(arm, features, keys, said.p[best], predictors),
             truth=shown.truth,
             experiment=self._experiment.name,
             salt=self._experiment.salt,
@@ -97,29 +97,27 @@ class Ranker:
         return Ranking(answer, impression)
 
     def _predict(
-        self, assignment: Assignment, features: list[Features], predictors: Mapping[str, Predictor]
+        self, assignment: Assignment, request: RankRequest, predictors: Mapping[str, Predictor]
     ) -> tuple[str, Reason, _Prediction]:
         """The arm that answers, why it does, and what it says."""
         arm = assignment.arm or self._control
         reason: Reason = "assigned" if assignment.arm is not None else "not_enrolled"
-        prediction = self._ask(arm, features, predictors)
+        prediction = self._ask(arm, request, predictors)
         if prediction is None and arm != self._control:
             self._metrics.fallbacks.labels(arm).inc()
             arm, reason = self._control, "fallback"
-            prediction = self._ask(arm, features, predictors)
+            prediction = self._ask(arm, request, predictors)
         if prediction is None:
             raise unavailable(f"arm {self._control} has no usable snapshot; try again soon")
         return arm, reason, prediction
 
-    def _ask(
-        self, arm: str, features: list[Features], predictors: Mapping[str, Predictor]
-    ) -> _Prediction | None:
+    def _ask(self, arm: str, request: RankRequest, predictors: Mapping[str, Predictor]) -> _Prediction | None:
         """What an arm says; None when it has no snapshot or one of its probabilities is not a number."""
         predictor = predictors.get(arm)
         if predictor is None:
             return None
         try:
-            keys = predictor.encode(features)
+            keys = predictor.encode_request(request.features, [own.features for own in request.candidates])
         except RecordError as error:
             raise ApiError(400, str(error)) from None
         p = self._finite(arm, predictor, keys)

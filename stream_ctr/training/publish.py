@@ -22,8 +22,8 @@ from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers
 from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.batch import LEARN
-from stream_ctr.predictors.export import snapshot_parts
-from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
+from stream_ctr.predictors.export import snapshot_content
+from stream_ctr.predictors.snapshot import write_snapshot
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
@@ -67,8 +67,7 @@ class Publisher:
         self._checkpoint_seconds: float | None = None
         self._rate = _Rate()
         self._writing = Background[int]("snapshot")
-        # Of a river model the server's network cannot be made.
-        self._publishes = self._train.snapshot_seconds > 0 and arm.learner.kind != "river"
+        self._publishes = self._train.snapshot_seconds > 0
 
     def __enter__(self) -> Publisher:
         if self._train.metrics_port >= 0:
@@ -77,8 +76,6 @@ class Publisher:
             )
             url = f"http://{self._server.host}:{self._server.port}/metrics"
             self._reporter.say("metrics", url=url)
-        if self._train.snapshot_seconds and self._arm.learner.kind == "river":
-            self._reporter.say("no-snapshots", reason=f"{self._arm.learner.river} is no network that serves")
         return self
 
     def __exit__(
@@ -188,17 +185,14 @@ class Publisher:
 
     def _begin_snapshot(self, core: Core) -> None:
         learner = core.learner
-        dense, rows = snapshot_parts(learner.weights() if isinstance(learner, Weighted) else learner.state())
-        keys, places = core.pipeline.tables.lookup_arrays()
-        content = SnapshotContent(
-            model=self._arm.model,
-            fields=self._fields,
-            dense=dense,
-            rows=rows,
-            vocabulary={"table_keys": keys, "table_rows": places},
-            encoder=core.pipeline.key_encoder.state(),
-            event_time_ms=core.pipeline.watermark_ms,
-            model_version=f"{self._arm.name}-{core.learned}",
+        content = snapshot_content(
+            self._arm.model,
+            self._fields,
+            learner.weights() if isinstance(learner, Weighted) else learner.state(),
+            core.pipeline.tables.lookup_arrays(),
+            core.pipeline.key_encoder.state(),
+            core.pipeline.watermark_ms,
+            f"{self._arm.name}-{core.learned}",
         )
         learned = core.learned
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.keys import Features, KeyEncoder
+from stream_ctr.features.draft import Features
+from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.vocabulary import capacity_for, insert_all
 from stream_ctr.models.config import ModelConfig

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from stream_ctr.errors import RecordError, StateError
-from stream_ctr.features.keys import Features, KeyEncoder
+from stream_ctr.features.draft import Features
+from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.learners.base import LearnerConfig
@@ -134,6 +135,15 @@ def test_features_outside_the_schema_are_refused(tmp_path: Path) -> None:
     predictor = predictor_of(tmp_path, example_snapshot())
     with pytest.raises(RecordError, match="sight"):
         predictor.encode([{"sight": "x"}])
+
+
+def test_a_request_is_predicted_as_its_merged_candidates(tmp_path: Path) -> None:
+    predictor = predictor_of(tmp_path, example_snapshot())
+    context: Features = {"site": "news", "age": 31}
+    own: list[Features] = [{"tags": ["a"]}, {"site": "sport", "price": 2.0}, {"age": None}]
+    merged = predictor.encode([{**context, **features} for features in own])
+    keys = predictor.encode_request(context, own)
+    assert keys.tobytes() == merged.tobytes()
 
 
 def test_each_snapshot_has_its_own_learned_boundaries(tmp_path: Path) -> None:

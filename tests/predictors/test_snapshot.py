@@ -254,8 +254,8 @@ def test_a_newer_format_is_refused_and_named(tmp_path: Path) -> None:
     write_snapshot(tmp_path, content())
     path = path_of(tmp_path, 1) / MANIFEST
     table = msgspec.json.decode(path.read_bytes())
-    path.write_bytes(msgspec.json.encode({**table, "format": 2, "something": "new"}))
-    with pytest.raises(StateError, match="format 2 is newer than 1"):
+    path.write_bytes(msgspec.json.encode({**table, "format": 3, "something": "new"}))
+    with pytest.raises(StateError, match="format 3 is newer than 2"):
         load_snapshot(path_of(tmp_path, 1))
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ from tests.models.variants import BACKBONES, small
 from tests.predictors.support import FIELDS, SMALL, example_snapshot, random_dense, random_rows, random_table
 from tests.predictors.test_predictor import Trained, predictor_of, random_features
 
+SKIPS = get_args(get_type_hints(ModelConfig)["skip"])
+
 
 def wide(**settings: Any) -> ModelConfig:
     """Wide enough, and with embeddings large enough, to tell events apart after a few updates."""
@@ -33,8 +35,11 @@ MODELS = [
     *(wide(backbone=name, sml=sml) for name in BACKBONES for sml in (False, True)),
     wide(backbone="dcnv2", cross_experts=2),
     wide(backbone="dlrm", bottom_fields=2, bottom=(16,)),
-    wide(sml=True, skip="meta_sigmoid"),
+    *(wide(sml=True, skip=form) for form in SKIPS),
+    *(wide(backbone=name, sml=True, skip="learned_scale") for name in BACKBONES[1:]),
+    wide(sml=True, scale="scalar"),
     wide(sml=True, scale="low_rank"),
+    wide(backbone="xdeepfm", sml=True, skip="meta_relu", scale="low_rank"),
 ]
 
 

@@ -79,6 +79,28 @@ def test_each_arm_publishes_what_its_learner_predicts_and_swaps_follow(tmp_path:
     assert not np.allclose(answers["plain"], answers["meta"])
 
 
+@pytest.mark.parametrize("name", ["river-ftrl", "river-fm"])
+def test_a_river_arm_publishes_what_it_predicts_and_goes_on_so(tmp_path: Path, name: str) -> None:
+    write_stream(tmp_path, 80)
+    config = write_config(tmp_path, "state", f'[learner]\nkind = "river"\nriver = "{name}"\n')
+    text = config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 0.01")
+    config.write_text(text, "utf-8")
+    reader = SnapshotReader(tmp_path / "state" / "main" / "snapshots")
+    for extent in (0, 1):
+        if extent:
+            log = open_log(f"sqlite:///{tmp_path}/clicks.db")
+            extend_stream(log, 1000, 1040)
+            log.close()
+        core = learn(config, "main")
+        assert reader.poll(), reader.error
+        assert reader.current is not None
+        predictor = Predictor(reader.current)
+        rows = core.pipeline.tables.lookup(core.pipeline.key_encoder.peek_keys_many(FEATURES))
+        found = predictor.probabilities(predictor.encode(FEATURES))
+        np.testing.assert_allclose(found, core.learner.predict(rows), rtol=2e-7)
+        assert len(set(found.tolist())) == 3
+
+
 def test_the_served_probability_is_what_the_metrics_score(tmp_path: Path) -> None:
     """An impression that carries an arm's probability is scored with it, not with the trainer's own."""
     write_stream(tmp_path, 0)

@@ -1,0 +1,121 @@
+"""``stream-ctr snapshot inspect|verify|copy``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stream_ctr.errors import StateError, UsageError
+
+if TYPE_CHECKING:
+    from stream_ctr.predictors.snapshot import LoadedSnapshot
+
+
+class Snapshot:
+    """``stream-ctr snapshot``."""
+
+    help = "look inside an arm's snapshots, check every byte of them, or freeze one to serve it for ever"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "action",
+            choices=["inspect", "verify", "copy"],
+            help="show the current one; check them all; copy the current one into a folder of its own",
+        )
+        parser.add_argument(
+            "folder", type=Path, help="an arm's state folder, its snapshots folder, or one snapshot's folder"
+        )
+        parser.add_argument("--to", type=Path, metavar="FOLDER", help="copy: the new folder")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        from stream_ctr.predictors.frozen import copy_snapshot, find_snapshot
+
+        if (arguments.to is not None) != (arguments.action == "copy"):
+            raise UsageError("--to FOLDER goes with copy, and copy with --to FOLDER")
+        folder: Path = arguments.folder
+        if arguments.action == "verify":
+            report = _verify(folder)
+        elif arguments.action == "copy":
+            report = _shown(arguments.to, copy_snapshot(folder, arguments.to))
+        else:
+            report = _shown(*find_snapshot(folder))
+        if arguments.json:
+            print(json.dumps(report, indent=2))
+        else:
+            _print(report)
+        return 0 if all(row.get("whole", True) for row in report.get("versions", [])) else 1
+
+
+def _shown(folder: Path, loaded: LoadedSnapshot) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    manifest = loaded.manifest
+
+    def moment(ms: int) -> str:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+
+    return {
+        "folder": str(folder),
+        "version": manifest.version,
+        "model_version": manifest.model_version,
+        "created": moment(manifest.created_ms),
+        "learned_up_to": moment(manifest.event_time_ms),
+        "format": manifest.format,
+        "model": msgspec.to_builtins(loaded.model),
+        "fields": [f"{item.name}:{item.kind}" for item in manifest.fields],
+        "bytes": sum(array.nbytes for array in loaded.arrays.values()),
+        "arrays": {
+            name: f"{array.dtype} {list(array.shape)}" for name, array in sorted(loaded.arrays.items())
+        },
+        "seal": manifest.seal,
+    }
+
+
+def _verify(folder: Path) -> dict[str, Any]:
+    """Every snapshot of a folder, read in full, and what ``CURRENT`` names."""
+    from stream_ctr.predictors.frozen import snapshots_folder
+    from stream_ctr.predictors.predictor import Predictor
+    from stream_ctr.predictors.reader import load_snapshot, open_fixed
+    from stream_ctr.predictors.snapshot import path_of, read_current, versions
+
+    inner = snapshots_folder(folder)
+    found = [] if inner is None else versions(inner)
+    if inner is not None and not found:
+        raise StateError(f"{inner}: no snapshot there yet; the trainer publishes the first one")
+    places = [folder] if inner is None else [path_of(inner, version) for version in found]
+    rows = []
+    for place in places:
+        row: dict[str, Any] = {"folder": str(place), "whole": True}
+        try:
+            loaded = open_fixed(place) if inner is None else load_snapshot(place)
+            Predictor(loaded)
+            row["model_version"] = loaded.manifest.model_version
+        except StateError as error:
+            row.update(whole=False, reason=str(error))
+        rows.append(row)
+    current = None if inner is None else read_current(inner)
+    if inner is not None and (current is None or current[0] not in found):
+        reason = "missing or damaged" if current is None else f"names {current[0]}, which is not there"
+        rows.append({"folder": str(inner / "CURRENT"), "whole": False, "reason": reason})
+    return {"versions": rows}
+
+
+def _print(report: dict[str, Any]) -> None:
+    for name, value in report.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for row in value:
+                state = "whole  " if row["whole"] else "damaged"
+                print(f"{state}  {row['folder']}  {row.get('reason') or row.get('model_version', '')}")
+        elif isinstance(value, dict):
+            print(f"{name}:")
+            for key, inner in value.items():
+                print(f"  {key}: {inner}")
+        elif isinstance(value, list):
+            print(f"{name}: {', '.join(map(str, value))}")
+        else:
+            print(f"{name}: {value}")

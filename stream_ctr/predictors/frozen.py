@@ -1,0 +1,96 @@
+"""Freezing a snapshot: a copy in a folder of its own, which no trainer replaces or removes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from stream_ctr.errors import StateError
+from stream_ctr.files import Files
+from stream_ctr.predictors.reader import load_snapshot, open_fixed
+from stream_ctr.predictors.snapshot import (
+    ARRAYS,
+    CURRENT,
+    MANIFEST,
+    SNAPSHOTS,
+    WRITING,
+    LoadedSnapshot,
+    path_of,
+    read_current,
+    versions,
+)
+
+TRIES: Final = 3
+"""A trainer may remove the snapshot that was current a moment ago; then the next one is taken."""
+
+
+def snapshots_folder(folder: Path) -> Path | None:
+    """The folder of snapshots that a state folder or itself is; None where it is a single snapshot's.
+
+    Raises:
+        StateError: it is none of the three.
+    """
+    if (folder / MANIFEST).exists():
+        return None
+    for inner in (folder / SNAPSHOTS, folder):
+        if (inner / CURRENT).exists() or versions(inner):
+            return inner
+    found = "holds no snapshot" if folder.is_dir() else "no such folder"
+    raise StateError(f"{folder}: {found}; name an arm's state folder, like state/main, or one snapshot's")
+
+
+def find_snapshot(folder: Path) -> tuple[Path, LoadedSnapshot]:
+    """The snapshot of a folder, or the current one of an arm, and its own folder.
+
+    Raises:
+        StateError: there is none, or it is damaged.
+    """
+    inner = snapshots_folder(folder)
+    if inner is None:
+        return folder, open_fixed(folder)
+    current = read_current(inner)
+    if current is None:
+        raise StateError(
+            f"{inner / CURRENT}: missing or damaged; name the folder of one snapshot, like "
+            f"{path_of(inner, max(versions(inner), default=1))}"
+        )
+    path = path_of(inner, current[0])
+    return path, load_snapshot(path)
+
+
+def copy_snapshot(folder: Path, target: Path, files: Files | None = None) -> LoadedSnapshot:
+    """Copy the snapshot of a folder, or the current one of an arm, to ``target``, whole or not at all.
+
+    Raises:
+        StateError: there is no whole snapshot, or ``target`` exists.
+        OSError: the file system refuses.
+    """
+    files = files or Files()
+    if target.exists():
+        raise StateError(f"{target}: exists already, and nothing is overwritten; choose another folder")
+    manifest, arrays = _read(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f"{WRITING}{target.name}"
+    if beside.exists():
+        files.remove_folder(beside)
+    files.make_folder(beside)
+    for name, content in ((ARRAYS, arrays), (MANIFEST, manifest)):
+        files.write(beside / name, content)
+        files.sync_file(beside / name)
+    open_fixed(beside)
+    files.sync_folder(beside)
+    files.rename(beside, target)
+    files.sync_folder(target.parent)
+    return open_fixed(target)
+
+
+def _read(folder: Path) -> tuple[bytes, bytes]:
+    """The bytes of manifest and arrays of a snapshot found whole."""
+    for attempt in range(TRIES):
+        try:
+            path, _ = find_snapshot(folder)
+            return (path / MANIFEST).read_bytes(), (path / ARRAYS).read_bytes()
+        except (FileNotFoundError, StateError):
+            if attempt == TRIES - 1:
+                raise
+    raise AssertionError("the last try ends above")

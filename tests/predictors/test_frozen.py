@@ -1,0 +1,126 @@
+"""Snapshots that stay: opened whatever their folder is called, copied whole or not at all, and shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stream_ctr.cli import main
+from stream_ctr.errors import StateError
+from stream_ctr.predictors.frozen import copy_snapshot, find_snapshot
+from stream_ctr.predictors.predictor import Predictor
+from stream_ctr.predictors.reader import load_snapshot, open_fixed
+from stream_ctr.predictors.snapshot import ARRAYS, CURRENT, MANIFEST, WRITING, path_of, write_snapshot
+from stream_ctr.state import State
+from tests.predictors.support import example_snapshot
+from tests.predictors.test_snapshot import FailingFiles, damage
+
+
+def arm_with(folder: Path, snapshots: int = 2) -> Path:
+    """An arm's state folder with so many snapshots."""
+    for seed in range(snapshots):
+        write_snapshot(folder / "snapshots", example_snapshot(seed))
+    return folder
+
+
+def test_a_frozen_copy_outlives_what_the_trainer_does(tmp_path: Path) -> None:
+    arm = arm_with(tmp_path / "main")
+    expected = load_snapshot(path_of(arm / "snapshots", 2))
+    for source, name in ((arm, "a"), (arm / "snapshots", "b"), (path_of(arm / "snapshots", 2), "c")):
+        copied = copy_snapshot(source, tmp_path / "frozen" / name)
+        assert State(copied.arrays).equals(State(expected.arrays))
+    shutil.rmtree(arm)
+    frozen = open_fixed(tmp_path / "frozen" / "b")
+    assert frozen.manifest == expected.manifest
+    predictor = Predictor(frozen)
+    assert len(predictor.probabilities(predictor.encode([{"site": "news"}]))) == 1
+
+
+def test_what_cannot_be_served_for_ever_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    arm = arm_with(tmp_path / "main")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, says in (
+        (tmp_path / "gone", "no such folder"),
+        (empty, f"no {MANIFEST} in it"),
+        (arm, "change as the trainer learns"),
+        (arm / "snapshots", "change as the trainer learns"),
+    ):
+        with pytest.raises(StateError, match=says) as caught:
+            open_fixed(folder)
+        assert "snapshot copy" in str(caught.value)
+        assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "half", "a byte short", "a bit flipped"])
+@pytest.mark.parametrize("name", [ARRAYS, MANIFEST])
+def test_a_damaged_frozen_snapshot_is_refused_and_not_copied(tmp_path: Path, name: str, kind: str) -> None:
+    frozen = tmp_path / "frozen"
+    copy_snapshot(arm_with(tmp_path / "main"), frozen)
+    damage(frozen / name, kind)
+    with pytest.raises(StateError, match=str(frozen)):
+        open_fixed(frozen)
+    with pytest.raises(StateError, match=str(frozen)):
+        copy_snapshot(frozen, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_copy_is_whole_or_not_there_whichever_operation_fails(tmp_path: Path) -> None:
+    arm = arm_with(tmp_path / "main")
+    failing = 0
+    while True:
+        failing += 1
+        target = tmp_path / str(failing)
+        try:
+            copy_snapshot(arm, target, FailingFiles(failing))
+        except OSError:
+            assert not target.exists() or open_fixed(target)
+            if not target.exists():
+                copy_snapshot(arm, target)
+            continue
+        break
+    assert failing > 6
+    assert not list(tmp_path.glob(f"{WRITING}*"))
+
+
+def test_nothing_is_overwritten_and_a_lost_current_is_told(tmp_path: Path) -> None:
+    arm = arm_with(tmp_path / "main")
+    target = tmp_path / "there"
+    target.mkdir()
+    with pytest.raises(StateError, match="exists already"):
+        copy_snapshot(arm, target)
+    (arm / "snapshots" / CURRENT).unlink()
+    with pytest.raises(StateError, match=r"CURRENT: missing or damaged; .*000000000002"):
+        find_snapshot(arm)
+    assert find_snapshot(path_of(arm / "snapshots", 1))[1].version == 1
+
+
+def test_the_command_copies_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arm = arm_with(tmp_path / "main")
+    target = tmp_path / "frozen"
+    assert main(["snapshot", "copy", str(arm), "--to", str(target), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(target)
+    assert main(["snapshot", "inspect", str(target)]) == 0
+    shown = capsys.readouterr().out
+    assert "version: 2" in shown
+    assert "backbone: dnn" in shown
+    assert main(["snapshot", "verify", str(arm)]) == 0
+    assert capsys.readouterr().out.count("whole") == 2
+    damage(path_of(arm / "snapshots", 1) / ARRAYS, "a bit flipped")
+    (arm / "snapshots" / CURRENT).unlink()
+    assert main(["snapshot", "verify", str(arm), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["versions"]
+    assert [row["whole"] for row in rows] == [False, True, False]
+    assert main(["snapshot", "verify", str(target)]) == 0
+    capsys.readouterr()
+    for arguments, says in (
+        (["inspect", str(tmp_path)], "holds no snapshot"),
+        (["inspect", str(tmp_path / "gone")], "no such folder"),
+        (["copy", str(arm)], "--to FOLDER goes with copy"),
+        (["copy", str(target), "--to", str(target)], "exists already"),
+    ):
+        assert main(["snapshot", *arguments]) in (1, 2)
+        assert says in capsys.readouterr().err
