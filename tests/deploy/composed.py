@@ -1,8 +1,8 @@
 """The services of a compose file as processes of this machine, for where there is no container engine.
 
 Commands, environment, mounts, order of start and health checks are the file's own. Each service gets a
-loopback address of its own, as it would in a compose network, so that ports stay what the file says. Texts are
-rewritten where they name a service with a port, a mounted path, or any address (0.0.0.0).
+loopback address of its own, as it would in a compose network, so that ports stay what the file says. Texts
+are rewritten where they name a service with a port, a mounted path, or any address (0.0.0.0).
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Running:
     output: Path
 
     def check(self) -> None:
-        """Raise with its last words if it has ended."""
-        if (status := self.process.poll()) is not None:
+        """Raise with its last words if it has failed."""
+        if self.process.poll():
+            status = self.process.returncode
             lines = self.output.read_text("utf-8", errors="replace").strip().splitlines()
             raise AssertionError(f"service {self.name} ended with status {status}: {lines[-8:]}")
 
@@ -76,16 +77,16 @@ class Composed:
         deadline = time.monotonic() + seconds
         for name in names:
             for other, condition in self.services[name].get("depends_on", {}).items():
-                assert condition["condition"] == "service_healthy", (name, other, condition)
                 assert other in names[: names.index(name)], f"{name} depends on {other}, started later"
-                while not self.healthy(other):
-                    assert time.monotonic() < deadline, f"{other} is not healthy after {seconds:g} s"
+                met = CONDITIONS[condition["condition"]]
+                while not met(self, other):
+                    assert time.monotonic() < deadline, f"{other}: no {condition} after {seconds:g} s"
                     self.check()
                     time.sleep(0.2)
             self._start(name)
 
     def check(self) -> None:
-        """Raise with the last words of a service that has ended."""
+        """Raise with the last words of a service that has failed."""
         for running in self.running:
             running.check()
 
@@ -104,6 +105,10 @@ class Composed:
     def url(self, service: str, port: int) -> str:
         """Address of a service's port on this machine."""
         return f"http://{self.addresses[service]}:{port}"
+
+    def completed(self, name: str) -> bool:
+        """Whether a service that does one thing has done it."""
+        return any(done.name == name and done.process.poll() == 0 for done in self.running)
 
     def healthy(self, name: str) -> bool:
         """Whether the service passes its own health check; Kafka is asked when it starts."""
@@ -181,3 +186,7 @@ class Composed:
         assert image.startswith("stream-ctr:"), f"no program of this machine stands for the image {image}"
         assert 'ENTRYPOINT ["stream-ctr"]' in (DEPLOY / "Dockerfile").read_text("utf-8")
         return [sys.executable, "-m", "stream_ctr.cli"]
+
+
+CONDITIONS = {"service_healthy": Composed.healthy, "service_completed_successfully": Composed.completed}
+"""What a service may wait for in another."""
