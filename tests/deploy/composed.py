@@ -131,8 +131,10 @@ class Composed:
         text = text.replace("kafka:19092", self._broker.url.removeprefix("kafka://"))
         for service, address in self.addresses.items():
             text = re.sub(rf"(?<![\w.-]){re.escape(service)}(?=:\d)", address, text)
-        for source, target in mounts(self.services[name]):
-            text = text.replace(target, str(self._mounted(name, source)))
+        inside = {target: self._mounted(name, source) for source, target in mounts(self.services[name])}
+        longest_first = "|".join(map(re.escape, sorted(inside, key=len, reverse=True)))
+        if inside:
+            text = re.sub(rf"(?<![\w./-])({longest_first})(?![\w.-])", lambda at: str(inside[at[1]]), text)
         return text
 
     def _mounted(self, name: str, source: str) -> Path:
