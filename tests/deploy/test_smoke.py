@@ -43,13 +43,16 @@ QUERIES = [
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", ())
 ]
+ARMS = {"control", "treatment"}
 
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
-    missing = [name for name in ("java", "mvn", "prometheus") if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"no {', '.join(missing)}: apt-get install openjdk-17-jre-headless maven prometheus")
+    if os.environ.get("STREAM_CTR_TEST_KAFKA") != "start":
+        pytest.skip("starts a Kafka broker and much more: set STREAM_CTR_TEST_KAFKA=start")
+    absent = [name for name in ("java", "mvn", "prometheus") if shutil.which(name) is None]
+    if absent:
+        pytest.skip(f"no {', '.join(absent)}: apt-get install openjdk-17-jre-headless maven prometheus")
     if not Path("/proc/sys/net/ipv4").exists():
         pytest.skip("services get addresses of their own in 127.0.0.0/8, which only Linux has by itself")
     folder = tmp_path_factory.mktemp("compose")
@@ -70,17 +73,24 @@ def prometheus(composed: Composed) -> Iterator[httpx.Client]:
 def soon(composed: Composed, look: Callable[[], str], seconds: float = DATA_SECONDS) -> None:
     """Look again until nothing is missing; fail with what still is."""
     deadline = time.monotonic() + seconds
-    while missing := look():
+    while lacking := look():
         composed.check()
-        assert time.monotonic() < deadline, missing
+        assert time.monotonic() < deadline, lacking
         time.sleep(1.0)
 
 
-def ask(prometheus: httpx.Client, query: str) -> list[float]:
-    """Values of an instant query."""
+def missing(prometheus: httpx.Client, name: str, query: str) -> str:
+    """What is not there of a query's data: a number for every arm that it should have one for."""
     answer = prometheus.get("/api/v1/query", params={"query": query})
     assert answer.status_code == 200, f"{query}: {answer.text}"
-    return [float(sample["value"][1]) for sample in answer.json()["data"]["result"]]
+    result = [
+        sample for sample in answer.json()["data"]["result"] if math.isfinite(float(sample["value"][1]))
+    ]
+    if "{{arm}}" not in name:
+        return "" if result else name
+    compared = "_difference" in query or "_uplift" in query
+    lacking = ARMS - {"control" if compared else ""} - {sample["metric"].get("arm") for sample in result}
+    return f"{name} of {', '.join(sorted(lacking))}" if lacking else ""
 
 
 def as_grafana_asks(expression: str) -> str:
@@ -114,14 +124,15 @@ def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -
 
 def test_every_query_of_the_dashboard_has_data(composed: Composed, prometheus: httpx.Client) -> None:
     def look() -> str:
-        found = {name: ask(prometheus, as_grafana_asks(expression)) for name, expression in QUERIES}
-        return "; ".join(name for name, values in found.items() if not any(map(math.isfinite, values)))
+        found = [missing(prometheus, name, as_grafana_asks(expression)) for name, expression in QUERIES]
+        return "; ".join(filter(None, found))
 
     soon(composed, look)
     for variable in DASHBOARD["templating"]["list"]:
-        series, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
-        values = prometheus.get(f"/api/v1/label/{label}/values", params={"match[]": series}).json()["data"]
-        assert values == ["control", "treatment"]
+        found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+        assert found is not None
+        path = f"/api/v1/label/{found[2]}/values"
+        assert set(prometheus.get(path, params={"match[]": found[1]}).json()["data"]) == ARMS
 
 
 def test_the_page_answers_and_its_report_compares_both_arms(composed: Composed) -> None:
@@ -132,7 +143,7 @@ def test_the_page_answers_and_its_report_compares_both_arms(composed: Composed) 
 
     def look() -> str:
         report = decode_report(httpx.get(f"{watcher}/report.json").content)
-        assert [arm.name for arm in report.arms] == ["control", "treatment"]
+        assert {arm.name for arm in report.arms} == ARMS
         assert report.sample_ratio.sound
         early = [
             name for each in report.comparisons for name, figure in each.figures.items() if figure.low is None
@@ -165,4 +176,4 @@ def test_both_arms_answer_visitors(composed: Composed) -> None:
             answer = client.post("/v1/rank", json=body)
             assert answer.status_code == 200, answer.text
             served.add(answer.json()["arm"])
-    assert served == {"control", "treatment"}
+    assert served == ARMS
