@@ -72,6 +72,8 @@ def test_an_unsound_split_and_a_killed_arm_are_told_before_all_figures(page: Pag
     report.sample_ratio.sound, report.sample_ratio.p = False, 0.0004
     report.verdict = ["The split is not sound: effects are withheld."]
     report.arms[1].killed = True
+    for point in report.series:
+        point.comparisons = {}
     for comparison in report.comparisons:
         for figure in comparison.figures.values():
             figure.estimate = figure.low = figure.high = figure.p = None
@@ -83,6 +85,8 @@ def test_an_unsound_split_and_a_killed_arm_are_told_before_all_figures(page: Pag
     assert "helen is switched off" in moment
     expect(page.locator("tr[data-figure=ctr] .says").first).to_have_text("✕ withheld")
     assert page.locator("tr[data-figure=ctr] .difference").first.inner_text().endswith("\N{EN DASH}")
+    assert page.locator(".plot-area").first.inner_text() == "Withheld: the split of users is not sound."
+    assert page.locator(".plot-area[tabindex='0']").count() == 0
     assert page.locator("[data-arm=helen] .badge").inner_text() == "switched off"
 
 

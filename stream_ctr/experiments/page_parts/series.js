@@ -28,7 +28,10 @@ function seriesOf(report, definition, view) {
   const open = view === "window" ? report.series.find((window) => !window.final) : undefined;
   const spans = report.gaps.map((gap) => ({ from: gap.start_ms, to: gap.end_ms ?? report.generated_ms }));
   return { name, title: definition.title, unit: definition.unit, better: definition.better, view, lines, spans,
-    difference: view === "difference", provisionalFrom: open?.start_ms };
+    difference: view === "difference", provisionalFrom: open?.start_ms,
+    nothing: view === "difference" && !report.sample_ratio.sound
+      ? "Withheld: the split of users is not sound."
+      : "Nothing to show yet: no window has closed, or too few clicks or users for an interval." };
 }
 
 const BETTER = { higher: "higher is better", lower: "lower is better", one: "best at 1" };
@@ -71,8 +74,7 @@ class ChartView {
     const label = `${chart.title} over time, ${plural(chart.lines.length, "line", "lines")}, ` +
       `${plural(this.times.length, "window", "windows")}; the table below has the values`;
     this.drawn = drawChart(chart, this.width, label);
-    this.area.replaceChildren(this.drawn ? this.drawn.drawing : element("p", { class: "quiet" },
-      "Nothing to show yet: no window has closed, or too few clicks or users for an interval."));
+    this.area.replaceChildren(this.drawn ? this.drawn.drawing : element("p", { class: "quiet" }, chart.nothing));
     this.area.tabIndex = this.drawn ? 0 : -1;
     this.area.setAttribute("aria-label", `Moment of ${chart.title}`);
     this.showCursor();
