@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,38 @@ def test_the_image_holds_what_a_wheel_of_this_package_needs() -> None:
     names = {name for line in copied for name in line.split()}
     assert {f"!{name}" for name in names} == {line for line in kept if line.startswith("!")}
     assert all((DEPLOY.parent / name).exists() for name in names)
+
+
+@pytest.mark.promtool
+def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    done = subprocess.run(
+        [promtool, "check", "config", str(DEPLOY / "prometheus.yml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    rules = tmp_path / "queries.yml"
+    rules.write_text(
+        json.dumps(
+            {
+                "groups": [
+                    {
+                        "name": "queries",
+                        "rules": [
+                            {
+                                "record": f"query:{n}",
+                                "expr": text.replace("$__rate_interval", "20s").replace("$arm", ".*"),
+                            }
+                            for n, text in enumerate(asked)
+                        ],
+                    }
+                ]
+            }
+        ),
+        "utf-8",
+    )
+    done = subprocess.run([promtool, "check", "rules", str(rules)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(asked)} rules found" in done.stdout
