@@ -40,9 +40,6 @@ idle_seconds = 0.5
 window_seconds = {window}
 horizon_seconds = 60.0
 
-[model]
-base_rate = 0.3  # what is known beforehand: about three in ten are clicked
-
 [train]
 state = "{folder}/state"
 checkpoint_seconds = 10.0
@@ -109,8 +106,8 @@ class Demo:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--out", type=Path, default=Path("out"), help="folder for everything it writes")
-        parser.add_argument("--events", type=int, default=24_000, help="visits to simulate (24,000)")
-        parser.add_argument("--rate", type=float, default=400.0, help="visits a second (400)")
+        parser.add_argument("--events", type=int, default=20_000, help="visits to simulate (20,000)")
+        parser.add_argument("--rate", type=float, default=300.0, help="visits a second (300)")
         parser.add_argument("--candidates", type=int, default=8, help="ads to choose from in a visit (8)")
         parser.add_argument("--seed", type=int, default=1, help="seed of the world")
         parser.add_argument("--port", type=int, default=0, help="the server's port (0: a free one)")
@@ -231,8 +228,10 @@ def _ready(places: Places) -> bool:
 
 
 def _tell(places: Places) -> None:
-    for name, url in places.told().items():
-        print(f"{name:28}{url}", flush=True)
+    told = places.told()
+    width = max(map(len, told)) + 2
+    for name, url in told.items():
+        print(f"{name:{width}}{url}", flush=True)
 
 
 def _simulate(places: Places, arguments: argparse.Namespace, folder: Path) -> list[str]:
@@ -268,15 +267,21 @@ def _look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
         return {}
     shown: dict[str, Any] = {}
     seen = time.time()
+    answers = {arm: _answers(series, arm) for arm in fresh}
     for arm, freshness in fresh.items():
+        if not any(answers.values()):
+            freshness.begin(seen)  # no visit yet: what comes is later than now
         told = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
         if told > 0.0:
             freshness.look(seen, told - LABEL_SECONDS)
-        answered = series.get(f'stream_ctr_serve_requests_total{{arm="{arm}",code="200"}}', 0.0)
-        shown[f"{arm}_answers"] = round(answered)
+        shown[f"{arm}_answers"] = answers[arm]
         p50 = freshness.quantile(0.5)
         shown[f"{arm}_freshness"] = "-" if p50 is None else f"{p50:.1f} s"
     return shown
+
+
+def _answers(series: dict[str, float], arm: str) -> int:
+    return round(series.get(f'stream_ctr_serve_requests_total{{arm="{arm}",code="200"}}', 0.0))
 
 
 def _settle(started: Children, places: Places, folder: Path, reporter: Reporter) -> None:
@@ -320,7 +325,7 @@ def _keep(
         print(
             f"\nThe page goes on at {places.watcher.address()} and the server at {places.server.address()};"
         )
-        print("Ctrl-C ends them.", flush=True)
+        print("users go on visiting. Ctrl-C ends them all.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             started.check()

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from simulators.freshness import Freshness
 from stream_ctr.errors import StreamCTRError
+
+TOO_SLOW: Final = (
+    " This machine did not keep up with the rate, and freshness counts that; try a lower --rate."
+)
 
 
 def make_result(
@@ -79,7 +83,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
         f"{result['label_window_seconds']:g} s of it are the label window.",
         f"Answers: {traffic['answered']:,} of {traffic['sent']:,} visits, p50 {latency['p50']:.1f} ms, p99 "
         f"{latency['p99']:.1f} ms as the users saw it; visits were sent at most {behind['longest']:.0f} ms "
-        "late.",
+        "late." + (TOO_SLOW if behind["p99"] > 1000 else ""),
         "",
     ):
         console.print(line, highlight=False)
