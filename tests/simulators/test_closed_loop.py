@@ -96,10 +96,11 @@ def test_the_server_logs_what_it_chose_and_the_users_click_on_that(
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
 
 
-def test_one_connection_asks_in_exact_order(server: Server, log: str) -> None:
-    arguments = ("--events", "150", "--candidates", "4", "--connections", "1", "--partitions", "3", *SMALL)
+def test_one_connection_asks_in_exact_order_also_a_fresh_log_to_be_resumed(server: Server, log: str) -> None:
+    arguments = ("--events", "150", "--candidates", "4", "--connections", "1", "--resume", *SMALL)
     assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
     server.stop()
+    check_whole(log, 150)
     shown, _ = in_log(log)
     numbers = [VISITS.number_of(each.event_id) or 0 for each in shown]
     falls = sum(later < earlier for earlier, later in itertools.pairwise(numbers))
@@ -163,13 +164,6 @@ def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log:
     assert (result["answered"], result["failed"]) == (600, 0)
     shown, _ = in_log(log)
     assert len({each.event_id for each in shown}) == 600
-
-
-def test_resuming_in_a_fresh_log_begins_at_the_first_visit(server: Server, log: str) -> None:
-    arguments = ("--events", "20", "--candidates", "4", "--resume", *SMALL)
-    assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
-    server.stop()
-    check_whole(log, 20)
 
 
 def test_visits_of_another_seed_are_passed_over(server: Server, log: str) -> None:

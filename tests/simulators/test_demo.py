@@ -20,6 +20,7 @@ from simulators.children import Child, Children, children
 from simulators.demo import ARMS
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.experiments.report_model import decode_report
+from tests.serving.test_impressions import eventually
 
 
 @contextlib.contextmanager
@@ -68,7 +69,7 @@ def test_a_short_demo_ends_with_the_report_and_goes_on_serving(tmp_path: Path) -
         page = result["addresses"]["page"]
         with urllib.request.urlopen(f"{page}/report.json", timeout=20) as answer:
             assert decode_report(answer.read()).experiment == "demo"
-        assert len(of_session(process.pid)) == 6
+        eventually(lambda: len(of_session(process.pid)) == 6, seconds=60)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in errors) == (0, False), errors
