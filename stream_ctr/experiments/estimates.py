@@ -121,8 +121,9 @@ def over_entropy(loss: Floats, clicks: Floats, impressions: Floats) -> Estimate:
     impressions n, where H'(r) = ln((1 - r) / r). NaN where no impression or every one was clicked.
 
     >>> import numpy as np
-    >>> over_entropy(np.array([3.0, 4.0]), np.array([5.0, 5.0]), np.array([10.0, 10.0])).value
-    0.5049432643111371
+    >>> found = over_entropy(np.array([3.0, 4.0]), np.array([5.0, 5.0]), np.array([10.0, 10.0]))
+    >>> round(found.value, 4)
+    0.5049
     """
     filled = impressions > 0.0
     loss, clicks, shown = loss[filled], clicks[filled], impressions[filled]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -126,10 +125,13 @@ class Experiment:
             versions=[""] * arms,
             figures=[{} for _ in range(arms)],
         )
+        # At full coverage: a server may have raised it before this process knows.
         self._owner = [NOBODY] * BUCKETS
+        for each in intervals(replace(experiment, coverage=1.0)):
+            self._owner[each.start : each.stop] = [self._index[each.arm]] * (each.stop - each.start)
         self._scores = Scores(arms)
         self._pools, self._pair_pools = pools(arms), pools(arms)
-        self._shown: dict[int, Counter[int]] = {}
+        self._shown: dict[int, list[int]] = {}
         self._waiting = Waiting()
 
     def shown(self, record: Impression, time_ms: int) -> bytes:
@@ -141,13 +143,16 @@ class Experiment:
         bucket, arm, user = self._place(record)
         if arm == NOBODY:
             return b""
-        self._owner[bucket] = arm
         reasons = self.noted.reasons[arm]
         reasons[record.reason] = reasons.get(record.reason, 0) + 1
         self.noted.last_reason[arm] = record.reason
         self._waiting.users.append(user)
         self._waiting.arms.append(arm)
-        self._shown.setdefault(time_ms // self.window_ms, Counter())[arm] += 1
+        window = time_ms // self.window_ms
+        shown = self._shown.get(window)
+        if shown is None:
+            shown = self._shown[window] = [0] * self.arms
+        shown[arm] += 1
         p = record.p
         said = [p.get(name, NAN) for name in self.names]
         return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *said)
@@ -265,7 +270,7 @@ class Experiment:
 
     def open_windows(self) -> list[tuple[int, list[int]]]:
         """Windows that are not closed: number, and impressions shown by arm."""
-        return [(n, [shown[arm] for arm in range(self.arms)]) for n, shown in sorted(self._shown.items())]
+        return [(number, list(shown)) for number, shown in sorted(self._shown.items())]
 
     def _note_version(self, record: Impression) -> None:
         serving = self._index.get(record.arm, NOBODY)
@@ -286,7 +291,7 @@ class Experiment:
         else:
             user = self._hash(record.user)
             bucket, arm = user % BUCKETS, self._index[record.assigned_arm]
-            if record.bucket != bucket or self._owner[bucket] not in (NOBODY, arm):
+            if record.bucket != bucket or self._owner[bucket] != arm:
                 why = "inconsistent"
         if why:
             self.noted.excluded[why] += 1
@@ -308,10 +313,7 @@ class Experiment:
             pair_pools=[(pool.events, pool.weighted, pool.squares) for pool in self._pair_pools],
             stride=self._scores.stride,
         )
-        own = State(
-            {"owner": np.array(self._owner, np.int16), "scores": self._scores.rows()},
-            msgspec.json.decode(msgspec.json.encode(noted)),
-        )
+        own = State({"scores": self._scores.rows()}, msgspec.json.decode(msgspec.json.encode(noted)))
         return State.gather({"noted": own, "users": self.users.state(), "sums": self.sums.state()})
 
     def load_state(self, state: State) -> None:
@@ -323,14 +325,13 @@ class Experiment:
         own = state.part("noted")
         try:
             noted = msgspec.convert(own.values, Noted)
-            owner, scores = own.arrays["owner"], own.arrays["scores"]
+            scores = own.arrays["scores"]
             pools_of = [Pool(*each) for each in noted.pools], [Pool(*each) for each in noted.pair_pools]
         except (KeyError, msgspec.ValidationError) as error:
             raise StateError(f"saved experiment is damaged: {error}") from None
         self.users.load_state(state.part("users"))
         self.sums.load_state(state.part("sums"))
-        self._owner = owner.tolist()
         self._scores.load(scores, noted.stride)
         self._pools, self._pair_pools = pools_of
-        self._shown = {number: Counter(dict(enumerate(shown))) for number, shown in noted.shown}
+        self._shown = {number: list(shown) for number, shown in noted.shown}
         self.noted = noted

@@ -51,7 +51,7 @@ class Figure(Bounded, kw_only=True):
     """One figure of a comparison: the arm's less the control's; of unit relative, over it, less 1."""
 
     p: float | None = None
-    """Smallest always-valid p-value so far."""
+    """Always-valid p-value: below the level where the interval excludes zero."""
     impressions: int = 0
     """Impressions behind it."""
     verdict: Verdict = "early"
@@ -240,8 +240,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Windows in order of time, the provisional ones last."""
     progress: Progress = msgspec.field(default_factory=Progress)
     excluded: dict[str, int] = {}
-    """Impressions in no comparison, by why: not_enrolled, override, no_user, inconsistent (the same bucket
-    in two arms, or a bucket that is not the user's), other_salt, unknown_arm."""
+    """Impressions in no comparison, by why: not_enrolled, override, no_user, inconsistent (a bucket that is
+    not the user's, or not the arm's), other_salt, unknown_arm."""
     gaps: list[Gap] = []
     settings: WatchSettings
     earlier: list[str] = []

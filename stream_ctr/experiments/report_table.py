@@ -60,9 +60,9 @@ def _arms(report: Report) -> Table:
         table.add_row(name, *(told(arm) for arm in report.arms))
 
     row("serves", _serves)
-    row("share of users (declared)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
+    row("users' share (due)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
     row("users", lambda arm: f"{arm.users:,}")
-    row("impressions, labels final", lambda arm: f"{arm.impressions:,}")
+    row("impressions", lambda arm: f"{arm.impressions:,}")
     row("clicks", lambda arm: f"{arm.clicks:,}")
     row("model version", lambda arm: arm.model.version or "unknown")
     row("model age", lambda arm: _age(arm.model.age_seconds))
@@ -115,8 +115,10 @@ def told(figure: Bounded | None, unit: str) -> str:
     """A figure with its interval."""
     if figure is None or figure.estimate is None:
         return ""
-    span = _span(figure, unit)
-    return _value(figure.estimate, unit) + (f" ({span})" if span else "")
+    if figure.low is None or figure.high is None:
+        return _value(figure.estimate, unit)
+    half = _value((figure.high - figure.low) / 2.0, unit).removesuffix(" %")
+    return f"{_value(figure.estimate, unit).removesuffix(' %')} ± {half}{' %' if unit == 'share' else ''}"
 
 
 def _span(figure: Bounded, unit: str) -> str:

@@ -124,7 +124,7 @@ def _horizon(report: Report) -> str:
 def _left_out(report: Report) -> list[str]:
     found, excluded = [], report.excluded
     named = {
-        "inconsistent": "carry a bucket that is not their user's, or one that was another arm's before",
+        "inconsistent": "carry a bucket that is not their user's, or not their arm's",
         "unknown_arm": "are of arms that the configuration does not name",
         "no_user": "have no user",
         "other_salt": "are of another experiment",

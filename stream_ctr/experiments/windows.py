@@ -72,12 +72,12 @@ def thinned(ends: list[End]) -> list[End]:
 class Scores:
     """Probabilities and labels of the open window, for its AUC.
 
-    At most MOST_SCORED impressions are held: beyond, those whose running number is a multiple of a power of
+    At most ``most`` impressions are held: beyond, those whose running number is a multiple of a power of
     two, so that which they are does not depend on chunks.
     """
 
-    def __init__(self, arms: int) -> None:
-        self._arms = arms
+    def __init__(self, arms: int, most: int = MOST_SCORED) -> None:
+        self._arms, self._most = arms, most
         self._rows: list[NDArray[np.float64]] = []
         self._held = 0
         self._stride = 1
@@ -87,10 +87,10 @@ class Scores:
         rows = np.column_stack([numbers.astype(np.float64), labels, p])
         while True:
             rows = rows[rows[:, 0] % self._stride == 0]
-            if self._held + len(rows) <= MOST_SCORED:
+            if self._held + len(rows) <= self._most:
                 break
             # Halved at the row that is one too many, whatever chunk it came in.
-            room = MOST_SCORED - self._held
+            room = self._most - self._held
             self._take(rows[:room])
             rows = rows[room:]
             self._stride *= 2

@@ -155,7 +155,9 @@ def make(settings: Settings, world: World, start: int = 0) -> tuple[list[Record]
 
 
 def watch(
-    config: Path, on_step: Callable[[Watcher], None] = lambda watcher: None, stop: threading.Event | None = None
+    config: Path,
+    on_step: Callable[[Watcher], None] = lambda watcher: None,
+    stop: threading.Event | None = None,
 ) -> tuple[Report, Watcher]:
     """Watch the log to its end, or until ``stop``."""
     settings = load_settings(config)
