@@ -30,6 +30,7 @@ class Child:
         """Standard output."""
         self.log = folder / f"{name}.log"
         """Standard error."""
+        self._asked = False
         with self.output.open("ab") as out, self.log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stream_ctr.cli", *command],
@@ -48,7 +49,8 @@ class Child:
     def check(self, *, ended: bool = False) -> None:
         """Raises StreamCTRError if it has ended, or with ``ended``, if it ended otherwise than well."""
         status = self.process.poll()
-        if status is None or (ended and status == 0):
+        # One that was asked to end so early that it could not yet listen has ended as asked.
+        if status is None or (ended and (status == 0 or (self._asked and status == -signal.SIGTERM))):
             return
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         raise StreamCTRError(
@@ -74,6 +76,7 @@ class Child:
     def ask_to_end(self) -> None:
         """Send SIGTERM."""
         if self.running:
+            self._asked = True
             self.process.send_signal(signal.SIGTERM)
 
     def end(self, seconds: float = END_SECONDS) -> None:

@@ -19,7 +19,8 @@ class Freshness:
     """Freshness of one arm, from looks at what the server answers from.
 
     >>> freshness = Freshness()
-    >>> for seen, learned_until in ((10.0, 5.0), (11.0, 5.0), (12.0, 7.0), (13.0, 9.0)):
+    >>> freshness.begin(5.0)
+    >>> for seen, learned_until in ((11.0, 5.0), (12.0, 7.0), (13.0, 9.0)):
     ...     freshness.look(seen, learned_until)
     >>> freshness.quantile(0.0), freshness.quantile(1.0)
     (4.0, 7.0)
@@ -29,11 +30,13 @@ class Freshness:
     """Event time before and after, and when that was first seen."""
     _until: float | None = None
 
+    def begin(self, time: float) -> None:
+        """No impression is earlier than this."""
+        self._until = time
+
     def look(self, seen: float, learned_until: float) -> None:
         """At ``seen`` the server answers from what was learned up to ``learned_until``; both in seconds."""
-        if self._until is None:
-            self._until = learned_until
-        elif learned_until > self._until:
+        if self._until is not None and learned_until > self._until:
             self._steps.append((self._until, learned_until, seen))
             self._until = learned_until
 

@@ -14,8 +14,10 @@ import pytest
 
 from simulators.visits import Visits
 from simulators.world import World
+from stream_ctr.cli import main
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression
+from stream_ctr.experiments.report_model import decode_report
 from tests.serving.support import publish
 from tests.serving.test_impressions import eventually
 from tests.simulators.closed import CONFIG, Server, in_log, learned, serving, start
@@ -94,10 +96,11 @@ def test_the_server_logs_what_it_chose_and_the_users_click_on_that(
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
 
 
-def test_one_connection_asks_in_exact_order(server: Server, log: str) -> None:
-    arguments = ("--events", "150", "--candidates", "4", "--connections", "1", "--partitions", "3", *SMALL)
+def test_one_connection_asks_in_exact_order_also_a_fresh_log_to_be_resumed(server: Server, log: str) -> None:
+    arguments = ("--events", "150", "--candidates", "4", "--connections", "1", "--resume", *SMALL)
     assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
     server.stop()
+    check_whole(log, 150)
     shown, _ = in_log(log)
     numbers = [VISITS.number_of(each.event_id) or 0 for each in shown]
     falls = sum(later < earlier for earlier, later in itertools.pairwise(numbers))
@@ -163,13 +166,6 @@ def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log:
     assert len({each.event_id for each in shown}) == 600
 
 
-def test_resuming_in_a_fresh_log_begins_at_the_first_visit(server: Server, log: str) -> None:
-    arguments = ("--events", "20", "--candidates", "4", "--resume", *SMALL)
-    assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
-    server.stop()
-    check_whole(log, 20)
-
-
 def test_visits_of_another_seed_are_passed_over(server: Server, log: str) -> None:
     common = ("--candidates", "4", *SMALL)
     other = ("--seed", "2", "--events", "30")
@@ -181,3 +177,65 @@ def test_visits_of_another_seed_are_passed_over(server: Server, log: str) -> Non
     opened = open_log(log)
     assert sum(opened.end_offsets("impressions").values()) == 75
     opened.close()
+
+
+VERDICT = """\
+[log]
+url = "{log}"
+[features]
+preset = "world"
+[order]
+idle_seconds = 0.1
+[join]
+window_seconds = 60.0
+horizon_seconds = 120.0
+[train]
+state = "{state}"
+poll_seconds = 0.02
+[watch]
+window_seconds = 300.0
+planned_impressions = 3000
+port = -1
+[experiment]
+name = "closed"
+salt = "closed-loop"
+[[experiment.arms]]
+name = "control"
+weight = 0.5
+[[experiment.arms]]
+name = "new"
+weight = 0.5
+"""
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_the_report_finds_what_is_planted_and_nothing_else(
+    better: bool, tmp_path: Path, log: str, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that has learned the world against one that has not; and one against itself."""
+    if better:
+        state = tmp_path / "state"
+        for arm, events in (("control", 1), ("new", 20_000)):
+            publish(state, arm, learned(events))
+    arguments = ("--events", "3000", "--candidates", "4", "--option", "longest_delay_seconds=50", "--json")
+    with serving(state, log) as server:
+        assert run("simulate", "--server", server.url, "--log", log, *arguments, *SMALL) == 0
+        server.stop()
+    truth = json.loads(capsys.readouterr().out)["arms"]
+    config = tmp_path / "watch.toml"
+    config.write_text(VERDICT.format(log=log, state=tmp_path / "watched"), "utf-8")
+    assert main(["experiment", "watch", "--config", str(config), "--until-idle", "0.3", "--json"]) == 0
+    report = decode_report(capsys.readouterr().out.encode())
+    assert report.sample_ratio.sound
+    figures = report.comparisons[0].figures
+    for own in report.arms:
+        assert own.impressions == truth[own.name]["visits"]
+        assert own.clicks == truth[own.name]["clicks"]
+    uplift = truth["new"]["expected_ctr"] / truth["control"]["expected_ctr"] - 1
+    for name in ("ctr_uplift", "log_loss", "auc"):
+        assert figures[name].verdict == ("better" if better else "unknown"), name
+    found = figures["ctr_uplift"]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < uplift < found.high
+    assert (uplift > 0.2) == better
