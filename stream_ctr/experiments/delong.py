@@ -3,17 +3,22 @@
 DeLong, DeLong and Clarke-Pearson 1988, "Comparing the Areas under Two or More Correlated Receiver
 Operating Characteristic Curves": the AUC is a two-sample U-statistic, and its placements give the
 covariance. Placements come from mid-ranks (Sun and Xu 2014), so the cost is that of sorting.
+
+DeLong's variance takes events as independent. Where models err by user and users come back, its intervals are
+too narrow; the same placements summed by user give the variance for clustered data (Obuchowski 1997,
+"Nonparametric Analysis of Clustered ROC Curve Data").
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.experiments.estimates import NOTHING, Estimate
+from stream_ctr.experiments.estimates import NOTHING, Estimate, by_cluster
 
 Floats = NDArray[np.float64]
 
@@ -44,75 +49,91 @@ def placements(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats
     return float(of_clicks.mean()), of_clicks, of_others
 
 
-def auc(scores: Floats, labels: NDArray[np.bool_]) -> Estimate:
-    """AUC of one model's scores; NaN as in :func:`auc_difference`."""
+class Area(NamedTuple):
+    """An AUC, or a difference of two on the same events, and what it is the mean of."""
+
+    value: float
+    of_clicks: Floats
+    """Placements of the clicks (or their differences), in their order."""
+    of_others: Floats
+    """Placements of the other events."""
+
+    def estimate(self) -> Estimate:
+        """With DeLong's variance; NaN where a class has fewer than two events."""
+        events = float(len(self.of_clicks) + len(self.of_others))
+        if len(self.of_clicks) < 2 or len(self.of_others) < 2:
+            return Estimate(self.value, math.nan, events)
+        variance = float(np.var(self.of_clicks, ddof=1)) / len(self.of_clicks)
+        variance += float(np.var(self.of_others, ddof=1)) / len(self.of_others)
+        return Estimate(self.value, variance, events)
+
+    def influence(self, labels: NDArray[np.bool_]) -> Floats:
+        """What each event moves the value by, float64 [n], to first order; sums to zero."""
+        found = np.empty(len(labels))
+        found[labels] = (self.of_clicks - self.value) / len(self.of_clicks)
+        found[~labels] = (self.of_others - self.value) / len(self.of_others)
+        return found
+
+
+def area(scores: Floats, labels: NDArray[np.bool_]) -> Area | None:
+    """AUC of one model; None where a class is missing."""
     clicks = int(np.count_nonzero(labels))
-    if clicks == 0 or clicks == len(labels):
-        return Estimate(math.nan, math.nan, float(len(labels)))
-    return _estimate(*placements(scores, labels))
+    return Area(*placements(scores, labels)) if 0 < clicks < len(labels) else None
+
+
+def area_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]) -> Area | None:
+    """AUC of the treatment's scores less that of the control's, on the same events; None as above."""
+    one, other = area(treatment, labels), area(control, labels)
+    if one is None or other is None:
+        return None
+    return Area(one.value - other.value, one.of_clicks - other.of_clicks, one.of_others - other.of_others)
 
 
 def auc_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]) -> Estimate:
-    """AUC of the treatment's scores less that of the control's, on the same events.
+    """:func:`area_difference` with DeLong's variance, which takes events as independent.
 
-    Events are taken as independent: users that repeat make the true spread somewhat larger.
     NaN where a class is missing, and a variance of NaN where one has fewer than two events.
     """
-    clicks = int(np.count_nonzero(labels))
-    if clicks == 0 or clicks == len(labels):
-        return Estimate(math.nan, math.nan, float(len(labels)))
-    auc_treatment, clicks_treatment, others_treatment = placements(treatment, labels)
-    auc_control, clicks_control, others_control = placements(control, labels)
-    return _estimate(
-        auc_treatment - auc_control, clicks_treatment - clicks_control, others_treatment - others_control
-    )
-
-
-def _estimate(value: float, of_clicks: Floats, of_others: Floats) -> Estimate:
-    """A mean over pairs, and its variance from the two classes' placements."""
-    events = float(len(of_clicks) + len(of_others))
-    if len(of_clicks) < 2 or len(of_others) < 2:
-        return Estimate(value, math.nan, events)
-    variance = float(np.var(of_clicks, ddof=1)) / len(of_clicks)
-    variance += float(np.var(of_others, ddof=1)) / len(of_others)
-    return Estimate(value, variance, events)
+    found = area_difference(treatment, control, labels)
+    return Estimate(math.nan, math.nan, float(len(labels))) if found is None else found.estimate()
 
 
 @dataclass(slots=True)
-class Pool:
-    """:func:`pooled` of windows that come one after the other.
+class AreaPool:
+    """Mean of windows' AUCs (or differences), weighted by their events, clustered by bucket of users.
 
-    >>> pool = Pool()
-    >>> pool.add(Estimate(0.1, 0.01, 300.0)), pool.add(Estimate(0.2, 0.04, 100.0)), pool.estimate().value
-    (None, None, 0.125)
+    AUC is taken within windows, since scores of different moments do not compare, and pooled over them. A
+    user who comes back in several windows moves them together, so what each bucket moves is summed over
+    windows before it is squared.
     """
 
+    buckets: int
     events: float = 0.0
     weighted: float = 0.0
     """Sum of events x value."""
-    squares: float = 0.0
-    """Sum of events^2 x variance."""
+    influence: Floats = field(default_factory=lambda: np.zeros(0))
+    """[buckets] sum of events x what the bucket moves the window's value by."""
+    filled: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """[buckets] whether the bucket has events."""
 
-    def add(self, window: Estimate) -> None:
-        """Take a window in, unless it has no figure."""
-        if math.isfinite(window.value) and window.variance >= 0.0:
-            self.events += window.observations
-            self.weighted += window.observations * window.value
-            self.squares += window.observations**2 * window.variance
+    def __post_init__(self) -> None:
+        if not len(self.influence):
+            self.influence, self.filled = np.zeros(self.buckets), np.zeros(self.buckets, np.bool_)
+
+    def add(self, window: Area, labels: NDArray[np.bool_], bucket: NDArray[np.int64]) -> None:
+        """Take a window in: its AUC, and label and bucket of each event."""
+        events = float(len(labels))
+        self.events += events
+        self.weighted += events * window.value
+        self.influence += events * by_cluster(bucket, window.influence(labels), self.buckets)
+        self.filled[bucket] = True
 
     def estimate(self) -> Estimate:
-        """Mean of the windows' figures, weighted by their events."""
+        """The mean and its variance; NaN with fewer than two buckets."""
         if self.events <= 0.0:
             return NOTHING
-        return Estimate(self.weighted / self.events, self.squares / self.events**2, self.events)
-
-
-def pooled(windows: list[Estimate]) -> Estimate:
-    """Mean of the windows' differences, weighted by their events; windows without a figure are left out.
-
-    AUC is taken within windows, since scores of different moments do not compare, and pooled over them.
-    """
-    pool = Pool()
-    for window in windows:
-        pool.add(window)
-    return pool.estimate()
+        value, filled = self.weighted / self.events, int(np.count_nonzero(self.filled))
+        if filled < 2:
+            return Estimate(value, math.nan, self.events)
+        squares = float(self.influence @ self.influence)
+        return Estimate(value, filled / (filled - 1) * squares / self.events**2, self.events)

@@ -55,8 +55,8 @@ DEFINITIONS: Final = (
     ),
     Definition(
         name="auc", title="AUC", unit="area", better="higher", paired=True,
-        method="Area under the ROC curve within closed windows, pooled by impressions; DeLong, which takes "
-        "impressions as independent.",
+        method="Area under the ROC curve within closed windows, pooled by impressions; spread of DeLong's "
+        "placements over buckets of users.",
     ),
     Definition(
         name="calibration", title="calibration", unit="ratio", better="one", paired=True,

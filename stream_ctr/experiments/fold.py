@@ -17,7 +17,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.assignment import BUCKETS, intervals
 from stream_ctr.experiments.config import ExperimentConfig
-from stream_ctr.experiments.delong import Pool
+from stream_ctr.experiments.delong import AreaPool
 from stream_ctr.experiments.estimates import Estimate
 from stream_ctr.experiments.figures import (
     Estimates,
@@ -77,8 +77,8 @@ class Noted(msgspec.Struct):
     """Of each comparison at the last end."""
     horizon_ms: int | None = None
     horizon: list[dict[str, Figure]] = []
-    pools: list[tuple[float, float, float]] = []
-    pair_pools: list[tuple[float, float, float]] = []
+    pools: list[tuple[float, float]] = []
+    """Events and weighted sum of each pool of AUCs."""
     stride: int = 1
 
 
@@ -204,15 +204,14 @@ class Experiment:
                 self._close((self.noted.window + 1) * self.window_ms)
             self.noted.window = window
             self.sums.add(rows[part], labels[part])
-            self._scores.add(numbers[part], rows["p"][part], labels[part])
+            bucket = rows["bucket"][part].astype(np.int64)
+            self._scores.add(numbers[part], bucket, rows["p"][part], labels[part])
 
     def _close(self, end_ms: int) -> None:
         """The labels of the open window are settled: take the figures."""
         window, noted = self.noted.window, self.noted
         assert window is not None
-        own, differences = self._scores.close()
-        for pool, found in zip([*self._pools, *self._pair_pools], [*own, *differences], strict=True):
-            pool.add(found)
+        self._scores.close(self._pools, self._pair_pools)
         sequence = ConfidenceSequence(self.watch.level, self.watch.planned_impressions)
         compared = ConfidenceSequence(self.comparison_level, self.watch.planned_impressions)
         estimates = [self._compare(arm) for arm in range(self.arms)]
@@ -298,6 +297,9 @@ class Experiment:
             return 0, NOBODY, 0
         return bucket, arm, user
 
+    def _every_pool(self) -> list[AreaPool]:
+        return [*self._pools, *self._pair_pools]
+
     def state(self) -> State:
         """Everything; call it when what was noted is added up.
 
@@ -309,11 +311,15 @@ class Experiment:
         noted = msgspec.structs.replace(
             self.noted,
             shown=self.open_windows(),
-            pools=[(pool.events, pool.weighted, pool.squares) for pool in self._pools],
-            pair_pools=[(pool.events, pool.weighted, pool.squares) for pool in self._pair_pools],
+            pools=[(pool.events, pool.weighted) for pool in self._every_pool()],
             stride=self._scores.stride,
         )
-        own = State({"scores": self._scores.rows()}, msgspec.json.decode(msgspec.json.encode(noted)))
+        arrays = {
+            "scores": self._scores.rows(),
+            "influence": np.array([pool.influence for pool in self._every_pool()]),
+            "filled": np.array([pool.filled for pool in self._every_pool()]),
+        }
+        own = State(arrays, msgspec.json.decode(msgspec.json.encode(noted)))
         return State.gather({"noted": own, "users": self.users.state(), "sums": self.sums.state()})
 
     def load_state(self, state: State) -> None:
@@ -326,12 +332,13 @@ class Experiment:
         try:
             noted = msgspec.convert(own.values, Noted)
             scores = own.arrays["scores"]
-            pools_of = [Pool(*each) for each in noted.pools], [Pool(*each) for each in noted.pair_pools]
-        except (KeyError, msgspec.ValidationError) as error:
+            columns = zip(noted.pools, own.arrays["influence"], own.arrays["filled"], strict=True)
+            every = [AreaPool(BUCKETS, *sums, moved.copy(), met.copy()) for sums, moved, met in columns]
+        except (KeyError, ValueError, msgspec.ValidationError) as error:
             raise StateError(f"saved experiment is damaged: {error}") from None
         self.users.load_state(state.part("users"))
         self.sums.load_state(state.part("sums"))
         self._scores.load(scores, noted.stride)
-        self._pools, self._pair_pools = pools_of
+        self._pools, self._pair_pools = every[: self.arms], every[self.arms :]
         self._shown = {number: list(shown) for number, shown in noted.shown}
         self.noted = noted

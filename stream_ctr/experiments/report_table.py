@@ -43,6 +43,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     say("")
     console.print(_arms(report))
     for comparison in report.comparisons:
+        if not comparison.figures:
+            continue
         say("")
         console.print(_comparison(comparison, report.definitions))
     say("")

@@ -10,14 +10,15 @@ merges two windows into one: what is kept of a window's end are totals from the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.experiments.delong import Pool, auc, auc_difference
-from stream_ctr.experiments.estimates import NOTHING, Estimate
+from stream_ctr.experiments.assignment import BUCKETS
+from stream_ctr.experiments.delong import AreaPool, area, area_difference
 from stream_ctr.experiments.report_model import Bounded
 
 MOST_ENDS: Final = 400
@@ -82,9 +83,15 @@ class Scores:
         self._held = 0
         self._stride = 1
 
-    def add(self, numbers: NDArray[np.int64], p: NDArray[np.float64], labels: NDArray[np.float64]) -> None:
-        """Take in impressions: running numbers [N], probabilities [N, arms], labels [N]."""
-        rows = np.column_stack([numbers.astype(np.float64), labels, p])
+    def add(
+        self,
+        numbers: NDArray[np.int64],
+        bucket: NDArray[np.int64],
+        p: NDArray[np.float64],
+        labels: NDArray[np.float64],
+    ) -> None:
+        """Take in impressions: running numbers, buckets and labels [N], probabilities [N, arms]."""
+        rows = np.column_stack([numbers.astype(np.float64), bucket.astype(np.float64), labels, p])
         while True:
             rows = rows[rows[:, 0] % self._stride == 0]
             if self._held + len(rows) <= self._most:
@@ -104,25 +111,29 @@ class Scores:
             self._rows.append(rows)
             self._held += len(rows)
 
-    def close(self) -> tuple[list[Estimate], list[Estimate]]:
-        """AUC of each arm and its difference to the control's, over what was held; then nothing is held."""
-        rows = np.concatenate([np.zeros((0, 2 + self._arms)), *self._rows])
+    def close(self, own: Sequence[AreaPool], differences: Sequence[AreaPool]) -> None:
+        """Add AUC of each arm, and its difference to the control's, to their pools; then nothing is held.
+
+        A window with fewer than FEWEST_OF_CLASS of either class adds none.
+        """
+        rows = self.rows()
         self._rows, self._held, self._stride = [], 0, 1
-        labels, p = rows[:, 1] > 0.5, rows[:, 2:]
-        own, differences = [], [NOTHING]
+        bucket, labels, p = rows[:, 1].astype(np.int64), rows[:, 2] > 0.5, rows[:, 3:]
         for arm in range(self._arms):
             known = np.isfinite(p[:, arm])
-            own.append(auc(p[known, arm], labels[known]) if _enough(labels[known]) else NOTHING)
-            if arm:
-                known &= np.isfinite(p[:, 0])
-                both = _enough(labels[known])
-                found = auc_difference(p[known, arm], p[known, 0], labels[known]) if both else NOTHING
-                differences.append(found)
-        return own, differences
+            if _enough(labels[known]):
+                found = area(p[known, arm], labels[known])
+                if found is not None:
+                    own[arm].add(found, labels[known], bucket[known])
+            known &= np.isfinite(p[:, 0])
+            if arm and _enough(labels[known]):
+                found = area_difference(p[known, arm], p[known, 0], labels[known])
+                if found is not None:
+                    differences[arm].add(found, labels[known], bucket[known])
 
     def rows(self) -> NDArray[np.float64]:
-        """What is held, float64 [N, 2 + arms]."""
-        return np.concatenate([np.zeros((0, 2 + self._arms)), *self._rows])
+        """What is held, float64 [N, 3 + arms]."""
+        return np.concatenate([np.zeros((0, 3 + self._arms)), *self._rows])
 
     def load(self, rows: NDArray[np.float64], stride: int) -> None:
         """Hold what :meth:`rows` gave."""
@@ -139,6 +150,6 @@ def _enough(labels: NDArray[np.bool_]) -> bool:
     return min(clicks, len(labels) - clicks) >= FEWEST_OF_CLASS
 
 
-def pools(arms: int) -> list[Pool]:
+def pools(arms: int) -> list[AreaPool]:
     """An empty pool for each arm."""
-    return [Pool() for _ in range(arms)]
+    return [AreaPool(BUCKETS) for _ in range(arms)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from MLstatkit import Delong_test
 
-from stream_ctr.experiments.delong import auc_difference, pooled
-from stream_ctr.experiments.estimates import Estimate
+from stream_ctr.experiments.delong import AreaPool, area_difference, auc_difference
 
 
 def scores(seed: int, count: int, ties: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,11 +62,85 @@ def test_one_class_says_nothing() -> None:
     assert math.isnan(single.variance)
 
 
-def test_windows_pool_by_their_events() -> None:
-    found = pooled(
-        [Estimate(0.1, 0.01, 300.0), Estimate(0.2, 0.04, 100.0), Estimate(math.nan, math.nan, 50.0)]
-    )
-    assert found.value == pytest.approx(0.125)
-    assert found.variance == pytest.approx(0.75**2 * 0.01 + 0.25**2 * 0.04)
-    assert found.observations == 400.0
-    assert math.isnan(pooled([]).value)
+def slow_clustered(windows: Sequence[tuple[np.ndarray, ...]], buckets: int) -> tuple[float, float]:
+    """Pooled difference and its variance over buckets, from every pair of a click and a non-click."""
+    total = sum(len(labels) for _, _, labels, _ in windows)
+    value, moved, met = 0.0, [0.0] * buckets, set[int]()
+    for treatment, control, labels, bucket in windows:
+        clicks, others = np.flatnonzero(labels), np.flatnonzero(~labels)
+        kernel = [
+            [
+                float(treatment[i] > treatment[j])
+                + 0.5 * (treatment[i] == treatment[j])
+                - float(control[i] > control[j])
+                - 0.5 * (control[i] == control[j])
+                for j in others
+            ]
+            for i in clicks
+        ]
+        pairs = np.array(kernel)
+        own, share = float(pairs.mean()), len(labels) / total
+        value += share * own
+        for row, event in enumerate(clicks):
+            moved[bucket[event]] += share * (pairs[row].mean() - own) / len(clicks)
+        for column, event in enumerate(others):
+            moved[bucket[event]] += share * (pairs[:, column].mean() - own) / len(others)
+        met.update(bucket.tolist())
+    return value, len(met) / (len(met) - 1) * sum(each**2 for each in moved)
+
+
+def test_pooled_windows_and_their_spread_over_buckets_are_those_of_all_pairs() -> None:
+    draws, windows = np.random.default_rng(9), []
+    pool = AreaPool(30)
+    for seed, count in ((3, 70), (4, 40), (5, 90)):
+        treatment, control, labels = scores(seed, count, ties=seed == 4)
+        bucket = draws.integers(0, 25, count)
+        windows.append((treatment, control, labels, bucket))
+        found = area_difference(treatment, control, labels)
+        assert found is not None
+        pool.add(found, labels, bucket)
+    value, variance = slow_clustered(windows, 30)
+    assert pool.estimate().value == pytest.approx(value, abs=1e-12)
+    assert pool.estimate().variance == pytest.approx(variance, rel=1e-9)
+    assert pool.estimate().observations == 200.0
+
+
+def test_with_every_event_a_user_of_its_own_it_is_delongs_variance() -> None:
+    treatment, control, labels = scores(6, 4_000)
+    found = area_difference(treatment, control, labels)
+    assert found is not None
+    pool = AreaPool(4_000)
+    pool.add(found, labels, np.arange(4_000))
+    assert pool.estimate().variance == pytest.approx(found.estimate().variance, rel=5e-3)
+
+
+def test_models_that_err_by_user_are_told_apart_by_delongs_variance_and_not_by_that_over_users() -> None:
+    """A/A: two models of the same kind, whose errors are each user's own."""
+    plain = clustered = 0
+    for seed in range(120):
+        draws = np.random.default_rng(seed)
+        errors, taste = draws.standard_normal((100, 2)), 0.5 * draws.standard_normal(100)
+        who = (100 * draws.random(3_000) ** 2).astype(int)
+        truth = taste[who] - 2 + 0.7 * draws.standard_normal(3_000)
+        labels = draws.random(3_000) < 1 / (1 + np.exp(-truth))
+        said = truth[:, None] + errors[who] + 0.3 * draws.standard_normal((3_000, 2))
+        found = area_difference(said[:, 1], said[:, 0], labels)
+        assert found is not None
+        pool = AreaPool(100)
+        pool.add(found, labels, who)
+        plain += abs(found.value) > 1.96 * found.estimate().standard_error
+        clustered += abs(found.value) > 1.96 * pool.estimate().standard_error
+    assert clustered <= 11  # more have probability 2 % at a true share of 5 %
+    assert plain > clustered
+    assert plain >= 12
+
+
+def test_an_empty_pool_and_one_bucket_say_nothing() -> None:
+    assert math.isnan(AreaPool(5).estimate().value)
+    treatment, control, labels = scores(7, 50)
+    found = area_difference(treatment, control, labels)
+    assert found is not None
+    pool = AreaPool(5)
+    pool.add(found, labels, np.full(50, 2))
+    assert pool.estimate().value == pytest.approx(found.value)
+    assert math.isnan(pool.estimate().variance)

@@ -9,32 +9,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.experiments.delong import Pool, auc, auc_difference, pooled
-from stream_ctr.experiments.estimates import NOTHING, Estimate
+from stream_ctr.experiments.assignment import BUCKETS
+from stream_ctr.experiments.delong import AreaPool, area, area_difference
 from stream_ctr.experiments.report_model import Bounded
-from stream_ctr.experiments.windows import MOST_ENDS, End, Scores, Totals, thinned
+from stream_ctr.experiments.windows import MOST_ENDS, End, Scores, Totals, pools, thinned
 
 
-def scored(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Running numbers, probabilities of two arms (some missing), labels."""
+def scored(seed: int, count: int) -> tuple[np.ndarray, ...]:
+    """Running numbers, buckets, probabilities of two arms (some missing), labels."""
     draws = np.random.default_rng(seed)
     truth = draws.standard_normal(count)
     labels = (draws.random(count) < 1 / (1 + np.exp(1.0 - truth))).astype(float)
     p = 1 / (1 + np.exp(-truth[:, None] - draws.standard_normal((count, 2))))
     p[draws.random((count, 2)) < 0.05] = np.nan
-    return np.arange(count), p, labels
+    return np.arange(count), draws.integers(0, 60, count), p, labels
 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=10), st.sampled_from([10_000, 150, 64]))
 def test_what_is_held_does_not_depend_on_chunks(sizes: list[int], most: int) -> None:
-    numbers, p, labels = scored(1, 700)
+    numbers, bucket, p, labels = scored(1, 700)
     one, other = Scores(2, most), Scores(2, most)
-    one.add(numbers, p, labels)
+    one.add(numbers, bucket, p, labels)
     start = 0
     for size in [*sizes, len(numbers)]:
         part = slice(start, start + size)
-        other.add(numbers[part], p[part], labels[part])
+        other.add(numbers[part], bucket[part], p[part], labels[part])
         start += size
         fresh = Scores(2, most)
         fresh.load(other.rows(), other.stride)
@@ -44,27 +44,37 @@ def test_what_is_held_does_not_depend_on_chunks(sizes: list[int], most: int) -> 
     assert set(one.rows()[:, 0] % one.stride) == {0.0}
 
 
-def test_a_closed_window_gives_delongs_figures_and_holds_nothing() -> None:
-    numbers, p, labels = scored(2, 800)
-    scores = Scores(2)
-    scores.add(numbers, p, labels)
-    own, differences = scores.close()
+def test_a_closed_window_goes_into_the_pools_and_nothing_is_held() -> None:
+    numbers, bucket, p, labels = scored(2, 800)
+    scores, own, differences = Scores(2), pools(2), pools(2)
+    scores.add(numbers, bucket, p, labels)
+    scores.close(own, differences)
     for arm in range(2):
         known = np.isfinite(p[:, arm])
-        assert own[arm] == auc(p[known, arm], labels[known] > 0.5)
+        expected = area(p[known, arm], labels[known] > 0.5)
+        assert expected is not None
+        assert own[arm].estimate().value == pytest.approx(expected.value)
+        assert own[arm].events == known.sum()
     both = np.isfinite(p).all(axis=1)
-    assert differences[1] == auc_difference(p[both, 1], p[both, 0], labels[both] > 0.5)
-    assert differences[0] is NOTHING
+    expected = area_difference(p[both, 1], p[both, 0], labels[both] > 0.5)
+    assert expected is not None
+    alone = AreaPool(BUCKETS)
+    alone.add(expected, labels[both] > 0.5, bucket[both])
+    assert differences[1].estimate() == alone.estimate()
+    assert differences[0].events == 0.0
     assert len(scores.rows()) == 0
-    assert scores.close()[0] == [NOTHING, NOTHING]
+    scores.close(own, differences)
+    assert differences[1].estimate() == alone.estimate()
 
 
 def test_the_auc_of_one_model_is_that_of_all_pairs() -> None:
-    _, p, labels = scored(3, 150)
+    _, _, p, labels = scored(3, 150)
     known = np.isfinite(p[:, 0])
     values, clicked = p[known, 0], labels[known] > 0.5
     kernel = (values[clicked][:, None] > values[~clicked][None, :]).astype(float)
-    found = auc(values, clicked)
+    whole = area(values, clicked)
+    assert whole is not None
+    found = whole.estimate()
     assert found.value == pytest.approx(kernel.mean())
     by_click, by_other = kernel.mean(axis=1), kernel.mean(axis=0)
     expected = by_click.var(ddof=1) / len(by_click) + by_other.var(ddof=1) / len(by_other)
@@ -72,20 +82,11 @@ def test_the_auc_of_one_model_is_that_of_all_pairs() -> None:
 
 
 def test_few_clicks_make_no_auc() -> None:
-    scores = Scores(1)
+    scores, own = Scores(1), pools(1)
     labels = np.array([1.0] * 9 + [0.0] * 500)
-    scores.add(np.arange(509), np.linspace(0.9, 0.1, 509)[:, None], labels)
-    assert scores.close()[0] == [NOTHING]
-
-
-def test_a_pool_is_the_weighted_mean() -> None:
-    windows = [Estimate(0.1, 0.01, 300.0), NOTHING, Estimate(0.3, 0.02, 700.0)]
-    pool = Pool()
-    for window in windows:
-        pool.add(window)
-    assert pool.estimate() == pooled(windows)
-    assert pool.estimate().value == pytest.approx(0.3 * 0.1 + 0.7 * 0.3)
-    assert pool.estimate().variance == pytest.approx(0.3**2 * 0.01 + 0.7**2 * 0.02)
+    scores.add(np.arange(509), np.arange(509), np.linspace(0.9, 0.1, 509)[:, None], labels)
+    scores.close(own, pools(1))
+    assert own[0].events == 0.0
 
 
 def test_too_many_ends_are_thinned_and_no_time_is_lost() -> None:
