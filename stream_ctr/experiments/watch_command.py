@@ -43,7 +43,6 @@ class WatchCommand:
         from stream_ctr.events.open import open_log
         from stream_ctr.experiments.report_model import encode_report
         from stream_ctr.experiments.shared import FOLDER
-        from stream_ctr.experiments.watch_core import check_watchable
         from stream_ctr.signals import stop_on_signals
         from stream_ctr.training.lock import StateLock
         from stream_ctr.training.report import Reporter
@@ -54,7 +53,6 @@ class WatchCommand:
         if until_idle is not None and not until_idle >= 0:  # NaN is neither
             raise UsageError(f"--until-idle {until_idle:g} is not a number of seconds, 0 or more")
         settings = load_settings(arguments.config)
-        check_watchable(settings)
         with (
             stop_on_signals() as stop,
             Reporter("watch") as reporter,
@@ -90,7 +88,6 @@ class _Follow:
         from stream_ctr.config import load_settings
         from stream_ctr.errors import StreamCTRError
         from stream_ctr.experiments.fold import declaration
-        from stream_ctr.experiments.watch_core import check_watchable
 
         stamp = self._stamp()
         if stamp == self._seen:
@@ -98,7 +95,6 @@ class _Follow:
         self._seen = stamp
         try:
             found = load_settings(self._path)
-            check_watchable(found)
         except StreamCTRError as error:
             self._reporter.say("config-refused", reason=str(error))
             return False

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stream_ctr.config import Settings
-from stream_ctr.errors import ConfigError, StateError
+from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment, declaration
-from stream_ctr.experiments.shared import FOLDER
 from stream_ctr.experiments.watch_pipeline import LabelledWatchPipeline, Watching, WatchPipeline
 from stream_ctr.pipeline.join import Joiner
 from stream_ctr.pipeline.segments import SegmentFolder
@@ -23,7 +22,6 @@ class WatchCore:
     """
 
     def __init__(self, settings: Settings, partitions: int, segments: SegmentFolder) -> None:
-        check_watchable(settings)
         self._settings = settings
         self.earlier = ""
         """Salt of the experiment that the loaded state was of, if this is another one."""
@@ -73,21 +71,6 @@ class WatchCore:
                 "assigned. Restore it, or begin a new experiment with a new experiment.salt"
             )
         self.experiment.load_state(parts["experiment"])
-
-
-def check_watchable(settings: Settings) -> None:
-    """Refuse what cannot be watched.
-
-    Raises:
-        ConfigError: an arm has the name of the watcher's folder, or the control is a shadow.
-    """
-    arms = settings.experiment.arms
-    if any(arm.name == FOLDER for arm in arms):
-        raise ConfigError(f"an arm is named {FOLDER!r}, as the folder of the watcher; rename the arm")
-    if arms[0].shadow:
-        raise ConfigError(
-            f"experiment.arms: {arms[0].name!r} is the control and a shadow; put an arm that answers first"
-        )
 
 
 def watch_identity(settings: Settings) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _arms(experiment: Experiment, models: list[Model]) -> list[Arm]:
                 impressions=last.totals[index].impressions if last else 0,
                 clicks=last.totals[index].clicks if last else 0,
                 reasons=dict(sorted(noted.reasons[index].items())),
-                learn_from=getattr(config, "learn_from", "all"),
+                learn_from=config.learn_from,
                 model=models[index],
                 figures=last.arms[index] if last else {},
             )

@@ -399,11 +399,3 @@ def test_sums_for_servers_and_gaps_from_them(tmp_path: Path) -> None:
         assert 0.5 < predicted / arm.clicks < 2.0
     assert [(gap.start_ms, gap.end_ms, gap.dropped) for gap in report.gaps] == [(5, 9, 3)]
     assert any("could not log impressions in 1 span; 3 were lost" in note for note in report.notes)
-
-
-def test_names_that_cannot_be_watched_are_refused(tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    write_log(tmp_path, load_settings(config), World(10))
-    config.write_text(config.read_text().replace('name = "new"', 'name = "experiment"'))
-    with pytest.raises(ConfigError, match="rename the arm"):
-        watch(config)
