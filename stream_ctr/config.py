@@ -25,6 +25,8 @@ from stream_ctr.events.security import PASSWORD_VARIABLE
 from stream_ctr.experiments.check import check_experiment
 from stream_ctr.experiments.config import Arm, ExperimentConfig
 from stream_ctr.experiments.override import SECRET_VARIABLE
+from stream_ctr.experiments.watch_config import WatchConfig
+from stream_ctr.experiments.watch_config import ranges as watch_ranges
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.labels import LabelLoss
@@ -60,6 +62,7 @@ class Settings(BaseSettings):
     train: TrainConfig = TrainConfig()
     serve: ServeConfig = ServeConfig()
     experiment: ExperimentConfig = ExperimentConfig()
+    watch: WatchConfig = WatchConfig()
 
     @classmethod
     def settings_customise_sources(
@@ -277,6 +280,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("serve.max_waiting", serve.max_waiting, 1, 1_000_000),
         ("serve.log_queue", serve.log_queue, 1, 1_000_000_000),
         ("serve.max_candidates", serve.max_candidates, 1, infinity),
+        *watch_ranges(settings.watch),
         *_network_ranges(settings),
     ]
 

@@ -7,6 +7,8 @@ import importlib
 from typing import Protocol
 
 PARTS = {
+    "watch": "stream_ctr.experiments.watch_command:WatchCommand",
+    "report": "stream_ctr.experiments.report_command:ReportCommand",
     "arms": "stream_ctr.experiments.switch_command:ArmsCommand",
     "kill": "stream_ctr.experiments.switch_command:KillCommand",
     "revive": "stream_ctr.experiments.switch_command:ReviveCommand",

@@ -8,11 +8,12 @@ covariance. Placements come from mid-ranks (Sun and Xu 2014), so the cost is tha
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.experiments.estimates import Estimate
+from stream_ctr.experiments.estimates import NOTHING, Estimate
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +44,14 @@ def placements(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats
     return float(of_clicks.mean()), of_clicks, of_others
 
 
+def auc(scores: Floats, labels: NDArray[np.bool_]) -> Estimate:
+    """AUC of one model's scores; NaN as in :func:`auc_difference`."""
+    clicks = int(np.count_nonzero(labels))
+    if clicks == 0 or clicks == len(labels):
+        return Estimate(math.nan, math.nan, float(len(labels)))
+    return _estimate(*placements(scores, labels))
+
+
 def auc_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]) -> Estimate:
     """AUC of the treatment's scores less that of the control's, on the same events.
 
@@ -50,19 +59,52 @@ def auc_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]
     NaN where a class is missing, and a variance of NaN where one has fewer than two events.
     """
     clicks = int(np.count_nonzero(labels))
-    others = len(labels) - clicks
-    if clicks == 0 or others == 0:
+    if clicks == 0 or clicks == len(labels):
         return Estimate(math.nan, math.nan, float(len(labels)))
     auc_treatment, clicks_treatment, others_treatment = placements(treatment, labels)
     auc_control, clicks_control, others_control = placements(control, labels)
-    value = auc_treatment - auc_control
-    if clicks < 2 or others < 2:
-        return Estimate(value, math.nan, float(len(labels)))
-    variance = (
-        float(np.var(clicks_treatment - clicks_control, ddof=1)) / clicks
-        + float(np.var(others_treatment - others_control, ddof=1)) / others
+    return _estimate(
+        auc_treatment - auc_control, clicks_treatment - clicks_control, others_treatment - others_control
     )
-    return Estimate(value, variance, float(len(labels)))
+
+
+def _estimate(value: float, of_clicks: Floats, of_others: Floats) -> Estimate:
+    """A mean over pairs, and its variance from the two classes' placements."""
+    events = float(len(of_clicks) + len(of_others))
+    if len(of_clicks) < 2 or len(of_others) < 2:
+        return Estimate(value, math.nan, events)
+    variance = float(np.var(of_clicks, ddof=1)) / len(of_clicks)
+    variance += float(np.var(of_others, ddof=1)) / len(of_others)
+    return Estimate(value, variance, events)
+
+
+@dataclass(slots=True)
+class Pool:
+    """:func:`pooled` of windows that come one after the other.
+
+    >>> pool = Pool()
+    >>> pool.add(Estimate(0.1, 0.01, 300.0)), pool.add(Estimate(0.2, 0.04, 100.0)), pool.estimate().value
+    (None, None, 0.125)
+    """
+
+    events: float = 0.0
+    weighted: float = 0.0
+    """Sum of events x value."""
+    squares: float = 0.0
+    """Sum of events^2 x variance."""
+
+    def add(self, window: Estimate) -> None:
+        """Take a window in, unless it has no figure."""
+        if math.isfinite(window.value) and window.variance >= 0.0:
+            self.events += window.observations
+            self.weighted += window.observations * window.value
+            self.squares += window.observations**2 * window.variance
+
+    def estimate(self) -> Estimate:
+        """Mean of the windows' figures, weighted by their events."""
+        if self.events <= 0.0:
+            return NOTHING
+        return Estimate(self.weighted / self.events, self.squares / self.events**2, self.events)
 
 
 def pooled(windows: list[Estimate]) -> Estimate:
@@ -70,11 +112,7 @@ def pooled(windows: list[Estimate]) -> Estimate:
 
     AUC is taken within windows, since scores of different moments do not compare, and pooled over them.
     """
-    known = [window for window in windows if math.isfinite(window.value) and window.variance >= 0.0]
-    total = math.fsum(window.observations for window in known)
-    if total <= 0.0:
-        return Estimate(math.nan, math.nan, 0.0)
-    shares = [window.observations / total for window in known]
-    value = math.fsum(share * window.value for share, window in zip(shares, known, strict=True))
-    variance = math.fsum(share**2 * window.variance for share, window in zip(shares, known, strict=True))
-    return Estimate(value, variance, total)
+    pool = Pool()
+    for window in windows:
+        pool.add(window)
+    return pool.estimate()

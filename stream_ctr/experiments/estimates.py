@@ -105,3 +105,36 @@ def uplift(treatment: Estimate, control: Estimate) -> Estimate:
     quotient = treatment.value / control.value
     variance = (treatment.variance + quotient**2 * control.variance) / control.value**2
     return Estimate(quotient - 1.0, variance, observations)
+
+
+def entropy(rate: float) -> float:
+    """Entropy in nats of a click that comes with this probability, strictly between 0 and 1."""
+    return -rate * math.log(rate) - (1.0 - rate) * math.log1p(-rate)
+
+
+def over_entropy(loss: Floats, clicks: Floats, impressions: Floats) -> Estimate:
+    """Mean ``loss`` over the entropy of the click rate, sums by bucket, float64 [buckets] each.
+
+    With the loss of one model this is its normalized entropy (He et al. 2014), with the difference of two
+    the difference of theirs. Delta method in loss and click rate: with m the mean loss, r the click rate and
+    H its entropy, a bucket's share in the figure is (loss - m n) / H - m H'(r) / H^2 (clicks - r n), over the
+    impressions n, where H'(r) = ln((1 - r) / r). NaN where no impression or every one was clicked.
+
+    >>> import numpy as np
+    >>> found = over_entropy(np.array([3.0, 4.0]), np.array([5.0, 5.0]), np.array([10.0, 10.0]))
+    >>> round(found.value, 4)
+    0.5049
+    """
+    filled = impressions > 0.0
+    loss, clicks, shown = loss[filled], clicks[filled], impressions[filled]
+    number, buckets = float(shown.sum()), len(shown)
+    rate = float(clicks.sum()) / number if number > 0.0 else math.nan
+    if not 0.0 < rate < 1.0:
+        return Estimate(math.nan, math.nan, number)
+    mean, uncertainty = float(loss.sum()) / number, entropy(rate)
+    if buckets < 2:
+        return Estimate(mean / uncertainty, math.nan, number)
+    slope = mean * math.log((1.0 - rate) / rate) / uncertainty**2
+    shares = (loss - mean * shown) / uncertainty - slope * (clicks - rate * shown)
+    variance = buckets / (buckets - 1) * float(shares @ shares) / number**2
+    return Estimate(mean / uncertainty, variance, number)

@@ -11,6 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
 PRIOR_USERS = 100.0
 """Users that the mixture's prior weighs: it is centred on the weights. A larger one sees small mismatches
 sooner and large ones later."""
@@ -34,6 +38,22 @@ def log_bayes_factor(users: Sequence[int], weights: Sequence[float]) -> float:
     for count, share, start in zip(users, shares, prior, strict=True):
         evidence += math.lgamma(start + count) - math.lgamma(start) - count * math.log(share)
     return evidence
+
+
+def log_bayes_factors(users: NDArray[np.int64], weights: Sequence[float]) -> NDArray[np.float64]:
+    """:func:`log_bayes_factor` of many moments, float64 [N].
+
+    Args:
+        users: int64 [N, arms], distinct users met in each arm at each moment.
+        weights: [arms] share that each arm should have; positive, any sum.
+    """
+    whole = math.fsum(weights)
+    evidence = math.lgamma(PRIOR_USERS) - gammaln(PRIOR_USERS + users.sum(axis=1))
+    for arm, weight in enumerate(weights):  # one arm after the other: the sum must not depend on N
+        share, count = weight / whole, users[:, arm]
+        start = PRIOR_USERS * share
+        evidence = evidence + (gammaln(start + count) - math.lgamma(start) - count * math.log(share))
+    return np.asarray(evidence, np.float64)
 
 
 def p_value(users: Sequence[int], weights: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 from stream_ctr.errors import ConfigError
@@ -77,14 +78,9 @@ class ConfidenceSequence:
     def mixture(self) -> float:
         """Observations that weigh as much as the mixture's prior: 1 / rho^2 in the paper.
 
-        At time t the squared width is proportional to (t + m) ln((t + m) / (m alpha^2)) / t^2. With
-        x = (t + m) / m it is least over m where ln(x / alpha^2) = x - 1 with the mixture at t; solved by
-        fixed-point iteration, which contracts since the root exceeds 1.
+        See :func:`_mixture`.
         """
-        share = 2.0
-        for _ in range(100):
-            share = 1.0 + math.log(share / self.alpha**2)
-        return self.planned / (share - 1.0)
+        return _mixture(self.alpha, self.planned)
 
     def factor(self, observations: float) -> float:
         """Half-width over standard error (1.96 in an ordinary interval); infinite at no observations."""
@@ -114,6 +110,20 @@ class ConfidenceSequence:
         return min(1.0, math.sqrt(grown) * math.exp(-0.5 * squared * shrunk))
 
 
+@lru_cache
+def _mixture(alpha: float, planned: float) -> float:
+    """1 / rho^2 for which the interval is narrowest at ``planned`` observations.
+
+    At time t the squared width is proportional to (t + m) ln((t + m) / (m alpha^2)) / t^2. With
+    x = (t + m) / m it is least over m where ln(x / alpha^2) = x - 1 with the mixture at t; solved by
+    fixed-point iteration, which contracts since the root exceeds 1.
+    """
+    share = 2.0
+    for _ in range(100):
+        share = 1.0 + math.log(share / alpha**2)
+    return planned / (share - 1.0)
+
+
 def fixed_interval(estimate: Estimate, alpha: float) -> Span:
     """The ordinary interval: valid at one moment that was fixed before the experiment began.
 
@@ -125,3 +135,14 @@ def fixed_interval(estimate: Estimate, alpha: float) -> Span:
         return EVERYTHING
     half = NormalDist().inv_cdf(1.0 - alpha / 2.0) * estimate.standard_error
     return Span(estimate.value - half, estimate.value + half)
+
+
+def fixed_p_value(estimate: Estimate) -> float:
+    """The ordinary two-sided p-value of no difference; 1 where nothing is known.
+
+    >>> round(fixed_p_value(Estimate(1.96, 1.0, 10.0)), 3)
+    0.05
+    """
+    if not (math.isfinite(estimate.value) and estimate.variance > 0.0):
+        return 1.0
+    return math.erfc(abs(estimate.value) / estimate.standard_error / math.sqrt(2.0))

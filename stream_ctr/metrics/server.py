@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import socket
 import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry
@@ -31,6 +32,15 @@ TEXT: Final = "text/plain; charset=utf-8"
 
 Ready = Callable[[], str | None]
 """None when ready, else the reason why not."""
+
+
+class Route(NamedTuple):
+    """A further page of a :class:`MetricsServer`."""
+
+    content_type: str
+    body: Callable[[], bytes]
+    """Makes the body, in the thread of the request."""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Page:
@@ -68,15 +78,31 @@ class MetricsServer:
     >>> server.close()
     """
 
-    def __init__(self, host: str, port: int, collector: Collector, ready: Ready = lambda: None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        collector: Collector,
+        ready: Ready = lambda: None,
+        routes: Mapping[str, Route] | None = None,
+        settings: tuple[str, str] = ("train.metrics_host", "train.metrics_port"),
+    ) -> None:
         """Listen on ``host``:``port``; port 0 takes a free one.
+
+        Args:
+            host, port: the address.
+            collector: what /metrics shows.
+            ready: why not ready, for /health/ready.
+            routes: further pages by path; a client that has one by its ETag is told that it has not changed.
+            settings: names of the settings of host and port, for messages.
 
         Raises:
             StreamCTRError: the address cannot be listened on.
         """
         self._page = Page(collector)
         self._ready = ready
-        self._server = _listen(host, port, self._answer)
+        self._routes = dict(routes or {})
+        self._server = _listen(host, port, self._answer, settings)
         self.host = host
         self.port = int(self._server.server_address[1])
         """The port listened on."""
@@ -96,14 +122,16 @@ class MetricsServer:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         content_type = TEXT
         headers: list[tuple[str, str]] = []
-        if path not in ("/metrics", "/health/live", "/health/ready"):
-            status, body = "404 Not Found", b"no such page; there are /metrics, /health/live, /health/ready\n"
+        if path not in (known := ("/metrics", "/health/live", "/health/ready", *self._routes)):
+            status, body = "404 Not Found", f"no such page; there are {', '.join(known)}\n".encode()
         elif method not in ("GET", "HEAD"):
             status, body = "405 Method Not Allowed", b"use GET\n"
             headers.append(("Allow", "GET, HEAD"))
         elif path == "/metrics":
             status = "200 OK"
             content_type, body = self._page.text(environ.get("HTTP_ACCEPT", ""))
+        elif path in self._routes:
+            status, body, content_type, headers = _from(self._routes[path], environ)
         elif path == "/health/live":
             status, body = "200 OK", b"live\n"
         else:
@@ -113,6 +141,17 @@ class MetricsServer:
         headers += [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         start_response(status, headers)
         return [b"" if method == "HEAD" else body]
+
+
+def _from(route: Route, environ: WSGIEnvironment) -> tuple[str, bytes, str, list[tuple[str, str]]]:
+    """Status, body, content type and headers of a further page."""
+    body = route.body()
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = [*route.headers, ("ETag", tag), ("Cache-Control", "no-cache")]
+    known = [each.strip().removeprefix("W/") for each in environ.get("HTTP_IF_NONE_MATCH", "").split(",")]
+    if tag in known:
+        return "304 Not Modified", b"", route.content_type, headers
+    return "200 OK", body, route.content_type, headers
 
 
 class _Handler(WSGIRequestHandler):
@@ -160,21 +199,22 @@ class _ServerV6(_Server):
     address_family = socket.AF_INET6
 
 
-def _listen(host: str, port: int, application: Any) -> _Server:
+def _listen(host: str, port: int, application: Any, settings: tuple[str, str]) -> _Server:
+    host_name, port_name = settings
     kind = _ServerV6 if ":" in host else _Server
     try:
         return make_server(host, port, application, server_class=kind, handler_class=_Handler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            why = "the port is in use; choose another, or 0 for a free one (train.metrics_port)"
+            why = f"the port is in use; choose another, or 0 for a free one ({port_name})"
         else:
-            why = f"{error.strerror or error}; check train.metrics_host and train.metrics_port"
+            why = f"{error.strerror or error}; check {host_name} and {port_name}"
         raise StreamCTRError(f"cannot serve metrics on {host}:{port}: {why}") from None
     except (TypeError, UnicodeError):  # a name that no host can have
         raise StreamCTRError(
-            f"cannot serve metrics on {host!r}: that is no host name; check train.metrics_host"
+            f"cannot serve metrics on {host!r}: that is no host name; check {host_name}"
         ) from None
     except OverflowError:
         raise StreamCTRError(
-            f"cannot serve metrics on {host}:{port}: a port is between 0 and 65535 (train.metrics_port)"
+            f"cannot serve metrics on {host}:{port}: a port is between 0 and 65535 ({port_name})"
         ) from None

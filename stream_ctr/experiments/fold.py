@@ -1,0 +1,337 @@
+"""The experiment as a fold: impressions as they are shown and as their labels settle, in the order's order.
+
+Nothing here reads a clock, a file or the log. The same entries give the same bits, in chunks of any size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from stream_ctr.errors import StateError
+from stream_ctr.events.records import Impression
+from stream_ctr.experiments.assignment import BUCKETS, intervals
+from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.experiments.delong import Pool
+from stream_ctr.experiments.estimates import Estimate
+from stream_ctr.experiments.figures import (
+    Estimates,
+    arm_estimates,
+    bounded,
+    comparison_estimates,
+    figures,
+    fixed_figures,
+)
+from stream_ctr.experiments.report_model import Figure
+from stream_ctr.experiments.sequence import ConfidenceSequence
+from stream_ctr.experiments.sums import BucketSums, row_type
+from stream_ctr.experiments.users import DistinctUsers, UserHash
+from stream_ctr.experiments.watch_config import WatchConfig, declared
+from stream_ctr.experiments.windows import End, Scores, Totals, pools, thinned
+from stream_ctr.state import State
+
+ANALYSED: Final = ("assigned", "fallback", "killed")
+"""Reasons of the impressions that are in comparisons, as their assigned arm's, whoever answered."""
+EXCLUDED: Final = ("not_enrolled", "override", "no_user", "inconsistent", "other_salt", "unknown_arm")
+"""Why impressions are in none."""
+NOBODY: Final = -1
+NAN: Final = float("nan")
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What a chunk came to, before it is added up."""
+
+    users: list[int] = field(default_factory=list)
+    arms: list[int] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    times_ms: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+
+
+class Noted(msgspec.Struct):
+    """What is kept of an experiment besides arrays."""
+
+    declared: dict[str, Any]
+    """What may not change under a salt; see :func:`declaration`."""
+    first_number: int = 0
+    """Running number of the first impression of the experiment: those before are another one's."""
+    excluded: dict[str, int] = {}
+    reasons: list[dict[str, int]] = []
+    """By assigned arm: impressions by why an arm answered."""
+    last_reason: list[str] = []
+    versions: list[str] = []
+    """By serving arm: model version of its latest impression."""
+    shown: list[tuple[int, list[int]]] = []
+    """Open windows, and the impressions shown in them by arm."""
+    window: int | None = None
+    """Number of the window into which labels settle."""
+    ends: list[End] = []
+    figures: list[dict[str, Figure]] = []
+    """Of each comparison at the last end."""
+    horizon_ms: int | None = None
+    horizon: list[dict[str, Figure]] = []
+    pools: list[tuple[float, float, float]] = []
+    pair_pools: list[tuple[float, float, float]] = []
+    stride: int = 1
+
+
+def declaration(experiment: ExperimentConfig, watch: WatchConfig) -> dict[str, Any]:
+    """What is declared before the first impression: arms, weights, and how they will be judged."""
+    arms = [{"name": arm.name, "weight": arm.weight, "shadow": arm.shadow} for arm in experiment.arms]
+    return {"experiment": experiment.name, "salt": experiment.salt, "arms": arms, **declared(watch)}
+
+
+class Experiment:
+    """One experiment's sums, users and closed windows.
+
+    Args:
+        experiment: arms, weights and salt.
+        watch: what was declared beforehand.
+        label_window_ms: a label is settled so long after its impression.
+
+    Raises:
+        ConfigError: weights or coverage are unusable.
+    """
+
+    def __init__(self, experiment: ExperimentConfig, watch: WatchConfig, label_window_ms: int) -> None:
+        self.config, self.watch = experiment, watch
+        self.names = [arm.name for arm in experiment.arms]
+        self.shadow = [arm.shadow for arm in experiment.arms]
+        arms = len(self.names)
+        self.arms = arms
+        self.window_ms = max(1, round(watch.window_seconds * 1000.0))
+        self.comparison_level = watch.level / max(1, arms - 1)
+        owned = {each.arm: each.stop - each.start for each in intervals(experiment)}
+        self.expected = [0.0 if s else float(owned[n]) for n, s in zip(self.names, self.shadow, strict=True)]
+        self._label_window_ms = label_window_ms
+        self._index = {name: index for index, name in enumerate(self.names)}
+        self._hash = UserHash(experiment.salt)
+        self._row_type = row_type(arms)
+        self._pack = struct.Struct(f"<hhdd{arms}d").pack  # the same bytes
+        self.users = DistinctUsers(self.expected)
+        self.sums = BucketSums(arms, watch.clip_quantile)
+        self.noted = Noted(
+            declaration(experiment, watch),
+            excluded=dict.fromkeys(EXCLUDED, 0),
+            reasons=[{} for _ in range(arms)],
+            last_reason=[""] * arms,
+            versions=[""] * arms,
+            figures=[{} for _ in range(arms)],
+        )
+        # At full coverage: a server may have raised it before this process knows.
+        self._owner = [NOBODY] * BUCKETS
+        for each in intervals(replace(experiment, coverage=1.0)):
+            self._owner[each.start : each.stop] = [self._index[each.arm]] * (each.stop - each.start)
+        self._scores = Scores(arms)
+        self._pools, self._pair_pools = pools(arms), pools(arms)
+        self._shown: dict[int, list[int]] = {}
+        self._waiting = Waiting()
+
+    def shown(self, record: Impression, time_ms: int) -> bytes:
+        """Note an impression that is new; what is to be held of it until its label settles.
+
+        Empty where it is in no comparison. ``time_ms`` is where its label window begins.
+        """
+        self._note_version(record)
+        bucket, arm, user = self._place(record)
+        if arm == NOBODY:
+            return b""
+        reasons = self.noted.reasons[arm]
+        reasons[record.reason] = reasons.get(record.reason, 0) + 1
+        self.noted.last_reason[arm] = record.reason
+        self._waiting.users.append(user)
+        self._waiting.arms.append(arm)
+        window = time_ms // self.window_ms
+        shown = self._shown.get(window)
+        if shown is None:
+            shown = self._shown[window] = [0] * self.arms
+        shown[arm] += 1
+        p = record.p
+        said = [p.get(name, NAN) for name in self.names]
+        return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *said)
+
+    def settled(self, payload: bytes, number: int, time_ms: int, label: float) -> None:
+        """Note that the label of an impression is settled; calls come in the order of ``time_ms``.
+
+        Args:
+            payload: what :meth:`shown` gave.
+            number: its running number.
+            time_ms: where its label window began.
+            label: 1 for a click, else 0.
+        """
+        if payload and number >= self.noted.first_number:
+            waiting = self._waiting
+            waiting.rows.append(payload)
+            waiting.labels.append(label)
+            waiting.times_ms.append(time_ms)
+            waiting.numbers.append(number)
+
+    def absorb(self, watermark_ms: int, *, ended: bool = False) -> None:
+        """Add up what was noted, and close the windows that end.
+
+        Args:
+            watermark_ms: time of the order.
+            ended: whether the log ends here: the open window is closed.
+        """
+        waiting, self._waiting = self._waiting, Waiting()
+        if waiting.users:
+            self.users.add(np.array(waiting.users, np.uint64), np.array(waiting.arms, np.int64))
+        if waiting.rows:
+            self._add(waiting)
+        window = self.noted.window
+        if window is not None:
+            end_ms = (window + 1) * self.window_ms
+            if end_ms + self._label_window_ms <= watermark_ms:
+                self._close(end_ms)
+            elif ended:
+                self._close(min(end_ms, watermark_ms + 1))
+
+    def _add(self, waiting: Waiting) -> None:
+        rows = np.frombuffer(b"".join(waiting.rows), self._row_type)
+        labels, numbers = np.array(waiting.labels), np.array(waiting.numbers, np.int64)
+        windows = np.array(waiting.times_ms, np.int64) // self.window_ms
+        cuts = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(rows)]
+        for start, stop in itertools.pairwise(cuts):
+            window, part = int(windows[start]), slice(start, stop)
+            if self.noted.window not in (None, window):
+                self._close((self.noted.window + 1) * self.window_ms)
+            self.noted.window = window
+            self.sums.add(rows[part], labels[part])
+            self._scores.add(numbers[part], rows["p"][part], labels[part])
+
+    def _close(self, end_ms: int) -> None:
+        """The labels of the open window are settled: take the figures."""
+        window, noted = self.noted.window, self.noted
+        assert window is not None
+        own, differences = self._scores.close()
+        for pool, found in zip([*self._pools, *self._pair_pools], [*own, *differences], strict=True):
+            pool.add(found)
+        sequence = ConfidenceSequence(self.watch.level, self.watch.planned_impressions)
+        compared = ConfidenceSequence(self.comparison_level, self.watch.planned_impressions)
+        estimates = [self._compare(arm) for arm in range(self.arms)]
+        start_ms = window * self.window_ms
+        if noted.ends:
+            start_ms = max(start_ms, noted.ends[-1].end_ms)
+        end = End(
+            start_ms=start_ms,
+            end_ms=max(end_ms, start_ms + 1),
+            totals=self.totals(),
+            arms=[bounded(self._judge(arm), sequence) for arm in range(self.arms)],
+            comparisons=[bounded(found, compared) for found in estimates],
+        )
+        noted.ends = thinned([*noted.ends, end])
+        noted.figures = [figures(found, compared) for found in estimates]
+        self._look(estimates, end.end_ms)
+        noted.window = None
+        for shown in [number for number in self._shown if number <= window]:
+            del self._shown[shown]
+
+    def _look(self, estimates: list[Estimates], end_ms: int) -> None:
+        """Take the one look that was declared, when it is due."""
+        horizon = self.watch.horizon_impressions
+        if horizon and self.noted.horizon_ms is None and int(self.sums.impressions.sum()) >= horizon:
+            self.noted.horizon_ms = end_ms
+            self.noted.horizon = [fixed_figures(found, self.comparison_level) for found in estimates]
+
+    def _judge(self, arm: int) -> Estimates:
+        return arm_estimates(self.sums, arm, self._pools[arm].estimate(), shadow=self.shadow[arm])
+
+    def _compare(self, arm: int) -> Estimates:
+        if arm == 0:
+            return {}
+        area: Estimate = self._pair_pools[arm].estimate()
+        return comparison_estimates(self.sums, arm, area, shadow=self.shadow[arm])
+
+    def totals(self) -> list[Totals]:
+        """What each arm came to, with everything settled so far."""
+        sums, clipped = self.sums, self.sums.clipped
+        return [
+            Totals(
+                impressions=int(sums.impressions[arm].sum()),
+                clicks=int(sums.clicks[arm].sum()),
+                worth=float(sums.worth[arm].sum()),
+                clipped=float(clipped[arm].sum()),
+                scored=int(sums.scored[arm].sum()),
+                scored_clicks=int(sums.scored_clicks[arm].sum()),
+                loss=float(sums.loss[arm].sum()),
+                predicted=float(sums.predicted[arm].sum()),
+                auc_events=self._pools[arm].events,
+                auc_weighted=self._pools[arm].weighted,
+            )
+            for arm in range(self.arms)
+        ]
+
+    def open_windows(self) -> list[tuple[int, list[int]]]:
+        """Windows that are not closed: number, and impressions shown by arm."""
+        return [(number, list(shown)) for number, shown in sorted(self._shown.items())]
+
+    def _note_version(self, record: Impression) -> None:
+        serving = self._index.get(record.arm, NOBODY)
+        if serving != NOBODY and record.salt == self.config.salt:
+            self.noted.versions[serving] = record.model_version
+
+    def _place(self, record: Impression) -> tuple[int, int, int]:
+        """Bucket, arm and hash of the user; the arm is NOBODY, and why is counted, where it is excluded."""
+        why, user, bucket, arm = "", 0, 0, NOBODY
+        if record.salt != self.config.salt:
+            why = "other_salt"
+        elif record.reason not in ANALYSED:
+            why = "override" if record.reason == "override" else "not_enrolled"
+        elif not record.user:
+            why = "no_user"
+        elif record.assigned_arm not in self._index:
+            why = "unknown_arm"
+        else:
+            user = self._hash(record.user)
+            bucket, arm = user % BUCKETS, self._index[record.assigned_arm]
+            if record.bucket != bucket or self._owner[bucket] != arm:
+                why = "inconsistent"
+        if why:
+            self.noted.excluded[why] += 1
+            return 0, NOBODY, 0
+        return bucket, arm, user
+
+    def state(self) -> State:
+        """Everything; call it when what was noted is added up.
+
+        Raises:
+            StateError: something noted is not added up.
+        """
+        if self._waiting != Waiting():
+            raise StateError("the experiment's sums were asked for in the middle of a chunk")
+        noted = msgspec.structs.replace(
+            self.noted,
+            shown=self.open_windows(),
+            pools=[(pool.events, pool.weighted, pool.squares) for pool in self._pools],
+            pair_pools=[(pool.events, pool.weighted, pool.squares) for pool in self._pair_pools],
+            stride=self._scores.stride,
+        )
+        own = State({"scores": self._scores.rows()}, msgspec.json.decode(msgspec.json.encode(noted)))
+        return State.gather({"noted": own, "users": self.users.state(), "sums": self.sums.state()})
+
+    def load_state(self, state: State) -> None:
+        """Become the experiment that handed out ``state``; its declaration must be the same.
+
+        Raises:
+            StateError: it is damaged.
+        """
+        own = state.part("noted")
+        try:
+            noted = msgspec.convert(own.values, Noted)
+            scores = own.arrays["scores"]
+            pools_of = [Pool(*each) for each in noted.pools], [Pool(*each) for each in noted.pair_pools]
+        except (KeyError, msgspec.ValidationError) as error:
+            raise StateError(f"saved experiment is damaged: {error}") from None
+        self.users.load_state(state.part("users"))
+        self.sums.load_state(state.part("sums"))
+        self._scores.load(scores, noted.stride)
+        self._pools, self._pair_pools = pools_of
+        self._shown = {number: list(shown) for number, shown in noted.shown}
+        self.noted = noted

@@ -1,0 +1,38 @@
+"""``stream-ctr experiment report``: who is ahead, by how much, how sure."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+class ReportCommand:
+    """``stream-ctr experiment report``."""
+
+    help = "what the experiment's watcher knows: a table, JSON, a picture"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        where = parser.add_mutually_exclusive_group()
+        where.add_argument("--config", help="configuration file; without it, defaults and environment")
+        where.add_argument("--state", type=Path, metavar="FOLDER", help="state folder, or a report's file")
+        parser.add_argument("--salt", help="an earlier experiment, by its salt")
+        parser.add_argument("--json", action="store_true", help="print the report as JSON")
+        parser.add_argument(
+            "--plot", type=Path, metavar="PNG", help="CTR, ADVV, log loss and AUC over time, with intervals"
+        )
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        from stream_ctr.experiments.report_model import encode_report, read_report
+        from stream_ctr.experiments.report_table import print_report
+        from stream_ctr.experiments.watch_output import report_path
+
+        report = read_report(report_path(arguments.config, arguments.state, arguments.salt))
+        if arguments.plot is not None:
+            from stream_ctr.experiments.report_plot import plot_report
+
+            plot_report(report, arguments.plot)
+        if arguments.json:
+            print(encode_report(report).decode())
+        else:
+            print_report(report)
+        return 0

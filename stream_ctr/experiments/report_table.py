@@ -1,0 +1,147 @@
+"""The report as a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from stream_ctr.experiments.report_model import Arm, Bounded, Comparison, Definition, Figure, Report
+from stream_ctr.experiments.report_words import moment
+
+_FORMS: Final[dict[str, Callable[[float], str]]] = {
+    "share": lambda value: f"{100 * value:.3f} %",
+    "relative": lambda value: f"{100 * value:+.1f} %",
+    "per_mille": lambda value: f"{value:.2f}",
+    "nats": lambda value: f"{value:.5f}",
+    "ratio": lambda value: f"{value:.4f}",
+    "area": lambda value: f"{value:.4f}",
+}
+_WORDS: Final = {
+    "better": "better",
+    "worse": "worse",
+    "unknown": "not known yet",
+    "early": "too early",
+    "withheld": "withheld",
+}
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print verdict, arms, comparisons and notes."""
+    console = console or Console()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False, markup=False)
+
+    say(f"Experiment {report.experiment}, salt {report.salt}, {moment(report.generated_ms)}", "bold")
+    say("")
+    for line in report.verdict:
+        say(line)
+    say("")
+    console.print(_arms(report))
+    for comparison in report.comparisons:
+        say("")
+        console.print(_comparison(comparison, report.definitions))
+    say("")
+    for note in report.notes:
+        say(f"note: {note}")
+
+
+def _arms(report: Report) -> Table:
+    table = Table(title="Arms", title_justify="left")
+    table.add_column("")
+    for arm in report.arms:
+        table.add_column(arm.name, justify="right")
+
+    def row(name: str, told: Callable[[Arm], str]) -> None:
+        table.add_row(name, *(told(arm) for arm in report.arms))
+
+    row("serves", _serves)
+    row("users' share (due)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
+    row("users", lambda arm: f"{arm.users:,}")
+    row("impressions", lambda arm: f"{arm.impressions:,}")
+    row("clicks", lambda arm: f"{arm.clicks:,}")
+    row("model version", lambda arm: arm.model.version or "unknown")
+    row("model age", lambda arm: _age(arm.model.age_seconds))
+    row("learns from", lambda arm: arm.learn_from)
+    table.add_section()
+    for definition in report.definitions:
+        if any(definition.name in arm.figures for arm in report.arms):
+            row(definition.title, partial(_own, definition))
+    return table
+
+
+def _comparison(comparison: Comparison, definitions: list[Definition]) -> Table:
+    title = f"{comparison.arm} less {comparison.control} (uplift: over {comparison.control}, less 1)"
+    table = Table(title=title, title_justify="left")
+    taken = comparison.horizon is not None and comparison.horizon.reached_ms is not None
+    probability = f"{100 * (1 - comparison.level):.4g} %"
+    columns = ["", "difference", f"always-valid {probability}", "p", "verdict"]
+    if taken:
+        columns += [f"declared look, {probability}", "p", "verdict"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("", "verdict") else "right")
+    for definition in definitions:
+        figure = comparison.figures.get(definition.name)
+        if figure is None:
+            continue
+        cells = [
+            definition.title,
+            _value(figure.estimate, definition.unit),
+            *_judged(figure, definition.unit),
+        ]
+        if taken and comparison.horizon is not None:
+            cells += _judged(comparison.horizon.figures.get(definition.name, Figure()), definition.unit)
+        table.add_row(*cells)
+    return table
+
+
+def _judged(figure: Figure, unit: str) -> list[str]:
+    return [
+        _span(figure, unit),
+        "" if figure.p is None else f"{figure.p:.2g}",
+        _WORDS[figure.verdict] + ("" if figure.final else " (provisional)"),
+    ]
+
+
+def _own(definition: Definition, arm: Arm) -> str:
+    return told(arm.figures.get(definition.name), definition.unit)
+
+
+def told(figure: Bounded | None, unit: str) -> str:
+    """A figure with its interval."""
+    if figure is None or figure.estimate is None:
+        return ""
+    if figure.low is None or figure.high is None:
+        return _value(figure.estimate, unit)
+    half = _value((figure.high - figure.low) / 2.0, unit).removesuffix(" %")
+    return f"{_value(figure.estimate, unit).removesuffix(' %')} ± {half}{' %' if unit == 'share' else ''}"
+
+
+def _span(figure: Bounded, unit: str) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{_value(figure.low, unit)} to {_value(figure.high, unit)}"
+
+
+def _value(value: float | None, unit: str) -> str:
+    return "" if value is None else _FORMS.get(unit, str)(value)
+
+
+def _serves(arm: Arm) -> str:
+    if arm.shadow:
+        return "nobody (shadow)"
+    if arm.killed:
+        return "switched off"
+    return "control" if arm.control else "treatment"
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.1f} %"
+
+
+def _age(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds:,.1f} s"

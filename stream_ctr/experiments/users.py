@@ -1,0 +1,117 @@
+"""Who is in the experiment: distinct users by arm, and whether their split is sound."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ctr.errors import StateError
+from stream_ctr.experiments.sample_ratio import log_bayes_factors
+from stream_ctr.state import State
+
+RECENT: Final = 65_536
+"""New users that are kept apart before they are merged into the others."""
+
+Keys = NDArray[np.uint64]
+
+
+class UserHash:
+    """64-bit hash of a user under a salt: the one whose remainder is the bucket of the assignment.
+
+    >>> from stream_ctr.experiments.assignment import BUCKETS
+    >>> UserHash("main-1")("user-1") % BUCKETS
+    1306
+    """
+
+    def __init__(self, salt: str) -> None:
+        encoded = salt.encode()
+        self._salted = hashlib.blake2b(len(encoded).to_bytes(4, "big") + encoded, digest_size=8)
+
+    def __call__(self, user: str) -> int:
+        """Hash of one user; see :func:`.assignment.bucket_of`."""
+        encoded, digest = user.encode(), self._salted.copy()
+        digest.update(len(encoded).to_bytes(4, "big") + encoded)
+        return int.from_bytes(digest.digest(), "big")
+
+
+class DistinctUsers:
+    """Counts the distinct users of each arm, and tests the split after every new one.
+
+    Users are told apart by 64-bit hashes, 8 bytes each: two of 10^9 share one with probability 2.7 %.
+
+    Args:
+        weights: [arms] share that each arm should have; arms of weight 0 are in no test.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.counts = np.zeros(len(weights), np.int64)
+        """[arms] distinct users."""
+        self.peak = -math.inf
+        """Largest logarithm of the evidence against the split so far."""
+        self._tested = [arm for arm, weight in enumerate(weights) if weight > 0.0]
+        self._weights = [weights[arm] for arm in self._tested]
+        self._known: Keys = np.zeros(0, np.uint64)
+        self._recent: Keys = np.zeros(0, np.uint64)
+
+    @property
+    def p_value(self) -> float:
+        """Smallest always-valid p-value of a sound split so far."""
+        return math.exp(min(0.0, -self.peak))
+
+    def add(self, users: Keys, arms: NDArray[np.int64]) -> None:
+        """Meet users, in order.
+
+        Args:
+            users: uint64 [N] hashes.
+            arms: int64 [N] arm of each; a user has one arm for good.
+        """
+        distinct, first = np.unique(users, return_index=True)
+        new = ~(_holds(self._known, distinct) | _holds(self._recent, distinct))
+        if not new.any():
+            return
+        self._recent = np.union1d(self._recent, distinct[new])
+        if len(self._recent) > max(RECENT, len(self._known) // 8):
+            self._merge()
+        met = arms[np.sort(first[new])]
+        if len(self._tested) > 1:
+            tested = np.array(self._tested, np.int64)
+            before = self.counts[tested]
+            moments = before + np.cumsum(met[:, None] == tested[None, :], axis=0)
+            self.peak = max(self.peak, float(log_bayes_factors(moments, self._weights).max()))
+        self.counts += np.bincount(met, minlength=len(self.counts))
+
+    def state(self) -> State:
+        """Hashes, counts and the peak."""
+        self._merge()
+        arrays = {"known": self._known.copy(), "counts": self.counts.copy()}
+        return State(arrays, {"peak": self.peak})
+
+    def load_state(self, state: State) -> None:
+        """Become what handed out ``state``.
+
+        Raises:
+            StateError: it is damaged, or of other arms.
+        """
+        known, counts = state.arrays.get("known"), state.arrays.get("counts")
+        peak = state.values.get("peak")
+        if known is None or counts is None or len(counts) != len(self.counts) or not isinstance(peak, float):
+            raise StateError("saved users of the experiment are damaged, or of other arms")
+        self._known, self._recent = known.astype(np.uint64), np.zeros(0, np.uint64)
+        self.counts, self.peak = counts.astype(np.int64), peak
+
+    def _merge(self) -> None:
+        self._known = np.union1d(self._known, self._recent)
+        self._recent = np.zeros(0, np.uint64)
+
+
+def _holds(known: Keys, keys: Keys) -> NDArray[np.bool_]:
+    """Which of ``keys`` [N] are among the sorted ``known``."""
+    if not len(known):
+        return np.zeros(len(keys), np.bool_)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.asarray(known[places] == keys, np.bool_)

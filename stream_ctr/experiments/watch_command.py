@@ -1,0 +1,180 @@
+"""``stream-ctr experiment watch``: joins outcomes, keeps the sums, and shows them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stream_ctr.config import Settings
+    from stream_ctr.events.log import EventLog
+    from stream_ctr.experiments.report_model import Report
+    from stream_ctr.experiments.watch_daemon import Watcher
+    from stream_ctr.training.report import Reporter
+
+
+class WatchCommand:
+    """``stream-ctr experiment watch``."""
+
+    help = "join impressions and clicks, keep the experiment's figures, serve report, page and metrics"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--config", help="configuration file; without it, defaults and environment")
+        parser.add_argument(
+            "--until-idle",
+            type=float,
+            metavar="SECONDS",
+            help="for logs that end: stop after so long without news, and close the open windows",
+        )
+        parser.add_argument(
+            "--skip-lost",
+            action="store_true",
+            help="go on behind entries that the log no longer holds; they are counted as skipped",
+        )
+        parser.add_argument("--json", action="store_true", help="print the last report as JSON")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        from stream_ctr.config import load_settings
+        from stream_ctr.errors import UsageError
+        from stream_ctr.events.open import open_log
+        from stream_ctr.experiments.report_model import encode_report
+        from stream_ctr.experiments.shared import FOLDER
+        from stream_ctr.experiments.watch_core import check_watchable
+        from stream_ctr.signals import stop_on_signals
+        from stream_ctr.training.lock import StateLock
+        from stream_ctr.training.report import Reporter
+        from stream_ctr.training.runtime import tune_interpreter
+        from stream_ctr.training.wait import wait_for_log
+
+        until_idle: float | None = arguments.until_idle
+        if until_idle is not None and not until_idle >= 0:  # NaN is neither
+            raise UsageError(f"--until-idle {until_idle:g} is not a number of seconds, 0 or more")
+        settings = load_settings(arguments.config)
+        check_watchable(settings)
+        with (
+            stop_on_signals() as stop,
+            Reporter("watch") as reporter,
+            StateLock(Path(settings.train.state) / FOLDER),
+            contextlib.ExitStack() as stack,
+        ):
+            if until_idle is None:
+                log = wait_for_log(settings, stop, reporter, metrics=False)
+            else:
+                log = open_log(settings.log.url, security=settings.log.security)
+            if log is None:
+                reporter.say("stopped", reason="asked to, before the log answered")
+                return 0
+            stack.callback(log.close)
+            tune_interpreter()
+            follow = _Follow(arguments.config, settings, reporter)
+            report = _watch(follow, log, reporter, stop, until_idle, arguments.skip_lost, stack)
+            reporter.say("stopped", impressions=sum(arm.impressions for arm in report.arms))
+        if arguments.json:
+            print(encode_report(report).decode())
+        return 0
+
+
+class _Follow:
+    """Looks whether the configuration file names another experiment, or another coverage."""
+
+    def __init__(self, path: str | None, settings: Settings, reporter: Reporter) -> None:
+        self._path, self.settings, self._reporter = path, settings, reporter
+        self._seen = self._stamp()
+
+    def changed(self) -> bool:
+        """Whether :attr:`settings` are others than before."""
+        from stream_ctr.config import load_settings
+        from stream_ctr.errors import StreamCTRError
+        from stream_ctr.experiments.fold import declaration
+        from stream_ctr.experiments.watch_core import check_watchable
+
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            found = load_settings(self._path)
+            check_watchable(found)
+        except StreamCTRError as error:
+            self._reporter.say("config-refused", reason=str(error))
+            return False
+        now, new = self.settings.experiment, found.experiment
+        if new == now:
+            return False
+        if new.salt == now.salt and declaration(new, found.watch) != declaration(now, self.settings.watch):
+            self._reporter.say(
+                "config-refused", reason=f"another experiment under the same salt {now.salt!r}"
+            )
+            return False
+        # Where state and log are is settled at the start; only who is compared may change.
+        self.settings = self.settings.model_copy(update={"experiment": new, "watch": found.watch})
+        self._reporter.say("config-taken", salt=new.salt, coverage=new.coverage)
+        return True
+
+    def _stamp(self) -> tuple[int, int, int]:
+        if self._path is None:
+            return (0, 0, 0)
+        try:
+            status = Path(self._path).stat()
+        except OSError:
+            return (0, 0, 0)
+        return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _watch(
+    follow: _Follow,
+    log: EventLog,
+    reporter: Reporter,
+    stop: Event,
+    until_idle: float | None,
+    skip_lost: bool,
+    stack: contextlib.ExitStack,
+) -> Report:
+    """Watch one experiment after the other, shown on one port."""
+    from stream_ctr.experiments.watch_daemon import Watcher
+
+    watcher = Watcher(follow.settings, log, reporter, skip_lost=skip_lost)
+    if follow.settings.watch.port >= 0:
+        _serve(follow.settings, lambda: watcher, reporter, stack)
+    while True:
+        before = follow.settings
+        report = watcher.run(stop, until_idle, follow.changed)
+        if follow.settings is before:
+            return report
+        watcher = Watcher(follow.settings, log, reporter)
+
+
+def _serve(
+    settings: Settings, watcher: Callable[[], Watcher], reporter: Reporter, stack: contextlib.ExitStack
+) -> None:
+    """Open the port; it is closed with ``stack``."""
+    from stream_ctr.experiments.watch_metrics import ExperimentMetrics
+    from stream_ctr.metrics.server import MetricsServer, Route
+
+    def ready() -> str | None:
+        latest = watcher().output.latest
+        return None if latest is not None and latest[0].progress.log_up else "the log is away"
+
+    def report() -> Report | None:
+        latest = watcher().output.latest
+        return None if latest is None else latest[0]
+
+    def report_json() -> bytes:
+        latest = watcher().output.latest
+        return b"" if latest is None else latest[1]
+
+    routes = {"/report.json": Route("application/json", report_json)}
+    server = MetricsServer(
+        settings.watch.host,
+        settings.watch.port,
+        ExperimentMetrics(report),
+        ready,
+        routes,
+        ("watch.host", "watch.port"),
+    )
+    stack.callback(server.close)
+    reporter.say("serving", url=f"http://{server.host}:{server.port}/report.json")

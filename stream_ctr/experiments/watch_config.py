@@ -1,0 +1,57 @@
+"""How an experiment is watched: what is declared before its first impression, and where the report shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """Settings of `stream-ctr experiment watch`.
+
+    All but address and pace are part of the experiment: they are declared before its first impression, and
+    under the same salt a change is refused.
+    """
+
+    level: float = 0.05
+    """Probability of a wrong statement about any arm, for one figure; split over the comparisons."""
+    planned_impressions: float = 1_000_000.0
+    """Impressions in comparisons at which the intervals are narrowest; valid at all others, too."""
+    horizon_impressions: int = 0
+    """One look at ordinary intervals, taken when so many impressions are in comparisons; 0 declares none."""
+    window_seconds: float = 60.0
+    """Width of the windows, in event time, at whose ends figures are taken; AUC is taken within them."""
+    clip_quantile: float = 0.99
+    """Quantile of what clicks are worth (bid) at which the clipped ADVV cuts; 1 cuts nothing."""
+    split_level: float = 0.001
+    """Probability that a sound split of users is called unsound, however often one looks."""
+    report_seconds: float = 1.0
+    """Wall time between writings of the report."""
+    host: str = "127.0.0.1"
+    """Address of the page, the report and the metrics."""
+    port: int = 9109
+    """Port of the same; 0 takes a free one, -1 opens none."""
+
+
+def declared(config: WatchConfig) -> dict[str, Any]:
+    """What of the settings belongs to the experiment."""
+    table = asdict(config)
+    for name in ("report_seconds", "host", "port"):
+        del table[name]
+    return table
+
+
+def ranges(config: WatchConfig) -> list[tuple[str, float, float, float]]:
+    """Numeric keys with the lowest and highest value that makes sense."""
+    infinity = float("inf")
+    return [
+        ("watch.level", config.level, 1e-12, 0.5),
+        ("watch.planned_impressions", config.planned_impressions, 1, 1e15),
+        ("watch.horizon_impressions", config.horizon_impressions, 0, 10**15),
+        ("watch.window_seconds", config.window_seconds, 0.001, 1e9),
+        ("watch.clip_quantile", config.clip_quantile, 0.5, 1),
+        ("watch.split_level", config.split_level, 1e-12, 0.5),
+        ("watch.report_seconds", config.report_seconds, 0.01, infinity),
+        ("watch.port", config.port, -1, 65_535),
+    ]

@@ -1,0 +1,216 @@
+"""From the watcher's sums to the report: what is known, and what may be said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from stream_ctr.config import Settings
+from stream_ctr.experiments.estimates import entropy
+from stream_ctr.experiments.figures import DEFINITIONS, PER_MILLE, withheld
+from stream_ctr.experiments.fold import Experiment
+from stream_ctr.experiments.report_model import (
+    Arm,
+    ArmPoint,
+    Comparison,
+    Gap,
+    Horizon,
+    Model,
+    Point,
+    Progress,
+    Report,
+    SampleRatio,
+    WatchSettings,
+)
+from stream_ctr.experiments.report_words import notes, sentence, verdict
+from stream_ctr.experiments.windows import End, Totals
+
+
+def build_report(
+    experiment: Experiment,
+    settings: Settings,
+    progress: Progress,
+    *,
+    now_ms: int,
+    models: Sequence[Model] = (),
+    gaps: Sequence[Gap] = (),
+    earlier: Sequence[str] = (),
+) -> Report:
+    """The report of what the experiment's closed windows hold.
+
+    Args:
+        experiment: sums, users and windows.
+        settings: the configuration that it runs under.
+        progress: how far the watcher is; the end of the last closed window is filled in.
+        now_ms: wall time.
+        models: each arm's newest snapshot, in the order of the arms.
+        gaps: spans in which servers could not log.
+        earlier: salts of experiments before.
+    """
+    ends = experiment.noted.ends
+    split = _sample_ratio(experiment)
+    report = Report(
+        experiment=experiment.config.name,
+        salt=experiment.config.salt,
+        generated_ms=now_ms,
+        coverage=experiment.config.coverage,
+        sample_ratio=split,
+        arms=_arms(experiment, list(models) or [Model() for _ in experiment.names]),
+        comparisons=_comparisons(experiment, split),
+        definitions=list(DEFINITIONS),
+        series=_series(experiment, split),
+        progress=msgspec.structs.replace(progress, final_until_ms=ends[-1].end_ms if ends else None),
+        excluded=dict(experiment.noted.excluded),
+        gaps=list(gaps),
+        settings=_settings(experiment, settings),
+        earlier=list(earlier),
+    )
+    for comparison in report.comparisons:
+        comparison.verdict = sentence(comparison, report)
+    report.verdict = verdict(report)
+    report.notes = notes(report)
+    return report
+
+
+def _sample_ratio(experiment: Experiment) -> SampleRatio:
+    whole = sum(experiment.expected)
+    tested = [index for index, weight in enumerate(experiment.expected) if weight > 0.0]
+    p_value, level = experiment.users.p_value, experiment.watch.split_level
+    return SampleRatio(
+        users={experiment.names[arm]: int(experiment.users.counts[arm]) for arm in tested},
+        expected={experiment.names[arm]: experiment.expected[arm] / whole for arm in tested},
+        p=p_value,
+        level=level,
+        sound=p_value >= level,
+    )
+
+
+def _arms(experiment: Experiment, models: list[Model]) -> list[Arm]:
+    noted, users = experiment.noted, experiment.users.counts
+    last = noted.ends[-1] if noted.ends else None
+    met = int(users.sum())
+    found = []
+    for index, config in enumerate(experiment.config.arms):
+        models[index].version = noted.versions[index]
+        found.append(
+            Arm(
+                name=config.name,
+                control=index == 0,
+                shadow=config.shadow,
+                killed=noted.last_reason[index] == "killed",
+                weight=config.weight,
+                share=int(users[index]) / met if met else None,
+                users=int(users[index]),
+                impressions=last.totals[index].impressions if last else 0,
+                clicks=last.totals[index].clicks if last else 0,
+                reasons=dict(sorted(noted.reasons[index].items())),
+                learn_from=getattr(config, "learn_from", "all"),
+                model=models[index],
+                figures=last.arms[index] if last else {},
+            )
+        )
+    return found
+
+
+def _comparisons(experiment: Experiment, split: SampleRatio) -> list[Comparison]:
+    noted, names = experiment.noted, experiment.names
+    return [
+        Comparison(
+            arm=name,
+            control=names[0],
+            level=experiment.comparison_level,
+            figures=noted.figures[arm] if split.sound else withheld(noted.figures[arm]),
+            horizon=_horizon(experiment, arm, split),
+        )
+        for arm, name in enumerate(names)
+        if arm
+    ]
+
+
+def _horizon(experiment: Experiment, arm: int, split: SampleRatio) -> Horizon | None:
+    impressions, noted = experiment.watch.horizon_impressions, experiment.noted
+    if not impressions:
+        return None
+    if noted.horizon_ms is None:
+        return Horizon(impressions=impressions)
+    found = noted.horizon[arm]
+    return Horizon(
+        impressions=impressions,
+        reached_ms=noted.horizon_ms,
+        figures=found if split.sound else withheld(found),
+    )
+
+
+def _series(experiment: Experiment, split: SampleRatio) -> list[Point]:
+    names, points = experiment.names, []
+    before = [Totals() for _ in names]
+    for end in experiment.noted.ends:
+        points.append(_final_point(end, before, names, split))
+        before = end.totals
+    now, window_ms = experiment.totals(), experiment.window_ms
+    last_ms = points[-1].end_ms if points else None
+    for place, (number, shown) in enumerate(experiment.open_windows()):
+        start_ms = number * window_ms
+        point = Point(start_ms=start_ms, end_ms=start_ms + window_ms, final=False)
+        if last_ms is not None:
+            point.start_ms = max(start_ms, last_ms)
+        for arm, name in enumerate(names):
+            # Labels settle in order: only those of the first open window are any.
+            since, until = (before[arm], now[arm]) if place == 0 else (now[arm], now[arm])
+            point.arms[name] = _arm_point(since, until, shown[arm])
+        points.append(point)
+    return points
+
+
+def _final_point(end: End, before: list[Totals], names: list[str], split: SampleRatio) -> Point:
+    point = Point(start_ms=end.start_ms, end_ms=end.end_ms, final=True)
+    for arm, name in enumerate(names):
+        since, until = before[arm], end.totals[arm]
+        point.arms[name] = _arm_point(since, until, until.impressions - since.impressions)
+        point.arms[name].total = end.arms[arm]
+        if arm and split.sound:
+            point.comparisons[name] = end.comparisons[arm]
+    return point
+
+
+def _arm_point(since: Totals, until: Totals, shown: int) -> ArmPoint:
+    """What came between two moments."""
+    impressions, clicks = until.impressions - since.impressions, until.clicks - since.clicks
+    scored, scored_clicks = until.scored - since.scored, until.scored_clicks - since.scored_clicks
+    loss, predicted = until.loss - since.loss, until.predicted - since.predicted
+    area_events = until.auc_events - since.auc_events
+    log_loss, rate = _over(loss, scored), _over(scored_clicks, scored)
+    mixed = log_loss is not None and rate is not None and 0.0 < rate < 1.0
+    return ArmPoint(
+        shown=shown,
+        impressions=impressions,
+        clicks=clicks,
+        window={
+            "ctr": _over(clicks, impressions),
+            "advv": _over(PER_MILLE * (until.worth - since.worth), impressions),
+            # Where clicks are cut is settled by the first of them: before, it may move.
+            "advv_clipped": _over(PER_MILLE * max(0.0, until.clipped - since.clipped), impressions),
+            "log_loss": log_loss,
+            "normalized_entropy": log_loss / entropy(rate) if mixed and log_loss and rate else None,
+            "auc": _over(until.auc_weighted - since.auc_weighted, area_events),
+            "calibration": _over(predicted, scored_clicks),
+        },
+    )
+
+
+def _over(sum_: float, number: float) -> float | None:
+    return sum_ / number if number > 0 else None
+
+
+def _settings(experiment: Experiment, settings: Settings) -> WatchSettings:
+    watch = experiment.watch
+    return WatchSettings(
+        level=watch.level,
+        planned_impressions=watch.planned_impressions,
+        window_seconds=watch.window_seconds,
+        label_window_seconds=settings.join.window_seconds,
+        clip_quantile=watch.clip_quantile,
+        clip_value=experiment.sums.clip_value,
+        horizon_impressions=watch.horizon_impressions,
+    )
