@@ -19,6 +19,7 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
+from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import ASIDE, PREDICT, SETTLE
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VERSIONS, RecordDecoder
@@ -188,14 +189,14 @@ class LabelledPipeline(Pipeline):
         self._sequences[partition] = sequence
         return True
 
-    def state(self) -> State:
+    def freeze(self) -> FrozenState:
         """The pipeline's state, the last sequence of each partition and the counters."""
         own: dict[str, Json] = {
             "sequences": [[partition, last] for partition, last in sorted(self._sequences.items())],
             "counts": dict(self._counts),
         }
-        inner = super().state()
-        return State(inner.arrays, {**inner.values, "labelled": own})
+        inner = super().freeze()
+        return FrozenState(inner.arrays, {**inner.values, "labelled": own}, inner.views)
 
     def load_state(self, state: State) -> None:
         """Become the pipeline that handed out ``state``.

@@ -20,6 +20,7 @@ from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 from stream_ctr.features.tables import FeatureTables
+from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.digest import entry_digest
@@ -283,6 +284,11 @@ class Pipeline:
 
     def state(self) -> State:
         """Everything that decides what the next entry comes to, and the counters."""
+        with self.freeze() as frozen:
+            return frozen.thaw()
+
+    def freeze(self) -> FrozenState:
+        """What :meth:`state` gives, to be written in another thread while the pipeline goes on."""
         partitions: list[Json] = [
             [tp.topic, tp.partition, item.position, item.time_ms, item.current_digest(), *item.lead]
             for tp, item in self._progress.items()
@@ -297,10 +303,10 @@ class Pipeline:
         }
         if self.learn_from != "all":
             order["others"] = self._others
-        return State.gather(
+        return FrozenState.gather(
             {
                 "keys": self.key_encoder.state(),
-                "tables": self.tables.state(),
+                "tables": self.tables.freeze(),
                 "join": self.joiner.state(),
                 "order": State({}, order),
             }
