@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import ssl
 from pathlib import Path
@@ -19,6 +20,7 @@ from stream_ctr.serving.config import ServeConfig
 GRACE_SECONDS: Final = 5
 """Time that requests under way have to finish after SIGTERM."""
 BACKLOG: Final = 2048
+MAX_HEADER_BYTES: Final = 65_536
 
 
 def listen(host: str, port: int, key: str) -> socket.socket:
@@ -103,6 +105,8 @@ def _check_readable(name: str, path: str) -> None:
 
 def uvicorn_config(app: Any, tls: ssl.SSLContext | None, header_seconds: float) -> uvicorn.Config:
     """uvicorn's settings for one listener."""
+    # What is no HTTP is answered; a line in the log for each would let any client fill the disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
     class Protocol(PatientProtocol):
         patience_seconds = header_seconds
@@ -122,9 +126,10 @@ def uvicorn_config(app: Any, tls: ssl.SSLContext | None, header_seconds: float) 
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with an end to the wait for a request's headers, and JSON for what is not HTTP.
+    """uvicorn's HTTP, with an end to a request's headers, and JSON for what is not HTTP.
 
-    Without it a client that sends one byte a minute holds its connection for ever.
+    Without it a client that sends one byte a minute holds its connection for ever, and one that sends
+    headers without end fills the memory.
     """
 
     patience_seconds: float
@@ -132,7 +137,19 @@ class PatientProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._headers_due: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
         self._wait_for_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._headers_due is None:
+            self._header_bytes = 0
+            return
+        self._header_bytes += len(data)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._stop_waiting()
+            text = f"the headers are longer than {MAX_HEADER_BYTES} bytes"
+            self._refuse(b"431 Request Header Fields Too Large", text)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -169,6 +186,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._refuse(b"408 Request Timeout", text)
 
     def _refuse(self, status: bytes, text: str) -> None:
+        if self.transport.is_closing():
+            return
         body = msgspec.json.encode({"error": text})
         self.transport.write(
             b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\ncontent-length: "

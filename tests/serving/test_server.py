@@ -121,7 +121,8 @@ def test_exchanges_under_load_fail_no_request_and_mix_no_versions(
     for arm in ("control", "new"):
         publish(state, arm, constant(probability_of(1)))
     found: list[tuple[int, int]] = []
-    with running(state, log) as server:
+    # On a busy machine a request may wait longer than the usual second, which no exchange is to blame for.
+    with running(state, log, {"deadline_seconds": 60.0}) as server:
         with Answers(server.url) as answers:
             for version in range(2, EXCHANGES + 2):
                 for arm in ("control", "new"):
@@ -280,6 +281,9 @@ def test_bare_connections_get_their_answers(state: Path, log: str) -> None:
             assert never.endswith(b'{"error":"the headers did not arrive within 0.5 seconds"}')
         long = raw(server.url, head + b"content-length: 99999999\r\n\r\n{")
         assert long.startswith(b"HTTP/1.1 413")
+        endless = raw(server.url, head + b"x: " + b"y" * 65_536)
+        assert endless.startswith(b"HTTP/1.1 431")
+        assert endless.endswith(b'{"error":"the headers are longer than 65536 bytes"}')
         nonsense = raw(server.url, b"\x16\x03\x01 nonsense\r\n\r\n")
         assert nonsense.startswith(b"HTTP/1.1 400")
         assert json.loads(nonsense.partition(b"\r\n\r\n")[2]).keys() == {"error"}
@@ -287,7 +291,7 @@ def test_bare_connections_get_their_answers(state: Path, log: str) -> None:
             gone.sendall(head + b"content-length: 100\r\n\r\n{")
         assert server.rank("u").status_code == 200
         _, err = server.stop()
-    assert "Traceback" not in err
+    assert err == ""
 
 
 def test_clients_that_leave_metrics_half_read_hurt_nobody(state: Path, log: str) -> None:
