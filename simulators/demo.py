@@ -1,30 +1,34 @@
-"""``stream-ctr demo``: the whole way of one event on the embedded log, ending with a readable result.
+"""``stream-ctr demo``: the closed loop on the embedded log, ending with the experiment's report.
 
 Nothing here is special to the demo: it starts the same commands with the same settings as a user would,
-in processes of their own, watches them, and reads the result from the trainer's checkpoint.
+in processes of their own, watches them, and reads what they wrote.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from simulators.children import Child, Children, children, pause
+from simulators.freshness import Freshness
 from stream_ctr.errors import StreamCTRError, UsageError
 
-CONFIG = """\
+if TYPE_CHECKING:
+    from stream_ctr.training.report import Reporter
+
+CONFIG: Final = """\
 # Written by `stream-ctr demo`; `stream-ctr config show` explains every key.
 [log]
-url = "sqlite:///{folder}/clicks.db"
+url = "sqlite:///{folder}/events.db"
 
 [features]
 preset = "world"
@@ -33,67 +37,131 @@ preset = "world"
 idle_seconds = 0.5
 
 [join]
-window_seconds = 5.0
+window_seconds = {window}
 horizon_seconds = 60.0
-
-[model]
-base_rate = 0.2  # what is known beforehand: about one in five is clicked
-
-[optimizer]
-method = "helen"
 
 [train]
 state = "{folder}/state"
 checkpoint_seconds = 10.0
-metrics_port = {port}
+metrics_port = 0
 metrics_window = 5000
+
+[serve]
+port = {port}
+
+[watch]
+port = {page_port}
+window_seconds = 5.0
+planned_impressions = 20_000
+
+[experiment]
+name = "demo"
+salt = "demo-1"
+
+[[experiment.arms]]
+name = "control"
+weight = 0.5
+learner = {{kind = "river", river = "river-ftrl"}}  # logistic regression, FTRL-Proximal
+
+[[experiment.arms]]
+name = "treatment"
+weight = 0.5
+optimizer = {{method = "helen"}}  # of a deep network with Skip Meta Logit
 """
+ARMS: Final = ("control", "treatment")
+LABEL_SECONDS: Final = 3.0
+"""Users of the demo's world click within this long."""
+WORLD: Final = {"users": 2000, "ads": 200, "sites": 40, "delay_seconds": 0.5, "longest_delay_seconds": 2.5}
+"""A world small enough that a minute of visits teaches something."""
+READY_SECONDS: Final = 300.0
+"""Longest start: on a busy machine that compiles every kernel first."""
+SETTLE_SECONDS: Final = 60.0
+"""Longest time for all to read what the traffic wrote last."""
+LOOK_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True)
+class Places:
+    """What runs, and where it answers."""
+
+    server: Child
+    watcher: Child
+    trainers: tuple[Child, ...]
+
+    def told(self) -> dict[str, str | None]:
+        """Addresses by what is there."""
+        page = self.watcher.address()
+        trainers = {f"metrics of {child.name}": child.address() for child in self.trainers}
+        return {
+            "server": self.server.address(),
+            "page": page,
+            **{name: url and f"{url}/metrics" for name, url in trainers.items()},
+        }
 
 
 class Demo:
     """``stream-ctr demo``."""
 
-    help = "traffic, training and metrics at once on the embedded log; ends by itself with a learning curve"
+    help = "the closed loop on the embedded log: two arms learn, a server routes users, the report says which"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--out", type=Path, default=Path("out"), help="folder for everything it writes")
-        parser.add_argument("--events", type=int, default=48_000, help="impressions to simulate")
-        parser.add_argument("--rate", type=float, default=800.0, help="impressions a second")
+        parser.add_argument("--events", type=int, default=20_000, help="visits to simulate (20,000)")
+        parser.add_argument("--rate", type=float, default=300.0, help="visits a second (300)")
+        parser.add_argument("--candidates", type=int, default=8, help="ads to choose from in a visit (8)")
         parser.add_argument("--seed", type=int, default=1, help="seed of the world")
-        parser.add_argument("--metrics-port", type=int, default=9108, help="port of /metrics")
+        parser.add_argument("--port", type=int, default=0, help="the server's port (0: a free one)")
+        parser.add_argument("--page-port", type=int, default=0, help="the page's port (0: a free one)")
+        parser.add_argument(
+            "--keep-serving", action="store_true", help="after the report, go on with all of it until Ctrl-C"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable result")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        if arguments.events < 1 or not 0 < arguments.rate <= 1e6:
-            raise UsageError("--events must be at least 1, --rate above 0 and at most 1e6")
-        if not 1 <= arguments.metrics_port <= 65_535:
-            raise UsageError(f"--metrics-port {arguments.metrics_port} is not from 1 to 65535")
+        from simulators.demo_report import make_result, print_result
+        from stream_ctr.training.report import Reporter
+
+        _check(arguments)
         folder = _new_folder(arguments.out)
-        config = folder / "demo.toml"
-        quoted = json.dumps(str(folder), ensure_ascii=False)[1:-1]  # a TOML text has the escapes of JSON's
-        config.write_text(CONFIG.format(folder=quoted, port=arguments.metrics_port), "utf-8")
+        config = _write_config(folder, arguments)
         if not arguments.json:
             seconds = arguments.events / arguments.rate
-            print(f"{arguments.events:,} impressions at {arguments.rate:g} a second: about {seconds:.0f} s.")
-            print("A first run compiles its kernels before it learns, some 20 s; they are kept for the next.")
-            print(f"While it runs: curl http://127.0.0.1:{arguments.metrics_port}/metrics", flush=True)
-        log = f"sqlite:///{folder}/clicks.db"
-        simulate = ["simulate", "--log", log, "--events", str(arguments.events)]
-        simulate += ["--rate", str(arguments.rate), "--seed", str(arguments.seed)]
-        processes: list[subprocess.Popen[bytes]] = []
-        before = signal.signal(signal.SIGTERM, _interrupt)  # by default it would leave the two running
+            print(f"{arguments.events:,} visits at {arguments.rate:g} a second: about {seconds:.0f} s.")
+            print(
+                "A first run compiles its kernels before it begins; they are kept for the next.", flush=True
+            )
+        before = signal.signal(signal.SIGTERM, _interrupt)  # by default it would leave the others running
         try:
-            processes.append(_start(simulate, folder / "simulate.log", folder / "simulate.log"))
-            _wait_for_log(folder / "clicks.db", processes[0], folder)
-            silence = max(3.0, 5.0 / arguments.rate)  # seconds: a slow stream is no ended one
-            train = ["train", "--config", str(config), "--until-idle", f"{silence:g}", "--json"]
-            processes.append(_start(train, folder / "train.json", None))
-            scraped = _watch(processes, arguments.metrics_port, folder)
+            with children(folder) as started:
+                with Reporter("demo", quiet=arguments.json) as reporter:
+                    places = _start(started, config, folder, reporter)
+                    if not arguments.json:
+                        _tell(places)
+                    fresh = _traffic(started, places, arguments, folder, reporter)
+                    _settle(started, places, folder, reporter)
+                started.end(*places.trainers)
+                result = make_result(config, folder, fresh, places.told())
+                if arguments.json:
+                    print(json.dumps(result, indent=2), flush=True)
+                else:
+                    print_result(result, config)
+                if arguments.keep_serving:
+                    _keep(started, places, config, folder, arguments)
+                started.end()
         finally:
-            for process in processes:
-                _end(process)
             signal.signal(signal.SIGTERM, before)
-        return _report(folder, config, scraped, arguments.json)
+        return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.events < 1 or not 0 < arguments.rate <= 1e6:
+        raise UsageError("--events must be at least 1, --rate above 0 and at most 1e6")
+    if not 1 <= arguments.candidates <= 1000:
+        raise UsageError(f"--candidates {arguments.candidates} is not from 1 to 1000")
+    for name in ("port", "page_port"):
+        if not 0 <= getattr(arguments, name) <= 65_535:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {getattr(arguments, name)} is not from 0 to 65535")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -111,114 +179,172 @@ def _new_folder(out: Path) -> Path:
     return folder
 
 
-def _start(command: list[str], output: Path, errors: Path | None) -> subprocess.Popen[bytes]:
-    with output.open("ab") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", "stream_ctr.cli", *command],
-            stdout=out,
-            stderr=out if errors else None,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+def _write_config(folder: Path, arguments: argparse.Namespace) -> Path:
+    config = folder / "demo.toml"
+    quoted = json.dumps(str(folder), ensure_ascii=False)[1:-1]  # a TOML text has the escapes of JSON's
+    text = CONFIG.format(
+        folder=quoted, window=LABEL_SECONDS, port=arguments.port, page_port=arguments.page_port
+    )
+    config.write_text(text, "utf-8")
+    return config
 
 
-def _wait_for_log(path: Path, simulator: subprocess.Popen[bytes], folder: Path) -> None:
-    while not path.exists():
-        if simulator.poll() is not None:
-            raise StreamCTRError(f"the simulator ended early: {_last_line(folder / 'simulate.log')}")
-        time.sleep(0.05)
-
-
-def _watch(processes: list[subprocess.Popen[bytes]], port: int, folder: Path) -> int:
-    """Wait for the end of both, scraping the metrics as Prometheus would; returns scrapes that answered."""
-    simulator, trainer = processes
-    scraped = 0
-    while trainer.poll() is None:
-        if simulator.poll() not in (None, 0):
-            raise StreamCTRError(f"the simulator failed: {_last_line(folder / 'simulate.log')}")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
-                scraped += b"stream_ctr_" in answer.read()
-        except (urllib.error.URLError, OSError):
-            pass  # not up yet, or just ended
-        time.sleep(1.0)
-    if trainer.returncode != 0:
-        raise StreamCTRError(f"the trainer ended with status {trainer.returncode}; its lines stand above")
-    return scraped
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text("utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _report(folder: Path, config: Path, scraped: int, as_json: bool) -> int:
+def _start(started: Children, config: Path, folder: Path, reporter: Reporter) -> Places:
+    """Everything but the traffic, up and ready."""
     from stream_ctr.config import load_settings
-    from stream_ctr.metrics.plot import plot_curve
-    from stream_ctr.metrics.progressive import ProgressiveMetrics
-    from stream_ctr.training.checkpoint import CheckpointStore
+    from stream_ctr.events.open import open_log
 
     settings = load_settings(config)
-    store = CheckpointStore(settings.arm_state("main") / "checkpoints", 2)
-    loaded = store.load()
-    if loaded is None:
-        raise StreamCTRError(f"no checkpoint in {store.folder}")
-    metrics = ProgressiveMetrics(settings.train.metrics_window)
-    metrics.load_state(loaded.parts["metrics"])
-    picture = folder / "learning_curve.png"
-    title = "stream-ctr demo: planted truth, Skip Meta Logit trained by Helen"
-    plot_curve(metrics.curve.points, picture, title, settings.train.metrics_window)
-    result: dict[str, Any] = {
-        "lifetime": metrics.result("lifetime").as_dict(),
-        "recent": metrics.result("window").as_dict(),
-        "train": json.loads((folder / "train.json").read_text("utf-8")),
-        "scrapes": scraped,
-        "plot": str(picture),
-        "checkpoint": str(store.path(loaded.manifest.version)),
-        "log": settings.log.url,
-        "config": str(config),
-    }
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        _print(result, settings.train.metrics_window)
-    return 0
+    log = open_log(settings.log.url, create=True)
+    for topic in (settings.log.impressions, settings.log.clicks):
+        log.create_topic(topic, settings.log.partitions)
+    log.close()
+    where = ("--config", str(config))
+    places = Places(
+        started.start("server", "serve", *where),
+        started.start("watcher", "experiment", "watch", *where),
+        tuple(started.start(f"trainer-{arm}", "train", *where, "--arm", arm) for arm in ARMS),
+    )
+    until = time.monotonic() + READY_SECONDS
+    while not (all(places.told().values()) and _ready(places)):
+        started.check()
+        if time.monotonic() > until:
+            raise StreamCTRError(
+                f"not ready after {READY_SECONDS:g} s; what each process says is in {folder}/*.log"
+            )
+        reporter.progress(state="starting", **{name: url or "-" for name, url in places.told().items()})
+        pause()
+    return places
 
 
-def _print(result: dict[str, Any], window: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _ready(places: Places) -> bool:
+    """Whether the server has a model of every arm."""
+    try:
+        told = json.loads(_get(f"{places.server.address()}/health/ready"))
+    except (OSError, ValueError):
+        return False
+    arms = told.get("arms", {})
+    return bool(arms) and all(arms.get(arm, {}).get("version") is not None for arm in ARMS)
 
-    lifetime, recent = result["lifetime"], result["recent"]
-    table = Table(title="Predicted at each impression, before its label was learned")
-    for column in ("", "all", f"last {recent['events']:,}"):
-        table.add_column(column, justify="right" if column else "left")
 
-    def row(name: str, key: str, form: str) -> None:
-        cells = [lifetime[key], recent[key]]
-        table.add_row(name, *("-" if cell is None else format(cell, form) for cell in cells))
+def _tell(places: Places) -> None:
+    told = places.told()
+    width = max(map(len, told)) + 2
+    for name, url in told.items():
+        print(f"{name:{width}}{url}", flush=True)
 
-    row("impressions", "events", ",d")
-    row("click rate", "base_rate", ".2%")
-    row("log loss of the base rate", "base_log_loss", ".4f")
-    row("log loss of the model", "log_loss", ".4f")
-    row("log loss of the planted truth (best possible)", "bayes_log_loss", ".4f")
-    row("share of the way from base rate to optimum", "share_of_way", ".1%")
-    row("normalised entropy (below 1 is useful)", "ne", ".4f")
-    row("AUC", "auc", ".4f")
-    row("calibration: predicted / clicks", "calibration", ".3f")
-    row("calibration: predicted / planted truth", "planted_calibration", ".3f")
-    console = Console()
-    console.print(table)
-    for name, key in (("learning curve", "plot"), ("checkpoint", "checkpoint"), ("log", "log")):
-        console.print(f"{name:15}{result[key]}", highlight=False, soft_wrap=True)
-    console.print(f"{'metrics':15}scraped {result['scrapes']} times while it ran", highlight=False)
+
+def _simulate(places: Places, arguments: argparse.Namespace, folder: Path) -> list[str]:
+    command = ["simulate", "--server", str(places.server.address()), "--log", f"sqlite:///{folder}/events.db"]
+    command += ["--rate", str(arguments.rate), "--candidates", str(arguments.candidates)]
+    command += ["--seed", str(arguments.seed), "--json"]
+    for name, value in WORLD.items():
+        command += ["--option", f"{name}={value}"]
+    return command
+
+
+def _traffic(
+    started: Children, places: Places, arguments: argparse.Namespace, folder: Path, reporter: Reporter
+) -> dict[str, Freshness]:
+    """Let the users visit; returns how fresh each arm's answers were."""
+    command = [*_simulate(places, arguments, folder), "--events", str(arguments.events)]
+    traffic = started.start("traffic", *command)
+    fresh = {arm: Freshness() for arm in ARMS}
+    while traffic.running:
+        started.check(may_end=traffic)
+        seen = _look(places, fresh)
+        reporter.progress(state="traffic", **seen)
+        pause(LOOK_SECONDS)
+    started.end(traffic)
+    return fresh
+
+
+def _look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
+    """What the server answers from at this moment."""
+    try:
+        series = _series(_get(f"{places.server.address()}/metrics"))
+    except OSError:
+        return {}
+    shown: dict[str, Any] = {}
+    seen = time.time()
+    answers = {arm: _answers(series, arm) for arm in fresh}
+    for arm, freshness in fresh.items():
+        if not any(answers.values()):
+            freshness.begin(seen)  # no visit yet: what comes is later than now
+        told = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
+        if told > 0.0:
+            freshness.look(seen, told - LABEL_SECONDS)
+        shown[f"{arm}_answers"] = answers[arm]
+        p50 = freshness.quantile(0.5)
+        shown[f"{arm}_freshness"] = "-" if p50 is None else f"{p50:.1f} s"
+    return shown
+
+
+def _answers(series: dict[str, float], arm: str) -> int:
+    return round(series.get(f'stream_ctr_serve_requests_total{{arm="{arm}",code="200"}}', 0.0))
+
+
+def _settle(started: Children, places: Places, folder: Path, reporter: Reporter) -> None:
+    """Wait until trainers and watcher have read all that the traffic wrote."""
+    from stream_ctr.experiments.report_model import read_report
+    from stream_ctr.experiments.shared import FOLDER
+
+    report = folder / "state" / FOLDER / "report.json"
+    ended_ms, until = time.time() * 1000, time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < until:
+        started.check()
+        behind = {child.name: _lag(child) for child in places.trainers}
+        if report.exists():
+            found = read_report(report)
+            behind["watcher"] = found.progress.lag_entries if found.generated_ms > ended_ms else None
+        reporter.progress(state="reading the last visits", **behind)
+        if len(behind) == len(places.trainers) + 1 and not any(lag is None or lag for lag in behind.values()):
+            return
+        pause()
+    raise StreamCTRError(f"the last visits were not read within {SETTLE_SECONDS:g} s; see {folder}")
+
+
+def _lag(trainer: Child) -> float | None:
+    """Entries of the log that a trainer has not applied."""
+    try:
+        series = _series(_get(f"{trainer.address()}/metrics"))
+    except OSError:
+        return None
+    found = [value for name, value in series.items() if name.startswith("stream_ctr_log_lag_entries{")]
+    return sum(found) if found else None
+
+
+def _keep(
+    started: Children, places: Places, config: Path, folder: Path, arguments: argparse.Namespace
+) -> None:
+    """Go on with everything until Ctrl-C or SIGTERM."""
+    for arm in ARMS:
+        started.start(f"trainer-{arm}", "train", "--config", str(config), "--arm", arm)
+    started.start("traffic", *_simulate(places, arguments, folder), "--resume")
+    if not arguments.json:
+        print(
+            f"\nThe page goes on at {places.watcher.address()} and the server at {places.server.address()};"
+        )
+        print("users go on visiting. Ctrl-C ends them all.", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            started.check()
+            pause(LOOK_SECONDS)
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text: bytes = answer.read()
+    return text.decode()
+
+
+def _series(exposition: str) -> dict[str, float]:
+    """Series of Prometheus' text and their values, labels in the order of their names."""
+    found = {}
+    for line in exposition.splitlines():
+        if line and not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            name, brace, labels = series.partition("{")
+            ordered = ",".join(sorted(labels.removesuffix("}").split(",")))
+            found[f"{name}{{{ordered}}}" if brace else name] = float(value)
+    return found

@@ -1,4 +1,4 @@
-"""``stream-ctr simulate``: the world of planted truth as impressions and clicks in a log."""
+"""``stream-ctr simulate``: the world of planted truth, written to a log or driven against a server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from simulators.drive import add_server_arguments, check_server_arguments, run_against_server
 from simulators.job import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.errors import LogError, UsageError
 
@@ -25,16 +26,17 @@ EVENTS_WITHOUT_RATE: Final = 100_000
 class Simulate:
     """``stream-ctr simulate``."""
 
-    help = "write a simulated world of users, ads and clicks with known probabilities to a log"
+    help = "a simulated world of users, ads and clicks with known probabilities: to a log, or at a server"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
         add_writer_arguments(parser)
+        add_server_arguments(parser)
         parser.add_argument(
             "--events",
             type=int,
             metavar="N",
-            help=f"impressions (default: without end with --rate, else {EVENTS_WITHOUT_RATE:,})",
+            help=f"impressions (default: without end with --rate or --server, else {EVENTS_WITHOUT_RATE:,})",
         )
         parser.add_argument("--seed", type=int, default=1, help="seed of the world")
         parser.add_argument(
@@ -50,10 +52,13 @@ class Simulate:
         from simulators.world import World
 
         check_writer_arguments(arguments)
+        check_server_arguments(arguments)
         if arguments.events is not None and arguments.events < 1:
             raise UsageError(f"--events {arguments.events} is not at least 1")
         config = _config(arguments)
         live = arguments.rate is not None and arguments.start_ms is None
+        if arguments.server is not None:
+            return run_against_server(arguments, config, live=live)
         stop = arguments.events or (None if arguments.rate else EVENTS_WITHOUT_RATE)
 
         def source(log: EventLog, topics: Topics, position: Position | None) -> Iterable[Happening]:

@@ -181,21 +181,34 @@ class World:
         ad = choose(self.ads.cumulative, draws[6])
         logits = self.logits(at, ad)
         truth = sigmoid(self.intercept + logits.total)
-        if config.delay == "exponential":
-            delay = -config.delay_seconds * np.log1p(-draws[8])
-        else:
-            spread = config.delay_spread
-            delay = config.delay_seconds * np.exp(spread * gauss(draws[8], draws[9]) - spread**2 / 2.0)
-        delay = np.minimum(delay, config.longest_delay_seconds)
         return Block(
             at,
             ad,
             logits,
             truth,
             (draws[7] < truth).astype(np.int64),
-            np.maximum(1, np.rint(1000.0 * delay)).astype(np.int64),
-            np.round(self.ads.bid[ad] * (0.8 + 0.4 * draws[10]), 4),
+            self.delay_ms(draws[8], draws[9]),
+            self.bids(ad, draws[10]),
         )
+
+    def delay_ms(self, u: Floats, v: Floats) -> Integers:
+        """[E] milliseconds from impression to click, at least 1, from uniform draws."""
+        config = self.config
+        if config.delay == "exponential":
+            delay = -config.delay_seconds * np.log1p(-u)
+        else:
+            spread = config.delay_spread
+            delay = config.delay_seconds * np.exp(spread * gauss(u, v) - spread**2 / 2.0)
+        delay = np.minimum(delay, config.longest_delay_seconds)
+        return np.asarray(np.maximum(1, np.rint(1000.0 * delay)), np.int64)
+
+    def bids(self, ad: Integers, u: Floats) -> Floats:
+        """[E] bids for ads ``ad`` [E] from uniform draws: around each ad's usual one."""
+        return np.asarray(np.round(self.ads.bid[ad] * (0.8 + 0.4 * u), 4), np.float64)
+
+    def prices(self, ad: Integers, discount: Floats) -> Floats:
+        """[E] prices of ads ``ad`` [E]; ``discount`` tells how far each is from the ad's usual one."""
+        return np.asarray(np.round(np.exp(self.ads.price[ad] + 0.4 * discount), 2), np.float64)
 
     def _price_level(self, at: Contexts, ad: Integers) -> Floats:
         """[E] about standard normal."""
@@ -203,7 +216,9 @@ class World:
         return np.asarray(level, np.float64)
 
     @cached_property
-    def _names(self) -> dict[str, list[str]]:
+    def names(self) -> dict[str, list[str]]:
+        """Names of everything by kind and number; those of segment, campaign, advertiser and category by the
+        user or ad that has them."""
         ads, users = self.ads, self.users
         return {
             "user": [f"u{user}" for user in range(len(users.segment))],
@@ -217,16 +232,17 @@ class World:
         }
 
     @cached_property
-    def _interests(self) -> list[list[str]]:
+    def interests(self) -> list[list[str]]:
+        """Names of each user's interests."""
         return [[f"i{interest}" for interest in own] for own in self.users.interests]
 
     def _examples(self, block: Block) -> Iterator[Example]:
-        at, names = block.contexts, self._names
+        at, names = block.contexts, self.names
         user_name, segment, ad_name, site_name = (names[n] for n in ("user", "segment", "ad", "site"))
         campaign, advertiser, category = (names[n] for n in ("campaign", "advertiser", "category"))
         prefix = self.config.event_prefix
         hour = (at.time_ms // _HOUR_MS % 24).tolist()
-        price = np.round(np.exp(self.ads.price[block.ad] + 0.4 * at.discount), 2).tolist()
+        price = self.prices(block.ad, at.discount).tolist()
         columns = (at.number, at.time_ms, at.user, at.site, at.device, at.visits, block.ad, block.label)
         numbers = zip(*(column.tolist() for column in columns), strict=True)
         rest = zip(
@@ -242,7 +258,7 @@ class World:
                 {
                     "user": user_name[user],
                     "segment": segment[user],
-                    "interests": self._interests[user].copy(),
+                    "interests": self.interests[user].copy(),
                     "ad": ad_name[ad],
                     "campaign": campaign[ad],
                     "advertiser": advertiser[ad],

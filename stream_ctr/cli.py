@@ -25,6 +25,7 @@ COMMANDS = {
     "experiment": "stream_ctr.experiments.command:ExperimentCommand",
     "join": "stream_ctr.training.join_command:Join",
     "dead-letters": "stream_ctr.events.command:DeadLetterCommand",
+    "topics": "stream_ctr.events.topics_command:Topics",
     "checkpoint": "stream_ctr.training.inspect:Checkpoint",
     "snapshot": "stream_ctr.predictors.command:Snapshot",
     "config": "stream_ctr.training.inspect:ConfigCheck",

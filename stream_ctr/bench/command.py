@@ -13,6 +13,7 @@ BENCHES = {
     "scale": "stream_ctr.bench.scale_command:Scale",
     "serve": "stream_ctr.bench.serve_command:Serve",
     "experiment": "stream_ctr.bench.experiment_command:Experiment",
+    "watch": "stream_ctr.bench.watch_command:Watch",
     "papers": "stream_ctr.bench.papers:Papers",
     "optimizers": "stream_ctr.bench.optimizers_command:Optimizers",
 }

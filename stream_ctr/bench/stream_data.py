@@ -44,14 +44,15 @@ def fill_log(log: EventLog, examples: Sequence[Example]) -> LogConfig:
     names = [f"bench-{unique}-{name}" for name in ("impressions", "clicks", "dead-letters")]
     for name in names:
         log.create_topic(name, PARTITIONS)
-    _append(log, names[0], (_impression(example) for example in examples))
+    append_all(log, names[0], (_impression(example) for example in examples))
     clicks = sorted((e.time_ms + CLICK_MS, e.event_id) for e in examples if e.label)
-    _append(log, names[1], (_click(ts_ms, event_id) for ts_ms, event_id in clicks))
+    append_all(log, names[1], (_click(ts_ms, event_id) for ts_ms, event_id in clicks))
     shown, clicked, rejected = names
     return LogConfig(log.url, impressions=shown, clicks=clicked, dead_letters=rejected, partitions=PARTITIONS)
 
 
-def _append(log: EventLog, topic: str, records: Iterable[Record]) -> None:
+def append_all(log: EventLog, topic: str, records: Iterable[Record]) -> None:
+    """Append records BATCH at a time."""
     waiting: list[Record] = []
     for record in records:
         waiting.append(record)

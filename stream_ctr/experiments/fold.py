@@ -282,7 +282,7 @@ class Experiment:
         why, user, bucket, arm = "", 0, 0, NOBODY
         if record.salt != self.config.salt:
             why = "other_salt"
-        elif record.reason not in ANALYSED:
+        elif record.reason not in ANALYSED or not record.assigned_arm:
             why = "override" if record.reason == "override" else "not_enrolled"
         elif not record.user:
             why = "no_user"

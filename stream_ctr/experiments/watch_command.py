@@ -152,8 +152,9 @@ def _serve(
     settings: Settings, watcher: Callable[[], Watcher], reporter: Reporter, stack: contextlib.ExitStack
 ) -> None:
     """Open the port; it is closed with ``stack``."""
+    from stream_ctr.experiments.page import page_routes
     from stream_ctr.experiments.watch_metrics import ExperimentMetrics
-    from stream_ctr.metrics.server import MetricsServer, Route
+    from stream_ctr.metrics.server import MetricsServer
 
     def ready() -> str | None:
         latest = watcher().output.latest
@@ -167,14 +168,13 @@ def _serve(
         latest = watcher().output.latest
         return b"" if latest is None else latest[1]
 
-    routes = {"/report.json": Route("application/json", report_json)}
     server = MetricsServer(
         settings.watch.host,
         settings.watch.port,
         ExperimentMetrics(report),
         ready,
-        routes,
+        page_routes(report_json),
         ("watch.host", "watch.port"),
     )
     stack.callback(server.close)
-    reporter.say("serving", url=f"http://{server.host}:{server.port}/report.json")
+    reporter.say("serving", url=f"http://{server.host}:{server.port}/")

@@ -1,4 +1,4 @@
-"""HTTP for operators: /metrics, /health/live and /health/ready on a port of their own."""
+"""HTTP for operators: /metrics, /health/live, /health/ready and further pages on a port of their own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Route(NamedTuple):
 
     content_type: str
     body: Callable[[], bytes]
-    """Makes the body, in the thread of the request."""
+    """Makes the body, in the thread of the request; empty while there is none, which is answered 503."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -138,7 +138,9 @@ class MetricsServer:
             reason = self._ready()
             status = "200 OK" if reason is None else "503 Service Unavailable"
             body = f"{'ready' if reason is None else reason}\n".encode()
-        headers += [("Content-Type", content_type), ("Content-Length", str(len(body)))]
+        headers.append(("Content-Type", content_type))
+        if not status.startswith("304"):  # whose length is that of the body which it does not send
+            headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [b"" if method == "HEAD" else body]
 
@@ -146,10 +148,12 @@ class MetricsServer:
 def _from(route: Route, environ: WSGIEnvironment) -> tuple[str, bytes, str, list[tuple[str, str]]]:
     """Status, body, content type and headers of a further page."""
     body = route.body()
+    if not body:
+        return "503 Service Unavailable", b"not there yet\n", TEXT, [("Retry-After", "2")]
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = [*route.headers, ("ETag", tag), ("Cache-Control", "no-cache")]
     known = [each.strip().removeprefix("W/") for each in environ.get("HTTP_IF_NONE_MATCH", "").split(",")]
-    if tag in known:
+    if tag in known or "*" in known:
         return "304 Not Modified", b"", route.content_type, headers
     return "200 OK", body, route.content_type, headers
 

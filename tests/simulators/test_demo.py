@@ -1,42 +1,137 @@
-"""The demo as a process: whatever ends it, nothing that it started is left running."""
+"""The demo as a process: what it prints, and that nothing it started outlives it, whatever ends it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from simulators.children import Child, Children, children
+from simulators.demo import ARMS
+from stream_ctr.errors import StreamCTRError
+from stream_ctr.experiments.report_model import decode_report
+from tests.serving.test_impressions import eventually
+
+
+@contextlib.contextmanager
+def demo(out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "stream_ctr.cli", "demo", "--out", str(out), *more]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        for pid in of_session(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def of_session(session: int) -> list[int]:
+    """Ids of the living processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, owner = path.read_text().rpartition(")")[2].split()[:4]
+            if int(owner) == session and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(condition: Path, process: subprocess.Popen[str], seconds: float = 240.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert condition.exists()
+
+
+@pytest.mark.slow
+def test_a_short_demo_ends_with_the_report_and_goes_on_serving(tmp_path: Path) -> None:
+    with demo(tmp_path, "--events", "900", "--rate", "300", "--keep-serving", "--json") as process:
+        assert process.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            text += line
+        result = json.loads(text)
+        page = result["addresses"]["page"]
+        with urllib.request.urlopen(f"{page}/report.json", timeout=20) as answer:
+            assert decode_report(answer.read()).experiment == "demo"
+        eventually(lambda: len(of_session(process.pid)) == 6, seconds=60)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in errors) == (0, False), errors
+        assert of_session(process.pid) == []
+    traffic = result["traffic"]
+    assert (traffic["sent"], traffic["answered"], traffic["failed"]) == (900, 900, 0)
+    assert result["experiment"]["sample_ratio"]["sound"]
+    assert Path(result["plot"]).read_bytes().startswith(b"\x89PNG")
+    for arm in ARMS:
+        figures = result["arms"][arm]
+        assert figures["lifetime"]["events"] == result["arms"]["control"]["lifetime"]["events"] > 0
+        assert figures["shown"] == traffic["arms"][arm]
 
 
 @pytest.mark.slow
 def test_sigterm_ends_what_the_demo_started(tmp_path: Path) -> None:
     folder = tmp_path / 'a "quoted" {folder}'
-    command = ["demo", "--out", str(folder), "--events", "100000", "--rate", "100", "--metrics-port", "9479"]
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "stream_ctr.cli", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        lock = folder / "demo-1" / "state" / "main" / "lock"  # then the trainer runs, too
-        deadline = time.monotonic() + 60
-        while not lock.exists() and demo.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert lock.exists()
-        demo.send_signal(signal.SIGTERM)
-        _, errors = demo.communicate(timeout=60)
-        assert demo.returncode == 130
+    with demo(folder, "--events", "100000") as process:
+        wait_for(folder / "demo-1" / "state" / "treatment" / "lock", process)  # then all but the traffic run
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
         assert "Traceback" not in errors
         assert errors.endswith("stream-ctr demo: interrupted\n")
-        with pytest.raises(ProcessLookupError):
-            os.killpg(demo.pid, 0)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(demo.pid, signal.SIGKILL)
+        assert of_session(process.pid) == []
+
+
+def test_a_process_that_fails_is_one_clear_line_and_ends_the_others(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with demo(tmp_path, "--port", str(port)) as process:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 1
+            assert of_session(process.pid) == []
+    last = errors.splitlines()[-1]
+    assert "server ended with status 2" in last
+    assert f"cannot listen on 127.0.0.1 port {port}" in last
+    assert "Traceback" not in errors
+
+
+def _ended(child: Child) -> None:
+    while child.running:
+        time.sleep(0.02)
+
+
+def test_last_words_are_told_as_people_read_them(tmp_path: Path) -> None:
+    with children(tmp_path) as started:
+        child = started.start("config", "config", "check", str(tmp_path / "none.toml"))
+        _ended(child)
+        with pytest.raises(
+            StreamCTRError, match=r"config ended with status 2: .*cannot read the configuration"
+        ):
+            started.check()
+        child.log.write_text('{"time":"x","job":"train","event":"gone","reason":"no room"}\n')
+        assert child.last_words() == "gone, reason no room"
+
+
+def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:
+    started = Children(tmp_path)
+    child = started.start("config", "config", "check")
+    _ended(child)
+    started.check(may_end=child)
+    with pytest.raises(StreamCTRError, match="config ended with status 0"):
+        started.check()
+    started.end()

@@ -1,0 +1,121 @@
+"""The demo as one picture: learning, the paired difference with its interval, and what was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.experiments.report_model import Report
+from stream_ctr.metrics.curve import CurvePoint
+from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STYLES: Final = ((ORANGE, "--"), (BLUE, "-"))
+"""Colour and line of control and treatment."""
+LEAST_VISITS: Final = 20
+"""A point of an arm with fewer visits says nothing."""
+
+
+def plot_demo(
+    report: Report,
+    curves: Mapping[str, Sequence[CurvePoint]],
+    shown: Sequence[Mapping[str, Any]],
+    window: int,
+    path: Path,
+) -> None:
+    """Write a PNG. ``curves``: progressive metrics of each arm, over the last ``window`` impressions;
+    ``shown``: the traffic's curve.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        StreamCTRError: the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
+    figure = Figure(figsize=(9.0, 10.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, difference, worth = figure.subplots(3, 1, height_ratios=(1.2, 1.0, 1.0))
+    _loss(loss, curves, window)
+    _difference(difference, report)
+    _worth(worth, shown, tuple(curves))
+    figure.align_ylabels()
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+
+
+def _loss(axes: Axes, curves: Mapping[str, Sequence[CurvePoint]], window: int) -> None:
+    for (arm, points), (colour, line) in zip(curves.items(), STYLES, strict=False):
+        at = [point.impressions for point in points]
+        axes.plot(at, [point.log_loss for point in points], line, color=colour, linewidth=2, label=arm)
+    points = list(curves.values())[-1]
+    at = [point.impressions for point in points]
+    axes.plot(
+        at, [point.base_log_loss for point in points], ":", color=GREY, label="running click rate alone"
+    )
+    best = [point.bayes_log_loss for point in points]
+    axes.plot(at, best, "-.", color=GREEN, label="planted optimum (Bayes)")
+    axes.set_title("Learning: predicted when served, before the click is known", loc="left", fontsize=12)
+    axes.set_ylabel("log loss\n(nats / impression)")
+    axes.set_xlabel(f"impressions; each point over the last {window:,}")
+    axes.legend(frameon=False, ncols=2, fontsize=9)
+    _dress(axes)
+
+
+def _difference(axes: Axes, report: Report) -> None:
+    axes.axhline(0.0, color=GREY, linewidth=1)
+    axes.set_title("Does it predict better? Both arms on every impression", loc="left", fontsize=12)
+    points = [point for point in report.series if point.final]
+    for comparison in report.comparisons:
+        drawn = [
+            ((point.end_ms - points[0].start_ms) / 1000.0, figure.estimate, figure)
+            for point in points
+            if (figure := point.comparisons.get(comparison.arm, {}).get("log_loss")) is not None
+            and figure.estimate is not None
+        ]
+        if not drawn:
+            continue
+        axes.plot([at for at, _, _ in drawn], [estimate for _, estimate, _ in drawn], ".-", color=BLUE)
+        sure = [(at, figure.low, figure.high) for at, _, figure in drawn if figure.low is not None]
+        if sure:
+            at, low, high = (list(column) for column in zip(*sure, strict=True))
+            axes.fill_between(at, low, high, color=BLUE, alpha=0.2, label="always-valid interval")
+            axes.legend(frameon=False, fontsize=9)
+    axes.set_ylabel("log loss, treatment\nless control")
+    axes.set_xlabel("seconds since the first visit; below 0 the treatment predicts better")
+    _dress(axes)
+
+
+def _worth(axes: Axes, shown: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
+    for arm, (colour, line) in zip(arms, STYLES, strict=False):
+        points = [
+            (point["visits"], 100.0 * point["arms"][arm]["share_of_way"])
+            for point in shown
+            if point["arms"].get(arm, {}).get("visits", 0) >= LEAST_VISITS
+            and point["arms"][arm]["share_of_way"] is not None
+        ]
+        axes.plot([at for at, _ in points], [share for _, share in points], line, color=colour, label=arm)
+    axes.axhline(100.0, color=GREEN, linestyle="-.", linewidth=1)
+    axes.set_title(
+        "What was shown: from any candidate (0 %) to the most valuable one", loc="left", fontsize=12
+    )
+    axes.set_ylabel("expected worth\n(% of the way)")
+    axes.set_xlabel("visits")
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
+    axes.legend(frameon=False, fontsize=9)
+    _dress(axes)
+
+
+def _dress(axes: Axes) -> None:
+    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)

@@ -1,0 +1,127 @@
+"""What the demo came to: the experiment's report, each arm against the planted truth, and a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from simulators.freshness import Freshness
+from stream_ctr.errors import StreamCTRError
+
+TOO_SLOW: Final = (
+    " This machine did not keep up with the rate, and freshness counts that; try a lower --rate."
+)
+
+
+def make_result(
+    config: Path, folder: Path, fresh: Mapping[str, Freshness], places: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """The result as ``--json`` prints it; the picture is drawn on the way."""
+    import msgspec
+
+    from simulators.demo_plot import plot_demo
+    from stream_ctr.config import load_settings
+    from stream_ctr.experiments.report_model import read_report
+    from stream_ctr.experiments.shared import FOLDER
+    from stream_ctr.metrics.progressive import ProgressiveMetrics
+    from stream_ctr.training.checkpoint import CheckpointStore
+
+    settings = load_settings(config)
+    path = Path(settings.train.state) / FOLDER / "report.json"
+    report = read_report(path)
+    traffic = json.loads((folder / "traffic.out").read_text("utf-8"))
+    arms, curves = {}, {}
+    for arm in fresh:
+        store = CheckpointStore(settings.arm_state(arm) / "checkpoints", 2)
+        loaded = store.load()
+        if loaded is None:
+            raise StreamCTRError(f"no checkpoint in {store.folder}")
+        metrics = ProgressiveMetrics(settings.train.metrics_window)
+        metrics.load_state(loaded.parts["metrics"])
+        curves[arm] = metrics.curve.points
+        arms[arm] = {
+            "lifetime": metrics.result("lifetime").as_dict(),
+            "recent": metrics.result("window").as_dict(),
+            "freshness": fresh[arm].as_dict(),
+            "shown": traffic["arms"].get(arm),
+            "checkpoint": str(store.path(loaded.manifest.version)),
+        }
+    picture = folder / "demo.png"
+    plot_demo(report, curves, traffic["curve"], settings.train.metrics_window, picture)
+    return {
+        "experiment": msgspec.to_builtins(report),
+        "arms": arms,
+        "label_window_seconds": settings.join.window_seconds,
+        "traffic": traffic,
+        "plot": str(picture),
+        "report": str(path),
+        "log": settings.log.url,
+        "config": str(config),
+        "addresses": dict(places),
+    }
+
+
+def print_result(result: Mapping[str, Any], config: Path) -> None:
+    """The same for people."""
+    import msgspec
+    from rich.console import Console
+
+    from stream_ctr.experiments.report_model import Report
+    from stream_ctr.experiments.report_table import print_report
+
+    console = Console()
+    console.print()
+    print_report(msgspec.convert(result["experiment"], Report), console)
+    console.print()
+    console.print(_against_the_truth(result))
+    traffic = result["traffic"]
+    latency, behind = traffic["latency_ms"], traffic["behind_ms"]
+    for line in (
+        f"Freshness: from an impression to the first answer of weights that have learned it; "
+        f"{result['label_window_seconds']:g} s of it are the label window.",
+        f"Answers: {traffic['answered']:,} of {traffic['sent']:,} visits, p50 {latency['p50']:.1f} ms, p99 "
+        f"{latency['p99']:.1f} ms as the users saw it; visits were sent at most {behind['longest']:.0f} ms "
+        "late." + (TOO_SLOW if behind["p99"] > 1000 else ""),
+        "",
+    ):
+        console.print(line, highlight=False)
+    for name in ("plot", "report", "log", "config"):
+        console.print(f"{name:10}{result[name]}", highlight=False, soft_wrap=True)
+    console.print(
+        f"again     stream-ctr experiment report --config {config}", highlight=False, soft_wrap=True
+    )
+
+
+def _against_the_truth(result: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(
+        title="Against the planted truth, which a real experiment does not know", title_justify="left"
+    )
+    table.add_column("")
+    for arm in result["arms"]:
+        table.add_column(arm, justify="right")
+
+    def row(name: str, part: str, key: str, form: str) -> None:
+        found = [(arm[part] or {}).get(key) for arm in result["arms"].values()]
+        table.add_row(name, *("-" if value is None else format(value, form) for value in found))
+
+    row("impressions predicted", "lifetime", "events", ",d")
+    row("log loss of the served predictions", "lifetime", "log_loss", ".4f")
+    row("the same, recent", "recent", "log_loss", ".4f")
+    row("best possible log loss, recent", "recent", "bayes_log_loss", ".4f")
+    row("recent way from base rate to the best", "recent", "share_of_way", ".1%")
+    row("recent calibration against the truth", "recent", "planted_calibration", ".3f")
+    table.add_section()
+    row("visits answered", "shown", "visits", ",d")
+    row("CTR", "shown", "ctr", ".2%")
+    row("CTR of the most valuable candidates", "shown", "best_ctr", ".2%")
+    row("worth of 1,000 visits, expected", "shown", "expected_value_per_thousand", ".2f")
+    row("regret per 1,000 visits", "shown", "regret_per_thousand", ".2f")
+    row("way from any candidate to the best", "shown", "share_of_way", ".1%")
+    table.add_section()
+    row("freshness, p50 (s)", "freshness", "p50_seconds", ".2f")
+    row("freshness, p99 (s)", "freshness", "p99_seconds", ".2f")
+    return table

@@ -1,0 +1,240 @@
+"""``stream-ctr simulate --server``: the arguments of the closed loop, one run of it, and its report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from stream_ctr.errors import UsageError
+
+if TYPE_CHECKING:
+    from simulators.rank_client import RankClient
+    from simulators.settings import WorldConfig
+    from simulators.traffic import Summary
+    from simulators.visited import Visited
+    from simulators.visits import Visits
+    from simulators.writer import Topics
+    from stream_ctr.events.log import EventLog
+    from stream_ctr.training.report import Reporter
+
+CANDIDATES: Final = 8
+CONNECTIONS: Final = 8
+LEAD_SECONDS: Final = 0.5
+"""From the server's readiness to the first visit, in which the world is made."""
+READY_SECONDS: Final = 0.25
+"""Time between looks whether the server is ready."""
+_OWN: Final = ("candidates", "connections", "token_env")
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a run against a server has beyond one that only writes a log."""
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="http://host:port of `stream-ctr serve`: ask it what each visitor should see, and click that; "
+        "the server writes the impressions, this command the clicks",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        metavar="K",
+        help=f"with --server: ads to choose from in a visit (default: {CANDIDATES})",
+    )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        metavar="C",
+        help=f"with --server: visits under way at once, at most (default: {CONNECTIONS})",
+    )
+    parser.add_argument(
+        "--token-env", metavar="NAME", help="with --server: environment variable that holds the bearer token"
+    )
+
+
+def check_server_arguments(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for values that cannot be meant."""
+    from simulators.rank_client import check_server
+    from simulators.visited import MAX_CONNECTIONS
+
+    if arguments.server is None:
+        for name in _OWN:
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} belongs to --server URL, which is not given")
+        return
+    check_server(arguments.server)
+    for name, most in (("candidates", 1000), ("connections", MAX_CONNECTIONS)):
+        value = getattr(arguments, name)
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"--{name} {value} is not from 1 to {most}")
+    if arguments.token_env is not None and not os.environ.get(arguments.token_env):
+        raise UsageError(f"--token-env {arguments.token_env}: there is no such environment variable")
+
+
+def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, live: bool) -> int:
+    """Drive users against the server and report; returns the exit status.
+
+    ``live``: event time is now; a run that goes on leaves out the time in which there was none.
+
+    Raises:
+        StreamCTRError: the server refuses, or the log does.
+    """
+    from simulators.rank_client import RankClient
+    from simulators.writer import Topics
+    from stream_ctr.config import load_settings
+    from stream_ctr.events.open import open_log
+    from stream_ctr.signals import stop_on_signals
+    from stream_ctr.training.report import Reporter
+
+    topics = Topics(arguments.impressions, arguments.clicks, arguments.partitions)
+    token = os.environ[arguments.token_env] if arguments.token_env else None
+    clients = [RankClient(arguments.server, token) for _ in range(arguments.connections or CONNECTIONS)]
+    log = open_log(arguments.log, create=True, security=load_settings(arguments.config).log.security)
+    try:
+        with stop_on_signals() as stop, Reporter("simulate") as reporter:
+            topics.create(log)
+            summary = _run(arguments, config, live, log, topics, clients, stop, reporter)
+    finally:
+        log.close()
+    if arguments.json:
+        print(json.dumps({**summary.as_dict(), "server": arguments.server, "log": arguments.log}))
+    else:
+        _print(summary, arguments)
+    return 0
+
+
+def _run(
+    arguments: argparse.Namespace,
+    config: WorldConfig,
+    live: bool,
+    log: EventLog,
+    topics: Topics,
+    clients: list[RankClient],
+    stop: threading.Event,
+    reporter: Reporter,
+) -> Summary:
+    from simulators.traffic import Clock, Summary, Traffic
+    from simulators.visits import Visits
+    from simulators.world import World
+
+    candidates = arguments.candidates or CANDIDATES
+    visits = Visits(World(config), candidates)
+    found = _found(arguments, log, topics, visits, reporter)
+    _wait_until_ready(clients[0], stop, reporter)
+    began = time.monotonic()
+    if live:
+        # What is asked next happens a moment from now, whenever the world itself began.
+        began += LEAD_SECONDS
+        now_ms = time.time_ns() // 1_000_000 + round(1000 * LEAD_SECONDS)
+        config = dataclasses.replace(config, start_ms=max(0, now_ms - config.elapsed_ms(found.next_number)))
+        visits = Visits(World(config), candidates)
+    anchor_ms = config.start_ms + config.elapsed_ms(found.next_number)
+    new: Iterator[int] = itertools.count(found.next_number)
+    if arguments.events is not None:
+        new = itertools.takewhile(lambda number: number < arguments.events, new)
+    if stop.is_set():
+        return Summary(stopped=True, asked_before=found.next_number, clicks_pending=len(found.pending))
+    traffic = Traffic(
+        visits,
+        itertools.chain(found.missing, new),
+        clients,
+        partial(log.append, topics.clicks),
+        Clock(arguments.rate is not None, anchor_ms, began),
+        pending=found.pending,
+        stop=stop,
+        say=reporter.say,
+        progress=partial(_progress, reporter),
+    )
+    traffic.summary.asked_before = found.next_number - len(found.missing)
+    return traffic.run()
+
+
+def _found(
+    arguments: argparse.Namespace, log: EventLog, topics: Topics, visits: Visits, reporter: Reporter
+) -> Visited:
+    """Where to begin: after what the log holds with ``--resume``, else at the first visit."""
+    from simulators.visited import Visited, find_visited
+
+    held = sum(log.end_offsets(topics.impressions).values())
+    if not arguments.resume:
+        if held:
+            reporter.say("appending", after_records=held, note="--resume continues a run instead")
+        return Visited()
+    found = find_visited(log, topics, visits)
+    reporter.say(
+        "resumed", at_visit=found.next_number, missing=len(found.missing), clicks_to_come=len(found.pending)
+    )
+    return found
+
+
+def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Reporter) -> None:
+    """A server that starts beside this command gets the time it needs."""
+    from simulators.rank_client import Away
+
+    told = ""
+    while not stop.is_set():
+        try:
+            if client.ready():
+                return
+            reason = "the server is not ready yet"
+        except Away as error:
+            reason = f"the server does not answer: {error}"
+        if reason != told:
+            told = reason
+            reporter.say("waiting", reason=reason)
+        stop.wait(READY_SECONDS)
+
+
+def _progress(reporter: Reporter, summary: Summary) -> None:
+    p99 = summary.latency.quantile(0.99)
+    rates = {
+        f"ctr_{arm}": round(tally.clicks / tally.visits, 4)
+        for arm, tally in sorted(summary.outcome.arms.items())
+    }
+    reporter.progress(
+        answered=summary.answered,
+        clicks=summary.clicks,
+        failed=summary.failed,
+        p99_ms=None if p99 is None else round(1000 * p99, 1),
+        **rates,
+    )
+
+
+def _print(summary: Summary, arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    latency = summary.latency.as_dict()
+    shown = "" if latency["p50"] is None else f", p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms"
+    print(
+        f"{summary.answered:,} visits answered by {arguments.server} in {summary.seconds:.1f} s{shown}; "
+        f"{summary.failed:,} failed; {summary.clicks:,} clicks written to {arguments.log}"
+    )
+    if summary.stopped:
+        print(f"stopped by a signal, {summary.clicks_pending:,} clicks to come; continue with --resume")
+    if not summary.outcome.arms:
+        return
+    table = Table(title="What was shown, against the planted truth")
+    for column in ("arm", "visits", "CTR", "best CTR", "value", "regret", "of way"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, figures in summary.outcome.as_dict()["arms"].items():
+        table.add_row(
+            arm,
+            f"{figures['visits']:,}",
+            f"{figures['ctr']:.2%}",
+            f"{figures['best_ctr']:.2%}",
+            f"{figures['value_per_thousand']:.2f}",
+            f"{figures['regret_per_thousand']:.2f}",
+            "-" if figures["share_of_way"] is None else f"{figures['share_of_way']:.1%}",
+        )
+    Console().print(table)
+    print(
+        "of way: from any candidate (0 %) to each visit's most valuable one (100 %), by bid x planted truth"
+    )

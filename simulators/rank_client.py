@@ -1,0 +1,185 @@
+"""Asks a prediction server over one connection that is kept open."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from stream_ctr.errors import StreamCTRError, UsageError
+
+TIMEOUT_SECONDS: Final = 10.0
+"""Silence after which a server counts as away."""
+LONGEST_RETRY_SECONDS: Final = 60.0
+
+
+class Away(Exception):
+    """The server could not be asked, or did not answer; the text says why."""
+
+
+class Busy(Exception):
+    """The server answered that it cannot answer now.
+
+    ``overloaded``: it asks to come again (503, 429); else it failed or was too slow.
+    """
+
+    def __init__(self, text: str, retry_seconds: float, overloaded: bool) -> None:
+        super().__init__(text)
+        self.retry_seconds = retry_seconds
+        self.overloaded = overloaded
+
+
+class RankAnswer(msgspec.Struct):
+    """What is used of an answer; whatever else it holds is not looked at."""
+
+    arm: str
+    best: int
+    model_version: str = ""
+
+
+class _Problem(msgspec.Struct):
+    error: str
+
+
+class RankClient:
+    """One keep-alive connection; not to be shared by threads."""
+
+    def __init__(self, server: str, token: str | None = None) -> None:
+        """``server`` is http://host:port or https://host:port.
+
+        Raises:
+            UsageError: it is not of that form.
+        """
+        self._server = server
+        parts = _split(server)
+        self._base = parts.path.rstrip("/")
+        self._path = f"{self._base}/v1/rank"
+        self._headers = {"Content-Type": "application/json", "User-Agent": "stream-ctr-simulate"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        host = parts.hostname or ""
+        self._connection = (
+            http.client.HTTPSConnection(
+                host, parts.port, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context()
+            )
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(host, parts.port, timeout=TIMEOUT_SECONDS)
+        )
+
+    def rank(self, body: bytes) -> RankAnswer:
+        """The answer to one request.
+
+        Raises:
+            Away: no connection, or none that lasted to the answer.
+            Busy: answered with a status that asks to come again.
+            StreamCTRError: the server refuses the request for good.
+        """
+        status, retry_after, text = self._post(body)
+        if status == 200:
+            try:
+                return msgspec.json.decode(text, type=RankAnswer)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise StreamCTRError(f"{self._server}: the answer is no ranking: {error}") from None
+        said = _said(text)
+        if status in (429, 503):
+            raise Busy(f"{status}: {said}", _seconds(retry_after), overloaded=True)
+        if status >= 500 or status == 408:
+            raise Busy(f"{status}: {said}", 1.0, overloaded=False)
+        raise StreamCTRError(f"{self._server}{_advice(status)}: {status}: {said}")
+
+    def ready(self) -> bool:
+        """Whether the server can answer; a server that does not tell is taken to be.
+
+        Raises:
+            Away: it cannot be reached.
+        """
+        try:
+            self._connection.request("GET", f"{self._base}/health/ready", headers=self._headers)
+            answer = self._connection.getresponse()
+            answer.read()
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            raise Away(_reason(error)) from None
+        finally:
+            self.close()
+        return answer.status != 503
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+    def _post(self, body: bytes) -> tuple[int, str | None, bytes]:
+        """One request; a connection that the server had closed meanwhile is opened anew once."""
+        kept = self._connection.sock is not None
+        try:
+            return self._once(body)
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
+            self.close()
+            if not (kept and isinstance(error, ConnectionError)):
+                raise Away(_reason(error)) from None
+        try:
+            return self._once(body)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Away(_reason(error)) from None
+
+    def _once(self, body: bytes) -> tuple[int, str | None, bytes]:
+        self._connection.request("POST", self._path, body, self._headers)
+        answer = self._connection.getresponse()
+        return answer.status, answer.getheader("Retry-After"), answer.read()
+
+
+def check_server(server: str) -> None:
+    """Raises UsageError if that cannot be the address of a server."""
+    _split(server)
+
+
+class _Parts(msgspec.Struct):
+    scheme: str
+    hostname: str
+    port: int | None
+    path: str
+
+
+def _split(server: str) -> _Parts:
+    try:
+        parts = urlsplit(server)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"--server {server!r} is no address: {error}; write http://host:port") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(f"--server {server!r} is not http://host:port or https://host:port")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("--server holds a login; give a bearer token by --token-env instead")
+    return _Parts(parts.scheme, parts.hostname, port, parts.path)
+
+
+def _reason(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or error) or type(error).__name__
+
+
+def _said(text: bytes) -> str:
+    """The server's own words, on one line."""
+    try:
+        shown = msgspec.json.decode(text, type=_Problem).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        shown = text[:200].decode("utf-8", "replace")
+    return " ".join(shown.split()) or "no reason given"
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Seconds of a Retry-After header; 1 for none, and for a date, which our servers do not send."""
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
+        return 1.0
+    return min(float(retry_after), LONGEST_RETRY_SECONDS)
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return " does not let this client in; name the variable that holds the token by --token-env"
+    if status == 404:
+        return " has no /v1/rank; is it the address of `stream-ctr serve`?"
+    return " refuses the request"

@@ -1,0 +1,315 @@
+"""The closed loop: visits asked of a prediction server, and clicks on what it chose.
+
+One thread walks through the visits in their order and writes the clicks; a few more ask, each over a
+connection of its own. A visit is asked only while every visit more than ``connections`` before it is
+answered, so that what an interruption can leave out lies close to the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from simulators.outcome import Latencies, Outcome
+from simulators.rank_client import Away, Busy, RankAnswer, RankClient
+from simulators.visits import Visit, Visits
+from stream_ctr.errors import StreamCTRError
+from stream_ctr.events.log import Record
+from stream_ctr.events.records import RECORD_VERSION, Click
+
+TICK_SECONDS: Final = 0.05
+"""Clicks that come due within one are appended together."""
+WAKE_SECONDS: Final = 0.2
+"""Longest sleep: a signal is noticed after it."""
+PROGRESS_SECONDS: Final = 0.25
+FAILURES: Final = 5
+"""Answers of 5xx (but 503) after which a visit is given up."""
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 2.0
+
+Append = Callable[[Sequence[Record]], None]
+
+
+class Clock:
+    """Event time against the wall clock, if it has to do with it."""
+
+    def __init__(self, paced: bool, anchor_ms: int, began: float) -> None:
+        """``paced``: event time ``anchor_ms`` is at ``began`` on the monotonic clock."""
+        self._paced = paced
+        self._anchor_ms = anchor_ms
+        self._began = began
+
+    def wait_seconds(self, time_ms: float) -> float:
+        """Seconds until that event time, negative when it has passed; without a pace it always has."""
+        if not self._paced:
+            return 0.0
+        return self._began + (time_ms - self._anchor_ms) / 1000.0 - time.monotonic()
+
+    def now_ms(self) -> float | None:
+        """Event time now; None without a pace, where only visits move it."""
+        if not self._paced:
+            return None
+        return self._anchor_ms + 1000.0 * (time.monotonic() - self._began)
+
+
+@dataclass
+class Summary:
+    """What a run of the closed loop came to."""
+
+    sent: int = 0
+    """Visits that the server was asked about."""
+    answered: int = 0
+    failed: int = 0
+    """Visits given up, because the server failed on them again and again."""
+    busy: int = 0
+    """Answers that asked to come again."""
+    clicks: int = 0
+    """Clicks written to the log, those left by an interrupted run included."""
+    clicks_pending: int = 0
+    """Clicks still to come when a signal ended the run; ``--resume`` writes them."""
+    asked_before: int = 0
+    """Visits of the interrupted run that this one went on from."""
+    stopped: bool = False
+    seconds: float = 0.0
+    latency: Latencies = field(default_factory=Latencies)
+    """From sending to the answer."""
+    behind: Latencies = field(default_factory=Latencies)
+    """From the time at which a visit was due to its sending; of a paced run."""
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        plain = ("sent", "answered", "failed", "busy", "clicks", "clicks_pending", "asked_before", "stopped")
+        rate = self.answered / self.seconds if self.seconds else 0.0
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "seconds": round(self.seconds, 3),
+            "answered_per_second": round(rate, 1),
+            "latency_ms": self.latency.as_dict(),
+            "behind_ms": self.behind.as_dict(),
+            **self.outcome.as_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What became of one visit: an answer, or none (``failed``, or given up at the end of the run)."""
+
+    visit: Visit
+    answer: RankAnswer | None = None
+    seconds: float = 0.0
+    behind_seconds: float = 0.0
+    busy: int = 0
+    failed: bool = False
+
+
+class Traffic:
+    """Asks about visits and writes their clicks.
+
+    Args:
+        visits: where they come from.
+        numbers: which ones, in order.
+        clients: one for each connection; closed at the end.
+        append: writes clicks to the log.
+        clock: when a visit is due.
+        pending: clicks left by an interrupted run: time in milliseconds, and number of the visit.
+        stop: ends the run early.
+        say: told when the server is away, and when it answers again.
+        progress: told now and then how far it is.
+    """
+
+    def __init__(
+        self,
+        visits: Visits,
+        numbers: Iterator[int],
+        clients: Sequence[RankClient],
+        append: Append,
+        clock: Clock,
+        *,
+        pending: Sequence[tuple[int, int]] = (),
+        stop: threading.Event | None = None,
+        say: Callable[..., None] = lambda event, **values: None,
+        progress: Callable[[Summary], None] = lambda summary: None,
+    ) -> None:
+        self._visits, self._numbers, self._clients = visits, numbers, clients
+        self._append, self._clock = append, clock
+        self._pending = sorted(pending)
+        self._stop = stop or threading.Event()
+        self._say, self._progress = say, progress
+        self._halt = threading.Event()
+        self._asked: queue.SimpleQueue[Visit | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[_Settled | StreamCTRError | str] = queue.SimpleQueue()
+        self._under_way: set[int] = set()
+        self._next: Visit | None = None
+        self._trouble = ""
+        self._written = -math.inf
+        self.summary = Summary()
+
+    def run(self) -> Summary:
+        """Until the visits end and their clicks are written, or ``stop`` is set.
+
+        Raises:
+            StreamCTRError: the server refuses what it is asked.
+            LogError: the log refuses the clicks.
+        """
+        began = told = time.monotonic()
+        threads = [threading.Thread(target=self._work, args=(client,)) for client in self._clients]
+        for thread in threads:
+            thread.start()
+        try:
+            self._advance()
+            while not self._stop.is_set() and (self._next or self._under_way or self._pending):
+                self._wait(min(self._submit(), self._write_clicks(), WAKE_SECONDS))
+                if time.monotonic() >= told + PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    self._progress(self.summary)
+        finally:
+            self._halt.set()
+            for _ in threads:
+                self._asked.put(None)
+            for thread in threads:
+                thread.join()
+            self.summary.seconds = time.monotonic() - began
+        self._finish()
+        return self.summary
+
+    def _advance(self) -> None:
+        """Make the visit that is asked next."""
+        number = next(self._numbers, None)
+        self._next = None if number is None else self._visits.visit(number)
+
+    def _submit(self) -> float:
+        """Ask about the visits that are due; returns the seconds until there is more to ask."""
+        while self._next is not None:
+            oldest = min(self._under_way, default=self._next.number)
+            room = len(self._clients)
+            if len(self._under_way) >= room or abs(self._next.number - oldest) >= room:
+                return math.inf  # until an answer comes
+            wait = self._clock.wait_seconds(self._next.time_ms)
+            if wait > 0:
+                return wait
+            self._under_way.add(self._next.number)
+            self.summary.sent += 1
+            self._asked.put(self._next)
+            self._advance()
+        return math.inf
+
+    def _wait(self, seconds: float) -> None:
+        """Take in what the threads tell, waiting so long for the first of it."""
+        try:
+            self._take(self._told.get(timeout=max(0.0, seconds)))
+            while True:
+                self._take(self._told.get_nowait())
+        except queue.Empty:
+            return
+
+    def _take(self, told: _Settled | StreamCTRError | str) -> None:
+        if isinstance(told, StreamCTRError):
+            raise told
+        if isinstance(told, str):
+            if told != self._trouble:
+                self._trouble = told
+                self._say("waiting", reason=told)
+            return
+        summary, visit, answer = self.summary, told.visit, told.answer
+        self._under_way.discard(visit.number)
+        summary.busy += told.busy
+        summary.failed += told.failed
+        if answer is None:
+            return
+        if not 0 <= answer.best < len(visit.truth):
+            raise StreamCTRError(
+                f"the server chose candidate {answer.best} of {len(visit.truth)} for {visit.event_id}"
+            )
+        if self._trouble:
+            self._trouble = ""
+            self._say("answers again")
+        summary.answered += 1
+        summary.latency.add(told.seconds)
+        if self._clock.now_ms() is not None:
+            summary.behind.add(told.behind_seconds)
+        summary.outcome.add(answer.arm, visit, answer.best)
+        if visit.clicks(answer.best):
+            heapq.heappush(self._pending, (visit.time_ms + visit.delay_ms, visit.number))
+
+    def _write_clicks(self) -> float:
+        """Append the clicks whose time has come; returns the seconds until the next may be written."""
+        if not self._pending:
+            return math.inf
+        since = time.monotonic() - self._written
+        if since < TICK_SECONDS:
+            return TICK_SECONDS - since
+        due_ms = self._due_ms()
+        records = []
+        while self._pending and self._pending[0][0] <= due_ms:
+            time_ms, number = heapq.heappop(self._pending)
+            event_id = f"{self._visits.prefix}{number}"
+            click = Click(v=RECORD_VERSION, event_id=event_id, ts_ms=time_ms)
+            records.append(Record(event_id.encode(), msgspec.json.encode(click), time_ms))
+        if records:
+            self._append(records)
+            self.summary.clicks += len(records)
+            self._written = time.monotonic()
+        if not self._pending:
+            return math.inf
+        return max(TICK_SECONDS, self._clock.wait_seconds(self._pending[0][0]))
+
+    def _due_ms(self) -> float:
+        """The event time up to which clicks have happened."""
+        now_ms = self._clock.now_ms()
+        if now_ms is not None:
+            return now_ms
+        numbers = [*self._under_way, *([self._next.number] if self._next else [])]
+        config = self._visits.world.config
+        return config.start_ms + config.elapsed_ms(min(numbers)) if numbers else math.inf
+
+    def _finish(self) -> None:
+        """What the threads told last, and the clicks whose time has come until now."""
+        self._wait(0.0)
+        self.summary.stopped = bool(self._next or self._under_way or self._pending)
+        self._written = -math.inf
+        self._write_clicks()
+        self.summary.clicks_pending = len(self._pending)
+
+    def _work(self, client: RankClient) -> None:
+        """One connection's thread."""
+        try:
+            while not self._halt.is_set() and (visit := self._asked.get()) is not None:
+                self._told.put(self._ask(client, visit))
+        except StreamCTRError as error:
+            self._told.put(error)
+        finally:
+            client.close()
+
+    def _ask(self, client: RankClient, visit: Visit) -> _Settled:
+        """Ask until there is an answer, the server has failed too often, or the run ends."""
+        behind = -self._clock.wait_seconds(visit.time_ms)
+        busy = failures = 0
+        pause = FIRST_PAUSE_SECONDS
+        while not self._halt.is_set():
+            began = time.perf_counter()
+            try:
+                answer = client.rank(visit.body)
+            except Away as error:
+                self._told.put(f"the server does not answer: {error}; it is asked again")
+                self._halt.wait(pause)
+                pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
+            except Busy as error:
+                busy += 1
+                failures += not error.overloaded
+                if failures >= FAILURES:
+                    self._told.put(f"{visit.event_id} is given up: {error}")
+                    return _Settled(visit, busy=busy, failed=True)
+                self._told.put(f"the server asks to wait: {error}")
+                self._halt.wait(error.retry_seconds)
+            else:
+                return _Settled(visit, answer, time.perf_counter() - began, behind, busy)
+        return _Settled(visit, busy=busy)

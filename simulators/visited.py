@@ -1,0 +1,153 @@
+"""What an interrupted run of the closed loop left behind, found from the log itself.
+
+The log holds the impressions that the server wrote and the clicks that the simulator wrote. A visit's
+click follows from the two: its draw is a function of the visit's number, and the impression tells the
+planted probability of what was shown. So nothing else has to be kept for going on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from simulators.position import READ_TIMEOUT_SECONDS
+from simulators.visits import Visits
+from simulators.writer import Topics
+from stream_ctr.errors import LogError
+from stream_ctr.events.log import Entry, EventLog, TopicPartition
+
+MAX_CONNECTIONS: Final = 256
+"""Most visits under way at once: an answered visit can stand so far ahead of an unanswered one."""
+LATE_MS: Final = 10_000
+"""A click is in the log at most so long after its time, as long as visits go on."""
+_FIRST_STEP: Final = 1000
+
+
+class _Shown(msgspec.Struct):
+    """What is used of an impression."""
+
+    event_id: str
+    ts_ms: int
+    truth: float | None = None
+
+
+@dataclass
+class Visited:
+    """Where to go on."""
+
+    next_number: int = 0
+    """The first visit after all that the log holds."""
+    missing: list[int] = field(default_factory=list)
+    """Visits before it that were under way and left no impression."""
+    pending: list[tuple[int, int]] = field(default_factory=list)
+    """Clicks that are not in the log: time in milliseconds, and number of the visit."""
+    newest_ms: int = 0
+    """Event time of the newest impression."""
+
+
+def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
+    """Read the ends of both topics, as far back as something may be missing.
+
+    Records of others in the same topics are passed over.
+
+    Raises:
+        LogError: the log does not give what it says it holds, or holds no visit any more.
+    """
+    partitions = [TopicPartition(topics.impressions, number) for number in range(topics.partitions)]
+    tails = [_read_back(log, place, lambda entry: _number(entry, visits) is not None) for place in partitions]
+    own = [(_number(entry, visits), entry) for tail in tails for entry in tail]
+    numbers = {number: entry.timestamp_ms for number, entry in own if number is not None}
+    if not numbers:
+        if any(log.start_offsets(topics.impressions).values()):
+            raise LogError(
+                f"{log.url}: cannot resume: topic {topics.impressions!r} holds no visit any more; start anew "
+                "without --resume"
+            )
+        return Visited()
+    newest_number, newest_ms = max(numbers), max(numbers.values())
+    low_number = newest_number - MAX_CONNECTIONS
+    low_ms = newest_ms - round(1000 * visits.world.config.longest_delay_seconds) - LATE_MS
+
+    def settled(entry: Entry) -> bool:
+        number = _number(entry, visits)
+        return number is not None and number < low_number - MAX_CONNECTIONS and entry.timestamp_ms < low_ms
+
+    shown: dict[int, _Shown] = {}
+    for place in partitions:
+        for entry in _read_back(log, place, settled):
+            number = _number(entry, visits)
+            if number is not None:
+                shown.setdefault(number, _decoded(log, entry))
+    oldest_ms = min(each.ts_ms for each in shown.values())
+    clicked = {
+        _number(entry, visits)
+        for number in range(topics.partitions)
+        for entry in _read_back(
+            log,
+            TopicPartition(topics.clicks, number),
+            lambda entry: entry.timestamp_ms < oldest_ms - LATE_MS,
+        )
+    }
+    missing = [n for n in range(max(0, low_number), newest_number) if n not in shown and n not in clicked]
+    pending = [
+        (click_ms, number)
+        for number, each in shown.items()
+        if each.ts_ms >= low_ms and number not in clicked
+        if (click_ms := _click_ms(number, each, visits)) is not None
+    ]
+    return Visited(newest_number + 1, missing, sorted(pending), newest_ms)
+
+
+def _click_ms(number: int, shown: _Shown, visits: Visits) -> int | None:
+    """When the impression is clicked; None if it is not."""
+    draw, delay_ms = visits.click_draw(number)
+    return shown.ts_ms + delay_ms if shown.truth is not None and draw < shown.truth else None
+
+
+def _number(entry: Entry, visits: Visits) -> int | None:
+    return visits.number_of((entry.key or b"").decode(errors="replace"))
+
+
+def _decoded(log: EventLog, entry: Entry) -> _Shown:
+    try:
+        return msgspec.json.decode(entry.value or b"", type=_Shown)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LogError(
+            f"{log.url}: cannot resume: topic {entry.topic!r} partition {entry.partition} offset "
+            f"{entry.offset}: {error}"
+        ) from None
+
+
+def _read_back(log: EventLog, place: TopicPartition, enough: Callable[[Entry], bool]) -> list[Entry]:
+    """The end of a partition, from an entry on that is ``enough``, or from its first."""
+    start = log.start_offsets(place.topic)[place.partition]
+    end = log.end_offsets(place.topic)[place.partition]
+    step = _FIRST_STEP
+    while True:
+        begin = max(start, end - step)
+        entries = _read(log, place, begin, end)
+        if begin == start or (entries and enough(entries[0])):
+            return entries
+        step *= 4
+
+
+def _read(log: EventLog, place: TopicPartition, begin: int, end: int) -> list[Entry]:
+    if begin >= end:
+        return []
+    found: list[Entry] = []
+    reader = log.reader({place: begin})
+    try:
+        while reader.positions()[place] < end:
+            entries = reader.poll(10_000, READ_TIMEOUT_SECONDS)
+            if not entries:
+                raise LogError(
+                    f"{log.url}: no answer within {READ_TIMEOUT_SECONDS:g} s for topic {place.topic!r} "
+                    f"partition {place.partition}; try again when the log is reachable"
+                )
+            found += entries
+    finally:
+        reader.close()
+    return [entry for entry in found if entry.offset < end]

@@ -1,0 +1,222 @@
+// The sections of words and numbers. Everything a report holds is set as text, never as markup.
+const byId = (id) => document.getElementById(id);
+
+function sign(verdict) {
+  return element("span", { class: "sign", "data-verdict": verdict, "aria-hidden": "true" }, VERDICTS[verdict]?.sign ?? "•");
+}
+
+function definitionList(rows) {
+  return element("dl", {}, ...rows.filter(Boolean).map(([term, ...text]) =>
+    element("div", {}, element("dt", {}, term), element("dd", {}, ...text))));
+}
+
+const card = (title, ...content) => element("article", { class: "card" }, element("h3", {}, title), ...content);
+
+function comparisonSign(report, sentence) {
+  const comparison = report.comparisons.find((candidate) => candidate.verdict === sentence);
+  if (!comparison) return null;
+  const verdicts = Object.values(comparison.figures).map((figure) => figure.verdict);
+  return ["withheld", "worse", "better", "unknown", "early"].find((verdict) =>
+    (verdict === "worse" || verdict === "better" ? comparison.figures.ctr?.verdict === verdict : verdicts.includes(verdict)));
+}
+
+let verdictShown = "";
+
+// Rewritten only when the words change: a screen reader would read them aloud at every poll.
+function showVerdict(report) {
+  const sentences = report.verdict.length ? report.verdict : ["Nothing may be said yet."];
+  const signs = sentences.map((sentence, n) => comparisonSign(report, sentence) ??
+    (n === 0 ? (report.sample_ratio.sound ? "sound" : "unsound") : null));
+  const now = JSON.stringify([sentences, signs]);
+  if (now === verdictShown) return;
+  byId("verdict").replaceChildren(...sentences.map((sentence, n) =>
+    element("li", { class: verdictShown ? "fresh" : null }, sign(signs[n]), element("span", {}, sentence))));
+  verdictShown = now;
+}
+
+function paceOf(report) {
+  const closed = report.series.filter((window) => window.final).slice(-10);
+  if (!closed.length) return 0;
+  const seconds = (closed.at(-1).end_ms - closed[0].start_ms) / 1000;
+  const shown = closed.reduce((sum, window) => sum +
+    Object.values(window.arms).reduce((inner, arm) => inner + arm.impressions, 0), 0);
+  return seconds > 0 ? shown / seconds : 0;
+}
+
+function wayTo(label, done, goal, pace) {
+  const share = Math.min(1, done / goal);
+  const rest = done >= goal ? "" : pace > 0 ? `, ${spanText((goal - done) / pace)} more at the present pace` : "";
+  const text = `${label}: ${countText(done)} of ${countText(goal)} impressions${rest}.`;
+  return [element("p", {}, text), element("progress", { max: 1, value: share, "aria-label": text })];
+}
+
+// When may one say so? And what stands in the way.
+function showMoment(report) {
+  const parts = [];
+  const done = report.arms.reduce((sum, arm) => sum + arm.impressions, 0);
+  const pace = paceOf(report);
+  const { settings } = report;
+  if (!report.sample_ratio.sound) {
+    parts.push(element("p", {}, "No effect may be read from a split that is not sound. Find what loses or moves users, then start anew with a new salt."));
+  } else {
+    parts.push(element("p", {}, "The intervals hold at every look: a difference is known as soon as its interval leaves zero, and not before. You may look as often as you like."));
+    parts.push(...wayTo("Narrowest where the plan has it", done, settings.planned_impressions, pace));
+    if (settings.horizon_impressions > 0) {
+      const reached = report.comparisons.map((comparison) => comparison.horizon?.reached_ms).find(known);
+      if (reached === undefined) parts.push(...wayTo("The one look that was declared", done, settings.horizon_impressions, pace));
+      else parts.push(element("p", {}, `The one look that was declared, at ${countText(settings.horizon_impressions)} impressions, was taken at ${timeText(reached)}; it is below.`));
+    }
+  }
+  for (const arm of report.arms.filter((candidate) => candidate.killed)) {
+    parts.push(warning(`${arm.name} is switched off: the control answers its users, who still count as ${arm.name}'s.`));
+  }
+  for (const gap of report.gaps.filter((candidate) => !known(candidate.end_ms))) {
+    parts.push(warning(`A server cannot log impressions since ${timeText(gap.start_ms)}: what it shows is in no figure.`));
+  }
+  if (!report.progress.log_up) parts.push(warning("The event log does not answer: the figures stand still."));
+  byId("moment").replaceChildren(...parts);
+}
+
+const warning = (text) => element("p", { "data-verdict": "worse" }, element("strong", {}, `▲ ${text}`));
+
+function comparisonRow(report, comparison, definition) {
+  const { name, unit, title } = definition;
+  const figure = comparison.figures[name];
+  const of = (arm) => report.arms.find((candidate) => candidate.name === arm)?.figures?.[name];
+  const plain = (arm) => {
+    if (!of(arm)) return element("td");
+    const text = boundedTexts(of(arm), unit);
+    return element("td", { "data-label": arm }, `${text.value} `,
+      text.interval ? element("span", { class: "interval" }, `(${text.interval})`) : null);
+  };
+  if (!figure && !of(comparison.arm)) return null;
+  const row = element("tr", { "data-figure": name }, element("th", { scope: "row" }, title));
+  const verdict = figure?.verdict;
+  const text = figure ? boundedTexts(figure, unit, true) : { value: "", interval: "" };
+  const says = element("td", { class: "says", "data-verdict": verdict });
+  if (figure) says.append(`${VERDICTS[verdict]?.sign ?? ""} ${VERDICTS[verdict]?.text ?? verdict}`, figure.final ? "" : " (provisional)");
+  const difference = element("td", { class: "difference", "data-label": figure ? "difference" : null });
+  if (figure && known(figure.estimate)) {
+    difference.append(element("strong", {}, text.value), " ", element("span", { class: "interval" },
+      text.interval ? `(${text.interval})` : ""), " ", element("span", { class: "interval" },
+      known(figure.p) ? `p ${pText(figure.p)}` : ""));
+  } else if (figure) difference.append(NONE);
+  const plot = element("td", { class: "plot" });
+  if (figure && known(figure.low) && known(figure.high) && known(figure.estimate)) {
+    plot.append(whisker(figure, verdict, `${title}: interval ${text.interval}, ${VERDICTS[verdict]?.text ?? verdict}`));
+  }
+  row.append(says, plain(comparison.control), plain(comparison.arm), difference, plot);
+  return row;
+}
+
+const pText = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(p < 0.1 ? 3 : 2));
+
+function horizonOf(report, comparison) {
+  const { horizon } = comparison;
+  if (!horizon || !known(horizon.reached_ms)) return null;
+  const said = report.definitions.filter(({ name }) => horizon.figures[name]).map(({ name, title, unit }) => {
+    const figure = horizon.figures[name];
+    return element("li", {}, `${title} ${boundedText(figure, unit, true)}, p ${pText(figure.p ?? 1)}: ${VERDICTS[figure.verdict]?.text ?? figure.verdict}`);
+  });
+  return element("div", {}, element("h4", {}, `At the declared look (${timeText(horizon.reached_ms)}, ordinary intervals)`),
+    element("ul", { class: "notes" }, ...said));
+}
+
+// On a phone rows are laid out as blocks, and a browser may then forget that they are a table's.
+const ROLES = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
+
+function withRoles(table) {
+  for (const part of [table, ...table.querySelectorAll("*")]) {
+    const role = part.tagName === "TH" ? (part.scope === "row" ? "rowheader" : "columnheader") : ROLES[part.tagName];
+    if (role) part.setAttribute("role", role);
+  }
+  return table;
+}
+
+function showComparisons(report) {
+  const cards = report.comparisons.map((comparison) => {
+    const head = ["Figure", "Says", comparison.control, comparison.arm, "Difference (interval)", "Against zero"].map((text) =>
+      element("th", { scope: "col", class: text === "Says" ? "says" : null }, text));
+    const rows = report.definitions.map((definition) => comparisonRow(report, comparison, definition)).filter(Boolean);
+    return element("article", { class: "card comparison" },
+      withRoles(element("table", {}, element("caption", {}, `${comparison.arm} against ${comparison.control}`),
+        element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))),
+      element("p", { class: "quiet" }, `Chance that the interval of a figure is ever wrong, at any look: at most ${percent(comparison.level)}.`),
+      horizonOf(report, comparison));
+  });
+  if (!cards.length) cards.push(element("p", { class: "card quiet" }, "There is one arm and nothing to compare it with."));
+  byId("comparisons").replaceChildren(...cards);
+}
+
+const LEARNS = { all: "from all traffic", own: "from what it served" };
+
+function showArms(report, ageSeconds) {
+  byId("arms").replaceChildren(...report.arms.map((arm, index) => {
+    const { model } = arm;
+    const title = element("h3", {}, swatch(index), arm.name);
+    if (arm.control) title.append(element("span", { class: "badge" }, "control"));
+    if (arm.shadow) title.append(element("span", { class: "badge" }, "shadow: answers nobody"));
+    if (arm.killed) title.append(element("span", { class: "badge killed" }, "switched off"));
+    const reasons = Object.entries(arm.reasons).map(([reason, n]) => `${reason} ${countText(n)}`).join(", ");
+    const age = known(model.age_seconds) ? model.age_seconds + ageSeconds : NaN;
+    return element("article", { class: "card arm", "data-arm": arm.name }, title, definitionList([
+      !arm.shadow && ["Share of users", percent(arm.share)],
+      !arm.shadow && ["Share it should have", percent(arm.weight)],
+      !arm.shadow && ["Users", countText(arm.users)],
+      !arm.shadow && ["Impressions", countText(arm.impressions)],
+      !arm.shadow && ["Clicks", countText(arm.clicks)],
+      reasons && ["Answered because", reasons],
+      ["Learns", LEARNS[arm.learn_from] ?? arm.learn_from],
+      ["Model", model.version || NONE],
+      ["Model's age", spanText(age)],
+      ["Learned up to", timeText(model.event_time_ms)],
+    ]));
+  }));
+}
+
+function splitCard(report) {
+  const { users, expected, p, level, sound } = report.sample_ratio;
+  const all = Object.values(users).reduce((sum, n) => sum + n, 0);
+  const rows = Object.keys(expected).map((arm) => element("tr", {}, element("th", { scope: "row" }, arm),
+    element("td", {}, countText(users[arm] ?? 0)), element("td", {}, all ? percent((users[arm] ?? 0) / all) : NONE),
+    element("td", {}, percent(expected[arm]))));
+  const verdict = sound ? "sound" : "unsound";
+  return card("Is the split itself sound?",
+    element("p", { "data-verdict": verdict }, element("strong", {}, `${VERDICTS[verdict].sign} ${VERDICTS[verdict].text}`),
+      ` (p ${pText(p)}; not sound below ${level})`),
+    element("table", {}, element("thead", {}, element("tr", {}, ...["Arm", "Users", "Share", "Should be"].map((text) =>
+      element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows)));
+}
+
+function showTrust(report, ageSeconds) {
+  const { progress, settings, gaps, excluded } = report;
+  const left = Object.entries(excluded).filter(([, n]) => n > 0).map(([why, n]) => [why.replaceAll("_", " "), countText(n)]);
+  const spans = gaps.slice(-8).map((gap) => [`log gap, worker ${gap.worker || NONE}`,
+    `${timeText(gap.start_ms)} to ${known(gap.end_ms) ? timeText(gap.end_ms) : "now"}, ${plural(gap.dropped, "impression", "impressions")} lost`]);
+  byId("trust").replaceChildren(...[
+    report.notes.length ? card("What to know", element("ul", { class: "notes" },
+      ...report.notes.map((note) => element("li", {}, note)))) : null,
+    splitCard(report),
+    card("How far the watcher is", definitionList([
+      ["Event time reached", timeText(progress.watermark_ms)],
+      ["Figures are of what was shown before", timeText(progress.final_until_ms)],
+      ["Behind", spanText(known(progress.behind_seconds) ? progress.behind_seconds + ageSeconds : NaN)],
+      ["Entries to read", countText(progress.lag_entries)],
+      ["Waiting for their label", countText(progress.open_impressions)],
+      ["Event log", progress.log_up ? "answers" : "does not answer"],
+    ])),
+    card("In no comparison", left.length || spans.length ? definitionList([...left, ...spans])
+      : element("p", { class: "quiet" }, "Nothing was left out.")),
+    card("Declared beforehand", definitionList([
+      ["Chance of a wrong statement", `${percent(settings.level)} a figure`],
+      ["Planned impressions", countText(settings.planned_impressions)],
+      ["Declared look", settings.horizon_impressions > 0 ? `at ${countText(settings.horizon_impressions)}` : "none"],
+      ["A click counts within", spanText(settings.label_window_seconds)],
+      ["Window of time", spanText(settings.window_seconds)],
+      ["Worth of a click cut at", `quantile ${settings.clip_quantile}${known(settings.clip_value) ? `: ${settings.clip_value.toPrecision(3)}` : ""}`],
+      report.earlier.length > 0 && ["Earlier salts", report.earlier.join(", ")],
+    ])),
+  ].filter(Boolean));
+  byId("methods").querySelector("dl").replaceChildren(...report.definitions.flatMap((definition) =>
+    [element("dt", {}, definition.title), element("dd", {}, `${definition.method} ${BETTER[definition.better] ?? ""}.`)]));
+}

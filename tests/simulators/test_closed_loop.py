@@ -1,0 +1,241 @@
+"""Users of planted truth against a real server process: asked, answered, clicked, killed, resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simulators.visits import Visits
+from simulators.world import World
+from stream_ctr.cli import main
+from stream_ctr.events.open import open_log
+from stream_ctr.events.records import Click, Impression
+from stream_ctr.experiments.report_model import decode_report
+from tests.serving.support import publish
+from tests.serving.test_impressions import eventually
+from tests.simulators.closed import CONFIG, Server, in_log, learned, serving, start
+from tests.simulators.logs import SMALL, run, url_of
+
+START_MS = CONFIG.start_ms
+VISITS = Visits(World(CONFIG), 4)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both arms serve the same model that has learned next to nothing."""
+    folder = tmp_path_factory.mktemp("state")
+    content = learned(1)
+    for arm in ("control", "new"):
+        publish(folder, arm, content)
+    return folder
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    return url_of(tmp_path / "log.db")
+
+
+@pytest.fixture
+def server(state: Path, log: str) -> Iterator[Server]:
+    with serving(state, log) as process:
+        yield process
+
+
+def check_whole(log: str, events: int, visits: Visits = VISITS) -> None:
+    """Every visit asked once about what it is, in its order, and clicked once if and only if it should be."""
+    shown, clicks = in_log(log)
+    numbers = [number for each in shown if (number := visits.number_of(each.event_id)) is not None]
+    assert sorted(numbers) == list(range(events))
+    _check_impressions(shown, visits)
+    _check_clicks(shown, clicks, visits)
+
+
+def _check_impressions(shown: list[Impression], visits: Visits) -> None:
+    for each in shown:
+        visit = visits.visit(visits.number_of(each.event_id) or 0)
+        request = json.loads(visit.body)
+        chosen = next(c for c in request["candidates"] if c["truth"] == each.truth)
+        assert each.features == {**request["features"], **chosen["features"]}
+        assert (each.ts_ms, each.user, each.bid) == (visit.time_ms, request["user"], chosen["bid"])
+
+
+def _check_clicks(shown: list[Impression], clicks: list[Click], visits: Visits) -> None:
+    due = {}
+    for each in shown:
+        visit = visits.visit(visits.number_of(each.event_id) or 0)
+        if each.truth is not None and visit.click_draw < each.truth:
+            due[each.event_id] = visit.time_ms + visit.delay_ms
+    assert len(clicks) == len(due)
+    assert {click.event_id: click.ts_ms for click in clicks} == due
+
+
+def test_the_server_logs_what_it_chose_and_the_users_click_on_that(
+    server: Server, log: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--events", "400", "--candidates", "4", "--connections", "4", "--json", *SMALL)
+    assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    server.stop()
+    check_whole(log, 400)
+    shown, clicks = in_log(log)
+    assert (result["sent"], result["answered"], result["failed"]) == (400, 400, 0)
+    assert (result["clicks"], result["clicks_pending"], result["stopped"]) == (len(clicks), 0, False)
+    for arm, figures in result["arms"].items():
+        own = [each for each in shown if each.arm == arm]
+        clicked = {click.event_id for click in clicks}
+        assert figures["visits"] == len(own) > 100
+        assert figures["clicks"] == sum(each.event_id in clicked for each in own)
+        assert figures["expected_ctr"] == pytest.approx(sum(each.truth or 0 for each in own) / len(own))
+    assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
+
+
+def test_one_connection_asks_in_exact_order_also_a_fresh_log_to_be_resumed(server: Server, log: str) -> None:
+    arguments = ("--events", "150", "--candidates", "4", "--connections", "1", "--resume", *SMALL)
+    assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
+    server.stop()
+    check_whole(log, 150)
+    shown, _ = in_log(log)
+    numbers = [VISITS.number_of(each.event_id) or 0 for each in shown]
+    falls = sum(later < earlier for earlier, later in itertools.pairwise(numbers))
+    assert falls == 2  # where one of the three partitions ends and the next begins
+
+
+@pytest.mark.parametrize("killed_after", [60, 300])
+def test_a_killed_simulator_goes_on_with_the_same_visits(server: Server, log: str, killed_after: int) -> None:
+    """Killed with visits under way and clicks to come; what it did is found in the log alone."""
+    arguments = ("--candidates", "4", "--start-ms", str(START_MS), "--option", "delay_seconds=0.4")
+    first = start(server.url, log, "--rate", "500", *arguments)
+    eventually(lambda: server.metric("impressions_logged_total") >= killed_after)
+    first.kill()
+    first.communicate()
+    eventually(lambda: server.metric("impressions_queued") == 0)
+    shown, clicks = in_log(log)
+    assert len(shown) >= killed_after
+    events = max(VISITS.number_of(each.event_id) or 0 for each in shown) + 100
+    rest = start(server.url, log, "--rate", "500", "--resume", "--events", str(events), *arguments, "--json")
+    printed, told = rest.communicate(timeout=60)
+    assert rest.returncode == 0, told
+    server.stop()
+    result = json.loads(printed)
+    assert result["asked_before"] + result["answered"] == events
+    again_shown, again_clicks = in_log(log)
+    assert [each for each in again_shown if each.event_id in {e.event_id for e in shown}] == shown
+    assert len(again_clicks) == len(clicks) + result["clicks"]
+    check_whole(log, events, Visits(World(replace(CONFIG, events_per_second=500.0, delay_seconds=0.4)), 4))
+
+
+def test_sigterm_tells_which_clicks_are_to_come(server: Server, log: str) -> None:
+    arguments = ("--candidates", "4", "--option", "delay_seconds=30")
+    child = start(server.url, log, "--rate", "500", "--json", *arguments)
+    eventually(lambda: server.metric("impressions_logged_total") >= 100)
+    child.send_signal(signal.SIGTERM)
+    printed, told = child.communicate(timeout=30)
+    assert child.returncode == 0, told
+    result = json.loads(printed)
+    assert result["stopped"]
+    assert result["answered"] == result["sent"]
+    assert result["clicks_pending"] > 5
+    server.stop()
+    shown, clicks = in_log(log)
+    assert len(shown) == result["answered"]
+    clicked = sum(figures["clicks"] for figures in result["arms"].values())
+    assert len(clicks) == result["clicks"] == clicked - result["clicks_pending"]
+
+
+def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log: str) -> None:
+    arguments = ("--candidates", "4", "--events", "600", "--json")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(state, log))
+        child = start(server.url, log, "--rate", "300", *arguments)
+        eventually(lambda: server.metric("impressions_logged_total") >= 100)
+        server.stop()
+        again = stack.enter_context(serving(state, log, server.port))
+        printed, told = child.communicate(timeout=60)
+        assert child.returncode == 0, told
+        again.stop()
+    result = json.loads(printed)
+    assert (result["answered"], result["failed"]) == (600, 0)
+    shown, _ = in_log(log)
+    assert len({each.event_id for each in shown}) == 600
+
+
+def test_visits_of_another_seed_are_passed_over(server: Server, log: str) -> None:
+    common = ("--candidates", "4", *SMALL)
+    other = ("--seed", "2", "--events", "30")
+    assert run("simulate", "--server", server.url, "--log", log, *common, *other) == 0
+    for events in ("20", "45"):
+        own = ("--events", events, "--resume")
+        assert run("simulate", "--server", server.url, "--log", log, *common, *own) == 0
+    server.stop()
+    opened = open_log(log)
+    assert sum(opened.end_offsets("impressions").values()) == 75
+    opened.close()
+
+
+VERDICT = """\
+[log]
+url = "{log}"
+[features]
+preset = "world"
+[order]
+idle_seconds = 0.1
+[join]
+window_seconds = 60.0
+horizon_seconds = 120.0
+[train]
+state = "{state}"
+poll_seconds = 0.02
+[watch]
+window_seconds = 300.0
+planned_impressions = 3000
+port = -1
+[experiment]
+name = "closed"
+salt = "closed-loop"
+[[experiment.arms]]
+name = "control"
+weight = 0.5
+[[experiment.arms]]
+name = "new"
+weight = 0.5
+"""
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_the_report_finds_what_is_planted_and_nothing_else(
+    better: bool, tmp_path: Path, log: str, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that has learned the world against one that has not; and one against itself."""
+    if better:
+        state = tmp_path / "state"
+        for arm, events in (("control", 1), ("new", 20_000)):
+            publish(state, arm, learned(events))
+    arguments = ("--events", "3000", "--candidates", "4", "--option", "longest_delay_seconds=50", "--json")
+    with serving(state, log) as server:
+        assert run("simulate", "--server", server.url, "--log", log, *arguments, *SMALL) == 0
+        server.stop()
+    truth = json.loads(capsys.readouterr().out)["arms"]
+    config = tmp_path / "watch.toml"
+    config.write_text(VERDICT.format(log=log, state=tmp_path / "watched"), "utf-8")
+    assert main(["experiment", "watch", "--config", str(config), "--until-idle", "0.3", "--json"]) == 0
+    report = decode_report(capsys.readouterr().out.encode())
+    assert report.sample_ratio.sound
+    figures = report.comparisons[0].figures
+    for own in report.arms:
+        assert own.impressions == truth[own.name]["visits"]
+        assert own.clicks == truth[own.name]["clicks"]
+    uplift = truth["new"]["expected_ctr"] / truth["control"]["expected_ctr"] - 1
+    for name in ("ctr_uplift", "log_loss", "auc"):
+        assert figures[name].verdict == ("better" if better else "unknown"), name
+    found = figures["ctr_uplift"]
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < uplift < found.high
+    assert (uplift > 0.2) == better

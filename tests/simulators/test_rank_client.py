@@ -1,0 +1,184 @@
+"""What the closed loop does about each answer, and about none."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from simulators.rank_client import Away, Busy, RankClient
+from stream_ctr.errors import StreamCTRError, UsageError
+from tests.simulators.faulty_server import GOOD, scripted
+from tests.simulators.logs import SMALL, contents, run, url_of
+
+
+def test_one_connection_serves_many_requests() -> None:
+    with scripted((200, GOOD, {})) as server:
+        client = RankClient(server.url, "secret")
+        answers = [client.rank(b"{}") for _ in range(5)]
+        client.close()
+    assert {(answer.arm, answer.best, answer.model_version) for answer in answers} == {("a", 0, "a-1")}
+    assert server.connections == 1
+    assert set(server.asked) == {("/v1/rank", b"{}", "Bearer secret")}
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew() -> None:
+    with scripted((200, GOOD, {}), (0, b"", {}), (200, GOOD, {})) as server:
+        client = RankClient(server.url)
+        for _ in range(2):
+            assert client.rank(b"{}").arm == "a"
+        client.close()
+    assert (server.connections, len(server.asked)) == (2, 3)
+
+
+def test_no_answer_is_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = RankClient(f"http://127.0.0.1:{port}")
+    with pytest.raises(Away, match="refused"):
+        client.rank(b"{}")
+    with pytest.raises(Away, match="refused"):
+        client.ready()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds", "overloaded"),
+    [
+        (503, {"Retry-After": "7"}, 7.0, True),
+        (503, {"Retry-After": "9999"}, 60.0, True),
+        (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1.0, True),
+        (429, {}, 1.0, True),
+        (500, {}, 1.0, False),
+        (504, {}, 1.0, False),
+        (408, {}, 1.0, False),
+    ],
+)
+def test_answers_that_ask_to_come_again(
+    status: int, headers: dict[str, str], seconds: float, overloaded: bool
+) -> None:
+    with scripted((status, b'{"error":"too\\nmuch"}', headers)) as server:
+        client = RankClient(server.url)
+        with pytest.raises(Busy, match=f"{status}: too much") as raised:
+            client.rank(b"{}")
+        client.close()
+    assert (raised.value.retry_seconds, raised.value.overloaded) == (seconds, overloaded)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        (401, b'{"error":"no token"}', "--token-env: 401: no token"),
+        (404, b"<html>", "is it the address of `stream-ctr serve`\\?: 404: <html>"),
+        (422, b'{"error":"too many"}', "refuses the request: 422: too many"),
+        (200, b"<html>", "the answer is no ranking"),
+        (200, b"\xff", "the answer is no ranking"),
+        (200, b'{"arm":"a"}', "the answer is no ranking"),
+    ],
+)
+def test_refusals_are_one_clear_line(status: int, text: bytes, told: str) -> None:
+    with scripted((status, text, {})) as server:
+        client = RankClient(server.url)
+        with pytest.raises(StreamCTRError, match=told) as raised:
+            client.rank(b"{}")
+        client.close()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["localhost:80", "ftp://a", "http://", "http://a:b", "http://a:70000", "http://u:p@a", "http://[a"],
+)
+def test_what_is_no_address_is_refused(server: str) -> None:
+    with pytest.raises(UsageError, match="--server") as raised:
+        RankClient(server)
+    assert "u:p" not in str(raised.value)
+
+
+def simulate(server: str, log: str, *more: str) -> int:
+    return run("simulate", "--server", server, "--log", log, "--candidates", "2", *more, *SMALL)
+
+
+def test_a_busy_server_is_asked_again_and_every_visit_is_answered_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = url_of(tmp_path / "log.db")
+    busy = (503, b'{"error":"busy"}', {"Retry-After": "0"})
+    with scripted(busy, busy, busy, (0, b"", {}), (200, GOOD, {})) as server:
+        assert simulate(server.url, log, "--events", "50", "--json") == 0
+    printed = capsys.readouterr()
+    assert '"sent": 50, "answered": 50, "failed": 0, "busy": 3,' in printed.out
+    assert "the server asks to wait: 503: busy" in printed.err
+    bodies = [body for _, body, _ in server.asked]
+    assert len(set(bodies)) == 50
+    assert 53 <= len(bodies) <= 54
+
+
+def test_a_visit_on_which_the_server_fails_is_given_up_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulators.traffic.FAILURES", 1)
+    log = url_of(tmp_path / "log.db")
+    with scripted((500, b'{"error":"internal error"}', {}), (200, GOOD, {})) as server:
+        assert simulate(server.url, log, "--events", "3", "--connections", "1") == 0
+    printed = capsys.readouterr()
+    assert "2 visits answered" in printed.out
+    assert "1 failed" in printed.out
+    assert "visit-1-0 is given up: 500: internal error" in printed.err
+
+
+def test_a_refusal_ends_the_run(tmp_path: Path) -> None:
+    with (
+        scripted((401, b'{"error":"no"}', {})) as server,
+        pytest.raises(StreamCTRError, match="--token-env: 401: no"),
+    ):
+        simulate(server.url, url_of(tmp_path / "log.db"), "--events", "50")
+
+
+def test_a_server_that_chooses_what_was_not_offered_ends_the_run(tmp_path: Path) -> None:
+    with (
+        scripted((200, GOOD.replace(b'"best":0', b'"best":2'), {})) as server,
+        pytest.raises(StreamCTRError, match="chose candidate 2 of 2 for visit-1-"),
+    ):
+        simulate(server.url, url_of(tmp_path / "log.db"), "--events", "50")
+
+
+def test_the_token_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = url_of(tmp_path / "log.db")
+    monkeypatch.setenv("THE_TOKEN", "abc")
+    with scripted((200, GOOD, {})) as server:
+        assert simulate(server.url, log, "--events", "3", "--token-env", "THE_TOKEN") == 0
+    assert {authorization for _, _, authorization in server.asked} == {"Bearer abc"}
+    monkeypatch.delenv("THE_TOKEN")
+    with pytest.raises(UsageError, match="--token-env THE_TOKEN: there is no such environment variable"):
+        simulate(server.url, log, "--token-env", "THE_TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--candidates", "0"), "--candidates 0 is not from 1 to 1000"),
+        (("--connections", "300"), "--connections 300 is not from 1 to 256"),
+        (("--rate", "nan"), "--rate nan is not above 0"),
+        (("--events", "0"), "--events 0 is not at least 1"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(more: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=told):
+        run("simulate", "--server", "http://127.0.0.1:9", "--log", url_of(tmp_path / "log.db"), *more)
+
+
+def test_options_of_a_server_need_a_server(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--token-env belongs to --server URL"):
+        run("simulate", "--log", url_of(tmp_path / "log.db"), "--token-env", "X")
+    assert not (tmp_path / "log.db").exists()
+
+
+def test_clicks_come_without_an_impression_only_from_the_server(tmp_path: Path) -> None:
+    """The simulator writes clicks alone: impressions are the server's to write."""
+    log = url_of(tmp_path / "log.db")
+    with scripted((200, GOOD, {})) as server:
+        assert simulate(server.url, log, "--events", "200") == 0
+    found = contents(log)
+    assert not any(entries for place, entries in found.items() if place.topic == "impressions")
+    assert sum(len(entries) for place, entries in found.items() if place.topic == "clicks") > 10
