@@ -69,7 +69,10 @@ class Routing:
         """Held for moments only: requests take it when a guard trips."""
         self._wake = threading.Event()
         self._reload = self._stopping = False
+        self._config_turn = threading.Lock()
+        """One at a time takes a configuration."""
         self._thread: threading.Thread | None = None
+        self._taking: threading.Thread | None = None
         self._replan()
 
     @property
@@ -102,24 +105,30 @@ class Routing:
             if self._stopping:
                 return
             try:
-                self.poll()
+                self._follow()
             except Exception:
                 # A defect here must not stop the kill switch for good while the server seems to be well.
                 logger.exception("looking at the experiment's files failed; the plan goes on as it was")
 
     def poll(self) -> None:
         """Look once at all files, and exchange the plan where they have changed."""
+        self._follow()
+        if self._taking is not None:
+            self._taking.join()
+
+    def _follow(self) -> None:
+        """Look at all files; a changed configuration is taken in a thread of its own, as snapshots of new
+        arms are loaded for it, and a kill must not wait for that."""
         with self._turn:
             self._write_pending()
             self._read_control()
-            if self.config is not None and (self._reload or self.config.changed()):
-                self._reload = False
-                try:
-                    self._take(self.config)
-                except StreamCTRError as error:
-                    logger.warning("the experiment stays as it was: %s", error)
             self._judge_observed()
             self._judge_readiness()
+        busy = self._taking is not None and self._taking.is_alive()
+        if self.config is not None and not busy and (self._reload or self.config.changed()):
+            self._reload = False
+            self._taking = threading.Thread(target=self._take_or_tell, name="configuration", daemon=True)
+            self._taking.start()
 
     # --- kill switch ---
 
@@ -212,18 +221,28 @@ class Routing:
         """
         if self.config is None:
             raise UsageError("the server was started without --config, so there is no file to read")
-        with self._turn:
-            return self._take(self.config)
+        return self._take(self.config)
+
+    def _take_or_tell(self) -> None:
+        assert self.config is not None
+        try:
+            self._take(self.config)
+        except StreamCTRError as error:
+            logger.warning("the experiment stays as it was: %s", error)
+        except Exception:
+            logger.exception("taking the configuration failed; the experiment stays as it was")
 
     def _take(self, config: ConfigFile) -> bool:
         """Take the file's experiment whole, or raise and change nothing."""
+        with self._config_turn:
+            return self._take_in_turn(config)
+
+    def _take_in_turn(self, config: ConfigFile) -> bool:
         old = self.plan.experiment
         try:
             new = config.read()
             check_change(old, new)
             control = new.arms[0].name
-            if control in self._killed or control in self._pending:
-                raise ConfigError(f"arm {control!r} is killed and cannot become the control; revive it first")
             secret = read_secret(new.override_secret_file, os.environ)
             sources = self.arms.prepare(new)
             if sources[control].predictor is None and control != old.arms[0].name:
@@ -231,6 +250,8 @@ class Routing:
                     f"arm {control!r} cannot become the control before it has a snapshot: "
                     f"{sources[control].reader.error}"
                 )
+            if control in self._killed or control in self._pending:
+                raise ConfigError(f"arm {control!r} is killed and cannot become the control; revive it first")
         except StreamCTRError as error:
             self.config_error = str(error)
             self.metrics.config_stale.set(1)
@@ -261,6 +282,8 @@ class Routing:
             self.trip(arm, trip)
         if chances != self._chances:
             with self._lock:
+                if self.plan.experiment is not plan.experiment:
+                    return  # another one was taken meanwhile, with other arms
                 self._chances = chances
                 self._replan()
             for name in plan.answering:
