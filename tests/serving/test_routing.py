@@ -88,7 +88,7 @@ def test_an_unreadable_file_keeps_what_was_known_and_shows(state: Path) -> None:
     served.routing.poll()
     assert served.rank(request(USERS["new"])).json()["arm"] == "control"
     assert metric(served, "control_stale") == 1
-    assert "damaged" in served.routing.control_error
+    assert "damaged" in served.routing.switch.error
     ControlFile(state).path.unlink()
     served.routing.poll()
     assert served.rank(request(USERS["new"])).json()["arm"] == "new"
