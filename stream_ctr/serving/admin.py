@@ -50,7 +50,7 @@ def status(routing: Routing) -> dict[str, Any]:
         "salt": experiment.salt,
         "coverage": experiment.coverage,
         "config_error": routing.config_error or None,
-        "control_error": routing.control_error or None,
+        "control_error": routing.switch.error or None,
         "arms": arms,
     }
 

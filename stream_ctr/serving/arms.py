@@ -41,7 +41,7 @@ class Source:
         self.error = ""
         self.failures = 0
         if self.frozen:
-            self.predictor = _frozen(arm)
+            self.predictor = frozen_predictor(arm)
 
     def poll(self) -> bool:
         """Look for a newer snapshot; True when there is one."""
@@ -60,8 +60,12 @@ class Source:
         return True
 
 
-def _frozen(arm: ArmConfig) -> Predictor:
-    """Raises StateError, which names the arm."""
+def frozen_predictor(arm: ArmConfig) -> Predictor:
+    """The predictor of an arm that serves one snapshot for ever.
+
+    Raises:
+        StateError: the snapshot cannot be used; arm and folder are named.
+    """
     try:
         predictor = Predictor(open_fixed(Path(arm.snapshot)))
         predictor.warm_up()

@@ -75,9 +75,10 @@ class Plan:
         """The arm for one request; ``overridden`` is the one that a tester's header asks for."""
         assignment = self._assigner.assign(user)
         choice = self._choose(assignment, user, event_id, overridden)
-        if choice.arm in self.killed:
-            return Choice(assignment, self.control, "killed")
-        return choice
+        if choice.arm not in self.killed:
+            return choice
+        # A tester stays one: else some of a tester's impressions would be in comparisons.
+        return Choice(assignment, self.control, "override" if choice.reason == "override" else "killed")
 
     def _choose(self, assignment: Assignment, user: str, event_id: str, overridden: str | None) -> Choice:
         arm = overridden or self._testers.get(user)

@@ -107,7 +107,9 @@ class Ranker:
         prediction = self._ask(arm, request, view)
         if prediction is None and arm != control:
             self._metrics.fallbacks.labels(arm).inc()
-            arm, reason = control, "fallback"
+            arm = control
+            if reason != "override":  # a tester stays one, in no comparison
+                reason = "fallback"
             prediction = self._ask(arm, request, view)
         if prediction is None:
             raise unavailable(f"arm {control} has no usable snapshot; try again soon")

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from stream_ctr.errors import ConfigError, StateError, StreamCTRError, UsageError
+from stream_ctr.errors import ConfigError, StreamCTRError, UsageError
 from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.check import check_change
 from stream_ctr.experiments.config import ExperimentConfig
-from stream_ctr.experiments.control import ControlFile, Stamp, check_killable
+from stream_ctr.experiments.control import check_killable
 from stream_ctr.experiments.override import read_secret
 from stream_ctr.experiments.shared import FOLDER, Kill
 from stream_ctr.serving.arms import Arms, Source
@@ -26,11 +26,9 @@ from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.observed import Observed
 from stream_ctr.serving.plan import Plan
 from stream_ctr.serving.reload import ConfigFile
+from stream_ctr.serving.switch import Switch
 
 logger = logging.getLogger("stream_ctr.serving")
-
-UNREAD: Stamp = (-1, -1, -1)
-"""Stamp of a file that was never read."""
 
 
 class Routing:
@@ -52,24 +50,22 @@ class Routing:
         self.config = config
         self.config_error = ""
         """Why the configuration file is not the one that serves; empty when it is."""
-        self.control_error = ""
-        """Why the kill switch's file cannot be read or written; empty when it can."""
         self.metrics = metrics.routing
-        self._file = ControlFile(state_folder)
+        self.switch = Switch(state_folder, self.metrics)
         self._observed = Observed(state_folder / FOLDER, self.metrics)
         self._secret = read_secret(self.plan.experiment.override_secret_file, os.environ)
-        self._killed: dict[str, Kill] = {}
-        self._pending: dict[str, Kill] = {}
+        self._applied: dict[str, Kill] = {}
+        """The killed arms that the plan knows of."""
         self._chances: Mapping[str, float] = {}
-        self._control_seen = UNREAD
         self._unready: dict[str, float] = {}
-        self._turn = threading.Lock()
-        """One at a time looks at the files or writes them."""
         self._lock = threading.RLock()
         """Held for moments only: requests take it when a guard trips."""
         self._wake = threading.Event()
         self._reload = self._stopping = False
+        self._config_turn = threading.Lock()
+        """One at a time takes a configuration."""
         self._thread: threading.Thread | None = None
+        self._taking: threading.Thread | None = None
         self._replan()
 
     @property
@@ -102,24 +98,28 @@ class Routing:
             if self._stopping:
                 return
             try:
-                self.poll()
+                self._follow()
             except Exception:
                 # A defect here must not stop the kill switch for good while the server seems to be well.
                 logger.exception("looking at the experiment's files failed; the plan goes on as it was")
 
     def poll(self) -> None:
         """Look once at all files, and exchange the plan where they have changed."""
-        with self._turn:
-            self._write_pending()
-            self._read_control()
-            if self.config is not None and (self._reload or self.config.changed()):
-                self._reload = False
-                try:
-                    self._take(self.config)
-                except StreamCTRError as error:
-                    logger.warning("the experiment stays as it was: %s", error)
-            self._judge_observed()
-            self._judge_readiness()
+        self._follow()
+        if self._taking is not None:
+            self._taking.join()
+
+    def _follow(self) -> None:
+        """Look at all files; a changed configuration is taken in a thread of its own, as snapshots of new
+        arms are loaded for it, and a kill must not wait for that."""
+        self._follow_switch()
+        self._judge_observed()
+        self._judge_readiness()
+        busy = self._taking is not None and self._taking.is_alive()
+        if self.config is not None and not busy and (self._reload or self.config.changed()):
+            self._reload = False
+            self._taking = threading.Thread(target=self._take_or_tell, name="configuration", daemon=True)
+            self._taking.start()
 
     # --- kill switch ---
 
@@ -131,9 +131,8 @@ class Routing:
             StateError: the control file cannot be written.
         """
         check_killable(self.plan.experiment, arm)
-        with self._turn:
-            done = self._file.kill(arm, reason)
-            self._read_control()
+        done = self.switch.kill(arm, reason)
+        self._follow_switch()
         return done
 
     def revive(self, arm: str) -> bool:
@@ -144,14 +143,11 @@ class Routing:
             StateError: the control file cannot be written.
         """
         names = [known.name for known in self.plan.experiment.arms]
-        if arm not in names and arm not in self._killed:
+        if arm not in names and arm not in self.switch.killed:
             raise UsageError(f"no arm named {arm!r}; the arms are {', '.join(names)}")
-        with self._turn:
-            with self._lock:
-                pending = self._pending.pop(arm, None)
-            done = self._file.revive(arm)
-            self._read_control(always=pending is not None)
-        return done or pending is not None
+        done = self.switch.revive(arm)
+        self._follow_switch()
+        return done
 
     def trip(self, arm: str, trip: Trip) -> None:
         """Take an arm out by itself: here at once, elsewhere as soon as the file is written."""
@@ -159,47 +155,14 @@ class Routing:
             plan = self.plan
             if arm == plan.control or arm in plan.killed or arm not in plan.guards:
                 return
-            self._pending[arm] = Kill(trip.cause, trip.reason, time.time_ns() // 1_000_000)
+            self.switch.trip(arm, trip)
             self._replan()
         self._wake.set()
 
-    def _write_pending(self) -> None:
-        """Put own kills into the file; those that it does not take stay, and are tried again."""
-        for arm, kill in list(self._pending.items()):
-            try:
-                self._file.kill(arm, kill.reason, kill.cause)
-            except StateError as error:
-                self._control_failed(str(error))
-                return
-            with self._lock:
-                self._killed = {arm: kill, **self._killed}
-                self._pending.pop(arm, None)
-
-    def _read_control(self, always: bool = False) -> None:
-        stamp = self._file.stamp()
-        if stamp == self._control_seen and not always:
-            return
-        try:
-            killed = self._file.read().killed
-        except StateError as error:
-            self._control_failed(str(error))
-            if self._control_seen != UNREAD:
-                return  # what was known goes on
-            # Who was killed is not known, so nobody but the control serves until it is.
-            why = Kill("unknown", f"the kill switch cannot be read: {error}", time.time_ns() // 1_000_000)
-            killed = dict.fromkeys(self.plan.guards, why)
-        else:
-            self._control_seen = stamp
-            self._control_failed("")
-        with self._lock:
-            self._killed = killed
+    def _follow_switch(self) -> None:
+        self.switch.follow(self.plan.guards)
+        if self.switch.killed != self._applied:
             self._replan()
-
-    def _control_failed(self, error: str) -> None:
-        if error and error != self.control_error:
-            logger.warning("kill switch: %s", error)
-        self.control_error = error
-        self.metrics.control_stale.set(1 if error else 0)
 
     # --- configuration ---
 
@@ -212,18 +175,28 @@ class Routing:
         """
         if self.config is None:
             raise UsageError("the server was started without --config, so there is no file to read")
-        with self._turn:
-            return self._take(self.config)
+        return self._take(self.config)
+
+    def _take_or_tell(self) -> None:
+        assert self.config is not None
+        try:
+            self._take(self.config)
+        except StreamCTRError as error:
+            logger.warning("the experiment stays as it was: %s", error)
+        except Exception:
+            logger.exception("taking the configuration failed; the experiment stays as it was")
 
     def _take(self, config: ConfigFile) -> bool:
         """Take the file's experiment whole, or raise and change nothing."""
+        with self._config_turn:
+            return self._take_in_turn(config)
+
+    def _take_in_turn(self, config: ConfigFile) -> bool:
         old = self.plan.experiment
         try:
             new = config.read()
             check_change(old, new)
             control = new.arms[0].name
-            if control in self._killed or control in self._pending:
-                raise ConfigError(f"arm {control!r} is killed and cannot become the control; revive it first")
             secret = read_secret(new.override_secret_file, os.environ)
             sources = self.arms.prepare(new)
             if sources[control].predictor is None and control != old.arms[0].name:
@@ -231,6 +204,8 @@ class Routing:
                     f"arm {control!r} cannot become the control before it has a snapshot: "
                     f"{sources[control].reader.error}"
                 )
+            if control in self.switch.killed:
+                raise ConfigError(f"arm {control!r} is killed and cannot become the control; revive it first")
         except StreamCTRError as error:
             self.config_error = str(error)
             self.metrics.config_stale.set(1)
@@ -261,6 +236,8 @@ class Routing:
             self.trip(arm, trip)
         if chances != self._chances:
             with self._lock:
+                if self.plan.experiment is not plan.experiment:
+                    return  # another one was taken meanwhile, with other arms
                 self._chances = chances
                 self._replan()
             for name in plan.answering:
@@ -284,7 +261,7 @@ class Routing:
             self._exchange(self._plan(self.plan.experiment))
 
     def _plan(self, experiment: ExperimentConfig) -> Plan:
-        named = {**self._pending, **self._killed}
+        named = self._applied = self.switch.killed
         # The control serves whatever the file says: there is nobody to serve in its place.
         killed = {arm.name: named[arm.name] for arm in experiment.arms[1:] if arm.name in named}
         return Plan(experiment, MappingProxyType(killed), self._secret, self._chances, self.plan)

@@ -120,6 +120,7 @@ def run_process(
     app = RankApp(serve, routing, shadows, metrics, tokens)
     tls = tls_context(serve)
     with ExitStack() as stack:
+        stack.enter_context(_reload_on_hangup(routing))
         impressions.start()
         stack.callback(impressions.close)
         stack.callback(shadows.close)
@@ -127,7 +128,6 @@ def run_process(
         stack.callback(arms.stop)
         routing.start(serve.poll_seconds)
         stack.callback(routing.stop)
-        stack.enter_context(_reload_on_hangup(routing))
         server = _Server(uvicorn_config(app, tls, serve.header_seconds), listening)
         inner_tls = None if is_loopback(serve.admin_host) else tls
         inner = _Inner(

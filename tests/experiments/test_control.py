@@ -21,6 +21,8 @@ from stream_ctr.experiments.shared import (
     read_sums,
     replace_file,
 )
+from stream_ctr.predictors.snapshot import path_of, write_snapshot
+from tests.predictors.support import example_snapshot
 
 
 def test_kills_and_revivals_are_read_back(tmp_path: Path) -> None:
@@ -142,6 +144,22 @@ def test_the_command_line_kills_and_revives(
     assert main(["experiment", "revive", "new", "--config", config, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"arm": "new", "changed": True, "killed": None}
     assert file.read().killed == {}
+
+
+def test_a_frozen_arm_is_checked_and_not_trained(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = write_snapshot(tmp_path, example_snapshot(), kept=3)
+    path = Path(config)
+    for folder, code in ((path_of(tmp_path, version), 0), (tmp_path / "nowhere", 1)):
+        frozen = f'weight = 0.4, snapshot = "{folder}"'
+        path.write_text(CONFIG.format(state=tmp_path / "state").replace("weight = 0.4", frozen))
+        assert main(["config", "check", config]) == code
+    assert "experiment.arms 'new': snapshot cannot serve" in capsys.readouterr().err
+    assert main(["train", "--config", config, "--arm", "new"]) == 2
+    told = capsys.readouterr().err
+    assert "needs no trainer" in told
+    assert len(told.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

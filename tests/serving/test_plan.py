@@ -58,7 +58,7 @@ def test_testers_meet_their_arm_whatever_their_bucket_says() -> None:
     assert choice.assignment.bucket == bucket_of("plan", "tester")
     assert plan.choose("user-1", "e", "b").reason == "override"
     killed = Plan(FOUR, {"a": KILL})
-    assert (killed.choose("tester", "e").arm, killed.choose("tester", "e").reason) == ("control", "killed")
+    assert (killed.choose("tester", "e").arm, killed.choose("tester", "e").reason) == ("control", "override")
 
 
 def test_shadows_answer_nobody_and_see_their_share_of_events() -> None:

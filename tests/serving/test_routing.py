@@ -88,7 +88,7 @@ def test_an_unreadable_file_keeps_what_was_known_and_shows(state: Path) -> None:
     served.routing.poll()
     assert served.rank(request(USERS["new"])).json()["arm"] == "control"
     assert metric(served, "control_stale") == 1
-    assert "damaged" in served.routing.control_error
+    assert "damaged" in served.routing.switch.error
     ControlFile(state).path.unlink()
     served.routing.poll()
     assert served.rank(request(USERS["new"])).json()["arm"] == "new"
@@ -221,6 +221,10 @@ def test_testers_meet_their_arm_and_are_logged_as_such(state: Path) -> None:
     assert served.rank(request(USERS["control"])).json()["arm"] == "new"
     logged = impressions(served)[-1]
     assert (logged.assigned_arm, logged.arm, logged.reason) == ("control", "new", "override")
+    publish(state, "new", not_a_number())
+    served.arms.poll()
+    assert served.rank(request(USERS["control"])).json()["arm"] == "control"
+    assert impressions(served)[-1].reason == "override", "a tester is in no comparison, whoever answers"
 
 
 def test_a_signed_header_chooses_the_arm_and_an_unsigned_one_is_403(

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from stream_ctr.experiments.assignment import bucket_of
+from stream_ctr.experiments.shared import read_gaps
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp
 from stream_ctr.serving.tokens import Tokens
@@ -26,7 +27,7 @@ CONFIG = """
 [train]
 state = "{folder}"
 [log]
-url = "sqlite:///{folder}/log.db"
+url = "sqlite:///{folder}/logs/log.db"
 [serve]
 port = 0
 poll_seconds = {poll_seconds}
@@ -128,7 +129,7 @@ def test_all_workers_follow_a_kill_and_a_new_experiment_under_load(tmp_path: Pat
     assert set(arms[after_kill:before_reload]) == {"control"}
     second = "control" if bucket_of("two", USER) < 5000 else "third"
     assert set(arms[after_reload:]) == {second}
-    impressions = logged(f"sqlite:///{tmp_path}/log.db")
+    impressions = logged(f"sqlite:///{tmp_path}/logs/log.db")
     assert len(impressions) == len(answers)
     for each in impressions:
         names = {"one": {"control", "new"}, "two": {"control", "third"}}[each.salt]
@@ -138,6 +139,22 @@ def test_all_workers_follow_a_kill_and_a_new_experiment_under_load(tmp_path: Pat
             "killed" if (each.assigned_arm, each.arm) == ("new", "control") else "assigned"
         )
         assert each.bucket == bucket_of(each.salt, USER)
+
+
+def test_a_log_that_is_away_leaves_a_span_that_ends_when_it_is_back(tmp_path: Path) -> None:
+    blocked = tmp_path / "logs"
+    blocked.write_text("a file where a folder is needed")
+    with serving(tmp_path, workers=1, poll_seconds=3600) as cluster:
+        eventually(lambda: len(read_gaps(tmp_path / "experiment")) == 1)
+        assert read_gaps(tmp_path / "experiment")[0].end_ms is None
+        assert httpx.post(f"{cluster.url}/v1/rank", json=request(USER), timeout=20).status_code == 200
+        blocked.unlink()
+        eventually(lambda: read_gaps(tmp_path / "experiment")[0].end_ms is not None)
+        assert cluster.metrics("log_gaps_total") == [1]
+        cluster.stop()
+    (gap,) = read_gaps(tmp_path / "experiment")
+    assert gap.dropped == 0, "it only waited"
+    assert len(logged(f"sqlite:///{blocked}/log.db")) == 1
 
 
 def test_a_hangup_reads_the_file_at_once(tmp_path: Path) -> None:
