@@ -12,6 +12,7 @@ from stream_ctr import kernels
 from stream_ctr.kernels import fast_kernel, fast_part, source_digest
 from stream_ctr.learners import (
     compiled_labels,
+    compiled_moments,
     compiled_passes,
     compiled_plan,
     compiled_revisit,
@@ -32,6 +33,9 @@ from stream_ctr.learners.compiled_plan import (
 )
 from stream_ctr.learners.compiled_revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
 from stream_ctr.learners.compiled_rules import start_row, update_dense, update_rows
+from stream_ctr.models import initial
+from stream_ctr.optim import moments
+from stream_ctr.optim.moments import DENSE, SECOND_TURN
 
 Probabilities = NDArray[np.float32]
 Learn = Callable[[Workspace, Chunk, int, Probabilities, NDArray[np.bool_]], int]
@@ -142,7 +146,7 @@ def _step(ws: Workspace, chunk: Chunk, b: int, learned: int) -> tuple[Number, bo
         at = learned % method.revisit_after
         ws.past.label[at], ws.past.weight[at] = label, weight
         keep_rows(ws.table, ws.past, at, rows, ws.scratch.row.size)
-    update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest)
+    update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest, DENSE)
     update_rows(ws.table, ws.shape, run, rows, ws.row_rule, method, now, ws.scratch)
     if method.revisit_after > 0:
         keep_steps(ws.table, ws.past, learned % method.revisit_after, ws.scratch.row.size)
@@ -167,7 +171,7 @@ def _revisit(ws: Workspace, now: int) -> None:
     renew_rows(ws.table, past, at, ws.shape, run, ws.row_rule, method.revisit_rows)
     if method.revisit_dense > 0.0:
         scale_pass(run, method.revisit_dense)
-        update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest)
+        update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest, SECOND_TURN)
 
 
 def _compile(digest: int) -> tuple[Learn, Predict]:
@@ -211,6 +215,11 @@ def _compile(digest: int) -> tuple[Learn, Predict]:
     return learn_chunk, predict_rows
 
 
+SOURCES = (
+    *(kernels, initial, moments),
+    *(compiled_labels, compiled_moments, compiled_plan, compiled_passes, compiled_revisit, compiled_rules),
+)
+"""What the kernels call into."""
 learn_chunk, predict_rows = _compile(
-    source_digest(kernels, compiled_labels, compiled_plan, compiled_passes, compiled_revisit, compiled_rules)
+    source_digest(*SOURCES)
 )

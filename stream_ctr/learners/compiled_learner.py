@@ -18,8 +18,8 @@ from stream_ctr.learners.compiled_check import require_compiled
 from stream_ctr.learners.compiled_kernels import learn_chunk, predict_rows
 from stream_ctr.learners.compiled_plan import (
     Chunk,
-    Floats,
     Kind,
+    Moments,
     Parameters,
     Past,
     Scratch,
@@ -41,6 +41,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.initial import row_values
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.optim.moments import Accumulators, narrowed
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state import Json, State
@@ -83,18 +84,23 @@ class CompiledLearner:
         self._torch_dtype = torch.from_numpy(np.zeros(0, dtype)).dtype
         self._learned = 0
         self._method = plan_method(optimizer, dtype, labels or LabelLoss())
-        self._row_rule = plan_rule(optimizer.row_rule, row_rule)
-        self._dense_rule = plan_rule(optimizer.dense_rule, dense_rule)
-        self._rows = RowTable(model.embedding, row_rule, fields, torch.device("cpu"), self._torch_dtype)
+        self._row_rule = plan_rule(optimizer.row_rule, row_rule, False, learner.seed)
+        skip = optimizer.dense_idle == "skip"
+        self._dense_rule = plan_rule(optimizer.dense_rule, dense_rule, skip, learner.seed)
+        kept = Accumulators(optimizer.moments, learner.seed, self._torch_dtype)
+        cpu = torch.device("cpu")
+        self._rows = RowTable(model.embedding, row_rule, fields, cpu, self._torch_dtype, kept=kept)
         self._row_names = row_rule.accumulators
         self._layout = network.layout
         self._places, vectors, size = places(self._layout)
         self._shape = plan_shape(model, fields, slot_field, self._places, dtype)
-        self._dense = {"weight": aligned(size, dtype)}
+        self._dense: dict[str, Moments] = {"weight": aligned(size, dtype)}
         self._scatter(self._dense["weight"], self._layout.initial(learner.seed).astype(dtype))
+        self._kind: Kind | type[np.uint16] = np.uint16 if kept.half else dtype
+        start = np.full(self._layout.size, dense_rule.initial, dtype)
         for name in dense_rule.accumulators:
-            self._dense[name] = aligned(size, dtype)
-            self._scatter(self._dense[name], np.full(self._layout.size, dense_rule.initial, dtype))
+            self._dense[name] = aligned(size, self._kind)
+            self._scatter(self._dense[name], narrowed(start) if kept.half else start)
         self._first, self._second = plan_pass(self._shape, dtype), plan_pass(self._shape, dtype)
         self._scratch = Scratch(
             factor=np.zeros(len(slot_field), dtype),
@@ -175,7 +181,8 @@ class CompiledLearner:
 
     def load_state(self, state: State) -> None:
         """See :class:`stream_ctr.learners.base.Learner`."""
-        learned, saved = checked_dense(state, self._layout, self._dense, self._torch_dtype)
+        kinds = {name: torch.from_numpy(array[:0]).dtype for name, array in self._dense.items()}
+        learned, saved = checked_dense(state, self._layout, kinds)
         self._rows.load_state(state.part("rows"))
         self._past.load_state(state.part("past"), learned)
         for name, array in self._dense.items():
@@ -240,14 +247,14 @@ class CompiledLearner:
         return self._kept
 
     def _parameters(self) -> Parameters:
-        none = np.zeros(0, self._dtype)
+        none = np.zeros(0, self._kind)
         return Parameters(
             self._dense["weight"], self._dense.get("mean", none), self._dense.get("square", none)
         )
 
     def _table(self) -> Table:
         """The row table's own memory, as arrays."""
-        rows, none = self._rows, np.zeros(0, self._dtype)
+        rows, none = self._rows, np.zeros(0, self._kind)
         arrays = (each.numpy().reshape(-1) for each in rows.accumulators)
         named = dict(zip(self._row_names, arrays, strict=True))
         return Table(
@@ -263,11 +270,11 @@ class CompiledLearner:
         layout = self._layout
         return [(self._places[p.name], n) for p, n in zip(layout.parameters, layout.sizes, strict=True)]
 
-    def _gather(self, padded: Floats) -> Floats:
+    def _gather(self, padded: Moments) -> Moments:
         """The numbers of all parameters, side by side in layout order."""
         return np.concatenate([padded[at : at + size] for at, size in self._spans()])
 
-    def _scatter(self, padded: Floats, flat: Floats) -> None:
+    def _scatter(self, padded: Moments, flat: Moments) -> None:
         """The reverse of :meth:`_gather`."""
         taken = 0
         for at, size in self._spans():
