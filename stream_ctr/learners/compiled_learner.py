@@ -82,7 +82,8 @@ class CompiledLearner:
         dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
         self._model, self._seed, self._dtype = model, learner.seed, dtype
         self._torch_dtype = torch.from_numpy(np.zeros(0, dtype)).dtype
-        self._learned = 0
+        self.learned = 0
+        """Updates so far."""
         self._method = plan_method(optimizer, dtype, labels or LabelLoss())
         self._row_rule = plan_rule(optimizer.row_rule, row_rule, False, learner.seed)
         skip = optimizer.dense_idle == "skip"
@@ -118,12 +119,24 @@ class CompiledLearner:
 
     def learn(self, batch: Batch) -> LearnResult:
         """See :class:`stream_ctr.learners.base.Learner`."""
-        start = time.perf_counter()
-        self._prepare(batch)
-        if self._rows.watch.active:
-            self._rows.watch.keep(batch.rows, batch.changes.row, self._past.due(self._learned, len(batch)))
-        count, changes = len(batch), batch.changes
+        start, count = time.perf_counter(), len(batch)
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
+        workspace, chunk = self.prepare(batch)
+        with denormals_flushed():
+            self.learned = learn_chunk(workspace, chunk, self.learned, result.probability, result.skipped)
+        result.seconds[:] = (time.perf_counter() - start) / max(count, 1)
+        return result
+
+    def prepare(self, batch: Batch) -> tuple[Workspace, Chunk]:
+        """What the kernels are handed to learn ``batch``: there is room for its rows.
+
+        Raises:
+            StateError: the batch is of another schema, or uses rows that nobody has initialised.
+        """
+        self._make_room(batch)
+        changes = batch.changes
+        if self._rows.watch.active:
+            self._rows.watch.keep(batch.rows, changes.row, self._past.due(self.learned, len(batch)))
         width, scale = self._model.embedding, self._model.embedding_scale
         values = row_values(self._seed, changes.field, changes.key, width, scale)
         chunk = Chunk(
@@ -133,39 +146,35 @@ class CompiledLearner:
             weight=_own(batch.weight, np.float32),
             learns=(batch.action & LEARN) > 0,
             scores=(batch.action & PREDICT) > 0,
-            first=np.searchsorted(changes.event, np.arange(count + 1)),
+            first=np.searchsorted(changes.event, np.arange(len(batch) + 1)),
             changed=_own(changes.row, np.int64),
             values=values.astype(self._dtype),
         )
-        with _denormals_flushed():
-            workspace = self._workspace()
-            self._learned = learn_chunk(workspace, chunk, self._learned, result.probability, result.skipped)
-        result.seconds[:] = (time.perf_counter() - start) / max(count, 1)
-        return result
+        return self._workspace(), chunk
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """See :class:`stream_ctr.learners.base.Learner`."""
         probability = np.zeros(len(rows), np.float32)
         self._check_rows(rows)
-        with _denormals_flushed():
+        with denormals_flushed():
             predict_rows(self._workspace(), _own(rows, np.int64), probability)
         return probability
 
     def state(self) -> State:
         """The reference learner's arrays: ``rows.*`` [rows, width], ``dense.*`` flat in layout order."""
         arrays = {name: self._gather(array) for name, array in self._dense.items()}
-        past = self._past.state(self._learned)
+        past = self._past.state(self.learned)
         parts = State.gather({"rows": self._rows.state(), "dense": State(arrays, {}), "past": past})
-        return State(parts.arrays, {"learned": self._learned, "layout": self._layout.describe()})
+        return State(parts.arrays, {"learned": self.learned, "layout": self._layout.describe()})
 
     def freeze(self) -> FrozenState:
         """See :class:`stream_ctr.frozen.Freezable`."""
         rows = self._rows.freeze()
         arrays = {name: self._gather(array) for name, array in self._dense.items()}
-        past = self._past.state(self._learned)
+        past = self._past.state(self.learned)
         by_row = FrozenState({name: rows[name] for name in rows.names()}, {}, (rows,))
         parts = FrozenState.gather({"rows": by_row, "dense": State(arrays, {}), "past": past})
-        values: dict[str, Json] = {"learned": self._learned, "layout": self._layout.describe()}
+        values: dict[str, Json] = {"learned": self.learned, "layout": self._layout.describe()}
         return FrozenState(parts.arrays, values, parts.views)
 
     def freeze_weights(self) -> FrozenState:
@@ -187,7 +196,7 @@ class CompiledLearner:
         self._past.load_state(state.part("past"), learned)
         for name, array in self._dense.items():
             self._scatter(array, saved[name])
-        self._learned = learned
+        self.learned = learned
 
     def _load_kernels(self) -> None:
         """Compile, or load from disk, now: the first event shall not wait for it."""
@@ -207,7 +216,7 @@ class CompiledLearner:
         learn_chunk(self._workspace(), chunk, 0, floats, np.zeros(0, np.bool_))
         predict_rows(self._workspace(), rows, floats)
 
-    def _prepare(self, batch: Batch) -> None:
+    def _make_room(self, batch: Batch) -> None:
         """Have room for the batch's rows, and refuse rows that nobody has initialised."""
         if len(batch.changes.row):
             if batch.changes.row.min() < 0:
@@ -288,7 +297,7 @@ def _own(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 @contextmanager
-def _denormals_flushed() -> Iterator[None]:
+def denormals_flushed() -> Iterator[None]:
     """Denormal numbers count as zero in this thread, and as usual again afterwards.
 
     First moments of idle units decay into denormal numbers, which make everything that touches them

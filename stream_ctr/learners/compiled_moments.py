@@ -11,11 +11,10 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from stream_ctr.kernels import FAST_MATH, fast_part
+from stream_ctr.kernels import fast_part
 from stream_ctr.learners.compiled_plan import Moments, Number
 from stream_ctr.optim.moments import MOST, NEAREST, WEYL
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FAST_MATH}
 _HALF = np.uint32(16)
 _LOW = np.uint32(0xFFFF)
 _WEYL = np.uint32(WEYL)
@@ -38,7 +37,7 @@ def closed_mean(value: Any, like: Moments, weyl: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(opened, jit_options=_OPTIONS)
+@overload(opened)
 def _opened(stored: Any) -> Any:
     def of_bits(stored: Any) -> Any:
         return np.uint32(np.uint32(stored) << _HALF).view(np.float32)
@@ -49,7 +48,7 @@ def _opened(stored: Any) -> Any:
     return of_bits if isinstance(stored, types.Integer) else of_number
 
 
-@overload(closed_square, jit_options=_OPTIONS)
+@overload(closed_square)
 def _closed_square(value: Any, like: Any, weyl: Any) -> Any:
     def bits(value: Any, like: Any, weyl: Any) -> Any:
         up = np.uint32(np.float32(value).view(np.uint32) + np.uint32(weyl >> _HALF))
@@ -61,7 +60,7 @@ def _closed_square(value: Any, like: Any, weyl: Any) -> Any:
     return bits if isinstance(like.dtype, types.Integer) else number
 
 
-@overload(closed_mean, jit_options=_OPTIONS)
+@overload(closed_mean)
 def _closed_mean(value: Any, like: Any, weyl: Any) -> Any:
     def bits(value: Any, like: Any, weyl: Any) -> Any:
         return np.uint16(np.uint32(np.float32(value).view(np.uint32) + np.uint32(weyl & _LOW)) >> _HALF)

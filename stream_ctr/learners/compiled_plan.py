@@ -21,7 +21,7 @@ from stream_ctr.optim.rules import Rule
 
 Floats = NDArray[np.floating[Any]]
 """float32; float64 where a test asks for exact arithmetic."""
-Moments = NDArray[np.floating[Any]] | NDArray[np.uint16]
+Moments = NDArray[Any]
 """Accumulators: as the weights, or bfloat16 as its bits; see :mod:`stream_ctr.optim.moments`."""
 Kind = type[np.float32] | type[np.float64]
 Number = float | np.floating[Any]
@@ -223,14 +223,14 @@ class Chunk(NamedTuple):
 def places(layout: Layout) -> tuple[dict[str, int], int, int]:
     """Where each parameter begins in the padded vector, where the vectors begin, and its length.
 
-    Matrices come first, then all vectors together.
+    Matrices, and what has more dimensions, come first, then all vectors together.
     """
     begin: dict[str, int] = {}
     at = vectors = 0
-    for dimensions in (2, 1):
+    for is_vector in (False, True):
         vectors = at
         for parameter, size in zip(layout.parameters, layout.sizes, strict=True):
-            if len(parameter.shape) == dimensions:
+            if (len(parameter.shape) < 2) == is_vector:
                 begin[parameter.name] = at
                 at += -(-size // ALIGN) * ALIGN
     return begin, vectors, at

@@ -10,7 +10,14 @@ import math
 import numpy as np
 
 from stream_ctr.kernels import fast_part, finite_part
-from stream_ctr.learners.compiled_moments import closed_mean, closed_square, next_weyl, opened, started, weyl_at
+from stream_ctr.learners.compiled_moments import (
+    closed_mean,
+    closed_square,
+    next_weyl,
+    opened,
+    started,
+    weyl_at,
+)
 from stream_ctr.learners.compiled_plan import (
     ADAGRAD,
     ADAM,

@@ -12,9 +12,7 @@ from stream_ctr.models.layout import Layout
 from stream_ctr.state import Arrays, State
 
 
-def checked_dense(
-    state: State, layout: Layout, kinds: Mapping[str, torch.dtype]
-) -> tuple[int, Arrays]:
+def checked_dense(state: State, layout: Layout, kinds: Mapping[str, torch.dtype]) -> tuple[int, Arrays]:
     """Count of learned events, and the dense vectors by name (weight and accumulators), each [size].
 
     ``kinds`` are their types by name.

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.compiled_plan import flat_places
+from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.row_table import RowTable, indexable
 from stream_ctr.models.build import Network
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.layout import Layout, Weights
 from stream_ctr.models.pooling import pool
 from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.optim.idle import build_dense_rule
 from stream_ctr.optim.moments import DENSE, ROWS, Accumulators
 from stream_ctr.optim.perturb import Perturbation
-from stream_ctr.optim.rules import Rule, build_dense_rule, build_first_order_rule, build_rule
+from stream_ctr.optim.rules import Rule, build_first_order_rule, build_rule
 
 BIASES = ("bias", "beta")
 """Last parts of the names of dense parameters that are biases, which ASAM does not scale."""
@@ -213,7 +214,9 @@ class TorchStep:
         place = self.rows.places(index)
         closed = []
         for name, value in zip(self.rows.names, values, strict=True):
-            own = place[:, -value.shape[1] :] if name.startswith("first_order_") else place[:, : value.shape[1]]
+            own = (
+                place[:, -value.shape[1] :] if name.startswith("first_order_") else place[:, : value.shape[1]]
+            )
             closed += self.kept.closed([name], [value], own, self.learned, ROWS)
         return closed
 

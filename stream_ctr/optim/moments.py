@@ -52,7 +52,8 @@ def narrowed(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     ['0x3f80', '0x3f81', '0x0']
     """
     bits = np.minimum(values, MOST).astype(np.float32).view(np.uint32)
-    return ((bits + np.uint32(NEAREST)) >> np.uint32(16)).astype(np.uint16)
+    stored: NDArray[np.uint16] = ((bits + np.uint32(NEAREST)) >> np.uint32(16)).astype(np.uint16)
+    return stored
 
 
 def widened(stored: NDArray[np.uint16]) -> NDArray[np.float32]:

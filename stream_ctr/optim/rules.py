@@ -236,34 +236,6 @@ class FTRL:
         weight.copy_(torch.where(shrunk == 0.0, 0.0, -shrunk / divisor))
 
 
-class SkipIdle:
-    """Any rule, for weights whose gradient is not 0: the others and their accumulators keep every bit.
-
-    An idle weight's moments neither decay nor move it; steps are counted for all weights together.
-    """
-
-    counts_steps: ClassVar[bool] = True
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.accumulators = rule.accumulators
-
-    @property
-    def initial(self) -> float:
-        """See :class:`Rule`."""
-        return self.rule.initial
-
-    def apply(
-        self, weight: Tensor, gradient: Tensor, accumulators: Sequence[Tensor], step: float | Tensor
-    ) -> None:
-        """See :class:`Rule`."""
-        idle = gradient == 0.0
-        before = [array.clone() for array in (weight, *accumulators)]
-        self.rule.apply(weight, gradient, accumulators, step)
-        for array, old in zip((weight, *accumulators), before, strict=True):
-            torch.where(idle, old, array, out=array)
-
-
 Rules = type[SGD] | type[AdaGrad] | type[RMSprop] | type[Adam] | type[NAdam] | type[RAdam]
 _RULES: dict[str, Rules] = {
     "sgd": SGD,
@@ -278,14 +250,6 @@ _RULES: dict[str, Rules] = {
 def build_rule(name: str, rate: float, initial: float = 0.0) -> Rule:
     """The base rule of that name, which has been checked; ``initial`` is for AdaGrad."""
     return AdaGrad(rate, initial) if name == "adagrad" else _RULES[name](rate)
-
-
-def build_dense_rule(config: OptimizerConfig) -> Rule:
-    """The rule of the dense weights, which leaves idle ones alone where that is asked for."""
-    rule = build_rule(config.dense_rule, config.dense_rate, config.dense_initial)
-    if config.dense_idle == "step" or isinstance(rule, SGD | AdaGrad):
-        return rule
-    return SkipIdle(rule)
 
 
 def build_first_order_rule(config: OptimizerConfig) -> Rule | None:

@@ -42,7 +42,7 @@ def bench() -> StepBench:
         entry("compiled", "base", [1e-4]),
         entry("river", "ftrl", [], "not installed: river"),
     ]
-    return StepBench(entries, "Zipf rows", 1000, 100)
+    return StepBench(entries, "Zipf rows", 1000, 100, np.zeros(1000, np.float32))
 
 
 def test_figures_are_medians_and_ratios_those_of_the_same_chunks(bench: StepBench) -> None:
@@ -88,7 +88,7 @@ def test_floor_reads_the_weights_as_often_as_told_and_writes_all_once() -> None:
     rows = np.array([[0, 2], [2, 1]], np.int64)
     table = np.zeros((4, 6), np.float32)
     dense = np.ones((3, 5), np.float32)
-    total = move_state(rows, table, dense, 4, np.float32(1.0))
+    total = move_state(rows, table, dense, 4, 1, np.float32(1.0))
     assert total == 4 * 5 * 1.0 + 4 * 5 * 2.0  # the second event reads what the first wrote
     np.testing.assert_array_equal(dense, 3.0)
     np.testing.assert_array_equal(table[:, 0], [1.0, 1.0, 2.0, 0.0])
