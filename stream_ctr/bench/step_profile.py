@@ -33,6 +33,7 @@ from stream_ctr.learners.compiled_rules import start_row, update_dense, update_r
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import DENSE, SECOND_TURN
+from stream_ctr.pipeline.batch import Batch
 
 PARTS: Final = (
     "start new rows",
@@ -47,7 +48,8 @@ PARTS: Final = (
     "keep for the second turn",
     "second turn: update dense",
 )
-OUTSIDE: Final = ("values of new rows", "all else")
+OUTSIDE: Final = "values of new rows"
+"""What a chunk costs before its first event, mostly these."""
 START, GATHER, FORWARD, BACKWARD, MOVE, FORWARD_2, BACKWARD_2, UPDATE, ROWS, KEEP, UPDATE_2 = range(
     len(PARTS)
 )
@@ -151,6 +153,17 @@ def _second_turn(
         _lap(of, UPDATE_2, last, stamp)
 
 
+def learn_timed(learner: CompiledLearner, batch: Batch) -> NDArray[np.float64]:
+    """Learn ``batch``, all of whose events are to be learned; seconds [B, parts and what is outside]."""
+    began = time.perf_counter()
+    workspace, chunk = learner.prepare(batch)
+    outside = time.perf_counter() - began
+    spent = np.zeros((len(batch), len(PARTS)))
+    with denormals_flushed():
+        learner.learned = _profiled(workspace, chunk, learner.learned, spent)
+    return np.column_stack([spent, np.full(len(batch), outside / len(batch))])
+
+
 def profile(data: str | None, events: int, models: Sequence[ModelConfig]) -> list[Profile]:
     """Profiles of all optimizers on each model.
 
@@ -172,20 +185,14 @@ def profile(data: str | None, events: int, models: Sequence[ModelConfig]) -> lis
             for measured, learner, floor, optimizer in runs:
                 after = optimizer.revisit_after if optimizer.method == "revisit" else 0
                 timed = number >= WARM_UP_CHUNKS and number * CHUNK >= after
-                began = time.perf_counter()
-                workspace, chunk = learner.prepare(batch)
-                ready = time.perf_counter()
-                spent = np.zeros((len(batch), len(PARTS)))
-                with denormals_flushed():
-                    learner.learned = _profiled(workspace, chunk, learner.learned, spent)
+                spent = learn_timed(learner, batch)
                 floor_began = time.perf_counter()
                 floor.learn(batch)
                 if timed:
                     each = np.median(spent, axis=0)
                     each[START] = spent[:, START].mean()  # most events start few rows, some many
-                    for part, seconds in zip(PARTS, each.tolist(), strict=True):
+                    for part, seconds in zip((*PARTS, OUTSIDE), each.tolist(), strict=True):
                         measured.parts.setdefault(part, []).append(seconds)
-                    measured.parts.setdefault(OUTSIDE[0], []).append((ready - began) / len(batch))
                     measured.moving.append((time.perf_counter() - floor_began) / len(batch))
         found += [measured for measured, *_ in runs]
     return found
@@ -221,7 +228,7 @@ def print_profile(profiles: Sequence[Profile]) -> None:
     table.add_column("part")
     for row in rows:
         table.add_column(f"{row['model']} {row['optimizer']}", justify="right")
-    for part in (*PARTS, OUTSIDE[0]):
+    for part in (*PARTS, OUTSIDE):
         if any(part in row["microseconds"] for row in rows):
             table.add_row(part, *(f"{row['microseconds'].get(part, 0.0):.1f}" for row in rows))
     table.add_section()
