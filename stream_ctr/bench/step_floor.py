@@ -75,4 +75,8 @@ class Floor:
 
     def learn(self, batch: Batch) -> None:
         """Move what the batch's events would move."""
-        move_state(batch.rows, self._table, self._dense, self._reads, self._updates, np.float32(0.0))
+        self.move(batch.rows)
+
+    def move(self, rows: NDArray[np.int64]) -> None:
+        """Move what events with ``rows`` [B, S] would move."""
+        move_state(rows, self._table, self._dense, self._reads, self._updates, np.float32(0.0))
