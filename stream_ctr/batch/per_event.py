@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.optim.moments import narrowed, widened
 from stream_ctr.state import State
 
 SUMS: Final = ("adagrad",)
@@ -40,7 +41,8 @@ def per_event(state: State, optimizer: OptimizerConfig, batch_size: int) -> Stat
     arrays = dict(state.arrays)
     for name, (start, scale) in scales.items():
         if name in arrays:
-            array = arrays[name]
-            grown = start + (array.astype(np.float64) - start) * scale
-            arrays[name] = grown.astype(array.dtype)
+            array, half = arrays[name], arrays[name].dtype == np.uint16
+            old = (widened(array) if half else array).astype(np.float64)
+            grown = start + (old - start) * scale
+            arrays[name] = narrowed(grown) if half else grown.astype(array.dtype)
     return State(arrays, dict(state.values))

@@ -38,6 +38,8 @@ class StepBench:
     events: int
     scored: int
     """Events behind every log loss: those that torch eager learned too."""
+    label: NDArray[np.float32]
+    """[events]."""
 
     def eager(self, entry: Entry) -> Entry | None:
         """Torch, same model and optimizer: eager or through torch.compile, whichever was faster."""
@@ -61,22 +63,28 @@ def measure(
     models: Sequence[ModelConfig] = (FLAGSHIP,),
     peers: bool = False,
     advance: Advance = lambda done, total: None,
+    choose: Callable[[ModelConfig, int], list[Entry]] | None = None,
 ) -> StepBench:
     """Run all learners over the rows of the Criteo file ``data``, or over Zipf rows.
+
+    ``choose`` names other entries for a model and a number of events; then nothing else runs.
 
     Raises:
         DataError: the file cannot be read or is not a Criteo file.
     """
     batches, description = step_batches(data, events, CHUNK)
     rows = 1 + max(int(batch.rows.max()) for batch in batches)
-    entries = all_entries(list(models), rows, events, eager_events, peers)
+    if choose is None:
+        entries = all_entries(list(models), rows, events, eager_events, peers)
+    else:
+        entries = [entry for model in models for entry in choose(model, events)]
     for entry in entries:
         _make(entry)
     learned = 0
     for number, batch in enumerate(batches):
         for entry in entries:
             if entry.running is not None and learned < entry.limit:
-                _run(entry, batch, number >= WARM_UP_CHUNKS)
+                _run(entry, batch, number >= WARM_UP_CHUNKS and learned >= entry.untimed)
         learned += len(batch)
         advance(learned, len(batches) * CHUNK)
     scored = min(learned, eager_events)
@@ -86,7 +94,7 @@ def measure(
             p = np.concatenate(entry.probabilities)
             entry.log_loss = _log_loss(p[:scored], label[:scored])
             entry.log_loss_all = _log_loss(p, label) if len(p) == learned else None
-    return StepBench(entries, description, learned, scored)
+    return StepBench(entries, description, learned, scored, label)
 
 
 def _make(entry: Entry) -> None:

@@ -35,6 +35,17 @@ class Step:
             action="store_true",
             help="leave out torch.compile, Vowpal Wabbit, deep-river and river's slower models",
         )
+        parser.add_argument(
+            "--variants",
+            action="store_true",
+            help="instead: base rules, 16-bit accumulators and idle weights left alone, beside the default",
+        )
+        parser.add_argument("--tail-from", type=int, help="--variants: first event of the log losses; half")
+        parser.add_argument(
+            "--profile",
+            action="store_true",
+            help="instead: where the compiled step's time goes, part by part",
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output: a list of rows")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -42,13 +53,19 @@ class Step:
         from rich.progress import Progress
 
         from stream_ctr.bench.step import MINIMUM_EVENTS, measure
-        from stream_ctr.bench.step_report import as_json, print_table
+        from stream_ctr.bench.step_report import as_json, print_table, print_variants, variants_json
+        from stream_ctr.bench.step_variants import variant_entries
 
         for name in ("events", "eager_events"):
             if getattr(arguments, name) < MINIMUM_EVENTS:
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} {getattr(arguments, name)}: must be at least {MINIMUM_EVENTS}")
+        tail_from = arguments.events // 2 if arguments.tail_from is None else arguments.tail_from
+        if not 0 <= tail_from <= arguments.events // 2:
+            raise UsageError(f"--tail-from {tail_from}: must be 0 to half of --events {arguments.events}")
         models = [tower(text) for text in dict.fromkeys(arguments.models)]
+        if arguments.profile:
+            return _profile(arguments, models)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("events", total=None)
             bench = measure(
@@ -58,12 +75,28 @@ class Step:
                 models,
                 not arguments.no_peers,
                 lambda done, total: progress.update(task, completed=done, total=total),
+                variant_entries if arguments.variants else None,
             )
         if arguments.json:
-            print(json.dumps(as_json(bench), indent=2))
+            rows = variants_json(bench, tail_from) if arguments.variants else as_json(bench)
+            print(json.dumps(rows, indent=2))
+        elif arguments.variants:
+            print_variants(bench, tail_from)
         else:
             print_table(bench)
         return 0
+
+
+def _profile(arguments: argparse.Namespace, models: list[ModelConfig]) -> int:
+    """``--profile``."""
+    from stream_ctr.bench.step_profile import as_json, print_profile, profile
+
+    found = profile(arguments.data, arguments.events, models)
+    if arguments.json:
+        print(json.dumps(as_json(found), indent=2))
+    else:
+        print_profile(found)
+    return 0
 
 
 def tower(text: str) -> ModelConfig:

@@ -33,6 +33,8 @@ HELEN_ADAM: Final = replace(
     dense_initial=0.0,
 )
 """Helen over Adam for the dense weights, as in the paper: a third more state to move."""
+DEFAULT: Final = OptimizerConfig(method="revisit")
+"""What a stream learns with unless it is told otherwise."""
 EAGER: Final = ("torch eager", "torch.compile")
 """The faster of the two is what ``ratio_to_eager`` is against."""
 COMPILED: Final = "compiled"
@@ -59,6 +61,8 @@ class Entry:
     """Base rules of rows and dense weights, and the number of passes."""
     foreign: bool = False
     """A peer, whose failure is a line of the table."""
+    untimed: int = 0
+    """Events at its beginning that are no measure, beside the warm-up of all."""
     running: Runs | None = None
     missing: str = ""
     """Why it did not run."""
@@ -123,26 +127,43 @@ def _ours(model: ModelConfig, rows: int, events: int, eager_events: int, peers: 
                 optimizer=optimizer,
                 rules=f"{config.row_rule}/{config.dense_rule}, {passes} pass{'es' if passes > 1 else ''}",
             )
-            compiled = partial(_network, CompiledLearner, model, config)
+            compiled = partial(network, CompiledLearner, model, config)
             entries.append(entry(COMPILED, limit=events, make=compiled))
             entries.append(entry(FLOOR, limit=events, make=partial(Floor, model, config, rows, passes)))
             if passes == 1:
                 continue
-            eager = partial(_network, TorchLearner, model, config)
+            eager = partial(network, TorchLearner, model, config)
             entries.append(entry(EAGER[0], limit=eager_events, make=eager))
             for learner, make in gpu_learners(model, config):
                 entries.append(Entry(learner, model_name(model), f"{name}, GPU", eager_events, make))
             if peers:
                 graph = partial(_compiled_torch, model, config)
                 entries.append(entry(EAGER[1], limit=eager_events, make=graph, foreign=True))
-    return entries
+    return entries + _default(model, rows, events)
 
 
-def _network(
+def _default(model: ModelConfig, rows: int, events: int) -> list[Entry]:
+    """The default, timed from where events have second turns: two updates and two passes each."""
+    of_default = partial(
+        Entry,
+        model=model_name(model),
+        optimizer="revisit",
+        limit=events,
+        rules=f"{DEFAULT.row_rule}/{DEFAULT.dense_rule}, a second turn",
+        untimed=DEFAULT.revisit_after,
+    )
+    return [
+        of_default(COMPILED, make=partial(network, CompiledLearner, model, DEFAULT)),
+        of_default(FLOOR, make=partial(Floor, model, DEFAULT, rows, 2, updates=2)),
+    ]
+
+
+def network(
     kind: type[CompiledLearner] | type[TorchLearner],
     model: ModelConfig,
     optimizer: OptimizerConfig,
 ) -> Learner:
+    """A learner of our own on one CPU thread."""
     return kind(model, optimizer, LearnerConfig(device="cpu"), list(range(FIELDS)), FIELDS)
 
 

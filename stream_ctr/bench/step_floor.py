@@ -26,35 +26,42 @@ def move_state(
     table: NDArray[np.float32],
     dense: NDArray[np.float32],
     reads: int,
+    updates: int,
     change: np.float32,
 ) -> np.float32:
     """Move the state of one model for B events.
 
     Shapes: rows int64 [B, S], table [R, A * D] of a row's numbers side by side, dense [A, P] with the
-    weights first. ``change`` is added to every number: 0 is told at run time, so nothing can be left out.
+    weights first. The weights are read ``reads`` times. ``change`` is added to every number ``updates``
+    times: 0 is told at run time, so nothing can be left out.
     """
     total = np.float32(0.0)
     weights = dense[0]
     flat = dense.reshape(dense.size)
     for b in range(rows.shape[0]):
-        for s in range(rows.shape[1]):
-            for k in range(table.shape[1]):
-                table[rows[b, s], k] += change
+        for _ in range(updates):
+            for s in range(rows.shape[1]):
+                for k in range(table.shape[1]):
+                    table[rows[b, s], k] += change
         for _ in range(reads):
             read = np.float32(0.0)
             for i in range(weights.size):
                 read += weights[i]
             total += read
-        for i in range(flat.size):
-            flat[i] += change
+        for _ in range(updates):
+            for i in range(flat.size):
+                flat[i] += change
     return total
 
 
 class Floor:
     """The floor of one model and optimizer, run like a learner."""
 
-    def __init__(self, model: ModelConfig, optimizer: OptimizerConfig, rows: int, passes: int) -> None:
-        """``rows`` is the size of the table that the events' rows lie in."""
+    def __init__(
+        self, model: ModelConfig, optimizer: OptimizerConfig, rows: int, passes: int, updates: int = 1
+    ) -> None:
+        """``rows`` is the size of the table that the events' rows lie in; an event updates
+        ``updates`` times."""
         learner = CompiledLearner(model, optimizer, LearnerConfig(device="cpu"), list(range(FIELDS)), FIELDS)
         arrays = learner.state().arrays
         dense = [array for name, array in arrays.items() if name.startswith("dense.")]
@@ -64,8 +71,12 @@ class Floor:
         width = sum(array.shape[1] for array in of_rows)
         self._dense = aligned(len(dense) * parameters, np.float32).reshape(len(dense), parameters)
         self._table = aligned(rows * width, np.float32).reshape(rows, width)
-        self._reads = 2 * passes
+        self._reads, self._updates = 2 * passes, updates
 
     def learn(self, batch: Batch) -> None:
         """Move what the batch's events would move."""
-        move_state(batch.rows, self._table, self._dense, self._reads, np.float32(0.0))
+        self.move(batch.rows)
+
+    def move(self, rows: NDArray[np.int64]) -> None:
+        """Move what events with ``rows`` [B, S] would move."""
+        move_state(rows, self._table, self._dense, self._reads, self._updates, np.float32(0.0))

@@ -51,6 +51,49 @@ def row(bench: StepBench, entry: Entry) -> dict[str, Any]:
     }
 
 
+def variants_json(bench: StepBench, tail_from: int) -> list[dict[str, Any]]:
+    """As :func:`as_json`, each entry beside the default as well."""
+    from stream_ctr.bench.step_variants import against_default
+
+    plain = as_json(bench)
+    return [
+        {**each, **against_default(bench, entry, tail_from)}
+        for each, entry in zip(plain, bench.entries, strict=True)
+    ]
+
+
+def print_variants(bench: StepBench, tail_from: int) -> None:
+    """The same as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"fewer bytes a step: {bench.events:,} events, {bench.data}")
+    for column in ("model", "optimizer"):
+        table.add_column(column)
+    for column in ("us (median)", "10 % to 90 %", "x default", "tail log loss", "less the default's (95 %)"):
+        table.add_column(column, justify="right")
+    for each in variants_json(bench, tail_from):
+        low, high = each["difference_low"], each["difference_high"]
+        table.add_row(
+            each["model"],
+            each["optimizer"],
+            _text(each["microseconds"], ",.1f"),
+            f"{_text(each['microseconds_low'], ',.1f')} to {_text(each['microseconds_high'], ',.1f')}",
+            _text(each["ratio_to_default"], ".2f"),
+            _text(each["log_loss_tail"], ".5f"),
+            "" if low is None else f"{each['difference']:+.5f} ({low:+.5f} to {high:+.5f})",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(table)
+    console.print(
+        "revisit, helen, base: AdaGrad for the dense weights, -adam and -sgd: that rule; rows have AdaGrad. "
+        "bfloat16: optimizer.moments. skip: optimizer.dense_idle. x default: time over that of the first "
+        f"line, chunk by chunk, from where it has second turns on. tail: events from {tail_from:,} on.",
+        highlight=False,
+    )
+    print_machine(console)
+
+
 def print_table(bench: StepBench) -> None:
     """The same as a table, with the machine below it."""
     from rich.console import Console
@@ -89,7 +132,7 @@ def print_table(bench: StepBench) -> None:
         f"x eager: times as fast as torch with the same model and optimizer, eager or through torch.compile, "
         f"whichever was faster; chunk by chunk. x floor: time over that of moving the state alone. log loss: "
         f"of the first {bench.scored:,} events, and of all. helen, base: AdaGrad for rows and dense weights; "
-        "-adam: Adam for the dense ones.",
+        "-adam: Adam for the dense ones. revisit: the default, timed from its second turns on.",
         highlight=False,
     )
     print_machine(console)

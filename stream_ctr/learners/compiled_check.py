@@ -25,7 +25,7 @@ _KNOWN: dict[str, dict[str, tuple[str, ...] | None]] = {
         "dense_norm": ("dense", "global"),
         "row_rule": _RULES,
         "dense_rule": _RULES,
-        **dict.fromkeys(("rho", "rho_dense", "xi", "warm_up_events", "l2")),
+        **dict.fromkeys(("rho", "rho_dense", "xi", "warm_up_events", "l2", "dense_idle", "moments")),
         **dict.fromkeys(("row_rate", "row_initial", "dense_rate", "dense_initial")),
         **dict.fromkeys(("revisit_after", "revisit_rows", "revisit_dense")),
     },

@@ -12,6 +12,7 @@ from stream_ctr import kernels
 from stream_ctr.kernels import fast_kernel, fast_part, source_digest
 from stream_ctr.learners import (
     compiled_labels,
+    compiled_moments,
     compiled_passes,
     compiled_plan,
     compiled_revisit,
@@ -32,6 +33,9 @@ from stream_ctr.learners.compiled_plan import (
 )
 from stream_ctr.learners.compiled_revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
 from stream_ctr.learners.compiled_rules import start_row, update_dense, update_rows
+from stream_ctr.models import initial
+from stream_ctr.optim import moments
+from stream_ctr.optim.moments import DENSE, SECOND_TURN
 
 Probabilities = NDArray[np.float32]
 Learn = Callable[[Workspace, Chunk, int, Probabilities, NDArray[np.bool_]], int]
@@ -39,7 +43,7 @@ Predict = Callable[[Workspace, Ints, Probabilities], None]
 
 
 @fast_part
-def _gather(
+def gather(
     rows: Ints, shape: Shape, table: Floats, scratch: Scratch, g: Floats, moved: bool, x: Floats
 ) -> None:
     """x_0 and the number of rows of each field, from the rows or, if ``moved``, from w + c g of each."""
@@ -66,12 +70,12 @@ def _gather(
 def _predicted(ws: Workspace, rows: Ints, run: Pass, c: Number, moved: bool) -> Number:
     """Probability of one event; its rows and weights perturbed along the first pass's gradients, or not."""
     table, w, first = ws.table.weight, ws.dense.weight, ws.first
-    _gather(rows, ws.shape, table, ws.scratch, first.g, moved, run.x)
+    gather(rows, ws.shape, table, ws.scratch, first.g, moved, run.x)
     return w.dtype.type(1.0 / (1.0 + math.exp(-float(forward(w, ws.shape, run, c, first)))))
 
 
 @fast_part
-def _differentiate(
+def differentiate(
     ws: Workspace, run: Pass, c: Number, p: Number, label: Number, weight: Number
 ) -> tuple[Number, Number]:
     """Gradients of the weighted log loss into ``run``; squared norms of the dense and of the rows' ones."""
@@ -91,13 +95,13 @@ def _differentiate(
 
 
 @fast_part
-def _over_root(radius: Number, norm: Number, method: Method) -> Number:
+def over_root(radius: Number, norm: Number, method: Method) -> Number:
     """radius / sqrt(norm), 0 where the squared norm is; below the smallest number it is."""
     return radius / math.sqrt(norm) if norm >= method.smallest else 0.0
 
 
 @fast_part
-def _row_factors(ws: Workspace, share: Number, rows: Ints, ratio: NDArray[np.float32], total: Number) -> bool:
+def row_factors(ws: Workspace, share: Number, rows: Ints, ratio: NDArray[np.float32], total: Number) -> bool:
     """Sets c of eps = c g for each slot's row (eq. 7, 8); whether any is not 0."""
     method, scratch, slot_field = ws.method, ws.scratch, ws.shape.slot_field
     radius, moved, factor = method.rho_rows * share, False, scratch.factor
@@ -106,12 +110,12 @@ def _row_factors(ws: Workspace, share: Number, rows: Ints, ratio: NDArray[np.flo
         if rows[s] < 0 or radius == 0.0:
             continue
         if method.sam:
-            factor[s] = _over_root(radius, total, method)
+            factor[s] = over_root(radius, total, method)
         else:
             norm = scratch.square[slot_field[s]]
             if method.table_norm:
                 norm *= scratch.members[slot_field[s]]
-            factor[s] = _over_root(radius * max(float(ratio[s]), method.xi), norm, method)
+            factor[s] = over_root(radius * max(float(ratio[s]), method.xi), norm, method)
         moved = moved or factor[s] != 0
     return moved
 
@@ -123,18 +127,18 @@ def _step(ws: Workspace, chunk: Chunk, b: int, learned: int) -> tuple[Number, bo
     rows, label, weight = chunk.rows[b], chunk.label[b], chunk.weight[b]
     run, zero = ws.first, kind(0.0)
     p = _predicted(ws, rows, run, zero, False)
-    of_dense, of_rows = _differentiate(ws, run, zero, p, label, weight)
+    of_dense, of_rows = differentiate(ws, run, zero, p, label, weight)
     if not (of_dense <= method.largest and of_rows <= method.largest):
         return p, False
     if method.rho_rows > 0.0 or method.rho_dense > 0.0:
         share = 1.0 if learned >= method.warm_up else learned / method.warm_up
         norm = of_dense + of_rows if method.global_norm else of_dense
-        c = kind(_over_root(method.rho_dense * share, norm, method))
-        moved = _row_factors(ws, share, rows, chunk.ratio[b], of_dense + of_rows)
+        c = kind(over_root(method.rho_dense * share, norm, method))
+        moved = row_factors(ws, share, rows, chunk.ratio[b], of_dense + of_rows)
         if moved or c != 0:  # else the second pass would repeat the first
             run = ws.second
             p_2 = _predicted(ws, rows, run, c, moved)
-            of_dense, of_rows = _differentiate(ws, run, c, p_2, label, weight)
+            of_dense, of_rows = differentiate(ws, run, c, p_2, label, weight)
             if not (of_dense <= method.largest and of_rows <= method.largest):
                 return p, False
     now = learned + 1
@@ -142,7 +146,7 @@ def _step(ws: Workspace, chunk: Chunk, b: int, learned: int) -> tuple[Number, bo
         at = learned % method.revisit_after
         ws.past.label[at], ws.past.weight[at] = label, weight
         keep_rows(ws.table, ws.past, at, rows, ws.scratch.row.size)
-    update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest)
+    update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest, DENSE)
     update_rows(ws.table, ws.shape, run, rows, ws.row_rule, method, now, ws.scratch)
     if method.revisit_after > 0:
         keep_steps(ws.table, ws.past, learned % method.revisit_after, ws.scratch.row.size)
@@ -161,13 +165,13 @@ def _revisit(ws: Workspace, now: int) -> None:
     gather_past(ws.table, past, at, number, ws.shape, ws.scratch, run.x)
     z = float(forward(ws.dense.weight, ws.shape, run, zero, run))
     p = ws.dense.weight.dtype.type(1.0 / (1.0 + math.exp(-z)))
-    of_dense, of_rows = _differentiate(ws, run, zero, p, past.label[at], past.weight[at])
+    of_dense, of_rows = differentiate(ws, run, zero, p, past.label[at], past.weight[at])
     if not (of_dense <= method.largest and of_rows <= method.largest):
         return
     renew_rows(ws.table, past, at, ws.shape, run, ws.row_rule, method.revisit_rows)
     if method.revisit_dense > 0.0:
         scale_pass(run, method.revisit_dense)
-        update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest)
+        update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest, SECOND_TURN)
 
 
 def _compile(digest: int) -> tuple[Learn, Predict]:
@@ -211,6 +215,9 @@ def _compile(digest: int) -> tuple[Learn, Predict]:
     return learn_chunk, predict_rows
 
 
-learn_chunk, predict_rows = _compile(
-    source_digest(kernels, compiled_labels, compiled_plan, compiled_passes, compiled_revisit, compiled_rules)
+SOURCES = (
+    *(kernels, initial, moments),
+    *(compiled_labels, compiled_moments, compiled_plan, compiled_passes, compiled_revisit, compiled_rules),
 )
+"""What the kernels call into."""
+learn_chunk, predict_rows = _compile(source_digest(*SOURCES))

@@ -18,8 +18,8 @@ from stream_ctr.learners.compiled_check import require_compiled
 from stream_ctr.learners.compiled_kernels import learn_chunk, predict_rows
 from stream_ctr.learners.compiled_plan import (
     Chunk,
-    Floats,
     Kind,
+    Moments,
     Parameters,
     Past,
     Scratch,
@@ -41,6 +41,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.initial import row_values
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.optim.moments import Accumulators, narrowed
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state import Json, State
@@ -81,20 +82,26 @@ class CompiledLearner:
         dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
         self._model, self._seed, self._dtype = model, learner.seed, dtype
         self._torch_dtype = torch.from_numpy(np.zeros(0, dtype)).dtype
-        self._learned = 0
+        self.learned = 0
+        """Updates so far."""
         self._method = plan_method(optimizer, dtype, labels or LabelLoss())
-        self._row_rule = plan_rule(optimizer.row_rule, row_rule)
-        self._dense_rule = plan_rule(optimizer.dense_rule, dense_rule)
-        self._rows = RowTable(model.embedding, row_rule, fields, torch.device("cpu"), self._torch_dtype)
+        self._row_rule = plan_rule(optimizer.row_rule, row_rule, False, learner.seed)
+        skip = optimizer.dense_idle == "skip"
+        self._dense_rule = plan_rule(optimizer.dense_rule, dense_rule, skip, learner.seed)
+        kept = Accumulators(optimizer.moments, learner.seed, self._torch_dtype)
+        cpu = torch.device("cpu")
+        self._rows = RowTable(model.embedding, row_rule, fields, cpu, self._torch_dtype, kept=kept)
         self._row_names = row_rule.accumulators
         self._layout = network.layout
         self._places, vectors, size = places(self._layout)
         self._shape = plan_shape(model, fields, slot_field, self._places, dtype)
-        self._dense = {"weight": aligned(size, dtype)}
+        self._dense: dict[str, Moments] = {"weight": aligned(size, dtype)}
         self._scatter(self._dense["weight"], self._layout.initial(learner.seed).astype(dtype))
+        self._kind: Kind | type[np.uint16] = np.uint16 if kept.half else dtype
+        start = np.full(self._layout.size, dense_rule.initial, dtype)
         for name in dense_rule.accumulators:
-            self._dense[name] = aligned(size, dtype)
-            self._scatter(self._dense[name], np.full(self._layout.size, dense_rule.initial, dtype))
+            self._dense[name] = aligned(size, self._kind)
+            self._scatter(self._dense[name], narrowed(start) if kept.half else start)
         self._first, self._second = plan_pass(self._shape, dtype), plan_pass(self._shape, dtype)
         self._scratch = Scratch(
             factor=np.zeros(len(slot_field), dtype),
@@ -112,12 +119,24 @@ class CompiledLearner:
 
     def learn(self, batch: Batch) -> LearnResult:
         """See :class:`stream_ctr.learners.base.Learner`."""
-        start = time.perf_counter()
-        self._prepare(batch)
-        if self._rows.watch.active:
-            self._rows.watch.keep(batch.rows, batch.changes.row, self._past.due(self._learned, len(batch)))
-        count, changes = len(batch), batch.changes
+        start, count = time.perf_counter(), len(batch)
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
+        workspace, chunk = self.prepare(batch)
+        with denormals_flushed():
+            self.learned = learn_chunk(workspace, chunk, self.learned, result.probability, result.skipped)
+        result.seconds[:] = (time.perf_counter() - start) / max(count, 1)
+        return result
+
+    def prepare(self, batch: Batch) -> tuple[Workspace, Chunk]:
+        """What the kernels are handed to learn ``batch``: there is room for its rows.
+
+        Raises:
+            StateError: the batch is of another schema, or uses rows that nobody has initialised.
+        """
+        self._make_room(batch)
+        changes = batch.changes
+        if self._rows.watch.active:
+            self._rows.watch.keep(batch.rows, changes.row, self._past.due(self.learned, len(batch)))
         width, scale = self._model.embedding, self._model.embedding_scale
         values = row_values(self._seed, changes.field, changes.key, width, scale)
         chunk = Chunk(
@@ -127,39 +146,35 @@ class CompiledLearner:
             weight=_own(batch.weight, np.float32),
             learns=(batch.action & LEARN) > 0,
             scores=(batch.action & PREDICT) > 0,
-            first=np.searchsorted(changes.event, np.arange(count + 1)),
+            first=np.searchsorted(changes.event, np.arange(len(batch) + 1)),
             changed=_own(changes.row, np.int64),
             values=values.astype(self._dtype),
         )
-        with _denormals_flushed():
-            workspace = self._workspace()
-            self._learned = learn_chunk(workspace, chunk, self._learned, result.probability, result.skipped)
-        result.seconds[:] = (time.perf_counter() - start) / max(count, 1)
-        return result
+        return self._workspace(), chunk
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """See :class:`stream_ctr.learners.base.Learner`."""
         probability = np.zeros(len(rows), np.float32)
         self._check_rows(rows)
-        with _denormals_flushed():
+        with denormals_flushed():
             predict_rows(self._workspace(), _own(rows, np.int64), probability)
         return probability
 
     def state(self) -> State:
         """The reference learner's arrays: ``rows.*`` [rows, width], ``dense.*`` flat in layout order."""
         arrays = {name: self._gather(array) for name, array in self._dense.items()}
-        past = self._past.state(self._learned)
+        past = self._past.state(self.learned)
         parts = State.gather({"rows": self._rows.state(), "dense": State(arrays, {}), "past": past})
-        return State(parts.arrays, {"learned": self._learned, "layout": self._layout.describe()})
+        return State(parts.arrays, {"learned": self.learned, "layout": self._layout.describe()})
 
     def freeze(self) -> FrozenState:
         """See :class:`stream_ctr.frozen.Freezable`."""
         rows = self._rows.freeze()
         arrays = {name: self._gather(array) for name, array in self._dense.items()}
-        past = self._past.state(self._learned)
+        past = self._past.state(self.learned)
         by_row = FrozenState({name: rows[name] for name in rows.names()}, {}, (rows,))
         parts = FrozenState.gather({"rows": by_row, "dense": State(arrays, {}), "past": past})
-        values: dict[str, Json] = {"learned": self._learned, "layout": self._layout.describe()}
+        values: dict[str, Json] = {"learned": self.learned, "layout": self._layout.describe()}
         return FrozenState(parts.arrays, values, parts.views)
 
     def freeze_weights(self) -> FrozenState:
@@ -175,12 +190,13 @@ class CompiledLearner:
 
     def load_state(self, state: State) -> None:
         """See :class:`stream_ctr.learners.base.Learner`."""
-        learned, saved = checked_dense(state, self._layout, self._dense, self._torch_dtype)
+        kinds = {name: torch.from_numpy(array[:0]).dtype for name, array in self._dense.items()}
+        learned, saved = checked_dense(state, self._layout, kinds)
         self._rows.load_state(state.part("rows"))
         self._past.load_state(state.part("past"), learned)
         for name, array in self._dense.items():
             self._scatter(array, saved[name])
-        self._learned = learned
+        self.learned = learned
 
     def _load_kernels(self) -> None:
         """Compile, or load from disk, now: the first event shall not wait for it."""
@@ -200,7 +216,7 @@ class CompiledLearner:
         learn_chunk(self._workspace(), chunk, 0, floats, np.zeros(0, np.bool_))
         predict_rows(self._workspace(), rows, floats)
 
-    def _prepare(self, batch: Batch) -> None:
+    def _make_room(self, batch: Batch) -> None:
         """Have room for the batch's rows, and refuse rows that nobody has initialised."""
         if len(batch.changes.row):
             if batch.changes.row.min() < 0:
@@ -240,14 +256,14 @@ class CompiledLearner:
         return self._kept
 
     def _parameters(self) -> Parameters:
-        none = np.zeros(0, self._dtype)
+        none = np.zeros(0, self._kind)
         return Parameters(
             self._dense["weight"], self._dense.get("mean", none), self._dense.get("square", none)
         )
 
     def _table(self) -> Table:
         """The row table's own memory, as arrays."""
-        rows, none = self._rows, np.zeros(0, self._dtype)
+        rows, none = self._rows, np.zeros(0, self._kind)
         arrays = (each.numpy().reshape(-1) for each in rows.accumulators)
         named = dict(zip(self._row_names, arrays, strict=True))
         return Table(
@@ -263,11 +279,11 @@ class CompiledLearner:
         layout = self._layout
         return [(self._places[p.name], n) for p, n in zip(layout.parameters, layout.sizes, strict=True)]
 
-    def _gather(self, padded: Floats) -> Floats:
+    def _gather(self, padded: Moments) -> Moments:
         """The numbers of all parameters, side by side in layout order."""
         return np.concatenate([padded[at : at + size] for at, size in self._spans()])
 
-    def _scatter(self, padded: Floats, flat: Floats) -> None:
+    def _scatter(self, padded: Moments, flat: Moments) -> None:
         """The reverse of :meth:`_gather`."""
         taken = 0
         for at, size in self._spans():
@@ -281,7 +297,7 @@ def _own(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
 
 
 @contextmanager
-def _denormals_flushed() -> Iterator[None]:
+def denormals_flushed() -> Iterator[None]:
     """Denormal numbers count as zero in this thread, and as usual again afterwards.
 
     First moments of idle units decay into denormal numbers, which make everything that touches them

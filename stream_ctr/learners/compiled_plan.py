@@ -21,6 +21,8 @@ from stream_ctr.optim.rules import Rule
 
 Floats = NDArray[np.floating[Any]]
 """float32; float64 where a test asks for exact arithmetic."""
+Moments = NDArray[Any]
+"""Accumulators: as the weights, or bfloat16 as its bits; see :mod:`stream_ctr.optim.moments`."""
 Kind = type[np.float32] | type[np.float64]
 Number = float | np.floating[Any]
 Ints = NDArray[np.int64]
@@ -97,6 +99,10 @@ class RulePlan(NamedTuple):
     """A base rule and its settings."""
 
     kind: int
+    skip: bool
+    """Adam: leave weights alone whose gradient is 0."""
+    seed: int
+    """Of the rounding of accumulators in 16 bits."""
     rate: float
     initial: float
     beta_1: float
@@ -108,8 +114,8 @@ class Parameters(NamedTuple):
     """The dense parameters P and their accumulators; an accumulator that the rule lacks is empty."""
 
     weight: Floats
-    mean: Floats
-    square: Floats
+    mean: Moments
+    square: Moments
 
 
 class Table(NamedTuple):
@@ -117,8 +123,8 @@ class Table(NamedTuple):
 
     weight: Floats
     """[R * D]."""
-    mean: Floats
-    square: Floats
+    mean: Moments
+    square: Moments
     step: Ints
     """[R] steps of the row under its own count."""
     touched: Ints
@@ -217,17 +223,24 @@ class Chunk(NamedTuple):
 def places(layout: Layout) -> tuple[dict[str, int], int, int]:
     """Where each parameter begins in the padded vector, where the vectors begin, and its length.
 
-    Matrices come first, then all vectors together.
+    Matrices, and what has more dimensions, come first, then all vectors together.
     """
     begin: dict[str, int] = {}
     at = vectors = 0
-    for dimensions in (2, 1):
+    for is_vector in (False, True):
         vectors = at
         for parameter, size in zip(layout.parameters, layout.sizes, strict=True):
-            if len(parameter.shape) == dimensions:
+            if (len(parameter.shape) < 2) == is_vector:
                 begin[parameter.name] = at
                 at += -(-size // ALIGN) * ALIGN
     return begin, vectors, at
+
+
+def flat_places(layout: Layout) -> Ints:
+    """The place in the padded vector of each number of the flat vector, int64 [size]."""
+    begin, _, _ = places(layout)
+    own = zip(layout.parameters, layout.sizes, strict=True)
+    return np.concatenate([np.zeros(0, np.int64)] + [begin[p.name] + np.arange(size) for p, size in own])
 
 
 def plan_shape(
@@ -279,12 +292,12 @@ def plan_method(config: OptimizerConfig, dtype: Kind, labels: LabelLoss) -> Meth
     )
 
 
-def plan_rule(name: str, rule: Rule) -> RulePlan:
+def plan_rule(name: str, rule: Rule, skip: bool, seed: int) -> RulePlan:
     """The settings of a base rule; what it lacks is 0."""
     numbers = {
         key: float(getattr(rule, key, 0.0)) for key in ("rate", "initial", "beta_1", "beta_2", "epsilon")
     }
-    return RulePlan(kind=RULES[name], **numbers)
+    return RulePlan(kind=RULES[name], skip=skip, seed=seed, **numbers)
 
 
 def plan_pass(shape: Shape, dtype: Kind) -> Pass:
@@ -294,8 +307,8 @@ def plan_pass(shape: Shape, dtype: Kind) -> Pass:
     return Pass(x, inner, t, d, e, g, np.zeros(1, dtype))
 
 
-def aligned(size: int, dtype: Kind) -> Floats:
+def aligned(size: int, dtype: type[np.generic]) -> NDArray[Any]:
     """Zeros from the beginning of a cache line on."""
-    room = np.zeros(size + ALIGN, dtype)
+    room = np.zeros(size + 2 * ALIGN, dtype)
     skip = -room.ctypes.data % (ALIGN * 4) // room.itemsize
     return room[skip : skip + size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from stream_ctr.kernels import fast_part
+from stream_ctr.learners.compiled_moments import opened
 from stream_ctr.learners.compiled_passes import share_fields
 from stream_ctr.learners.compiled_plan import (
     ADAGRAD,
@@ -82,7 +83,7 @@ def renew_rows(
         for k in range(width):
             step = -rate * run.g[field + k]
             if rule.kind == ADAGRAD:
-                step /= math.sqrt(table.square[row * width + k]) + epsilon
+                step /= math.sqrt(opened(table.square[row * width + k])) + epsilon
             table.weight[row * width + k] += share * (step - trace[s, k])
 
 

@@ -10,6 +10,14 @@ import math
 import numpy as np
 
 from stream_ctr.kernels import fast_part, finite_part
+from stream_ctr.learners.compiled_moments import (
+    closed_mean,
+    closed_square,
+    next_weyl,
+    opened,
+    started,
+    weyl_at,
+)
 from stream_ctr.learners.compiled_plan import (
     ADAGRAD,
     ADAM,
@@ -22,6 +30,7 @@ from stream_ctr.learners.compiled_plan import (
     Floats,
     Ints,
     Method,
+    Moments,
     Number,
     Parameters,
     Pass,
@@ -30,6 +39,7 @@ from stream_ctr.learners.compiled_plan import (
     Shape,
     Table,
 )
+from stream_ctr.optim.moments import ROWS, rounding_key
 
 
 @finite_part
@@ -50,14 +60,15 @@ def _corrected(rule: RulePlan, step: int) -> tuple[Number, Number]:
 @fast_part
 def _adam(
     w: Floats,
-    mean: Floats,
-    square: Floats,
+    mean: Moments,
+    square: Moments,
     at: np.uint64,
     d: Number,
     x: Floats,
     rate: Number,
     epsilon: Number,
     rule: RulePlan,
+    key: np.uint32,
 ) -> None:
     """m <- m + (1 - b1)(g - m);  v <- b2 v + (1 - b2) g^2;  w <- w - rate m / (sqrt(v) + eps).
 
@@ -66,35 +77,42 @@ def _adam(
     """
     kind = w.dtype.type
     rise_1, keep_2, rise_2 = kind(1.0 - rule.beta_1), kind(rule.beta_2), kind(1.0 - rule.beta_2)
+    weyl, every = weyl_at(key, at), not rule.skip
     for i in range(x.size):
         k = at + np.uint64(i)
         g = d * x[i]
-        m = mean[k] + rise_1 * (g - mean[k])
-        v = square[k] * keep_2 + rise_2 * (g * g)
-        mean[k] = m
-        square[k] = v
-        w[k] -= _divide(rate * m, np.sqrt(v) + epsilon)
+        m_old, v_old = kind(opened(mean[k])), kind(opened(square[k]))
+        m = m_old + rise_1 * (g - m_old)
+        v = v_old * keep_2 + rise_2 * (g * g)
+        if every or g != 0:
+            mean[k] = closed_mean(m, mean, weyl)
+            square[k] = closed_square(v, square, weyl)
+            w[k] -= _divide(rate * m, np.sqrt(v) + epsilon)
+        weyl = next_weyl(weyl)
 
 
 @fast_part
 def _adagrad(
     w: Floats,
-    square: Floats,
+    square: Moments,
     at: np.uint64,
     d: Number,
     x: Floats,
     rate: Number,
     epsilon: Number,
     largest: Number,
+    key: np.uint32,
 ) -> None:
     """a <- a + g^2;  w <- w - rate g / (sqrt(a) + eps), g = d x; a stays finite."""
+    kind, weyl = w.dtype.type, weyl_at(key, at)
     for i in range(x.size):
         k = at + np.uint64(i)
         g = d * x[i]
-        a = square[k] + g * g
+        a = kind(opened(square[k])) + g * g
         a = a if a < largest else largest
-        square[k] = a
+        square[k] = closed_square(a, square, weyl)
         w[k] -= _divide(rate * g, np.sqrt(a) + epsilon)
+        weyl = next_weyl(weyl)
 
 
 @fast_part
@@ -114,20 +132,22 @@ def _update_outer(
     epsilon: Number,
     rule: RulePlan,
     largest: Number,
+    key: np.uint32,
 ) -> None:
     """Step the matrix [d, x] from place ``at`` on, whose gradient is d x^T.
 
-    Only Adam moves weights whose gradient is 0: for the others the rows of idle units are not touched.
+    Only Adam moves weights whose gradient is 0, and it too may be told to leave them: else the rows of idle
+    units are not touched.
     """
     w, mean, square = dense.weight, dense.mean, dense.square
     for o in range(d.size):
         row = np.uint64(at + o * x.size)
-        if rule.kind == ADAM:
-            _adam(w, mean, square, row, d[o], x, rate, epsilon, rule)
-        elif d[o] == 0:
+        if d[o] == 0 and (rule.skip or rule.kind != ADAM):
             continue
+        if rule.kind == ADAM:
+            _adam(w, mean, square, row, d[o], x, rate, epsilon, rule, key)
         elif rule.kind == ADAGRAD:
-            _adagrad(w, square, row, d[o], x, rate, epsilon, largest)
+            _adagrad(w, square, row, d[o], x, rate, epsilon, largest, key)
         else:
             _sgd(w, row, d[o], x, rate)
 
@@ -141,32 +161,41 @@ def _put(out: Floats, at: int, d: Number, x: Floats) -> None:
 
 @fast_part
 def update_dense(
-    dense: Parameters, shape: Shape, run: Pass, rule: RulePlan, step: int, scratch: Scratch, largest: Number
+    dense: Parameters,
+    shape: Shape,
+    run: Pass,
+    rule: RulePlan,
+    step: int,
+    scratch: Scratch,
+    largest: Number,
+    turn: int,
 ) -> None:
     """The base rule's step of every dense parameter under the gradients in ``run``.
 
+    ``turn`` is the kind of places of :mod:`stream_ctr.optim.moments`: the event's first turn or its second.
     The vectors among the parameters lie together and take one step together: most are short.
     """
     kind, layers, one = dense.weight.dtype.type, shape.place.shape[0], scratch.one
     wide_rate, wide_epsilon = _corrected(rule, step)
     rate, epsilon, most = kind(wide_rate), kind(wide_epsilon), kind(largest)
+    key = np.uint32(rounding_key(rule.seed, step, turn))
     below = slice(shape.start[0], shape.start[0] + shape.width[0])
     vectors, place = scratch.vectors, shape.place
     first = dense.weight.size - vectors.size
     for i in range(layers):
         here = slice(shape.start[i + 1], shape.start[i + 1] + shape.width[i + 1])
         d = run.d[here]
-        _update_outer(dense, place[i, TOWER], d, run.x[below], rate, epsilon, rule, most)
+        _update_outer(dense, place[i, TOWER], d, run.x[below], rate, epsilon, rule, most, key)
         _put(vectors, place[i, BIAS] - first, one[0], d)
         if shape.sml:
             e = run.e[here] if shape.units else run.e[here][:1]
-            _update_outer(dense, place[i, SCALE], e, run.x[here], rate, epsilon, rule, most)
+            _update_outer(dense, place[i, SCALE], e, run.x[here], rate, epsilon, rule, most, key)
             _put(vectors, place[i, BETA] - first, one[0], e)
             _put(vectors, place[i, SKIP] - first, run.z[0], run.t[here])
         below = here
     _put(vectors, shape.output[0] - first, run.z[0], run.x[below])
     _put(vectors, shape.output[1] - first, run.z[0], one)
-    _update_outer(dense, first, one, vectors, rate, epsilon, rule, most)
+    _update_outer(dense, first, one, vectors, rate, epsilon, rule, most, key)
 
 
 @fast_part
@@ -182,6 +211,7 @@ def update_rows(
 ) -> None:
     """The base rule's step of the event's rows, with the L2 due since each row's last touch."""
     kind, one, g, w = table.weight.dtype.type, scratch.one[0], scratch.row, table.weight
+    key = np.uint32(rounding_key(rule.seed, now, ROWS))
     for s in range(rows.size):
         row = rows[s]
         if row < 0:
@@ -201,9 +231,9 @@ def update_rows(
         wide_rate, wide_epsilon = _corrected(rule, step)
         rate, epsilon = kind(wide_rate), kind(wide_epsilon)
         if rule.kind == ADAM:
-            _adam(w, table.mean, table.square, at, one, g, rate, epsilon, rule)
+            _adam(w, table.mean, table.square, at, one, g, rate, epsilon, rule, key)
         elif rule.kind == ADAGRAD:
-            _adagrad(w, table.square, at, one, g, rate, epsilon, kind(method.largest))
+            _adagrad(w, table.square, at, one, g, rate, epsilon, kind(method.largest), key)
         else:
             _sgd(w, at, one, g, rate)
 
@@ -215,8 +245,8 @@ def start_row(table: Table, row: int, values: Floats, rule: RulePlan, now: int) 
     for k in range(values.size):
         table.weight[at + k] = values[k]
         if rule.kind == ADAM:
-            table.mean[at + k] = table.mean.dtype.type(rule.initial)
+            table.mean[at + k] = started(rule.initial, table.mean)
         if rule.kind != SGD:
-            table.square[at + k] = table.square.dtype.type(rule.initial)
+            table.square[at + k] = started(rule.initial, table.square)
     table.step[row] = 0
     table.touched[row] = now

@@ -22,6 +22,8 @@ def why_not_cuda(optimizer: OptimizerConfig, learner: LearnerConfig) -> str | No
     """
     if optimizer.method == "revisit":
         return "does not know optimizer.method = 'revisit', which auto stands for"
+    if optimizer.moments != "float32":
+        return f"does not know optimizer.moments = {optimizer.moments!r}"
     if learner.device == "cpu":
         return "needs a GPU, and learner.device = 'cpu'"
     return None if torch.cuda.is_available() else "needs a GPU, and torch finds none here"

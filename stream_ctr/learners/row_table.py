@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stream_ctr.errors import StateError
 from stream_ctr.frozen import FrozenRows, Watch
+from stream_ctr.optim.moments import Accumulators
 from stream_ctr.optim.rules import Rule
 from stream_ctr.state import State
 
@@ -35,7 +36,10 @@ class RowTable:
         device: torch.device,
         dtype: torch.dtype,
         first_order: Rule | None = None,
+        kept: Accumulators | None = None,
     ) -> None:
+        """``kept`` says how accumulators are kept; without it as the weights are."""
+        kept = kept or Accumulators("float32", 0, dtype)
         self.used = used
         self._names = list(rule.accumulators)
         self._initial = [rule.initial] * len(self._names)
@@ -47,9 +51,10 @@ class RowTable:
         capacity = max(FIRST_CAPACITY, used)
         self.weight = torch.zeros((capacity, width), device=device, dtype=dtype)
         self.accumulators = [
-            torch.full((capacity, columns), initial, device=device, dtype=dtype)
+            kept.start((capacity, columns), initial, device)
             for columns, initial in zip(widths, self._initial, strict=True)
         ]
+        self._fill: list[float] = [kept.bits(each) if kept.half else each for each in self._initial]
         self.step = torch.zeros((capacity, 1), device=device, dtype=torch.int64)
         self.touched = torch.zeros((capacity, 1), device=device, dtype=torch.int64)
         self._spare = 0
@@ -79,10 +84,20 @@ class RowTable:
     def initialise(self, index: Tensor, values: Tensor, now: int) -> None:
         """Start rows ``index`` [K] afresh at ``values`` [K, width], as if last touched at event ``now``."""
         self.weight.index_copy_(0, index, values)
-        for array, initial in zip(self.accumulators, self._initial, strict=True):
-            array.index_fill_(0, index, initial)
+        for array, initial in zip(self.accumulators, self._fill, strict=True):
+            indexable(array).index_fill_(0, index, initial)
         self.step.index_fill_(0, index, 0)
         self.touched.index_fill_(0, index, now)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the accumulators."""
+        return tuple(self._names)
+
+    def places(self, index: Tensor) -> Tensor:
+        """Where each number of rows ``index`` [K] lies in the table, int64 [K, width]."""
+        width = self.weight.shape[1]
+        return index.unsqueeze(1) * width + torch.arange(width, device=index.device)
 
     def state(self) -> State:
         """Copies of all arrays, trimmed to the rows in use."""
@@ -127,6 +142,11 @@ class RowTable:
         return {"weight": self.weight, "step": self.step, "touched": self.touched, **named}
 
 
+def indexable(array: Tensor) -> Tensor:
+    """The same memory in a type that torch can write to by index: not unsigned."""
+    return array.view(torch.int16) if array.dtype == torch.uint16 else array
+
+
 def check_array(name: str, array: NDArray[np.generic], shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Refuse a saved array that does not fit.
 
@@ -134,6 +154,12 @@ def check_array(name: str, array: NDArray[np.generic], shape: tuple[int, ...], d
         StateError: its shape or type is not the expected one; both are named.
     """
     expected = str(dtype).removeprefix("torch.")
+    if array.dtype.name != expected and "uint16" in (array.dtype.name, expected):
+        kind = "bfloat16" if array.dtype == np.uint16 else "float32"
+        raise StateError(
+            f"the saved array {name} is {array.dtype.name}, this optimizer keeps {expected}; resume with "
+            f'optimizer.moments = "{kind}", with which it was saved'
+        )
     if array.shape != shape or array.dtype.name != expected:
         raise StateError(
             f"the saved array {name} is {array.dtype.name} {list(array.shape)}, this model needs "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
@@ -12,10 +12,10 @@ from stream_ctr.models.layout import Layout
 from stream_ctr.state import Arrays, State
 
 
-def checked_dense(
-    state: State, layout: Layout, names: Iterable[str], dtype: torch.dtype
-) -> tuple[int, Arrays]:
+def checked_dense(state: State, layout: Layout, kinds: Mapping[str, torch.dtype]) -> tuple[int, Arrays]:
     """Count of learned events, and the dense vectors by name (weight and accumulators), each [size].
+
+    ``kinds`` are their types by name.
 
     Raises:
         StateError: the state is of another network, optimizer or number type.
@@ -29,12 +29,12 @@ def checked_dense(
     learned = state.values.get("learned")
     if not isinstance(learned, int):
         raise StateError(f"the saved learner's count of learned events is {learned!r}, not a number")
-    saved, needed = state.part("dense").arrays, set(names)
+    saved, needed = state.part("dense").arrays, kinds.keys()
     if saved.keys() != needed:
         raise StateError(
             f"the saved dense optimizer state is {', '.join(sorted(saved))}, this optimizer needs "
             f"{', '.join(sorted(needed))}; resume with the optimizer that saved it"
         )
     for name, array in saved.items():
-        check_array(f"dense.{name}", array, (layout.size,), dtype)
+        check_array(f"dense.{name}", array, (layout.size,), kinds[name])
     return learned, saved

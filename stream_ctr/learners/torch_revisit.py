@@ -10,6 +10,7 @@ from torch import Tensor
 from stream_ctr.learners.revisit import PastEvents
 from stream_ctr.learners.torch_step import Events, TorchStep
 from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.optim.moments import SECOND_TURN
 from stream_ctr.optim.rules import SGD, AdaGrad, Rule
 
 
@@ -59,12 +60,12 @@ class SecondTurns:
         _, g, g_ND = step.gradients(step.leaves, (x_ND - trace_ND).detach(), events, label, weight)
         if not torch.isfinite((g * g).sum() + (g_ND * g_ND).sum()):
             return
-        accumulators = [array.index_select(0, index) for array in rows.accumulators]
+        accumulators = step.kept.opened([array.index_select(0, index) for array in rows.accumulators])
         new_ND = settled_step(step.row_rule, g_ND, accumulators)
         rows.weight.index_copy_(0, index, x_ND + self._rows_share * (new_ND - trace_ND))
         if self._dense_share > 0.0:
             g *= self._dense_share
-            step.dense_rule.apply(step.dense, g, list(step.dense_state.values()), step.learned)
+            step.update_dense(g, SECOND_TURN)
 
 
 def settled_step(rule: Rule, gradient: Tensor, accumulators: list[Tensor]) -> Tensor:

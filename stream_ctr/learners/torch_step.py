@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from stream_ctr.errors import ModelError
+from stream_ctr.learners.compiled_plan import flat_places
 from stream_ctr.learners.labels import LabelLoss
-from stream_ctr.learners.row_table import RowTable
+from stream_ctr.learners.row_table import RowTable, indexable
 from stream_ctr.models.build import Network
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.layout import Layout, Weights
 from stream_ctr.models.pooling import pool
 from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.optim.idle import build_dense_rule
+from stream_ctr.optim.moments import DENSE, ROWS, Accumulators
 from stream_ctr.optim.perturb import Perturbation
 from stream_ctr.optim.rules import Rule, build_first_order_rule, build_rule
 
@@ -79,7 +82,7 @@ class TorchStep:
         self._all_rows = optimizer.rows == "dense"
         self._perturbation = Perturbation(optimizer, network.row_blocks)
         self.row_rule = build_rule(optimizer.row_rule, optimizer.row_rate, optimizer.row_initial)
-        self.dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
+        self.dense_rule = build_dense_rule(optimizer)
         self._first_order_rule = build_first_order_rule(optimizer)
         if self._first_order_rule is not None and not has_first_order(network.row_blocks):
             raise ModelError(
@@ -88,12 +91,14 @@ class TorchStep:
             )
         layout = network.layout
         self.dense = torch.from_numpy(layout.initial(seed)).to(device, dtype)
+        self.kept = Accumulators(optimizer.moments, seed, dtype)
         self.dense_state = {
-            name: torch.full_like(self.dense, self.dense_rule.initial)
+            name: self.kept.start(self.dense.shape, self.dense_rule.initial, device)
             for name in self.dense_rule.accumulators
         }
+        self._dense_places = torch.from_numpy(flat_places(layout)).to(device)
         self.rows = RowTable(
-            network.row_width, self.row_rule, fields, device, dtype, first_order=self._first_order_rule
+            network.row_width, self.row_rule, fields, device, dtype, self._first_order_rule, self.kept
         )
         self.leaves = layout.leaves(self.dense)
         self._gradient = torch.zeros_like(self.dense)
@@ -170,7 +175,7 @@ class TorchStep:
     def _update(self, index: Tensor, x_UD: Tensor, g: Tensor, g_UD: Tensor) -> None:
         """The base rules' step of the dense vector, and of the rows touched or of all."""
         self.learned += 1
-        self.dense_rule.apply(self.dense, g, list(self.dense_state.values()), self.learned)
+        self.update_dense(g, DENSE)
         rows = self.rows
         if self._all_rows:
             used = rows.used
@@ -186,11 +191,34 @@ class TorchStep:
         if self.row_rule.counts_steps or (first_order is not None and first_order.counts_steps):
             step = rows.step.index_select(0, index).add_(1)
             rows.step.index_copy_(0, index, step)
-        accumulators = [array.index_select(0, index) for array in rows.accumulators]
+        accumulators = self.kept.opened([array.index_select(0, index) for array in rows.accumulators])
         apply_to_rows(self.row_rule, first_order, x_UD, g_UD, accumulators, step)
         rows.weight.index_copy_(0, index, x_UD)
-        for array, gathered in zip(rows.accumulators, accumulators, strict=True):
-            array.index_copy_(0, index, gathered)
+        for array, new in zip(rows.accumulators, self._closed_rows(index, accumulators), strict=True):
+            indexable(array).index_copy_(0, index, indexable(new))
+
+    def update_dense(self, g: Tensor, kind: int) -> None:
+        """The dense rule's step under ``g`` [P]; ``kind`` says at which of an event's turns."""
+        stored, rule = list(self.dense_state.values()), self.dense_rule
+        values = self.kept.opened(stored)
+        rule.apply(self.dense, g, values, self.learned)
+        if self.kept.half:
+            new = self.kept.closed(rule.accumulators, values, self._dense_places, self.learned, kind)
+            for array, each in zip(stored, new, strict=True):
+                array.copy_(each)
+
+    def _closed_rows(self, index: Tensor, values: list[Tensor]) -> list[Tensor]:
+        """What rows ``index`` are to keep of their accumulators."""
+        if not self.kept.half:
+            return values
+        place = self.rows.places(index)
+        closed = []
+        for name, value in zip(self.rows.names, values, strict=True):
+            own = (
+                place[:, -value.shape[1] :] if name.startswith("first_order_") else place[:, : value.shape[1]]
+            )
+            closed += self.kept.closed([name], [value], own, self.learned, ROWS)
+        return closed
 
 
 def has_first_order(row_blocks: tuple[int, ...]) -> bool:

@@ -21,7 +21,7 @@ _LOW_32 = np.uint64(0xFFFFFFFF)
 
 
 @kernel
-def _mix(x: np.uint64) -> np.uint64:
+def mix(x: np.uint64) -> np.uint64:
     """The finaliser of splitmix64 (Steele et al. 2014): a bijection that looks random."""
     x = x + _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
@@ -32,7 +32,7 @@ def _mix(x: np.uint64) -> np.uint64:
 @kernel
 def _normal(stream: np.uint64, index: int) -> float:
     """The standard normal number at ``index`` of a stream (Box and Muller 1958, one of the pair)."""
-    bits = _mix(stream ^ _mix(np.uint64(index)))
+    bits = mix(stream ^ mix(np.uint64(index)))
     radius_uniform = (float(bits >> np.uint64(32)) + 0.5) * 2.0**-32  # in (0, 1): its logarithm is finite
     angle_uniform = float(bits & _LOW_32) * 2.0**-32
     return math.sqrt(-2.0 * math.log(radius_uniform)) * math.cos(2.0 * math.pi * angle_uniform)
@@ -51,7 +51,7 @@ def row_values(
     for k in range(key.size):
         if key[k] == np.uint64(0):
             continue
-        stream = _mix(_mix(_mix(np.uint64(seed)) ^ np.uint64(field[k])) ^ key[k])
+        stream = mix(mix(mix(np.uint64(seed)) ^ np.uint64(field[k])) ^ key[k])
         for column in range(width):
             values[k, column] = scale * _normal(stream, column)
     return values

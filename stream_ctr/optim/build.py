@@ -11,7 +11,7 @@ from stream_ctr.optim.config import OptimizerConfig
 
 _NAMES = (
     *("method", "perturb", "row_norm", "dense_norm", "counts", "rows"),
-    *("row_rule", "dense_rule", "first_order_rule"),
+    *("row_rule", "dense_rule", "first_order_rule", "dense_idle", "moments"),
 )
 _NOT_NEGATIVE = (
     *("rho", "rho_dense", "eta", "l2", "row_initial", "dense_initial", "first_order_initial"),

@@ -75,5 +75,12 @@ class OptimizerConfig:
     """Learning rate of the dense parameters."""
     dense_initial: float = 1e-4
     """adagrad: sum of squared gradients that the dense parameters start with."""
+    dense_idle: Literal["step", "skip"] = "step"
+    """What a dense weight does whose gradient is exactly 0, as that of a unit that ReLU has shut. step: what
+    its rule says, so that Adam's kind goes on by the moments of earlier events. skip: nothing, and its
+    moments stay as they are, which saves moving them. adagrad and sgd do nothing either way."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """How accumulators are kept, those of rows and of dense weights. bfloat16: in half the memory, with
+    stochastic rounding; calculated with in float32."""
     l2: float = 0.0
     """Lazy L2 of the rows: once a touch, scaled by the steps since the row's last touch."""

@@ -23,8 +23,10 @@ Step = TypeVar("Step", float, Tensor)
 class Rule(Protocol):
     """One base rule with its settings."""
 
-    accumulators: ClassVar[tuple[str, ...]]
-    """Names of the arrays that it keeps for each weight."""
+    @property
+    def accumulators(self) -> tuple[str, ...]:
+        """Names of the arrays that it keeps for each weight."""
+        ...
 
     @property
     def initial(self) -> float:

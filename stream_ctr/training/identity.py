@@ -24,6 +24,8 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
     rules: dict[str, str] = {"row_rule": arm.optimizer.row_rule, "dense_rule": arm.optimizer.dense_rule}
     if arm.optimizer.first_order_rule != "rows":
         rules["first_order_rule"] = arm.optimizer.first_order_rule
+    if arm.optimizer.moments != "float32":
+        rules["moments"] = arm.optimizer.moments
     join = asdict(settings.join)
     join.pop("memory_bytes")  # how much of the joiner lies in memory changes no outcome
     found: dict[str, Any] = _plain(

@@ -50,7 +50,7 @@ def test_a_peer_that_fails_is_a_line_and_its_figures_are_not_reported() -> None:
     for batch in (first, second):
         if breaks.running is not None:
             _run(breaks, batch, timed=True)
-    rows = as_json(StepBench([breaks, absent], "Zipf rows", 512, 512))
+    rows = as_json(StepBench([breaks, absent], "Zipf rows", 512, 512, first.label))
     assert rows[0]["missing"] == "does not run here: RuntimeError: no C++ compiler was found"
     assert rows[0]["events_per_second"] is None
     assert rows[1]["missing"] == "not installed: a_package_that_nobody_has"

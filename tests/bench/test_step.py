@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from stream_ctr.bench.command import Bench
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.step import CHUNK, MINIMUM_EVENTS, StepBench, measure
 from stream_ctr.bench.step_data import FIELDS, step_batches, zipf_examples
-from stream_ctr.bench.step_entries import FLAGSHIP, Entry, model_name
+from stream_ctr.bench.step_entries import FLAGSHIP, Entry, model_name, network
 from stream_ctr.bench.step_floor import move_state
-from stream_ctr.bench.step_report import as_json, print_table
+from stream_ctr.bench.step_profile import FORWARD, OPTIMIZERS, learn_timed
+from stream_ctr.bench.step_report import as_json, print_table, variants_json
+from stream_ctr.bench.step_variants import variants
 from stream_ctr.cli import main
 from stream_ctr.errors import DataError, UsageError
+from stream_ctr.learners.base import LearnerConfig
+from stream_ctr.learners.compiled_check import why_not_compiled
+from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.river_names import river_learner
+from stream_ctr.optim.build import check_optimizer, for_stream
+from stream_ctr.optim.config import OptimizerConfig
 
 
 def entry(
@@ -42,7 +50,7 @@ def bench() -> StepBench:
         entry("compiled", "base", [1e-4]),
         entry("river", "ftrl", [], "not installed: river"),
     ]
-    return StepBench(entries, "Zipf rows", 1000, 100)
+    return StepBench(entries, "Zipf rows", 1000, 100, np.zeros(1000, np.float32))
 
 
 def test_figures_are_medians_and_ratios_those_of_the_same_chunks(bench: StepBench) -> None:
@@ -88,7 +96,7 @@ def test_floor_reads_the_weights_as_often_as_told_and_writes_all_once() -> None:
     rows = np.array([[0, 2], [2, 1]], np.int64)
     table = np.zeros((4, 6), np.float32)
     dense = np.ones((3, 5), np.float32)
-    total = move_state(rows, table, dense, 4, np.float32(1.0))
+    total = move_state(rows, table, dense, 4, 1, np.float32(1.0))
     assert total == 4 * 5 * 1.0 + 4 * 5 * 2.0  # the second event reads what the first wrote
     np.testing.assert_array_equal(dense, 3.0)
     np.testing.assert_array_equal(table[:, 0], [1.0, 1.0, 2.0, 0.0])
@@ -122,6 +130,66 @@ def test_all_learners_learn_the_same_rows_and_the_two_flagships_equally_well() -
         assert rows["memory floor", optimizer]["ratio_to_floor"] == 1.0
         assert rows["memory floor", optimizer]["log_loss"] is None
     assert rows["river", "ftrl"]["log_loss"] > 0.0
+
+
+def test_variants_are_measured_beside_the_default_event_by_event() -> None:
+    label = np.tile(np.array([1.0, 0.0], np.float32), 3 * 1024)
+    default, better = (
+        entry("compiled", "revisit", [2e-4, 4e-4]),
+        entry("compiled", "helen bfloat16", [1e-4, 1e-4]),
+    )
+    rng = np.random.default_rng(1)
+    p = np.clip(np.where(label > 0, 0.6, 0.4) + rng.normal(0.0, 0.02, len(label)), 0.05, 0.95)
+    default.probabilities = [p.astype(np.float32)]
+    better.probabilities = [np.where(label > 0, p + 0.05, p - 0.05).astype(np.float32)]
+    bench = StepBench([default, better], "Zipf rows", len(label), len(label), label)
+    first, second = variants_json(bench, 0)
+    assert (first["ratio_to_default"], first["difference"]) == (1.0, None)
+    assert second["ratio_to_default"] == 0.375
+    loss = [
+        -np.log(np.where(label > 0, q, 1 - q).astype(np.float64))
+        for q in (default.probabilities[0], better.probabilities[0])
+    ]
+    assert second["difference"] == pytest.approx(float((loss[1] - loss[0]).mean()), abs=1e-5)
+    assert second["difference_low"] < second["difference"] < second["difference_high"] < 0.0
+    late = variants_json(bench, 3 * 1024)[1]
+    assert late["log_loss_tail"] == pytest.approx(float(loss[1][3 * 1024 :].mean()), abs=1e-5)
+    assert late["difference"] is None  # three blocks: too few for an interval
+
+
+def test_every_variant_is_one_the_compiled_learner_can_learn_and_the_default_is_the_first() -> None:
+    found = variants()
+    assert found[0].config() == for_stream(OptimizerConfig())
+    configs = [variant.config() for variant in found]
+    assert len({variant.name for variant in found}) == len(found)
+    assert all(one != other for i, one in enumerate(configs) for other in configs[:i])
+    for config in configs:
+        check_optimizer(config)
+        assert why_not_compiled(FLAGSHIP, config, LearnerConfig(device="cpu")) is None
+
+
+@pytest.mark.slow
+def test_the_profiled_step_is_the_learners_own_step() -> None:
+    batches, _ = step_batches(None, 4 * CHUNK, CHUNK)
+    for optimizer in (OPTIMIZERS["helen"], replace(OPTIMIZERS["revisit"], revisit_after=100)):
+        plain, timed = (network(CompiledLearner, FLAGSHIP, optimizer) for _ in range(2))
+        assert isinstance(timed, CompiledLearner)
+        for batch in batches:
+            plain.learn(batch)
+            spent = learn_timed(timed, batch)
+            assert (spent >= 0.0).all()
+            assert (spent[:, FORWARD] > 0.0).all()
+        one, other = plain.state(), timed.state()
+        assert one.values == other.values
+        for name, array in one.arrays.items():
+            np.testing.assert_allclose(array, other.arrays[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("tail_from", ["-1", "900"])
+def test_a_tail_that_leaves_too_little_is_refused(tail_from: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "step", "--variants", "--events", "1024", f"--tail-from={tail_from}"]
+    assert main(command) == 2
+    assert "must be 0 to half of --events 1024" in capsys.readouterr().err
 
 
 def test_too_few_events_are_refused() -> None:

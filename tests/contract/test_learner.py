@@ -23,6 +23,9 @@ from tests.learners.support import MULTI, SINGLE, Schema, chunks, make_batch, on
 MODEL = ModelConfig(embedding=4, hidden=(8, 6), embedding_scale=0.2)
 HELEN = OptimizerConfig(method="helen", perturb="both", rho=0.1, rho_dense=0.1, l2=1e-3, dense_rate=0.01)
 ADAM = OptimizerConfig(method="sam", rho=0.1, row_rule="adam", row_rate=0.01, warm_up_events=50)
+FEWER_BYTES = OptimizerConfig(
+    method="helen", rho=0.1, dense_rule="adam", dense_rate=0.01, dense_idle="skip", moments="bfloat16"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ CUDA = [
 IMPLEMENTATIONS = [
     pytest.param(Implementation(network(HELEN, "cpu")), id="torch-cpu-helen"),
     pytest.param(Implementation(network(ADAM, "cpu")), id="torch-cpu-adam"),
+    pytest.param(Implementation(network(FEWER_BYTES, "cpu")), id="torch-cpu-16-bit"),
     pytest.param(Implementation(network(HELEN, "cuda"), exact=False), id="torch-cuda", marks=CUDA),
     pytest.param(Implementation(cursor_steps(HELEN)), id="cuda-steps-helen"),
     pytest.param(Implementation(cursor_steps(ADAM)), id="cuda-steps-adam"),
@@ -76,6 +80,7 @@ IMPLEMENTATIONS = [
     pytest.param(Implementation(network(ADAM, "cuda", "cuda"), exact=False), id="cuda-adam", marks=CUDA),
     pytest.param(Implementation(network(HELEN, "cpu", "compiled")), id="compiled-helen"),
     pytest.param(Implementation(network(ADAM, "cpu", "compiled")), id="compiled-adam"),
+    pytest.param(Implementation(network(FEWER_BYTES, "cpu", "compiled")), id="compiled-16-bit"),
     pytest.param(Implementation(lambda _: river_learner("river-ftrl")), id="river-ftrl"),
     pytest.param(Implementation(lambda _: river_learner("river-lr")), id="river-lr"),
     pytest.param(Implementation(lambda _: river_learner("river-fm")), id="river-fm"),

@@ -178,7 +178,11 @@ class Oracle:
         if o.revisit_dense > 0.0:
             for w, g in zip(self.p.values(), g_dense, strict=True):
                 w.grad = o.revisit_dense * g
-            self.dense_rule.step()
+            self.step_dense()
+
+    def step_dense(self) -> None:
+        """The dense rule's step under the gradients that the weights have."""
+        self.dense_rule.step()
 
     def logit(self, rows: list[int], fields: list[int]) -> Tensor:
         of_field = [
@@ -234,7 +238,7 @@ class Oracle:
         self.learned += 1
         for w, g in zip(dense, g_dense, strict=True):
             w.grad = g
-        self.dense_rule.step()
+        self.step_dense()
         of_row = dict(zip(rows, g_rows, strict=True))
         for row in self.row if self.optimizer.rows == "dense" else rows:
             g = of_row.get(row, torch.zeros_like(self.row[row]))

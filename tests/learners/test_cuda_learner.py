@@ -47,7 +47,7 @@ OPTIMIZERS = [
     replace(HELEN, method="sam", rho=0.5, warm_up_events=20, row_rule="radam", dense_rule="nadam", l2=0.02),
     replace(HELEN, method="asam", rho=0.5, eta=0.02, warm_up_events=9, row_rule="nadam", dense_rule="radam"),
     replace(HELEN, method="base", dense_rule="adam", row_rule="rmsprop"),
-    replace(HELEN, xi=0.5, counts="batch", row_rule="adam", l2=0.01),
+    replace(HELEN, xi=0.5, counts="batch", row_rule="adam", l2=0.01, dense_rule="adam", dense_idle="skip"),
 ]
 MODELS = [
     *(small(backbone=name, sml=True, embedding_scale=0.3) for name in BACKBONES),
