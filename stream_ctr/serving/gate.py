@@ -1,7 +1,8 @@
 """How many requests are let in, and in which order they are computed.
 
-One request is computed at a time, in the order of arrival. Between two of them the loop takes in what has
-arrived, so requests beyond ``max_waiting`` are refused at once rather than served late.
+Requests are computed one after another, in the order of arrival. Between them the loop takes in what has
+arrived, so requests beyond ``max_waiting`` are refused at once rather than served late. Refusing costs time
+as well: under an overload as much of it goes to computing as to refusing, however many ask again at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -22,6 +24,10 @@ logger = logging.getLogger("stream_ctr.serving")
 T = TypeVar("T")
 RETRY_SECONDS: Final = 1
 """What Retry-After says."""
+FIRST_GUESS_SECONDS: Final = 0.0005
+"""Time to compute one request, before any was; then an average over the last ones."""
+MEMORY: Final = 50
+"""Requests over which that average runs."""
 
 
 def unavailable(text: str) -> ApiError:
@@ -35,7 +41,11 @@ class Gate:
     def __init__(self, serve: ServeConfig) -> None:
         self._serve = serve
         self._under_way = 0
-        self._turn = asyncio.Lock()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._usher: asyncio.Task[None] | None = None
+        self._typical = FIRST_GUESS_SECONDS
+        self._computed = 0.0
+        """Seconds of computing since the usher last looked."""
 
     async def admit(self, work: Callable[[], Awaitable[T]], refused: Callable[[int], None]) -> T:
         """The work's result; ``refused`` hears the status of every request that ends without one.
@@ -73,17 +83,45 @@ class Gate:
 
     @asynccontextmanager
     async def turn(self, started: float) -> AsyncIterator[None]:
-        """The time in which this request alone is computed.
+        """The time in which this request is computed; the block must not wait for anything.
 
         Raises:
             ApiError: 504 when the deadline has passed by then.
         """
-        async with self._turn:
-            # Requests that have arrived meanwhile are taken in, and refused if they are too many,
-            # before this one is computed.
+        if self._under_way <= 1:
             await asyncio.sleep(0)
-            self.check_deadline(started)
+        else:
+            await self._wait_in_line()
+        self.check_deadline(started)
+        began = time.perf_counter()
+        try:
             yield
+        finally:
+            took = time.perf_counter() - began
+            self._computed += took
+            self._typical += (took - self._typical) / MEMORY
+
+    async def _wait_in_line(self) -> None:
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        if self._usher is None:
+            self._usher = asyncio.create_task(self._let_in())
+        await place
+
+    async def _let_in(self) -> None:
+        """Let in the requests that wait, in each round of the loop as many as it spent on all else."""
+        try:
+            while self._waiting:
+                began, self._computed = time.perf_counter(), 0.0
+                # In this round the loop computes those let in before, takes in what has arrived, and refuses.
+                await asyncio.sleep(0)
+                other = time.perf_counter() - began - self._computed
+                for _ in range(min(len(self._waiting), max(1, int(other / self._typical)))):
+                    place = self._waiting.popleft()
+                    if not place.done():
+                        place.set_result(None)
+        finally:
+            self._usher = None
 
     def check_deadline(self, started: float) -> None:
         """Raises ApiError 504 when a request begun at ``started`` (of time.perf_counter) is late."""

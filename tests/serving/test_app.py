@@ -317,6 +317,27 @@ def test_beyond_what_may_wait_requests_are_refused_at_once(tmp_path: Path) -> No
     assert served.rank(request()).status_code == 200, "the places of the refused are free again"
 
 
+def test_clients_that_ask_again_at_once_do_not_starve_the_others(tmp_path: Path) -> None:
+    publish(tmp_path, "control", constant(0.5))
+    served = Served(tmp_path, serve=ServeConfig(max_waiting=8, deadline_seconds=60.0))
+    codes: list[int] = []
+
+    async def insist(client: httpx.AsyncClient) -> None:
+        while codes.count(200) < 24:
+            codes.append((await client.post("/v1/rank", json=request())).status_code)
+            await asyncio.sleep(
+                0
+            )  # a refusal without a socket waits for nothing, so the loop would stand still
+
+    async def crowd(client: httpx.AsyncClient) -> None:
+        await asyncio.gather(*(insist(client) for _ in range(80)))
+
+    served.run(crowd)
+    # Were one computed in each round of the loop, the 72 others would all be refused once for each of them.
+    assert codes.count(503) < 60 * codes.count(200)
+    assert set(codes) == {200, 503}
+
+
 def test_an_answer_past_its_deadline_is_504_and_not_logged(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path, serve=ServeConfig(deadline_seconds=0.0))

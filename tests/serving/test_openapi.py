@@ -15,7 +15,7 @@ from stream_ctr.serving.config import ServeConfig
 from tests.predictors.support import FIELDS
 from tests.serving.support import Json, Served, constant, publish
 
-EXAMPLES = {"get": 3, "post": 15}
+EXAMPLES = {"get": 3, "post": 12}
 TOKEN = "test-token-0123456789"
 
 

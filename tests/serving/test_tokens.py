@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from stream_ctr.errors import ConfigError
 from stream_ctr.serving import tokens as module
+from stream_ctr.serving.app import AdminApp
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.tokens import Tokens
 from tests.serving.support import Served, constant, publish, request
@@ -134,3 +136,15 @@ def test_without_tokens_all_is_open(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     answer: httpx.Response = Served(tmp_path).rank(request(), {"authorization": "Bearer whatever"})
     assert answer.status_code == 200
+
+
+def test_the_admin_port_asks_for_a_token_too(served: Served, tmp_path: Path) -> None:
+    app = AdminApp(served.app, Tokens(str(tmp_path / "tokens"), {}), {})
+
+    async def ask() -> list[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            asked = [("/metrics", {}), ("/metrics", VALID), ("/health/ready", {}), ("/v1/rank", VALID)]
+            return [(await client.get(path, headers=headers)).status_code for path, headers in asked]
+
+    assert asyncio.run(ask()) == [401, 200, 200, 404]
