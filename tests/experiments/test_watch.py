@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import defaultdict
 from pathlib import Path
+from typing import Unpack
 
 import msgspec
 import pytest
@@ -27,14 +28,14 @@ from stream_ctr.experiments.watch_report import build_report
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter
-from tests.experiments.watching import SHADOW, START_MS, STEP_MS, World, make, watch, write_config, write_log
+from tests.experiments.watching import SHADOW, START_MS, STEP_MS, Change, World, make, watch, write_config, write_log
 
 WINDOW_MS = 20_000
 
 
-def planted(folder: Path, world: World, **settings: str) -> tuple[Path, Report, Watcher]:
+def planted(folder: Path, world: World, **settings: Unpack[Change]) -> tuple[Path, Report, Watcher]:
     """A world's log, watched to its end."""
-    config = write_config(folder, **settings)  # type: ignore[arg-type]
+    config = write_config(folder, **settings)
     write_log(folder, load_settings(config), world)
     return config, *watch(config)
 
@@ -291,11 +292,11 @@ def test_a_salt_that_changes_while_labels_are_open_takes_none_over(tmp_path: Pat
     ],
 )
 def test_what_was_declared_cannot_change_under_a_salt(
-    tmp_path: Path, change: dict[str, str], text: str
+    tmp_path: Path, change: Change, text: str
 ) -> None:
     planted(tmp_path, World(300))
     with pytest.raises(StateError, match=text + r".*begin a new experiment with a new experiment\.salt"):
-        watch(write_config(tmp_path, **change))  # type: ignore[arg-type]
+        watch(write_config(tmp_path, **change))
 
 
 def test_a_raised_coverage_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 import numpy as np
@@ -76,6 +77,15 @@ class World:
     """Share of the treatment's users whose impressions never reach the log."""
     noise: float = 0.5
     """Error of the control's predictions in logits; the treatment's are right."""
+
+
+class Change(TypedDict, total=False):
+    """What a test sets otherwise than :func:`write_config` does."""
+
+    salt: str
+    watch: str
+    experiment: str
+    arms: str
 
 
 def write_config(
