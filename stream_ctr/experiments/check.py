@@ -33,6 +33,7 @@ def check_experiment(experiment: ExperimentConfig) -> None:
             "another arm first"
         )
     _check_testers(experiment)
+    _check_rebuilt(experiment)
     arms = sum(not arm.shadow for arm in experiment.arms)
     if experiment.thompson.share > 0 and arms * experiment.thompson.floor > 1:
         raise ConfigError(
@@ -58,6 +59,19 @@ def _check_arm(arm: ArmConfig) -> None:
             f"experiment.arms {arm.name!r}: a shadow arm answers no testers either; empty testers, or set "
             "shadow = false with weight = 0"
         )
+
+
+def _check_rebuilt(experiment: ExperimentConfig) -> None:
+    """Raises ConfigError for an arm that is to answer beside others, and has nothing to answer from."""
+    sampled = experiment.thompson.share > 0
+    for arm in experiment.arms:
+        rebuilt = arm.learner is not None and arm.learner.rebuild and not arm.snapshot
+        if rebuilt and len(experiment.arms) > 1 and (arm.weight or arm.shadow or arm.testers or sampled):
+            raise ConfigError(
+                f"experiment.arms {arm.name!r}: learner.rebuild = true makes no snapshots, so the arm cannot "
+                "predict for users; set weight = 0, shadow = false, no testers and thompson.share = 0, or "
+                "choose river-ftrl, river-lr or river-fm"
+            )
 
 
 def _check_testers(experiment: ExperimentConfig) -> None:

@@ -82,7 +82,10 @@ class LearnerConfig:
     the reference. auto: cuda where device asks for a GPU, else compiled where it can, else torch.
     river: the river model named below instead of a network."""
     river: str = "river-ftrl"
-    """kind river: river-ftrl, river-lr or river-fm."""
+    """kind river: river-ftrl, river-lr or river-fm; with ``rebuild`` any other classifier."""
+    rebuild: bool = False
+    """kind river, a classifier whose state cannot be saved: every start learns the log again from its first
+    entry. Such an arm serves nothing."""
     device: str = "auto"
     """auto, cpu or cuda[:N]; with auto the torch learner takes a GPU where there is one."""
     threads: int = 1

@@ -86,19 +86,27 @@ def _check(learner: LearnerConfig) -> None:
         raise ModelError(f"learner.kind = {learner.kind!r} is unknown; choose {' or '.join(kinds)}")
     if learner.threads < 1:
         raise ModelError(f"learner.threads = {learner.threads} is no number of threads; choose 1 or more")
+    if learner.rebuild and learner.kind != "river":
+        raise ModelError("learner.rebuild = true is for learner.kind = 'river'; leave it out")
     if not 0 <= learner.seed < 2**63:
         raise ModelError(f"learner.seed = {learner.seed} is outside 0 to 2^63 - 1")
 
 
 def _river_arm(learner: LearnerConfig) -> Learner:
-    """The river model that the settings name, if its state can be saved."""
+    """The river model that the settings name, if its state can be saved or need not be."""
     from stream_ctr.learners.river_arm import SAVED  # importing river takes a second
     from stream_ctr.learners.river_names import river_learner
 
     arm = river_learner(learner.river, learner.seed)
-    if not arm.saved:
+    if arm.saved and learner.rebuild:
         raise ModelError(
-            f"learner.river = {learner.river!r} has no state that can be saved, so it cannot be an arm: "
-            f"choose {SAVED}, or compare it with evaluate --against {learner.river}"
+            f"learner.rebuild = true is for classifiers without a state that can be saved; {learner.river} "
+            "has one: leave it out"
+        )
+    if not arm.saved and not learner.rebuild:
+        raise ModelError(
+            f"learner.river = {learner.river!r} has no state that can be saved, so it cannot be an arm that "
+            f"serves: choose {SAVED}, or compare it: with evaluate --against {learner.river}, or as an arm "
+            "that learns the log again at every start (learner.rebuild = true)"
         )
     return arm

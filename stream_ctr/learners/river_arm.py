@@ -64,6 +64,7 @@ class RiverLearner:
         self._takes_weight = "w" in inspect.signature(classifier.learn_one).parameters
         self._gives_probability = True
         self._learned = 0
+        self._pristine = True
         self._weights = RowWeights(codec) if codec is not None and isinstance(inputs, OneHot) else None
 
     @property
@@ -78,6 +79,7 @@ class RiverLearner:
             ModelError: the classifier cannot learn the events; its own reason is given.
         """
         count = len(batch)
+        self._pristine = self._pristine and not count
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
         first = np.searchsorted(batch.changes.event, np.arange(count + 1)).tolist()
         learns = ((batch.action & LEARN) > 0).tolist()
@@ -111,9 +113,13 @@ class RiverLearner:
     def state(self) -> State:
         """What the classifier learned, and which feature each row is.
 
+        Before its first event there is a state of every classifier: that nothing was learned.
+
         Raises:
             StateError: nothing can be saved of this classifier.
         """
+        if self._pristine and not self.saved:
+            return State({}, {"river": self._name, "learned": 0})
         if self._codec is None or not isinstance(self._inputs, OneHot):
             raise StateError(
                 f"{self._name} cannot be saved; use it in evaluate, or choose {SAVED} for an arm"
@@ -139,11 +145,13 @@ class RiverLearner:
 
     def load_state(self, state: State) -> None:
         """See :class:`stream_ctr.learners.base.Learner`."""
+        name, learned = state.values.get("river"), state.values.get("learned")
         if self._codec is None or not isinstance(self._inputs, OneHot):
+            if (name, learned, self._pristine) == (self._name, 0, True) and not state.arrays:
+                return
             raise StateError(
                 f"{self._name} cannot be loaded; use it in evaluate, or choose {SAVED} for an arm"
             )
-        name, learned = state.values.get("river"), state.values.get("learned")
         if name != self._name or not isinstance(learned, int):
             raise StateError(
                 f"the saved learner is {name or 'a network'}, this one is {self._name}; "

@@ -72,6 +72,8 @@ class Core:
         self.learner: Learner = build_learner(
             arm.model, arm.optimizer, arm.learner, slot_fields(fields), len(fields), self.pipeline.labels.loss
         )
+        self.rebuilds = arm.learner.rebuild
+        """Whether the learner has no state: a start learns the log again."""
         self.metrics = ProgressiveMetrics(settings.train.metrics_window)
         self.learned = 0
         """Updates made."""

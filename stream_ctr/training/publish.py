@@ -68,7 +68,7 @@ class Publisher:
         self._checkpoint_seconds: float | None = None
         self._rate = _Rate()
         self._writing = Background[int]("snapshot")
-        self._publishes = self._train.snapshot_seconds > 0
+        self._publishes = self._train.snapshot_seconds > 0 and not arm.learner.rebuild
 
     def __enter__(self) -> Publisher:
         if self._train.metrics_port >= 0:
@@ -77,6 +77,11 @@ class Publisher:
             )
             url = f"http://{self._server.host}:{self._server.port}/metrics"
             self._reporter.say("metrics", url=url)
+        if self._train.snapshot_seconds and not self._publishes:
+            reason = (
+                f"{self._arm.learner.river} cannot serve from a snapshot; river-ftrl, river-lr, river-fm can"
+            )
+            self._reporter.say("no-snapshots", reason=reason)
         return self
 
     def __exit__(

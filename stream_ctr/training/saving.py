@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,7 +17,7 @@ from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.journal import FileJournal
-from stream_ctr.pipeline.segments import names_in
+from stream_ctr.pipeline.segments import names_in, remove_others
 from stream_ctr.training.background import Background
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core
@@ -100,6 +101,10 @@ class Saver:
         self._settle()
         self._dead_letters.flush()
         pipeline, store = self._core.pipeline, self._store
+        if self._core.rebuilds and pipeline.applied:
+            used = {segment.name for segment in pipeline.joiner.segments()}
+            unused = [name for name in names_in(store.folder / SEGMENTS) if name not in used]
+            return partial(self._unchanged, unused)
         created_ms = time.time_ns() // 1_000_000
         positions = [(*tp, offset) for tp, offset in sorted(pipeline.positions().items())]
         emitted = pipeline.order_state().emitted
@@ -124,6 +129,14 @@ class Saver:
             return Saved(manifest.version, created_ms)
 
         return write
+
+    def _unchanged(self, unused: list[str]) -> Saved:
+        """A learner without a state goes on from the checkpoint of its beginning; the joiner's files that
+        are no longer used go."""
+        store = self._store
+        remove_others(store.folder / SEGMENTS, unused, (), store.files)
+        manifest = store.manifest(store.versions()[-1])
+        return Saved(manifest.version, manifest.created_ms)
 
     def _end(self) -> None:
         """Take in what became of the checkpoint that is being written, if there is one."""

@@ -161,6 +161,9 @@ class Trainer:
         if lost:
             reporter.say("skipped", entries=lost, reason="the log no longer holds them")
             self.checkpoint()
+        if self.core.rebuilds:
+            reason = f"{arm.learner.river} has no state that can be saved: the log is learned from its start"
+            reporter.say("rebuild", reason=reason)
 
     @property
     def checkpoint_path(self) -> Path:

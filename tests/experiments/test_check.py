@@ -14,9 +14,11 @@ from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.experiments.assignment import Assigner
 from stream_ctr.experiments.check import check_change, check_experiment, refuse_frozen
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig, GuardConfig, ThompsonConfig
+from stream_ctr.learners.base import LearnerConfig
 
 TWO = ExperimentConfig(coverage=0.5, arms=(ArmConfig("control", 0.5), ArmConfig("new", 0.5)))
 SHADOW = ArmConfig("shadow", 0.0, shadow=True)
+REBUILT = LearnerConfig(kind="river", river="river-tree", rebuild=True)
 
 
 def with_arms(*arms: ArmConfig) -> ExperimentConfig:
@@ -39,6 +41,11 @@ CONTROL, NEW = TWO.arms
         (with_arms(replace(SHADOW, name="first"), replace(NEW, weight=1.0)), "cannot be a shadow"),
         (with_arms(CONTROL, replace(NEW, shadow=True)), "shadow arm answers nobody"),
         (with_arms(CONTROL, NEW, replace(SHADOW, testers=("u",))), "testers"),
+        (
+            with_arms(CONTROL, replace(NEW, learner=REBUILT)),
+            "'new': learner.rebuild = true",
+        ),
+        (with_arms(CONTROL, NEW, replace(SHADOW, learner=REBUILT)), "makes no snapshots"),
         (with_arms(CONTROL, NEW, replace(SHADOW, shadow_sample=1.5)), "shadow_sample"),
         (with_arms(replace(CONTROL, testers=("u",)), replace(NEW, testers=("u",))), "'u' is a tester of"),
         (replace(TWO, guards=GuardConfig(window=0)), "experiment.guards.window"),
@@ -57,6 +64,7 @@ def test_settings_that_cannot_be_meant_are_refused(experiment: ExperimentConfig,
 def test_what_can_be_meant_is_taken() -> None:
     check_experiment(TWO)
     new = replace(NEW, guards=GuardConfig(calibration=2.0), snapshot="somewhere")
+    check_experiment(with_arms(CONTROL, NEW, ArmConfig("trees", 0.0, learner=REBUILT)))
     every = with_arms(replace(CONTROL, testers=("a", "b")), new, SHADOW)
     check_experiment(replace(every, thompson=ThompsonConfig(share=1.0, floor=0.5)))
 

@@ -33,7 +33,7 @@ learn_from = "{learn_from}"
 name = "other"
 weight = 0.5
 """
-POLICIES = ("wait", "fast", "fnw")
+POLICIES = ("wait", "fast", "fnw", "naive")
 
 
 def impressions(count: int) -> list[dict[str, object]]:

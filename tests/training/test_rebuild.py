@@ -1,0 +1,88 @@
+"""Arms of classifiers without a state: every start learns the log again, and comes to the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream_ctr.errors import ModelError, OffsetRangeError
+from stream_ctr.events.open import open_log
+from stream_ctr.learners.base import LearnerConfig
+from stream_ctr.learners.build import build_learner
+from stream_ctr.models.config import ModelConfig
+from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.state import State
+from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
+from stream_ctr.training.core import Core
+from tests.training.streams import extend_stream, write_config, write_stream
+from tests.training.test_snapshots import FEATURES, learn
+
+BAYES = """
+[learner]
+kind = "river"
+river = "river:naive_bayes.GaussianNB"
+rebuild = true
+"""
+
+
+def write_bayes(folder: Path) -> Path:
+    config = write_config(folder, "state", BAYES)
+    text = config.read_text("utf-8").replace("[join]\n", "[join]\nmemory_bytes = 16384\n")
+    config.write_text(text.replace("snapshot_seconds = 0", "snapshot_seconds = 0.01"), "utf-8")
+    return config
+
+
+def outcome(core: Core) -> tuple[State, list[float]]:
+    """All that can be told of a run: pipeline, metrics, and what the learner says."""
+    rows = core.pipeline.tables.lookup(core.pipeline.key_encoder.peek_keys_many(FEATURES))
+    parts = {"pipeline": core.pipeline.state(), "metrics": core.metrics.state()}
+    return State.gather(parts), core.learner.predict(rows).tolist()
+
+
+def test_every_start_learns_the_log_again_and_comes_to_the_same(tmp_path: Path) -> None:
+    write_stream(tmp_path, 100)
+    config = write_bayes(tmp_path)
+    first = learn(config, "main")
+    log = open_log(f"sqlite:///{tmp_path}/clicks.db")
+    extend_stream(log, 1000, 1060)
+    log.close()
+    longer = learn(config, "main")
+    again = learn(config, "main")
+    (state, said), (same, as_before) = outcome(longer), outcome(again)
+    assert same.equals(state)
+    assert as_before == said
+    assert longer.learned == again.learned > first.learned > 50
+    assert len(np.unique(said)) > 1
+    checkpoints = CheckpointStore(tmp_path / "state" / "main" / "checkpoints", 3)
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded.manifest.emitted == 0, "the one checkpoint is that of the beginning"
+    used = {segment.name for segment in again.pipeline.joiner.segments()}
+    assert {path.name for path in (checkpoints.folder / SEGMENTS).iterdir()} == used
+    assert not (tmp_path / "state" / "main" / "snapshots").exists()
+
+
+def test_a_log_that_is_another_one_is_refused(tmp_path: Path) -> None:
+    write_stream(tmp_path, 30)
+    config = write_bayes(tmp_path)
+    learn(config, "main")
+    for path in tmp_path.glob("clicks.db*"):
+        path.unlink()
+    write_stream(tmp_path, 30)
+    with pytest.raises(OffsetRangeError, match="its offsets mean other events"):
+        learn(config, "main")
+
+
+@pytest.mark.parametrize(
+    ("learner", "says"),
+    [
+        (LearnerConfig(kind="river", river="river-lr", rebuild=True), "river-lr has one: leave it out"),
+        (LearnerConfig(kind="river", river="river-tree"), "learner.rebuild = true"),
+        (LearnerConfig(rebuild=True), "is for learner.kind = 'river'"),
+    ],
+)
+def test_rebuilding_is_for_what_cannot_be_saved(learner: LearnerConfig, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        build_learner(ModelConfig(), OptimizerConfig(), learner, [0], 1)
