@@ -122,6 +122,18 @@ def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -
     soon(composed, look)
 
 
+def test_alerts_are_evaluated_without_errors(composed: Composed, prometheus: httpx.Client) -> None:
+    wanted = {rule["alert"] for rule in read_yaml(DEPLOY / "alerts.yml")["groups"][0]["rules"]}
+
+    def look() -> str:
+        groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+        rules = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+        assert set(rules) == wanted
+        return ", ".join(f"{name} is {health}" for name, health in rules.items() if health != "ok")
+
+    soon(composed, look)
+
+
 def test_every_query_of_the_dashboard_has_data(composed: Composed, prometheus: httpx.Client) -> None:
     def look() -> str:
         found = [missing(prometheus, name, as_grafana_asks(expression)) for name, expression in QUERIES]
