@@ -22,7 +22,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.log import LogConfig
 from stream_ctr.events.security import PASSWORD_VARIABLE
+from stream_ctr.experiments.check import check_experiment
 from stream_ctr.experiments.config import Arm, ExperimentConfig
+from stream_ctr.experiments.override import SECRET_VARIABLE
 from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.watch_config import ranges as watch_ranges
 from stream_ctr.features.schema import FeaturesConfig
@@ -32,12 +34,12 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.config import ranges as model_ranges
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.config import JoinConfig, OrderConfig
-from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.training.config import TrainConfig
 
 ENVIRONMENT_PREFIX = "STREAM_CTR_"
-NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE)
-"""Prefixes of environment variables that are not settings: the test suite's own, and the log's password."""
+NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE, SECRET_VARIABLE, TOKENS_VARIABLE)
+"""Prefixes of environment variables that are not settings: the test suite's own, and the secrets."""
 LARGEST = 1e30
 """Largest setting of a model or optimizer: some 1e8 below where 32-bit numbers end."""
 
@@ -89,6 +91,7 @@ class Settings(BaseSettings):
                     arm.model or self.model,
                     arm.optimizer or self.optimizer,
                     arm.learner or self.learner,
+                    arm.learn_from,
                 )
         raise ConfigError(f"no arm named {name!r}; the arms are {', '.join(a.name for a in arms)}")
 
@@ -220,20 +223,10 @@ def _with_environment(table: Mapping[str, Any], environment: Mapping[str, str]) 
 
 
 def _check_values(settings: Settings, where: str) -> None:
-    arms = settings.experiment.arms
-    if not arms:
-        raise ConfigError(f"{where}: experiment.arms is empty; at least one arm is needed")
-    names = [arm.name for arm in arms]
-    for name in names:
-        if not name or not all(c.isalnum() or c in "-_" for c in name):
-            raise ConfigError(f"{where}: experiment.arms: name {name!r} is not made of letters, digits, - _")
-        if names.count(name) > 1:
-            raise ConfigError(f"{where}: experiment.arms: the name {name!r} appears twice")
-    weights = [arm.weight for arm in arms]
-    if not (min(weights) >= 0 and abs(sum(weights) - 1.0) <= 1e-9):  # NaN fails, too
-        raise ConfigError(
-            f"{where}: experiment.arms: weights {weights} sum to {sum(weights):g}, not 1, or one is negative"
-        )
+    try:
+        check_experiment(settings.experiment)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     for path, value, low, high in _ranges(settings):
         if not low <= value <= high:
             raise ConfigError(f"{where}: {path} = {value!r} is outside {low:g} to {high:g}")
@@ -278,13 +271,15 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("train.metrics_window", train.metrics_window, 1, 100_000_000),
         ("train.poll_seconds", train.poll_seconds, 0, 60),
         ("serve.port", serve.port, 0, 65_535),
+        ("serve.workers", serve.workers, 1, 1024),
+        ("serve.admin_port", serve.admin_port, 0, 65_536 - serve.workers),
         ("serve.poll_seconds", serve.poll_seconds, 0.001, 3600),
+        ("serve.header_seconds", serve.header_seconds, 0.001, 1e6),
         ("serve.max_body_bytes", serve.max_body_bytes, 1, 2**40),
         ("serve.deadline_seconds", serve.deadline_seconds, 0.001, 1e6),
         ("serve.max_waiting", serve.max_waiting, 1, 1_000_000),
         ("serve.log_queue", serve.log_queue, 1, 1_000_000_000),
         ("serve.max_candidates", serve.max_candidates, 1, infinity),
-        ("experiment.coverage", settings.experiment.coverage, 0, 1),
         *watch_ranges(settings.watch),
         *_network_ranges(settings),
     ]

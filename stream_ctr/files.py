@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -19,6 +20,12 @@ class Files:
     def write(self, path: Path, content: bytes | memoryview) -> None:
         """Create or replace a file; nothing of it is durable yet."""
         path.write_bytes(content)
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        """Create or replace a file by these pieces, one after the other; nothing of it is durable yet."""
+        with path.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
 
     def append(self, path: Path, content: bytes, at_bytes: int) -> None:
         """Write at a position of a file and cut what lay beyond it; nothing of it is durable yet."""

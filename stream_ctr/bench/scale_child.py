@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stream_ctr.bench.memory import forget_peak, peak_bytes, resident_bytes
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
+from stream_ctr.frozen import FrozenState
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.models.config import ModelConfig
@@ -77,15 +78,11 @@ class Scale:
         """Write one checkpoint as the trainer does; memory before, and most of it meanwhile."""
         before, forgotten = resident_bytes(), forget_peak()
         began = time.perf_counter()
-        manifest = CheckpointStore(folder, kept=1).save(
-            {"tables": self._tables.state(), "learner": self._learner.state()},
-            created_ms=0,
-            software="bench",
-            identity={},
-            log={},
-            positions=[],
-            emitted=0,
-        )
+        parts = {"tables": self._tables.freeze(), "learner": self._learner.freeze()}
+        with FrozenState.gather(parts):
+            manifest = CheckpointStore(folder, kept=1).save(
+                parts, created_ms=0, software="bench", identity={}, log={}, positions=[], emitted=0
+            )
         return {
             "seconds": time.perf_counter() - began,
             "resident_bytes": before,

@@ -30,12 +30,13 @@ from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.learners.base import LearnerConfig
-from stream_ctr.learners.compiled_learner import CompiledLearner
+from stream_ctr.learners.build import build_learner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.snapshot import write_snapshot
+from stream_ctr.serving.config import ServeConfig
 
 ARM: Final = ExperimentConfig().arms[0].name
 CONTEXT_FIELDS: Final = 26
@@ -44,6 +45,8 @@ BODIES: Final = 200
 """Different requests with 1 candidate, sent in turn; of the large ones there are a tenth."""
 CONNECTIONS: Final = 32
 """Open connections; below the server's max_waiting, so that nothing is refused that is only late."""
+OVERLOAD: Final = 10
+"""Requests under way in the overload, times max_waiting: all but one of them are to be refused at once."""
 WARM_UP_SECONDS: Final = 1.0
 WARM_UP_RATE: Final = 100.0
 WARM_UPS: Final = 10
@@ -62,6 +65,8 @@ class Kind:
     candidates: int
     rate: float
     """Requests a second; 0: as many as the server answers."""
+    connections: int = CONNECTIONS
+    """Open connections; more than the server's max_waiting are an overload."""
 
 
 @dataclass
@@ -80,6 +85,7 @@ def kinds(rate: float, large_rate: float) -> list[Kind]:
         Kind("100 candidates", 100, large_rate),
         Kind("1 candidate, most", 1, 0.0),
         Kind("100 candidates, most", 100, 0.0),
+        Kind(f"1 candidate, {OVERLOAD} x overload", 1, 0.0, OVERLOAD * ServeConfig().max_waiting),
     ]
 
 
@@ -97,7 +103,7 @@ def measure(
         publish(state / ARM / "snapshots", learned)
         note("starting the servers")
         ports = {
-            OURS: stack.enter_context(server(SERVE, _environment(state))),
+            OURS: stack.enter_context(server(SERVE, environment(state))),
             EMPTY: stack.enter_context(server([sys.executable, "-m", "stream_ctr.bench.serve_empty"])),
         }
         client = stack.enter_context(_client())
@@ -126,13 +132,13 @@ def _warm_up(client: subprocess.Popen[str], port: int) -> None:
     raise StreamCTRError(f"the server under test fails requests: {found['statuses']} by HTTP status")
 
 
-def publish(snapshots: Path, learned: int) -> None:
-    """Write a snapshot of the flagship after so many events of Zipf rows."""
+def publish(snapshots: Path, learned: int, model: ModelConfig | None = None) -> None:
+    """Write a snapshot of a model, the flagship without one, after so many events of Zipf rows."""
+    model = model or ModelConfig()
     fields = tuple(FieldConfig(f"field_{j}") for j in range(FIELDS))
     encoder = KeyEncoder(fields)
     tables = FeatureTables(encoder.slot_field, FIELDS, FeaturesConfig(fields=fields))
-    model = ModelConfig()
-    learner = CompiledLearner(
+    learner = build_learner(
         model, OptimizerConfig(), LearnerConfig(device="cpu"), list(range(FIELDS)), FIELDS
     )
     for batch in direct_batches(zipf_examples(learned), encoder, tables, 256):
@@ -163,8 +169,14 @@ def bodies(candidates: int) -> list[str]:
     return texts
 
 
-def _environment(state: Path) -> dict[str, str]:
-    variables = {"TRAIN__STATE": str(state), "SERVE__PORT": "0", "LOG__URL": f"sqlite:///{state}/log.db"}
+def environment(state: Path, **more: str) -> dict[str, str]:
+    """This process' environment with settings for a server of that state folder, and no others."""
+    variables = {
+        "TRAIN__STATE": str(state),
+        "SERVE__PORT": "0",
+        "LOG__URL": f"sqlite:///{state}/log.db",
+        **more,
+    }
     kept = {name: text for name, text in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     return {**kept, **{ENVIRONMENT_PREFIX + name: text for name, text in variables.items()}}
 
@@ -204,7 +216,7 @@ def _client() -> Iterator[subprocess.Popen[str]]:
 
 
 def _play(client: subprocess.Popen[str], port: int, kind: Kind, seconds: float) -> dict[str, Any]:
-    load = Load(port, "/v1/rank", bodies(kind.candidates), seconds, CONNECTIONS, kind.rate)
+    load = Load(port, "/v1/rank", bodies(kind.candidates), seconds, kind.connections, kind.rate)
     assert client.stdin is not None
     assert client.stdout is not None
     print(msgspec.json.encode(load).decode(), file=client.stdin, flush=True)

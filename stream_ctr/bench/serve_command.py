@@ -11,7 +11,7 @@ from stream_ctr.errors import UsageError
 class Serve:
     """``stream-ctr bench serve``."""
 
-    help = "the prediction server under load, beside uvicorn with an empty handler"
+    help = "the prediction server under load, beside uvicorn with an empty handler; its start and size"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--rate", type=float, default=1_000.0, help="requests a second of 1 candidate")
@@ -21,6 +21,8 @@ class Serve:
         parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
         parser.add_argument("--rounds", type=int, default=3, help="turns of all loads")
         parser.add_argument("--learned", type=int, default=20_000, help="events that the model has learned")
+        parser.add_argument("--start", action="store_true", help="start time and memory instead of load")
+        parser.add_argument("--workers", type=int, default=2, help="processes of --start, beside one alone")
         parser.add_argument("--json", action="store_true", help="machine-readable output: a list of rows")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -33,9 +35,14 @@ class Serve:
             if not 0.0 < getattr(arguments, name) < float("inf"):
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} {getattr(arguments, name):g}: must be above 0")
-        for name in ("rounds", "learned"):
+        for name in ("rounds", "learned", "workers"):
             if getattr(arguments, name) < 1:
                 raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+        if arguments.start:
+            from stream_ctr.bench.serve_start import run
+
+            run(arguments.workers, arguments.rounds, arguments.json)
+            return 0
         for name in ("rate", "large_rate"):
             if getattr(arguments, name) * arguments.seconds < 1.0:
                 raise UsageError(

@@ -7,14 +7,14 @@ from statistics import median
 from typing import Any
 
 from stream_ctr.bench.machine import describe_machine, load_average, print_machine
-from stream_ctr.bench.serve import CONNECTIONS, EMPTY, Measured
+from stream_ctr.bench.serve import CONNECTIONS, EMPTY, OVERLOAD, Measured
 from stream_ctr.bench.serve_client import LATE_SECONDS, QUANTILES
 
 
 def as_json(measured: list[Measured], seconds: float, learned: int) -> list[dict[str, Any]]:
     """One row a server and load; each figure is the median over rounds, with the least and the most."""
     machine = {**describe_machine(), "load": load_average()}
-    common = {"seconds": seconds, "learned": learned, "workers": 1, "connections": CONNECTIONS}
+    common = {"seconds": seconds, "learned": learned, "workers": 1}
     return [{**row(each, measured), **common, "machine": machine} for each in measured]
 
 
@@ -26,6 +26,7 @@ def row(each: Measured, all_measured: list[Measured]) -> dict[str, Any]:
         "server": each.server,
         "candidates": each.kind.candidates,
         "rate": each.kind.rate or None,
+        "connections": each.kind.connections,
     }
     for name in QUANTILES:
         found = [one[name] for one in each.rounds if one[name] is not None]
@@ -35,12 +36,14 @@ def row(each: Measured, all_measured: list[Measured]) -> dict[str, Any]:
         figures[f"{name}_ms_high"] = round(max(found), 3) if found else None
         pairs = [a / b for a, b in zip(found, base, strict=False)]
         figures[f"{name}_ratio_to_empty"] = round(median(pairs), 2) if pairs else None
+    refused = sum(one.get("statuses", {}).get("503", 0) for one in each.rounds)
     late = [one["client_late_share"] for one in each.rounds if one["client_late_share"] is not None]
     return {
         **figures,
         "per_second": round(median(one["per_second"] for one in each.rounds), 1),
         "answered": sum(one["answered"] for one in each.rounds),
-        "failed": sum(one["failed"] for one in each.rounds),
+        "failed": sum(one["failed"] for one in each.rounds) - refused,
+        "refused": refused,
         "client_late_share": round(median(late), 4) if late else None,
         "rounds": len(each.rounds),
     }
@@ -55,7 +58,18 @@ def print_table(measured: list[Measured], seconds: float) -> None:
     table = Table(title=f"HTTP, one worker: {rounds} rounds of {seconds:g} s each, latencies in ms")
     for column in ("load", "server"):
         table.add_column(column)
-    for column in ("due/s", "answered/s", "p50", "p99", "p99.9", "p99 by round", "p50 x", "p99 x", "failed"):
+    for column in (
+        "due/s",
+        "answered/s",
+        "p50",
+        "p99",
+        "p99.9",
+        "p99 by round",
+        "p50 x",
+        "p99 x",
+        "refused",
+        "failed",
+    ):
         table.add_column(column, justify="right")
     table.add_column("client late", justify="right")
     for each in measured:
@@ -69,6 +83,7 @@ def print_table(measured: list[Measured], seconds: float) -> None:
             f"{_text(figures['p99_ms_low'], '.2f')} to {_text(figures['p99_ms_high'], '.2f')}",
             _text(figures["p50_ratio_to_empty"], ".1f"),
             _text(figures["p99_ratio_to_empty"], ".1f"),
+            f"{figures['refused']:,}",
             f"{figures['failed']:,}",
             "" if figures["client_late_share"] is None else f"{figures['client_late_share']:.0%}",
         )
@@ -78,9 +93,11 @@ def print_table(measured: list[Measured], seconds: float) -> None:
         "Medians over rounds; x: times the empty handler's, round by round. due/s: requests are due at fixed "
         "times, and latencies count "
         "from when a request was due, a wait for a free connection included; most: each of "
-        f"{CONNECTIONS} connections sends as soon as it is answered.\nclient late: share of requests that "
-        f"the client itself sent more than {LATE_SECONDS * 1e3:g} ms after they were due; that time is in "
-        "the latencies of both servers.",
+        f"{CONNECTIONS} connections sends as soon as it is answered; overload: the same from "
+        f"{OVERLOAD} times as many as may be under way.\n"
+        "refused: 503, at once; latencies are those of what was answered. client late: share of requests "
+        f"that the client itself sent more than {LATE_SECONDS * 1e3:g} ms after they were due; that time is "
+        "in the latencies of both servers.",
         highlight=False,
     )
     print_machine(console)

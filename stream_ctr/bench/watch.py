@@ -32,7 +32,6 @@ from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.watch_daemon import Watcher
 from stream_ctr.pipeline.config import JoinConfig, OrderConfig
 from stream_ctr.training.report import Reporter
-from stream_ctr.training.runtime import peak_bytes
 
 IMPRESSIONS_PER_USER: Final = 10
 WARM_UP: Final = 2_000
@@ -50,7 +49,6 @@ class WatchBench:
     wall_seconds: list[float]
     """Of each round, checkpoints and reports included."""
     cpu_seconds: list[float]
-    peak_bytes: int
     data: str
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +64,6 @@ class WatchBench:
             "impressions_per_second_lowest": round(rates[0]),
             "impressions_per_second_highest": round(rates[-1]),
             "cpu_us_per_impression": round(1e6 * statistics.median(self.cpu_seconds) / self.impressions, 2),
-            "peak_bytes": self.peak_bytes,
             "data": self.data,
         }
 
@@ -95,7 +92,7 @@ def measure(data: str | None, impressions: int, arms: int, rounds: int) -> Watch
                     experiment=experiment,
                     join=JoinConfig(window_seconds=10.0),
                     order=OrderConfig(idle_seconds=0.05),  # what is waited at the log's end is no work
-                    watch=WatchConfig(window_seconds=60.0, port=-1),
+                    watch=WatchConfig(window_seconds=10.0, port=-1),
                 )
                 runs = [_run(settings, log, Path(folder) / f"{name}-{number}") for number in range(rounds)]
             finally:
@@ -103,7 +100,7 @@ def measure(data: str | None, impressions: int, arms: int, rounds: int) -> Watch
     walls, cpus, watchers = zip(*runs, strict=True)
     pipeline, ends = watchers[0].core.pipeline, watchers[0].core.experiment.noted.ends
     found = pipeline.outcomes["impressions"]
-    return WatchBench(found, pipeline.applied, len(ends), arms, list(walls), list(cpus), peak_bytes(), source)
+    return WatchBench(found, pipeline.applied, len(ends), arms, list(walls), list(cpus), source)
 
 
 def _run(settings: Settings, log: EventLog, state: Path) -> tuple[float, float, Watcher]:

@@ -34,8 +34,8 @@ class Watch:
         print(
             f"{found['impressions_per_second']:,} impressions/s ({low:,} to {high:,} over {found['rounds']} "
             "rounds), "
-            f"{found['cpu_us_per_impression']:g} us of CPU an impression, peak "
-            f"{found['peak_bytes'] / 2**20:,.0f} MiB: {found['impressions']:,} impressions for "
+            f"{found['cpu_us_per_impression']:g} us of CPU an impression: "
+            f"{found['impressions']:,} impressions for "
             f"{found['arms']} arms, {found['data']}"
         )
         return 0

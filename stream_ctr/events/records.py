@@ -17,6 +17,7 @@ class Impression(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     """One thing shown to one user, with what was known when it was shown.
 
     ``p`` holds the probability that each arm gave; ``arm`` is the arm whose answer was shown.
+    ``propensity`` is the probability with which that arm was drawn, where it was drawn for this event alone.
     ``truth`` is the planted click probability, where a simulator knows it; no learner ever reads it.
     """
 
@@ -35,6 +36,7 @@ class Impression(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     arm: str = ""
     reason: str = ""
     model_version: str = ""
+    propensity: float | None = None
 
 
 class LabelledImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

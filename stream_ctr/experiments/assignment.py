@@ -17,9 +17,10 @@ from stream_ctr.experiments.config import ExperimentConfig
 BUCKETS = 10_000
 """Buckets of an experiment; shares of users are multiples of 1 / 10,000."""
 
-Reason = Literal["assigned", "not_enrolled", "fallback"]
+Reason = Literal["assigned", "not_enrolled", "fallback", "killed", "override", "sampled"]
 """Why an arm answered. assigned: the user's own arm. not_enrolled: the control, as the user takes no part.
-fallback: the control, as the user's own arm could not answer."""
+fallback: the control, as the arm meant to could not answer. killed: the control, as that arm is killed.
+override: an arm chosen for a tester. sampled: an arm drawn for this event of a user who takes no part."""
 
 
 @dataclass(frozen=True, slots=True)

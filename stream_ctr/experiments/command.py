@@ -7,6 +7,10 @@ import importlib
 from typing import Protocol
 
 PARTS = {
+    "arms": "stream_ctr.experiments.switch_command:ArmsCommand",
+    "kill": "stream_ctr.experiments.switch_command:KillCommand",
+    "revive": "stream_ctr.experiments.switch_command:ReviveCommand",
+    "override": "stream_ctr.experiments.override_command:OverrideCommand",
     "watch": "stream_ctr.experiments.watch_command:WatchCommand",
     "report": "stream_ctr.experiments.report_command:ReportCommand",
     "off-policy": "stream_ctr.experiments.off_policy_command:OffPolicyCommand",

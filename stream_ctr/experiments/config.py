@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.models.config import ModelConfig
@@ -62,6 +63,8 @@ class ArmConfig:
     """The arm's optimizer, if it differs from [optimizer]."""
     learner: LearnerConfig | None = None
     """The arm's learner, if it differs from [learner]."""
+    learn_from: Literal["all", "own"] = "all"
+    """Impressions that the arm's trainer learns: all, or only those that were answered by this arm itself."""
     snapshot: str = ""
     """Folder of one snapshot that this arm serves for ever; it needs no trainer."""
     shadow: bool = False
@@ -83,6 +86,7 @@ class Arm:
     model: ModelConfig
     optimizer: OptimizerConfig
     learner: LearnerConfig
+    learn_from: Literal["all", "own"] = "all"
 
 
 @dataclass(frozen=True, slots=True)

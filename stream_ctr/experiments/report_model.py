@@ -195,6 +195,8 @@ class Progress(msgspec.Struct, kw_only=True):
     """Impressions that wait for their label."""
     log_up: bool = True
     """Whether the log answers."""
+    outcomes: dict[str, int] = {}
+    """What became of the log's entries, over all experiments: see :mod:`stream_ctr.pipeline.join`."""
 
 
 class WatchSettings(msgspec.Struct, kw_only=True):

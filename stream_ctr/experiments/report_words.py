@@ -132,6 +132,17 @@ def _left_out(report: Report) -> list[str]:
     for why, text in named.items():
         if excluded.get(why):
             found.append(f"{excluded[why]:,} impressions {text}; they are in no comparison.")
+    outcomes = report.progress.outcomes
+    late = outcomes.get("impressions_late", 0) + outcomes.get("impressions_ahead", 0)
+    if late:
+        found.append(f"{late:,} impressions came too late, or too far ahead of the others, to be joined.")
+    if outcomes.get("clicks_too_late"):
+        found.append(
+            f"{outcomes['clicks_too_late']:,} clicks were in time and came through the log after their label "
+            "was settled: they count as none."
+        )
+    if outcomes.get("rejected"):
+        found.append(f"{outcomes['rejected']:,} entries of the log are no usable records.")
     if report.gaps:
         dropped = sum(gap.dropped for gap in report.gaps)
         lasting = " (one lasts)" if any(gap.end_ms is None for gap in report.gaps) else ""

@@ -12,7 +12,6 @@ A reader finds a whole file or none: each is written beside and renamed, and lin
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -161,8 +160,3 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def dropped_in(gaps: Sequence[LogGap]) -> int:
-    """Impressions that were lost in these spans."""
-    return sum(gap.dropped for gap in gaps)

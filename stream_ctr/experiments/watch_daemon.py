@@ -221,6 +221,7 @@ class Watcher:
 
     def _write(self, progress: Progress) -> Report:
         now_ms, watermark_ms = time.time_ns() // 1_000_000, self.core.pipeline.watermark_ms
+        progress.outcomes = self.core.pipeline.outcomes
         if watermark_ms:
             progress.watermark_ms = watermark_ms
             progress.behind_seconds = max(0.0, (now_ms - watermark_ms) / 1000.0)

@@ -77,7 +77,8 @@ def draft_event(columns: ColumnGroup, start: int, features: Features, draft: Dra
 def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Canonical bytes of all texts and the length of each, as the kernel takes them."""
     if not texts:
-        return np.zeros(0, np.uint8), np.zeros(0, np.int64)
+        # Read-only as below: the kernel would be compiled a second time for the other kind, in a request.
+        return np.frombuffer(b"", np.uint8), np.zeros(0, np.int64)
     missing = [index for index, text in enumerate(texts) if text is None] if None in texts else []
     for index in missing:
         texts[index] = ""

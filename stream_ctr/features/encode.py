@@ -11,7 +11,7 @@ from stream_ctr.features.admission import count_sighting
 from stream_ctr.features.frequency import Counts, count_ratio, weight_at
 from stream_ctr.features.vocabulary import NOT_FOUND, find, insert, is_repeated, lookup_event
 from stream_ctr.kernels import kernel
-from stream_ctr.pipeline.batch import ABSENT, PREDICT
+from stream_ctr.pipeline.batch import ABSENT, ASIDE, PREDICT
 
 IN_USE: Final = 0
 CHANGES: Final = 1
@@ -113,7 +113,7 @@ def encode_events(
     slots = len(slot_field)
     for event in range(start, len(keys)):
         event_keys, event_rows = keys[event], rows[event]
-        if action[event] & PREDICT:
+        if action[event] & (PREDICT | ASIDE) == PREDICT:
             if sizes[IN_USE] + slots > tables.room:
                 return event
             if sizes[STARTED] == 0:
@@ -150,6 +150,8 @@ def encode_events(
                     maximum[field] = number[row]
                     maximum_time_ms[field] = now_ms
         else:
+            if sizes[STARTED] == 0:
+                _start(tables, changes, event)
             lookup_event(event_keys, table_keys, table_rows, slot_field, event_rows)
         for slot in range(slots):
             row, field = event_rows[slot], slot_field[slot]

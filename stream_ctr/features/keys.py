@@ -77,17 +77,18 @@ class KeyEncoder:
         """
         return self._encode(self._all, (features,), observe=True).reshape(self.slots)
 
-    def complete(self, row: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def complete(self, row: NDArray[np.uint64], observe: bool = True) -> NDArray[np.uint64]:
         """Keys uint64 [S] of an impression that takes its place in the stream: what :meth:`keys` gives,
-        from a row [S + X] of :class:`.scanner.RecordScanner`."""
+        from a row [S + X] of :class:`.scanner.RecordScanner`. Without ``observe``, what :meth:`peek_keys`
+        gives."""
         if len(row) == self.slots:
             return row
         keys = row[: self.slots].copy()
         numbers = row[self.slots :].view(np.float64)
         for index, column in enumerate(self._learned):
             if keys[column.slot] == 0:  # a missing value has its key already
-                keys[column.slot] = self._bucket_key(column, float(numbers[index]), True)
-        if len(row) > self.slots + len(self._learned):
+                keys[column.slot] = self._bucket_key(column, float(numbers[index]), observe)
+        if observe and len(row) > self.slots + len(self._learned):
             self.truncated += int(row[-1])
         return keys
 

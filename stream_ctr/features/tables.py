@@ -12,10 +12,12 @@ from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.features import admission
 from stream_ctr.features.encode import CHANGES, IN_USE, STARTED, Changes, Tables, encode_events
 from stream_ctr.features.frequency import NEVER, Counts
+from stream_ctr.features.frozen_vocabulary import Places, RowKeys
 from stream_ctr.features.schema import FeaturesConfig
-from stream_ctr.features.vocabulary import capacity_for, insert_all, keys_by_row, lookup_rows, rehash, room
-from stream_ctr.pipeline.batch import RowChanges
-from stream_ctr.state import State
+from stream_ctr.features.vocabulary import capacity_for, insert_all, lookup_rows, rehash, room
+from stream_ctr.frozen import FrozenRows, FrozenState, Source, Watch
+from stream_ctr.pipeline.batch import PREDICT, RowChanges
+from stream_ctr.state import Arrays, Json, State
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -88,6 +90,7 @@ class FeatureTables:
         self._clock_ms = np.array([NEVER], np.int64)
         self._sketch = admission.empty_sketch(admission.CELLS if config.minimum_count > 1 else 1)
         self._sketch_used = admission.used_cells(self._sketch)
+        self._watch = Watch()
 
     @property
     def rows_in_use(self) -> int:
@@ -144,6 +147,8 @@ class FeatureTables:
             key=np.empty(most, np.uint64),
         )
         self._sizes[CHANGES] = 0
+        if self._watch.active:  # counts of known rows are about to change; default rows have none
+            self._watch.keep(self.lookup(keys[(action & PREDICT) > 0]))
         done = 0
         while True:
             done = encode_events(
@@ -170,6 +175,11 @@ class FeatureTables:
     def lookup_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Keys and rows [C]: a copy of the vocabulary for :func:`.vocabulary.lookup_rows`."""
         return self._table_keys.copy(), self._table_rows.astype(np.int64)
+
+    def freeze_lookup(self) -> tuple[Places, Places]:
+        """What :meth:`lookup_arrays` gives, in pieces that stay as they are now."""
+        table = (self._table_keys, self._table_rows, self.fields, self.rows_in_use)
+        return Places(*table, rows=False), Places(*table, rows=True)
 
     def _tables(self) -> Tables:
         return Tables(
@@ -211,21 +221,26 @@ class FeatureTables:
     def state(self) -> State:
         """V rows in use: row_key uint64 [V - F], row_field int32 [V], row_count float64 [V], row_time_ms
         int64 [V] if decayed; maximum float64 [F], maximum_time_ms int64 [F]; the sketch."""
+        with self.freeze() as frozen:
+            return frozen.thaw()
+
+    def freeze(self) -> FrozenState:
+        """See :class:`stream_ctr.frozen.Freezable`."""
         used = self.rows_in_use
-        row_key = np.zeros(used - self.fields, np.uint64)
-        keys_by_row(self._table_keys, self._table_rows, row_key, self.fields)
-        return State(
-            {
-                "row_key": row_key,
-                "row_field": self._row_field[:used].copy(),
-                "row_count": self._count[:used].copy(),
-                "row_time_ms": self._time_ms[:used].copy(),
-                "maximum": self._maximum.copy(),
-                "maximum_time_ms": self._maximum_time_ms.copy(),
-                "sketch": self._sketch.copy(),
-            },
-            {"clock_ms": int(self._clock_ms[0]), "started": bool(self._sizes[STARTED])},
-        )
+        by_row: Arrays = {"row_field": self._row_field, "row_count": self._count}
+        if self._half_life_ms > 0.0:
+            by_row["row_time_ms"] = self._time_ms
+        rows = self._watch.add(FrozenRows(by_row, used))
+        arrays: dict[str, Source] = {
+            "row_time_ms": self._time_ms[:0],
+            **{name: rows[name] for name in rows.names()},
+            "row_key": RowKeys(self._table_keys, self._table_rows, self.fields, used),
+            "maximum": self._maximum.copy(),
+            "maximum_time_ms": self._maximum_time_ms.copy(),
+            "sketch": self._sketch.copy(),
+        }
+        values: dict[str, Json] = {"clock_ms": int(self._clock_ms[0]), "started": bool(self._sizes[STARTED])}
+        return FrozenState(arrays, values, (rows,))
 
     def load_state(self, state: State) -> None:
         """Become the tables that handed out ``state``; on an error the tables are as they were.

@@ -93,13 +93,15 @@ def insert_all(
 
 
 @kernel
-def keys_by_row(
+def keys_between(
     table_keys: NDArray[np.uint64], table_rows: NDArray[np.int32], keys: NDArray[np.uint64], first_row: int
 ) -> None:
-    """Write the key of row ``first_row + i`` to keys[i]; the inverse of :func:`insert_all`."""
+    """Write the key of row ``first_row + i`` to keys[i], for as many as there is room for; the inverse of
+    :func:`insert_all`."""
     for place in range(len(table_keys)):
-        if table_keys[place] != np.uint64(0):
-            keys[table_rows[place] - first_row] = table_keys[place]
+        index = table_rows[place] - first_row
+        if table_keys[place] != np.uint64(0) and 0 <= index < len(keys):
+            keys[index] = table_keys[place]
 
 
 @kernel

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import Batch
 from stream_ctr.state import State
 
@@ -59,6 +60,15 @@ class Weighted(Protocol):
 
     def weights(self) -> State:
         """A copy of what predictions need of ``state()``: no optimizer state."""
+        ...
+
+
+@runtime_checkable
+class FreezesWeights(Protocol):
+    """A learner whose weights need not be copied to be written."""
+
+    def freeze_weights(self) -> FrozenState:
+        """What ``weights()`` gives now, readable in another thread while the learner goes on."""
         ...
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_ctr.errors import ModelError, StateError
+from stream_ctr.frozen import FrozenState, Source
 from stream_ctr.learners.base import LearnerConfig, LearnResult
 from stream_ctr.learners.compiled_check import require_compiled
 from stream_ctr.learners.compiled_kernels import learn_chunk, predict_rows
@@ -42,7 +43,7 @@ from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
-from stream_ctr.state import State
+from stream_ctr.state import Json, State
 
 
 class CompiledLearner:
@@ -113,6 +114,8 @@ class CompiledLearner:
         """See :class:`stream_ctr.learners.base.Learner`."""
         start = time.perf_counter()
         self._prepare(batch)
+        if self._rows.watch.active:
+            self._rows.watch.keep(batch.rows, batch.changes.row, self._past.due(self._learned, len(batch)))
         count, changes = len(batch), batch.changes
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
         width, scale = self._model.embedding, self._model.embedding_scale
@@ -148,6 +151,22 @@ class CompiledLearner:
         past = self._past.state(self._learned)
         parts = State.gather({"rows": self._rows.state(), "dense": State(arrays, {}), "past": past})
         return State(parts.arrays, {"learned": self._learned, "layout": self._layout.describe()})
+
+    def freeze(self) -> FrozenState:
+        """See :class:`stream_ctr.frozen.Freezable`."""
+        rows = self._rows.freeze()
+        arrays = {name: self._gather(array) for name, array in self._dense.items()}
+        past = self._past.state(self._learned)
+        by_row = FrozenState({name: rows[name] for name in rows.names()}, {}, (rows,))
+        parts = FrozenState.gather({"rows": by_row, "dense": State(arrays, {}), "past": past})
+        values: dict[str, Json] = {"learned": self._learned, "layout": self._layout.describe()}
+        return FrozenState(parts.arrays, values, parts.views)
+
+    def freeze_weights(self) -> FrozenState:
+        """See :class:`stream_ctr.learners.base.FreezesWeights`."""
+        rows, dense = self._rows.freeze(["weight"]), self._gather(self._dense["weight"])
+        arrays: dict[str, Source] = {"rows.weight": rows["weight"], "dense.weight": dense}
+        return FrozenState(arrays, {"layout": self._layout.describe()}, (rows,))
 
     def weights(self) -> State:
         """See :class:`stream_ctr.learners.base.Weighted`."""

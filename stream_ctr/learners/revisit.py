@@ -48,6 +48,11 @@ class PastEvents:
         at = np.arange(learned - count, learned) % max(self.after, 1)
         return State({name: array[at] for name, array in self._arrays().items()} if count else {}, {})
 
+    def due(self, learned: int, events: int) -> NDArray[np.int64]:
+        """Rows [N, S] of all past events that may have their second turn in the next ``events`` events."""
+        at = np.arange(learned, learned + min(events, self.after) + 2) % max(self.after, 1)
+        return self.rows[at] if self.after else self.rows
+
     def load_state(self, state: State, learned: int) -> None:
         """Take the newest of the saved events for which there is room; the others have no second turn.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_ctr.errors import StateError
+from stream_ctr.frozen import FrozenRows, Watch
 from stream_ctr.optim.rules import Rule
 from stream_ctr.state import State
 
@@ -50,6 +53,8 @@ class RowTable:
         self.step = torch.zeros((capacity, 1), device=device, dtype=torch.int64)
         self.touched = torch.zeros((capacity, 1), device=device, dtype=torch.int64)
         self._spare = 0
+        self.watch = Watch()
+        """States that were frozen and must be told of writes."""
 
     def keep_spare(self) -> None:
         """From now on the last row of the memory is never in use: whoever asked may write anything there."""
@@ -64,10 +69,12 @@ class RowTable:
             return
         while capacity < needed:
             capacity *= 2
-        self.weight, self.step, self.touched = (
-            _grown(array, capacity) for array in (self.weight, self.step, self.touched)
-        )
-        self.accumulators = [_grown(array, capacity) for array in self.accumulators]
+        # One array at a time, and each old one let go of at once: never all of them twice.
+        self.weight = _grown(self.weight, capacity)
+        self.step = _grown(self.step, capacity)
+        self.touched = _grown(self.touched, capacity)
+        for index in range(len(self.accumulators)):
+            self.accumulators[index] = _grown(self.accumulators[index], capacity)
 
     def initialise(self, index: Tensor, values: Tensor, now: int) -> None:
         """Start rows ``index`` [K] afresh at ``values`` [K, width], as if last touched at event ``now``."""
@@ -80,6 +87,13 @@ class RowTable:
     def state(self) -> State:
         """Copies of all arrays, trimmed to the rows in use."""
         return State({name: _copied(array[: self.used]) for name, array in self._arrays().items()}, {})
+
+    def freeze(self, names: Collection[str] = ()) -> FrozenRows:
+        """The arrays of :meth:`state` (``names``: these alone) as they are now, on the CPU. From here on
+        whoever writes to rows calls ``watch.keep`` before, until the frozen rows are closed."""
+        arrays = {name: array.numpy() for name, array in self._arrays().items()}
+        chosen = {name: array for name, array in arrays.items() if not names or name in names}
+        return self.watch.add(FrozenRows(chosen, self.used))
 
     def weights(self) -> NDArray[np.generic]:
         """A copy of the weights of the rows in use."""

@@ -147,6 +147,12 @@ COUNTERS: Final[tuple[Family, ...]] = (
 
 GAUGES: Final[tuple[Family, ...]] = (
     Family(
+        "trainer_info",
+        "1; learn_from says whether the trainer learns all impressions or those its own arm answered.",
+        ("learn_from",),
+        lambda n: [((n.learn_from,), 1.0)],
+    ),
+    Family(
         "log_lag_entries",
         "Entries of the log not yet applied.",
         ("topic", "partition"),

@@ -83,6 +83,8 @@ class TrainerNumbers:
 
     arm: str
     """Name of the arm."""
+    learn_from: str = "all"
+    """Impressions that are learned: all, or the arm's own."""
     events: Mapping[str, int] = field(default_factory=dict)
     """Events by what became of them, such as learned, duplicate or late."""
     applied_entries: int = 0

@@ -24,6 +24,10 @@ No metric scores it."""
 SETTLE: Final = 8
 """Action bit: the final label is known and scored; nothing is learned."""
 
+ASIDE: Final = 16
+"""Action bit, beside PREDICT, on the way to the feature tables: another arm's impression. It is scored, but
+its features are not counted and get no rows. No batch carries it."""
+
 ABSENT: Final = -1
 """Row of a slot that holds no value (the unused slots of a multi-valued field)."""
 

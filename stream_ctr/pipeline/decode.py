@@ -170,6 +170,7 @@ class Shown(Protocol):
 
     p: dict[str, float]
     truth: float | None
+    propensity: float | None
 
 
 def check_shares(record: Shown) -> None:
@@ -179,6 +180,8 @@ def check_shares(record: Shown) -> None:
             raise RecordError(f"p[{arm!r}] = {probability!r} is no probability")
     if record.truth is not None and not 0.0 <= record.truth <= 1.0:
         raise RecordError(f"truth = {record.truth!r} is no probability")
+    if record.propensity is not None and not 0.0 < record.propensity <= 1.0:
+        raise RecordError(f"propensity = {record.propensity!r} is no probability above 0")
 
 
 def check_common(record: Named) -> None:
@@ -226,6 +229,7 @@ def _impression_keys(record: Impression) -> int:
         + bool(record.arm)
         + bool(record.reason)
         + bool(record.model_version)
+        + (record.propensity is not None)
     )
 
 

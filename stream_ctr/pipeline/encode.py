@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.pipeline.batch import Batch, RowChanges
+from stream_ctr.pipeline.batch import ASIDE, Batch, RowChanges
 
 
 class Event(NamedTuple):
@@ -35,6 +35,7 @@ def encode(events: Sequence[Event], tables: FeatureTables, slots: int) -> Batch:
     actions = np.array(action, np.uint8)
     times = np.array(time_ms, np.int64)
     encoded = tables.encode(np.concatenate(keys).reshape(len(events), slots), actions, times)
+    actions &= np.uint8(255 - ASIDE)
     return Batch(
         rows=encoded.rows,
         ratio=encoded.ratio,

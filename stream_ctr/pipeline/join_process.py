@@ -18,6 +18,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, Record
 from stream_ctr.events.records import Impression
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
+from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.join import Labelled
@@ -126,10 +127,10 @@ class JoinPipeline(Pipeline):
             Record(labelled.event_id.encode(), value, ts_ms, partition), partition, sequence
         )
 
-    def state(self) -> State:
+    def freeze(self) -> FrozenState:
         """The pipeline's state and the sequences."""
-        inner = super().state()
-        return State(inner.arrays, {**inner.values, "sequences": list(self.sequences)})
+        inner = super().freeze()
+        return FrozenState(inner.arrays, {**inner.values, "sequences": list(self.sequences)}, inner.views)
 
     def load_state(self, state: State) -> None:
         """Become the pipeline that handed out ``state``.

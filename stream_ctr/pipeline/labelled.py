@@ -19,12 +19,13 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
-from stream_ctr.pipeline.batch import PREDICT
+from stream_ctr.frozen import FrozenState
+from stream_ctr.pipeline.batch import ASIDE, PREDICT, SETTLE
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VERSIONS, RecordDecoder
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.pipeline.stream import NAN, Pipeline
+from stream_ctr.pipeline.stream import NAN, LearnFrom, Pipeline
 from stream_ctr.state import Json, State
 
 ENVELOPE_BYTES = 4096
@@ -133,18 +134,21 @@ class LabelledPipeline(Pipeline):
         arm: str,
         topic: str,
         partitions: int,
+        learn_from: LearnFrom = "all",
     ) -> None:
         check_final(join)
-        super().__init__(fields, features, join, arm, topic, "", partitions)
+        super().__init__(fields, features, join, arm, topic, "", partitions, learn_from=learn_from)
         self._progress = {tp: progress for tp, progress in self._progress.items() if tp.topic}
         self._sequences: dict[int, int] = {}
         self._counts = {"impressions": 0, "positives": 0, "labelled_repeated": 0, "labelled_missing": 0}
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Counters: entries, rejected and skipped ones, impressions, positives, repeats and missing ones."""
+        """Counters: entries, rejected and skipped ones, impressions, positives, repeats and missing ones;
+        where only own impressions are learned, those of others."""
         inner = super().outcomes
-        return {**{name: inner[name] for name in ("entries", "rejected", "skipped")}, **self._counts}
+        names = ("entries", "rejected", "skipped", "others")
+        return {**{name: inner[name] for name in names if name in inner}, **self._counts}
 
     def _apply_record(self, ordered: OrderedEntry, events: list[Event]) -> str:
         """Append the one event of a labelled record; why there is none, if so."""
@@ -154,16 +158,19 @@ class LabelledPipeline(Pipeline):
         replayed = any(name == REPLAYED_HEADER for name, _ in entry.headers)
         if not replayed and not self._follows(entry.partition, record.sequence):
             return ""
+        shown: Impression = record.impression
+        own, encoder = self._is_own(shown.arm), self.key_encoder
         try:
-            keys = self.key_encoder.keys(record.impression.features)
+            keys = (encoder.keys if own else encoder.peek_keys)(shown.features)
         except RecordError as error:
             return str(error)
-        shown: Impression = record.impression
         served = shown.p.get(self.arm, NAN)
         truth = NAN if shown.truth is None else shown.truth
         number = self._counts["impressions"]
         label = float(record.label)
-        action = PREDICT | self.labels.labelled(shown.event_id, label, final=True)
+        self._others += not own
+        settled = self.labels.labelled(shown.event_id, label, final=True) if own else ASIDE | SETTLE
+        action = PREDICT | settled
         events.append(Event(keys, action, label, served, shown.ts_ms, number, truth))
         self._counts["impressions"] += 1
         self._counts["positives"] += record.label
@@ -182,14 +189,14 @@ class LabelledPipeline(Pipeline):
         self._sequences[partition] = sequence
         return True
 
-    def state(self) -> State:
+    def freeze(self) -> FrozenState:
         """The pipeline's state, the last sequence of each partition and the counters."""
         own: dict[str, Json] = {
             "sequences": [[partition, last] for partition, last in sorted(self._sequences.items())],
             "counts": dict(self._counts),
         }
-        inner = super().state()
-        return State(inner.arrays, {**inner.values, "labelled": own})
+        inner = super().freeze()
+        return FrozenState(inner.arrays, {**inner.values, "labelled": own}, inner.views)
 
     def load_state(self, state: State) -> None:
         """Become the pipeline that handed out ``state``.

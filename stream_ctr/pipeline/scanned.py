@@ -37,6 +37,7 @@ class ScannedImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     arm: str = ""
     reason: str = ""
     model_version: str = ""
+    propensity: float | None = None
 
 
 Decoded = tuple[
@@ -78,7 +79,7 @@ class BatchDecoder:
         try:
             record = self._decoder.decode(value)
             check_common(record)
-            if record.p or record.truth is not None:
+            if record.p or record.truth is not None or record.propensity is not None:
                 check_shares(record)
         except (msgspec.MsgspecError, RecordError, ValueError, RecursionError, OverflowError):
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.pipeline.batch import LEARN, Batch
+from stream_ctr.frozen import FrozenState
+from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.encode import Event, encode
@@ -31,8 +32,10 @@ from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.state import Json, State
 
 NAN = float("nan")
-_PLANTED: Final = struct.Struct("<ff")
-"""Served probability and planted truth, after the keys in what the joiner holds."""
+LearnFrom = Literal["all", "own"]
+_PLANTED: Final[dict[LearnFrom, struct.Struct]] = {"all": struct.Struct("<ff"), "own": struct.Struct("<ff?")}
+"""Served probability and planted truth, after the keys in what the joiner holds; with ``own`` also whether
+the impression is the arm's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,9 @@ class Pipeline:
         arm: whose served probability the events carry.
         impressions_topic, clicks_topic: the two topics; each has ``partitions`` partitions.
         segments: where the joiner's memory goes beyond its budget; without it, all of it stays in memory.
+        learn_from: whether all impressions are learned and their features counted, or only those that this
+            arm's own answer was shown for (the served arm, whatever the assigned one). The others are
+            scored all the same.
     """
 
     def __init__(
@@ -81,12 +87,15 @@ class Pipeline:
         clicks_topic: str,
         partitions: int,
         segments: SegmentFolder | None = None,
+        learn_from: LearnFrom = "all",
     ) -> None:
         self.key_encoder = KeyEncoder(fields)
         self.tables = FeatureTables(self.key_encoder.slot_field, len(fields), features)
         self.joiner = Joiner(join, segments)
         self.labels = LabelPolicy(join)
         self.arm = arm
+        self.learn_from: LearnFrom = learn_from
+        self._planted = _PLANTED[learn_from]
         self._progress = {
             TopicPartition(topic, number): _Progress()
             for topic in (impressions_topic, clicks_topic)
@@ -97,6 +106,7 @@ class Pipeline:
         self._decisions = 0
         self._rejected = 0
         self._skipped = 0
+        self._others = 0
 
     @property
     def applied(self) -> int:
@@ -115,8 +125,11 @@ class Pipeline:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Counters: entries, rejected and skipped entries, admitted impressions, and those of the joiner."""
+        """Counters: entries, rejected and skipped entries, admitted impressions, and those of the joiner;
+        where only own impressions are learned, those of others."""
+        others = {} if self.learn_from == "all" else {"others": self._others}
         return {
+            **others,
             "entries": self._applied,
             "rejected": self._rejected,
             "skipped": self._skipped,
@@ -183,10 +196,10 @@ class Pipeline:
         rejected: list[tuple[Entry, str]] = []
         for ordered in entries:
             if ordered.entry is None:
-                events += map(self._labelled, self.joiner.flush())
+                self._settle(self.joiner.flush(), events)
                 continue
             if ordered.time_ms > self.joiner.watermark_ms:
-                events += map(self._labelled, self.joiner.advance(ordered.time_ms))
+                self._settle(self.joiner.advance(ordered.time_ms), events)
             reason = self._apply_record(ordered, events)
             if reason:
                 rejected.append((ordered.entry, reason))
@@ -206,33 +219,49 @@ class Pipeline:
         else:
             if not joiner.admits(record.event_id, record.ts_ms):
                 return ""
+            own = self._is_own(record.arm)
+            self._others += not own
+            encoder = self.key_encoder
             if isinstance(record, Impression):
                 try:
-                    keys = self.key_encoder.keys(record.features)
+                    keys = (encoder.keys if own else encoder.peek_keys)(record.features)
                 except RecordError as error:
                     return str(error)
             else:
                 assert ordered.row is not None
-                keys = self.key_encoder.complete(ordered.row)
+                keys = encoder.complete(ordered.row, observe=own)
             served = record.p.get(self.arm, NAN)
             truth = NAN if record.truth is None else record.truth
-            action = self.labels.shown(record.event_id)
+            action = self.labels.shown(record.event_id) if own else PREDICT | ASIDE
             label = 0.0 if action & LEARN else NAN
             # A time ahead of the order's must not age what others counted.
             time_ms = min(record.ts_ms, joiner.watermark_ms)
             events.append(Event(keys, action, label, served, time_ms, joiner.impressions, truth))
-            payload = keys.tobytes() + _PLANTED.pack(served, truth)
+            planted = (served, truth) if self.learn_from == "all" else (served, truth, own)
+            payload = keys.tobytes() + self._planted.pack(*planted)
             labelled = joiner.hold(record.event_id, record.ts_ms, payload)
         if labelled is not None:
-            events.append(self._labelled(labelled))
+            self._settle([labelled], events)
         return ""
+
+    def _is_own(self, served_arm: str) -> bool:
+        """Whether this arm learns an impression that was answered by ``served_arm``."""
+        return self.learn_from == "all" or served_arm == self.arm
+
+    def _settle(self, known: Sequence[Labelled], events: list[Event]) -> None:
+        """Append the events of labels that became known; one that nobody learns or scores gives none."""
+        events += [event for event in map(self._labelled, known) if event.action]
 
     def _labelled(self, labelled: Labelled) -> Event:
         slots, payload = self.key_encoder.slots, labelled.payload
-        served, truth = _PLANTED.unpack_from(payload, 8 * slots)
+        served, truth, *own = self._planted.unpack_from(payload, 8 * slots)
+        if own and not own[0]:
+            action = SETTLE if labelled.final else 0
+        else:
+            action = self.labels.labelled(labelled.event_id, labelled.label, labelled.final)
         return Event(
             np.frombuffer(payload, np.uint64, slots),
-            self.labels.labelled(labelled.event_id, labelled.label, labelled.final),
+            action,
             labelled.label,
             served,
             min(labelled.ts_ms, labelled.time_ms),
@@ -255,6 +284,11 @@ class Pipeline:
 
     def state(self) -> State:
         """Everything that decides what the next entry comes to, and the counters."""
+        with self.freeze() as frozen:
+            return frozen.thaw()
+
+    def freeze(self) -> FrozenState:
+        """What :meth:`state` gives, to be written in another thread while the pipeline goes on."""
         partitions: list[Json] = [
             [tp.topic, tp.partition, item.position, item.time_ms, item.current_digest(), *item.lead]
             for tp, item in self._progress.items()
@@ -267,10 +301,12 @@ class Pipeline:
             "skipped": self._skipped,
             "partitions": partitions,
         }
-        return State.gather(
+        if self.learn_from != "all":
+            order["others"] = self._others
+        return FrozenState.gather(
             {
                 "keys": self.key_encoder.state(),
-                "tables": self.tables.state(),
+                "tables": self.tables.freeze(),
                 "join": self.joiner.state(),
                 "order": State({}, order),
             }
@@ -287,8 +323,10 @@ class Pipeline:
         try:
             progress = _read_partitions(order["partitions"])
             numbers = [order[name] for name in ("applied", "time_ms", "decisions", "rejected")]
-            numbers.append(order.get("skipped", 0))
-            applied, time_ms, decisions, rejected, skipped = (n for n in numbers if isinstance(n, int))
+            numbers += [order.get("skipped", 0), order.get("others", 0)]
+            applied, time_ms, decisions, rejected, skipped, others = (
+                n for n in numbers if isinstance(n, int)
+            )
         except (KeyError, TypeError, ValueError):
             raise StateError("saved order is damaged: a number of it is missing") from None
         if progress.keys() != self._progress.keys():
@@ -301,7 +339,7 @@ class Pipeline:
         self.joiner.load_state(state.part("join"))
         self._progress = progress
         self._applied, self._time_ms, self._decisions = applied, time_ms, decisions
-        self._rejected, self._skipped = rejected, skipped
+        self._rejected, self._skipped, self._others = rejected, skipped, others
 
 
 def _read_partitions(table: Json) -> dict[TopicPartition, _Progress]:

@@ -19,6 +19,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.kernels import fast_kernel, kernel
 from stream_ctr.models.config import ModelConfig
+from stream_ctr.predictors.affine import affine
 from stream_ctr.state import Arrays
 
 Floats = NDArray[np.float32]
@@ -50,34 +51,6 @@ def pool_rows(rows: NDArray[np.int64], slot_field: NDArray[np.int64], table: Flo
                 for k in range(width):
                     x[b, at + k] /= np.float32(count)
     return x
-
-
-@fast_kernel
-def affine(x: Floats, across: Floats, bias: Floats) -> Floats:
-    """A x + b: x [B, I], ``across`` the transpose of A [I, O], b [O] -> [B, O].
-
-    Running along the outputs needs no sum across vector lanes, and four inputs at a time spare three of
-    four loads and stores of the result. Each event goes the same way, so it gets the same bits whatever
-    stands beside it.
-    """
-    inputs, outputs = across.shape
-    out = np.empty((x.shape[0], outputs), np.float32)
-    for b in range(x.shape[0]):
-        for o in range(outputs):
-            out[b, o] = bias[o]
-        for i in range(0, inputs - 3, 4):
-            x_0, x_1, x_2, x_3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
-            for o in range(outputs):
-                out[b, o] += (
-                    x_0 * across[i, o]
-                    + x_1 * across[i + 1, o]
-                    + x_2 * across[i + 2, o]
-                    + x_3 * across[i + 3, o]
-                )
-        for i in range(inputs // 4 * 4, inputs):
-            for o in range(outputs):
-                out[b, o] += x[b, i] * across[i, o]
-    return out
 
 
 @fast_kernel

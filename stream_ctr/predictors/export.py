@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
+from stream_ctr.frozen import FrozenState, Source, whole
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.predictors.snapshot import SnapshotContent
@@ -26,8 +27,18 @@ def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:
     Raises:
         StateError: the state lacks one of them, or the layout does not cover the vector.
     """
+    dense, rows = frozen_parts(FrozenState(dict(learner.arrays), learner.values))
+    return dense, whole(rows)
+
+
+def frozen_parts(learner: FrozenState) -> tuple[Arrays, Source]:
+    """The same of a frozen state, whose rows stay in pieces.
+
+    Raises:
+        StateError: as :func:`snapshot_parts`.
+    """
     try:
-        flat, rows = learner.arrays["dense.weight"], learner.arrays["rows.weight"]
+        flat, rows = whole(learner.arrays["dense.weight"]), learner.arrays["rows.weight"]
         layout = [
             (str(name), tuple(int(extent) for extent in shape))
             for name, shape in cast("list[tuple[str, list[int]]]", learner.values["layout"])
@@ -39,10 +50,10 @@ def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:
         raise StateError(f"the learner's layout covers {sum(sizes)} dense parameters, it has {flat.size}")
     pieces = np.split(flat.astype(np.float32), np.cumsum(sizes)[:-1])
     dense: Arrays = {name: piece.reshape(shape) for (name, shape), piece in zip(layout, pieces, strict=True)}
-    return dense, rows.astype(np.float32, copy=False)
+    return dense, rows if rows.dtype == np.float32 else whole(rows).astype(np.float32)
 
 
-def river_parts(learner: State, fields: int) -> tuple[RiverModel, Arrays, NDArray[np.float64]]:
+def river_parts(learner: FrozenState, fields: int) -> tuple[RiverModel, Arrays, NDArray[np.float64]]:
     """Model, dense parameters and rows [R, 1 + factors] of a river model's ``weights()``; R is at least
     ``fields``, whose default rows a model may not have met yet.
 
@@ -51,12 +62,26 @@ def river_parts(learner: State, fields: int) -> tuple[RiverModel, Arrays, NDArra
     """
     try:
         model = msgspec.convert(learner.values["river"], RiverModel)
-        dense, rows = {"intercept": learner.arrays["intercept"]}, learner.arrays["rows"]
+        dense, rows = {"intercept": whole(learner.arrays["intercept"])}, whole(learner.arrays["rows"])
     except (KeyError, msgspec.ValidationError) as error:
         raise StateError(f"not the weights of a river model that can serve: {error!r}") from None
     if len(rows) < fields:
         rows = np.concatenate([rows, np.zeros((fields - len(rows), *rows.shape[1:]))])
     return model, dense, rows
+
+
+def model_parts(
+    model: ModelConfig, fields: int, learner: FrozenState
+) -> tuple[ModelConfig | RiverModel, Arrays, Source]:
+    """Model, dense parameters and rows of any learner's weights; ``model`` is the arm's network, and a
+    learner that is a river model says so in its state.
+
+    Raises:
+        StateError: no snapshot can be made of them.
+    """
+    if "river" in learner.values:
+        return river_parts(learner, fields)
+    return model, *frozen_parts(learner)
 
 
 def snapshot_content(
@@ -73,17 +98,12 @@ def snapshot_content(
     ``lookup`` is the vocabulary's keys and rows [C] as the feature tables hand them out, ``encoder`` the
     state of the key encoder; ``event_time_ms`` is the event time up to which the learner has learned.
 
-    ``model`` is the arm's network; a learner that is a river model says so in its state.
-
     Raises:
         StateError: no snapshot can be made of the learner's state.
     """
-    form: ModelConfig | RiverModel = model
-    rows: NDArray[Any]
-    if "river" in learner.values:
-        form, dense, rows = river_parts(learner, len(fields))
-    else:
-        dense, rows = snapshot_parts(learner)
+    form, dense, rows = model_parts(model, len(fields), FrozenState(dict(learner.arrays), learner.values))
     keys, table_rows = lookup
     vocabulary: Arrays = {"table_keys": keys, "table_rows": table_rows}
-    return SnapshotContent(form, fields, dense, rows, vocabulary, encoder, event_time_ms, model_version)
+    return SnapshotContent(
+        form, fields, dense, whole(rows), vocabulary, encoder, event_time_ms, model_version
+    )

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.array_file import DTYPES
 from stream_ctr.errors import StateError
 from stream_ctr.predictors.snapshot import (
     ARRAYS,
     CURRENT,
-    DTYPES,
     FORMAT,
     MANIFEST,
     SNAPSHOTS,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +25,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.array_file import DTYPES, ArrayFile
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.files import Files
+from stream_ctr.frozen import Source
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.state import Arrays, Json, State
@@ -41,30 +44,20 @@ MANIFEST: Final = "snapshot.json"
 ARRAYS: Final = "arrays.safetensors"
 WRITING: Final = ".writing-"
 """Prefix of what is not a snapshot yet; left by a crash, it is removed by the next write."""
-ALIGNMENT: Final = 64
-
-DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U64": np.dtype("<u8"),
-    "F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4"),
-    "I16": np.dtype("<i2"), "U16": np.dtype("<u2"),
-    "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
-}  # fmt: skip
-"""The dtypes of the safetensors format that an array may have."""
-_CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotContent:
-    """What the trainer hands over."""
+class FrozenContent:
+    """What the trainer hands over, its large arrays in pieces."""
 
     model: ModelConfig | RiverModel
     fields: tuple[FieldConfig, ...]
     """The fields in the order of the model's inputs, any preset resolved."""
     dense: Arrays
     """Dense parameters by the torch module's names, float32; of a river model float64."""
-    rows: NDArray[Any]
+    rows: Source
     """[R, d] embedding rows, float32; of a river model float64."""
-    vocabulary: Arrays
+    vocabulary: Mapping[str, Source]
     """Arrays that find the row of a key."""
     encoder: State
     """State of the key encoder (learned bucket boundaries)."""
@@ -101,6 +94,14 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     """Digest of the manifest with this field empty."""
     river: RiverModel | msgspec.UnsetType = msgspec.UNSET
     """The river model; not there for a network."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotContent(FrozenContent):
+    """The same with its arrays at hand."""
+
+    rows: NDArray[np.float32]
+    vocabulary: Arrays
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class LoadedSnapshot:
 
 def write_snapshot(
     folder: Path,
-    content: SnapshotContent,
+    content: FrozenContent,
     *,
     kept: int = 3,
     created_ms: int | None = None,
@@ -179,8 +180,11 @@ def write_snapshot(
             files.remove_folder(left)
     current = read_current(folder)
     version = max([*versions(folder), current[0] if current else 0]) + 1
-    packed, entries = _pack(_named_arrays(content))
+    file = ArrayFile(_named_arrays(content))
     _check_encoder(content.encoder.values)
+    beside = folder / f"{WRITING}{version:012d}"
+    files.make_folder(beside)
+    entries = _write_arrays(files, beside / ARRAYS, file)
     river = content.model if isinstance(content.model, RiverModel) else None
     manifest = Manifest(
         format=1 if river is None else 2,
@@ -195,9 +199,6 @@ def write_snapshot(
         arrays=entries,
     )
     manifest.seal = seal_of(manifest)
-    beside = folder / f"{WRITING}{version:012d}"
-    files.make_folder(beside)
-    _write(files, beside / ARRAYS, packed.data)
     _write(files, beside / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
     files.sync_folder(beside)
     files.rename(beside, path_of(folder, version))
@@ -213,6 +214,18 @@ def write_snapshot(
 def _write(files: Files, path: Path, content: bytes | memoryview) -> None:
     files.write(path, content)
     files.sync_file(path)
+
+
+def _write_arrays(files: Files, path: Path, file: ArrayFile) -> dict[str, ArrayEntry]:
+    """Write the file of all arrays, and say where each lies and what its checksum is."""
+    checksums = dict.fromkeys(file.places, 0)
+
+    def seen(name: str, piece: memoryview) -> None:
+        checksums[name] = crc32c.crc32c(piece, checksums[name])
+
+    files.write_pieces(path, file.pieces(seen))
+    files.sync_file(path)
+    return {name: ArrayEntry(*place, checksums[name]) for name, place in file.places.items()}
 
 
 def versions(folder: Path) -> list[int]:
@@ -257,38 +270,13 @@ def _check_encoder(values: dict[str, Json]) -> None:
         raise StateError("the key encoder's values cannot be held in a snapshot: JSON changes them")
 
 
-def _named_arrays(content: SnapshotContent) -> Arrays:
+def _named_arrays(content: FrozenContent) -> dict[str, Source]:
     return {
-        "rows": np.asarray(content.rows),
+        "rows": content.rows,
         **{f"dense.{name}": array for name, array in content.dense.items()},
         **{f"vocabulary.{name}": array for name, array in content.vocabulary.items()},
         **{f"encoder.{name}": array for name, array in content.encoder.arrays.items()},
     }
-
-
-def _pack(arrays: Arrays) -> tuple[NDArray[np.uint8], dict[str, ArrayEntry]]:
-    """All arrays as one safetensors file in memory, widest items first so that each one is aligned."""
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in order:
-        array = arrays[name]
-        if array.dtype not in _CODES:
-            raise StateError(f"array {name} of a snapshot has dtype {array.dtype}, which it cannot hold")
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": _CODES[array.dtype], "shape": array.shape, "data_offsets": (start, end)}
-    text = msgspec.json.encode(header)
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    base = 8 + len(text)
-    packed = np.empty(base + end, np.uint8)
-    packed[:base] = np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8)
-    entries = {}
-    for name in order:
-        start, stop = (base + offset for offset in header[name]["data_offsets"])
-        packed[start:stop] = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
-        crc = crc32c.crc32c(packed[start:stop].data)
-        entries[name] = ArrayEntry(header[name]["dtype"], tuple(arrays[name].shape), start, crc)
-    return packed, entries
 
 
 def entry_bytes(entry: ArrayEntry) -> int:

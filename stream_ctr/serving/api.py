@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Final
 
 import msgspec
 
 from stream_ctr.events.records import FeatureValue
 
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999. A log refuses what is later than it can hold, and that holds up all behind it."""
+
 Features = dict[str, FeatureValue]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EventId = Annotated[str, msgspec.Meta(max_length=256)]
+EventTime = Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS)]
+"""JSON has one kind of number: 1e12 and 1000000000000.0 are milliseconds, too. Fractions are dropped."""
 UserId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -45,7 +52,7 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Context: features that all candidates share."""
     event_id: EventId = ""
     """Id of the impression; empty: the server makes one. A repeated id is learned once."""
-    ts_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    ts_ms: EventTime | None = None
     """Event time of the impression, from simulators and replays; without it the server's clock."""
 
 
@@ -70,20 +77,27 @@ class RankAnswer(msgspec.Struct, gc=False):
 _decoder = msgspec.json.Decoder(RankRequest)
 
 
-def decode_request(body: bytes, max_candidates: int) -> RankRequest:
-    """The request in a body.
-
-    Raises:
-        ApiError: 400 for what is not JSON or not of this shape, 422 for too few or too many candidates.
-    """
+@contextmanager
+def malformed() -> Iterator[None]:
+    """Raises ApiError 400 for a body that cannot be decoded, with the reason."""
     try:
-        request = _decoder.decode(body)
+        yield
     except UnicodeDecodeError:
         raise ApiError(400, "the body is not valid UTF-8") from None
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise ApiError(400, f"malformed request: {error}") from None
+
+
+def decode_request(body: bytes, max_candidates: int) -> RankRequest:
+    """The request in a body.
+
+    Raises:
+        ApiError: 400 for what is not JSON or not of this shape, 422 for too few or too many candidates.
+    """
+    with malformed():
+        request = _decoder.decode(body)
     count = len(request.candidates)
     if count == 0:
         raise ApiError(422, "candidates is empty; send at least one")

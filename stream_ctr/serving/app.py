@@ -1,128 +1,88 @@
-"""The prediction server as an ASGI application.
-
-One request is computed at a time, in the order of arrival. Between two of them the loop takes in what has
-arrived, so requests beyond ``max_waiting`` are refused at once rather than served late.
-"""
+"""The prediction server as an ASGI application."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import msgspec
 
-from stream_ctr.events.log import Record
-from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.experiments.override import HEADER as OVERRIDE
 from stream_ctr.serving.api import ApiError, decode_request
-from stream_ctr.serving.arms import Arms
-from stream_ctr.serving.asgi import (
-    Disconnected,
-    Receive,
-    Scope,
-    Send,
-    check_content,
-    read_body,
-    respond,
-    respond_error,
-)
+from stream_ctr.serving.asgi import Receive, Scope, Send, header, respond
 from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.metrics import CONTENT_TYPE, NO_ARM, ServeMetrics
-from stream_ctr.serving.ranking import Ranker, unavailable
+from stream_ctr.serving.openapi import Description
+from stream_ctr.serving.ranking import Ranker
+from stream_ctr.serving.routes import GET, POST, Handler, Router, Routes
+from stream_ctr.serving.routing import Routing
+from stream_ctr.serving.shadows import Shadows
+from stream_ctr.serving.tokens import Tokens
+from stream_ctr.serving.v2 import OPEN_PATHS as OPEN_V2_PATHS
+from stream_ctr.serving.v2 import InferenceProtocol
 
-logger = logging.getLogger("stream_ctr.serving")
+__all__ = ["AdminApp", "Handler", "RankApp"]
 
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class ImpressionSink(Protocol):
-    """Takes impressions without making anyone wait."""
-
-    def put(self, record: Record) -> None: ...
+HEALTH_PATHS = ("/health/live", "/health/ready")
 
 
 class RankApp:
-    """POST /v1/rank, GET /health/live, /health/ready and /metrics."""
+    """Rankings, the Open Inference Protocol, health, the OpenAPI description and, of one worker, metrics."""
 
     def __init__(
         self,
         serve: ServeConfig,
-        experiment: ExperimentConfig,
-        arms: Arms,
-        impressions: ImpressionSink,
+        routing: Routing,
+        exposures: Shadows,
         metrics: ServeMetrics,
+        tokens: Tokens | None = None,
     ) -> None:
-        """Raises ConfigError if the experiment is unusable."""
-        self._serve = serve
-        self._arms = arms
-        self._impressions = impressions
+        """Raises ConfigError if the tokens are unusable."""
+        self._arms = arms = routing.arms
+        self._exposures = exposures
         self._metrics = metrics
-        self._ranker = Ranker(experiment, metrics)
-        self._under_way = 0
-        self._turn = asyncio.Lock()
-        self._routes: dict[str, tuple[tuple[str, ...], Handler]] = {
-            "/v1/rank": (("POST",), self._rank),
-            "/health/live": (("GET", "HEAD"), self._live),
-            "/health/ready": (("GET", "HEAD"), self._ready),
-            "/metrics": (("GET", "HEAD"), self._show_metrics),
+        self._ranker = Ranker(routing, metrics)
+        self._gate = Gate(serve)
+        self._max_candidates = serve.max_candidates
+        self._workers = serve.workers
+        tokens = Tokens(serve.token_file) if tokens is None else tokens
+        routes: Routes = {
+            "/v1/rank": (POST, self._rank),
+            "/openapi.json": (GET, Description(arms, serve, secured=len(tokens) > 0).show),
+            "/metrics": (GET, self.show_metrics if serve.workers == 1 else self._metrics_elsewhere),
+            **self.health,
+            **InferenceProtocol(serve, arms, self._gate, metrics).routes,
         }
+        hint = "rankings are at POST /v1/rank, everything else is told at /openapi.json"
+        self._router = Router(routes, tokens, (*HEALTH_PATHS, *OPEN_V2_PATHS), hint)
+
+    @property
+    def health(self) -> Routes:
+        """The routes that probes ask; they need no token."""
+        return {"/health/live": (GET, self._live), "/health/ready": (GET, self._ready)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            return
-        try:
-            methods, handler = self._routes.get(scope["path"], ((), self._not_found))
-            if methods and scope["method"] not in methods:
-                allowed = ", ".join(methods)
-                raise ApiError(
-                    405,
-                    f"{scope['path']} does not take {scope['method']}; use {allowed}",
-                    ((b"allow", allowed.encode()),),
-                )
-            await handler(scope, receive, send)
-        except ApiError as error:
-            await respond_error(send, error)
+        await self._router(scope, receive, send)
 
     async def _rank(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        arm, body = NO_ARM, b""
-        try:
-            if self._under_way >= self._serve.max_waiting:
-                raise unavailable(f"{self._under_way} requests are under way already; try again soon")
-            self._under_way += 1
-            try:
-                arm, body = await self._answer(scope, receive, started)
-            finally:
-                self._under_way -= 1
-        except Disconnected:
-            return
-        except ApiError as error:
-            self._metrics.count_request(error.status, NO_ARM)
-            raise
-        except Exception:
-            logger.exception("a rank request failed")
-            self._metrics.count_request(500, NO_ARM)
-            raise ApiError(500, "internal error") from None
+        arm, body = await self._gate.admit(
+            lambda: self._answer(scope, receive, started),
+            lambda status: self._metrics.count_request(status, NO_ARM),
+        )
         self._metrics.count_request(200, arm)
         self._metrics.observe_answer(arm, time.perf_counter() - started)
         await respond(send, 200, body)
 
     async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, bytes]:
         """Arm and body of the answer; its impression is on its way to the log."""
-        check_content(scope)
-        serve = self._serve
-        raw = await read_body(scope, receive, serve.max_body_bytes, serve.deadline_seconds)
-        async with self._turn:
-            # Requests that have arrived meanwhile are taken in, and refused if they are too many,
-            # before this one is computed.
-            await asyncio.sleep(0)
-            self._check_deadline(started)
-            request = decode_request(raw, serve.max_candidates)
-            ranking = self._ranker.rank(request, self._arms.current, time.time_ns() // 1_000_000)
+        raw = await self._gate.read(scope, receive)
+        async with self._gate.turn(started):
+            request = decode_request(raw, self._max_candidates)
+            now_ms = time.time_ns() // 1_000_000
+            ranking = self._ranker.rank(request, now_ms, header(scope, OVERRIDE))
             record = encode_impression(ranking.impression)
             if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
                 raise ApiError(
@@ -131,13 +91,9 @@ class RankApp:
                     f"more than the {MAX_RECORD_BYTES} of one impression",
                 )
             body = msgspec.json.encode(ranking.answer)
-            self._check_deadline(started)
-            self._impressions.put(record)
+            self._gate.check_deadline(started)
+            self._exposures.put(ranking, record)
             return ranking.answer.arm, body
-
-    def _check_deadline(self, started: float) -> None:
-        if time.perf_counter() - started > self._serve.deadline_seconds:
-            raise ApiError(504, f"not answered within {self._serve.deadline_seconds:g} seconds")
 
     async def _live(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await respond(send, 200, b'{"live":true}')
@@ -159,8 +115,26 @@ class RankApp:
             status["error"] = f"arm {arms.control}: {arms.error(arms.control)}"
         await respond(send, 200 if ready else 503, msgspec.json.encode(status))
 
-    async def _show_metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def show_metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Answer with what Prometheus reads."""
         await respond(send, 200, self._metrics.render(), content_type=CONTENT_TYPE)
 
-    async def _not_found(self, scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise ApiError(404, f"there is nothing at {scope['path'][:200]}; rankings are at POST /v1/rank")
+    async def _metrics_elsewhere(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ApiError(
+            404,
+            f"each of the {self._workers} workers has a /metrics of its own, at its own port: "
+            "see serve.admin_port, and the lines printed at the start",
+        )
+
+
+class AdminApp:
+    """What each worker shows on its own port: health, metrics, and the routes that steer it."""
+
+    def __init__(self, app: RankApp, tokens: Tokens, routes: Routes) -> None:
+        paths: Routes = {"/metrics": (GET, app.show_metrics), **app.health, **routes}
+        hint = f"here are {', '.join(paths)}"
+        self._router = Router(paths, tokens, HEALTH_PATHS, hint)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._router(scope, receive, send)

@@ -16,7 +16,10 @@ class Serve:
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config import load_settings
+        from stream_ctr.serving.reload import ConfigSource
         from stream_ctr.serving.server import run_server
 
+        source = ConfigSource.of(arguments.config)
         settings = load_settings(arguments.config)
-        return run_server(settings.serve, settings.experiment, settings.log, Path(settings.train.state))
+        state = Path(settings.train.state)
+        return run_server(settings.serve, settings.experiment, settings.log, state, source)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+TOKENS_VARIABLE: Final = "STREAM_CTR_SERVE_TOKENS"
+"""Environment variable of the bearer tokens, separated by commas or spaces; it wins over the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """Where the server listens, and what it accepts."""
+    """Where the server listens, and what it accepts. The bearer tokens are no keys: they come from
+    the environment variable STREAM_CTR_SERVE_TOKENS or from ``token_file``."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8100
     """Port to listen on; 0 takes a free one."""
+    workers: int = 1
+    """Processes that answer on that port; they share the memory of the snapshots."""
+    admin_host: str = "127.0.0.1"
+    """Address of the metrics and admin ports; beyond loopback, tokens are required."""
+    admin_port: int = 0
+    """First port of metrics and admin, the next worker's is one higher; 0 takes free ones, and says which."""
+    token_file: str = ""
+    """File with one bearer token a line; requests need one of them. STREAM_CTR_SERVE_TOKENS wins."""
+    tls_certificate: str = ""
+    """PEM file of the server's certificate and its chain; set, the server speaks HTTPS."""
+    tls_key: str = ""
+    """PEM file of the certificate's private key, without a passphrase; empty: it is in the same file."""
+    tls_client_ca: str = ""
+    """PEM file of the authorities that sign clients' certificates; set, a client needs one."""
     poll_seconds: float = 0.25
     """Time between looks for a newer snapshot."""
     max_body_bytes: int = 1_048_576
@@ -21,7 +40,9 @@ class ServeConfig:
     """Most candidates in one request; more are answered 422."""
     deadline_seconds: float = 1.0
     """Longest time for one request; later ones are answered 504."""
+    header_seconds: float = 10.0
+    """Longest time in which a request's headers may arrive; later ones are answered 408."""
     max_waiting: int = 64
-    """Requests under way at once; more are answered 503 with Retry-After."""
+    """Requests under way at once, in each worker; more are answered 503 with Retry-After."""
     log_queue: int = 100_000
-    """Impressions waiting for the log; more are dropped and counted."""
+    """Impressions waiting for the log, in each worker; more are dropped and counted."""

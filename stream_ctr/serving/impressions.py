@@ -14,6 +14,7 @@ import msgspec
 from stream_ctr.errors import LogError, UsageError
 from stream_ctr.events.log import EventLog, LogConfig, Record
 from stream_ctr.events.records import Impression
+from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.metrics import ServeMetrics
 
 logger = logging.getLogger("stream_ctr.serving")
@@ -43,11 +44,18 @@ class ImpressionLog:
     """
 
     def __init__(
-        self, config: LogConfig, capacity: int, open_log: Callable[[str], EventLog], metrics: ServeMetrics
+        self,
+        config: LogConfig,
+        capacity: int,
+        open_log: Callable[[str], EventLog],
+        metrics: ServeMetrics,
+        gaps: Gaps | None = None,
     ) -> None:
+        """``gaps`` is told of the spans in which the log takes nothing."""
         self._config = config
         self._open_log = open_log
         self._metrics = metrics
+        self._gaps = gaps
         self._queue: queue.Queue[Record] = queue.Queue(capacity)
         self._stopping = threading.Event()
         self._opened = threading.Event()
@@ -86,9 +94,13 @@ class ImpressionLog:
         if left:
             self._drop(left)
             logger.warning("%d impressions were dropped: the log did not take them before the exit", left)
+        if self._gaps is not None:
+            self._gaps.close()
 
     def _drop(self, count: int) -> None:
         self._metrics.impressions_dropped.inc(count)
+        if self._gaps is not None:
+            self._gaps.dropped(count)
 
     def _run(self) -> None:
         try:
@@ -122,6 +134,8 @@ class ImpressionLog:
                 batch = [self._queue.get(timeout=0.1)]
                 break
             except queue.Empty:
+                if self._gaps is not None:
+                    self._gaps.settle()
                 if self._stopping.is_set():
                     return []
         self._stopping.wait(LINGER_SECONDS)
@@ -176,12 +190,16 @@ class ImpressionLog:
     def _fail(self, error: LogError) -> None:
         self._metrics.log_failures.inc()
         self._metrics.log_up.set(0)
+        if self._gaps is not None:
+            self._gaps.failed(str(error))
         if str(error) != self._failing:
             self._failing = str(error)
             logger.warning("impressions wait for the log: %s", error)
 
     def _recover(self) -> None:
         self._metrics.log_up.set(1)
+        if self._gaps is not None:
+            self._gaps.recovered()
         if self._failing:
             self._failing = ""
             logger.warning("the log takes impressions again")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from stream_ctr.serving.routing_metrics import RoutingMetrics
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 NO_ARM: Final = ""
@@ -24,6 +33,8 @@ class ServeMetrics:
         self._make_answers(self.registry)
         self._make_snapshots(self.registry)
         self._make_impressions(self.registry)
+        self.routing = RoutingMetrics(self.registry)
+        ProcessCollector(registry=self.registry)
         self._counted: dict[tuple[int, str], Counter] = {}
         self._answered: dict[str, Histogram] = {}
         self._predicted: dict[str, Counter] = {}
@@ -33,6 +44,12 @@ class ServeMetrics:
             "stream_ctr_serve_requests",
             "Rank requests by status code and arm.",
             ["code", "arm"],
+            registry=registry,
+        )
+        self._inferences = Counter(
+            "stream_ctr_serve_infer_requests",
+            "Requests of the Open Inference Protocol by status code and model.",
+            ["code", "model"],
             registry=registry,
         )
         self._seconds = Histogram(
@@ -112,6 +129,10 @@ class ServeMetrics:
         if child is None:
             child = self._counted[code, arm] = self._requests.labels(str(code), arm)
         child.inc()
+
+    def count_inference(self, code: int, model: str) -> None:
+        """One request of the Open Inference Protocol was answered with this status."""
+        self._inferences.labels(str(code), model).inc()
 
     def observe_answer(self, arm: str, seconds: float) -> None:
         """One ranking was answered."""

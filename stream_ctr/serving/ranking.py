@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stream_ctr.errors import RecordError
+from stream_ctr.errors import RecordError, UsageError
 from stream_ctr.events.records import RECORD_VERSION, Impression
-from stream_ctr.experiments.assignment import Assigner, Assignment, Reason
-from stream_ctr.experiments.config import ExperimentConfig
-from stream_ctr.predictors.predictor import Predictor
+from stream_ctr.experiments.assignment import Reason
+from stream_ctr.experiments.override import check_override
 from stream_ctr.serving.api import ApiError, CandidateAnswer, Features, RankAnswer, RankRequest
+from stream_ctr.serving.arms import View
+from stream_ctr.serving.asking import Asker, Keys, Prediction
+from stream_ctr.serving.gate import unavailable
 from stream_ctr.serving.metrics import ServeMetrics
-
-Keys = NDArray[np.uint64]
-
-RETRY_SECONDS = 1
-"""What Retry-After says."""
-
-
-def unavailable(text: str) -> ApiError:
-    """The answer 503, which asks to come again."""
-    return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
+from stream_ctr.serving.plan import Choice, Plan
+from stream_ctr.serving.routing import Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +26,42 @@ class Ranking:
 
     answer: RankAnswer
     impression: Impression
-
-
-class _Prediction(NamedTuple):
-    """What an arm says about B candidates."""
-
-    keys: Keys
-    p: list[float]
-    """[B] click probabilities."""
+    view: View
+    """What was served by."""
+    shadows: tuple[str, ...] = ()
+    """Shadow arms that have yet to predict the impression."""
 
 
 class Ranker:
     """Ranks candidates with the predictor of the user's arm."""
 
-    def __init__(self, experiment: ExperimentConfig, metrics: ServeMetrics) -> None:
-        """Raises ConfigError if the arms' weights or the coverage are unusable."""
-        self._experiment = experiment
-        self._assigner = Assigner(experiment)
-        self._control = self._assigner.control
+    def __init__(self, routing: Routing, metrics: ServeMetrics) -> None:
+        self._arms = routing.arms
+        self._asker = Asker(routing, metrics)
         self._metrics = metrics
 
-    def rank(self, request: RankRequest, predictors: Mapping[str, Predictor], now_ms: int) -> Ranking:
-        """Answer one request with these predictors, one an arm.
+    def rank(self, request: RankRequest, now_ms: int, override: bytes | None = None) -> Ranking:
+        """Answer one request, by one experiment and one snapshot of each arm from its beginning to its end.
+
+        ``override`` is the value of a tester's header.
 
         Raises:
-            ApiError: 400 for features outside the schema, 503 when not even the control arm can answer.
+            ApiError: 400 for features outside the schema, 403 for an override that is not granted, 503
+                when not even the control arm can answer.
         """
-        assignment = self._assigner.assign(request.user)
-        arm, reason, said = self._predict(assignment, request, predictors)
+        view = self._arms.view
+        experiment = view.plan.experiment
+        event_id = request.event_id or secrets.token_hex(16)
+        overridden = None if override is None else self._overridden(view.plan, override, request.user)
+        choice = view.plan.choose(request.user, event_id, overridden)
+        arm, reason, said = self._predict(choice, request, view)
         scores = [p * candidate.bid for p, candidate in zip(said.p, request.candidates, strict=True)]
         best = scores.index(max(scores))
-        keys = said.keys[best : best + 1]
         answer = RankAnswer(
-            event_id=request.event_id or secrets.token_hex(16),
+            event_id=event_id,
             arm=arm,
-            model_version=predictors[arm].model_version,
-            experiment=self._experiment.name,
+            model_version=view.predictors[arm].model_version,
+            experiment=experiment.name,
             candidates=[CandidateAnswer(*pair) for pair in zip(said.p, scores, strict=True)],
             best=best,
         )
@@ -79,70 +69,86 @@ class Ranker:
         features = {**request.features, **shown.features}
         impression = Impression(
             v=RECORD_VERSION,
-            event_id=answer.event_id,
-            ts_ms=now_ms if request.ts_ms is None else request.ts_ms,
+            event_id=event_id,
+            ts_ms=now_ms if request.ts_ms is None else int(request.ts_ms),
             features=features,
             user=request.user,
             bid=shown.bid,
-            p=self._every_arm(arm, features, keys, said.p[best], predictors),
+            p=self._every_arm(arm, features, said.keys[best : best + 1], said.p[best], view),
             truth=shown.truth,
-            experiment=self._experiment.name,
-            salt=self._experiment.salt,
-            bucket=assignment.bucket,
-            assigned_arm=assignment.arm or "",
+            experiment=experiment.name,
+            salt=experiment.salt,
+            bucket=choice.assignment.bucket,
+            assigned_arm=choice.assignment.arm or "",
             arm=arm,
             reason=reason,
             model_version=answer.model_version,
+            propensity=choice.propensity if reason == "sampled" else None,
         )
-        return Ranking(answer, impression)
+        self._metrics.routing.count_routed(arm, reason)
+        shadows = tuple(name for name in view.plan.shadows(event_id) if name in view.predictors)
+        return Ranking(answer, impression, view, shadows)
 
-    def _predict(
-        self, assignment: Assignment, request: RankRequest, predictors: Mapping[str, Predictor]
-    ) -> tuple[str, Reason, _Prediction]:
+    def _overridden(self, plan: Plan, header: bytes, user: str) -> str:
+        """The arm that a tester's header asks for. Raises ApiError 403."""
+        try:
+            arm = check_override(plan.secret, header, plan.experiment.salt, user, time.time())
+            if arm not in plan.answering:
+                raise UsageError("the override header's arm does not answer in this experiment")
+        except UsageError as error:
+            self._metrics.routing.override_refusals.inc()
+            raise ApiError(403, str(error)) from None
+        return arm
+
+    def _predict(self, choice: Choice, request: RankRequest, view: View) -> tuple[str, Reason, Prediction]:
         """The arm that answers, why it does, and what it says."""
-        arm = assignment.arm or self._control
-        reason: Reason = "assigned" if assignment.arm is not None else "not_enrolled"
-        prediction = self._ask(arm, request, predictors)
-        if prediction is None and arm != self._control:
+        control = view.plan.control
+        arm, reason = choice.arm, choice.reason
+        prediction = self._ask(arm, request, view)
+        if prediction is None and arm != control:
             self._metrics.fallbacks.labels(arm).inc()
-            arm, reason = self._control, "fallback"
-            prediction = self._ask(arm, request, predictors)
+            arm, reason = control, "fallback"
+            prediction = self._ask(arm, request, view)
         if prediction is None:
-            raise unavailable(f"arm {self._control} has no usable snapshot; try again soon")
+            raise unavailable(f"arm {control} has no usable snapshot; try again soon")
         return arm, reason, prediction
 
-    def _ask(self, arm: str, request: RankRequest, predictors: Mapping[str, Predictor]) -> _Prediction | None:
-        """What an arm says; None when it has no snapshot or one of its probabilities is not a number."""
-        predictor = predictors.get(arm)
+    def _ask(self, arm: str, request: RankRequest, view: View) -> Prediction | None:
+        """What an arm says about all candidates; None when it cannot answer."""
+        predictor = view.predictors.get(arm)
         if predictor is None:
             return None
+        own = [candidate.features for candidate in request.candidates]
         try:
-            keys = predictor.encode_request(request.features, [own.features for own in request.candidates])
+            return self._asker.ask(
+                view.plan, arm, predictor, partial(predictor.encode_request, request.features, own)
+            )
         except RecordError as error:
             raise ApiError(400, str(error)) from None
-        p = self._finite(arm, predictor, keys)
-        return None if p is None else _Prediction(keys, p)
-
-    def _finite(self, arm: str, predictor: Predictor, keys: Keys) -> list[float] | None:
-        """Probabilities of the keys of B candidates; None when one of them is not a number."""
-        p: list[float] = predictor.probabilities(keys).tolist()
-        self._metrics.count_predictions(arm, len(p))
-        return p if all(map(math.isfinite, p)) else None
 
     def _every_arm(
-        self, served: str, features: Features, keys: Keys, p: float, predictors: Mapping[str, Predictor]
+        self, served: str, features: Features, keys: Keys, p: float, view: View
     ) -> dict[str, float]:
         """What each arm says about the shown candidate: paired comparisons need all of them."""
+        plan, predictors = view
         said = {served: p}
-        for arm, predictor in predictors.items():
-            if arm == served:
+        for arm in plan.live:
+            predictor = predictors.get(arm)
+            if arm == served or predictor is None:
                 continue
+            encode = partial(_same, keys)
             if not predictor.shares_keys(predictors[served]):
-                try:
-                    keys = predictor.encode([features])
-                except RecordError:
-                    continue  # the other arm has another schema; what it cannot read it has no opinion on
-            found = self._finite(arm, predictor, keys)
+                encode = partial(predictor.encode, [features])
+            try:
+                found = self._asker.ask(plan, arm, predictor, encode)
+            except RecordError:
+                continue  # the other arm has another schema; what it cannot read it has no opinion on
             if found is not None:
-                said[arm] = found[0]
+                said[arm] = found.p[0]
+        for arm in said:
+            self._asker.compare(plan, arm, said)
         return said
+
+
+def _same(keys: Keys) -> Keys:
+    return keys

@@ -2,96 +2,174 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 
-from stream_ctr.errors import UsageError
+from stream_ctr.errors import ConfigError
 from stream_ctr.events.log import LogConfig
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.config import ExperimentConfig
-from stream_ctr.serving.app import RankApp
+from stream_ctr.experiments.shared import FOLDER
+from stream_ctr.serving.admin import admin_routes
+from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms
-from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
+from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import ImpressionLog
+from stream_ctr.serving.listen import address, is_loopback, listen, tls_context, uvicorn_config
 from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
+from stream_ctr.serving.routing import Routing
+from stream_ctr.serving.shadows import Shadows
+from stream_ctr.serving.tokens import Tokens
 
-GRACE_SECONDS = 5
-"""Time that requests under way have to finish after SIGTERM."""
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a server process needs to know; a worker gets it as JSON."""
+
+    serve: ServeConfig
+    experiment: ExperimentConfig
+    log: LogConfig
+    state: str
+    """Folder of the arms' states."""
+    config: ConfigSource | None = None
+    """The file that the experiment came from, where there is one."""
 
 
-def run_server(serve: ServeConfig, experiment: ExperimentConfig, log: LogConfig, state_folder: Path) -> int:
+def run_server(
+    serve: ServeConfig,
+    experiment: ExperimentConfig,
+    log: LogConfig,
+    state_folder: Path,
+    config: ConfigSource | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    Prints one line with the address as soon as it listens. Snapshots are looked for in
-    ``state_folder/<arm>/snapshots``.
+    Prints one line with the address as soon as it listens, then one for each process's metrics. Snapshots
+    are looked for in ``state_folder/<arm>/snapshots``. Changes of the experiment in the file that ``config``
+    names are taken while it serves.
 
     Raises:
-        UsageError: the address cannot be listened on.
-        ConfigError: the experiment is unusable.
+        UsageError: an address cannot be listened on.
+        ConfigError: the experiment, the tokens or the certificates are unusable.
+        StateError: the snapshot of a frozen arm is.
         LogError, UsageError: the log's address is wrong; a log that is only away is waited for.
     """
-    metrics = ServeMetrics()
-    arms = Arms([arm.name for arm in experiment.arms], state_folder, metrics)
-    opener = partial(open_log, create=True, security=log.security)
-    impressions = ImpressionLog(log, serve.log_queue, opener, metrics)
-    app = RankApp(serve, experiment, arms, impressions, metrics)
+    job = Job(serve, experiment, log, str(state_folder), config)
+    encrypted = tls_context(serve) is not None
+    tokens = Tokens(serve.token_file)
+    if not is_loopback(serve.admin_host) and not tokens:
+        raise ConfigError(
+            f"serve.admin_host = {serve.admin_host!r} is reached from other machines: bearer tokens are "
+            f"needed, by serve.token_file or {TOKENS_VARIABLE}"
+        )
     with ExitStack() as stack:
-        listener = stack.enter_context(_listen(serve.host, serve.port))
+        listener = stack.enter_context(listen(serve.host, serve.port, "serve.port"))
+        admins = [
+            stack.enter_context(listen(serve.admin_host, port, "serve.admin_port"))
+            for port in _admin_ports(serve)
+        ]
+        places = [address(admin, encrypted and not is_loopback(serve.admin_host)) for admin in admins]
+
+        def announce() -> None:
+            print(f"stream-ctr serves at {address(listener, encrypted)}", flush=True)
+            for number, place in enumerate(places):
+                of = f" of worker {number}" if serve.workers > 1 else ""
+                print(f"metrics and admin{of} at {place}", flush=True)
+
+        if serve.workers == 1:
+            return run_process(job, listener, admins[0], announce)
+        from stream_ctr.serving.workers import Workers
+
+        return Workers(job, listener, admins, announce).run()
+
+
+def _admin_ports(serve: ServeConfig) -> list[int]:
+    """A port for each worker; 0 asks for a free one."""
+    return [serve.admin_port + number if serve.admin_port else 0 for number in range(serve.workers)]
+
+
+def run_process(
+    job: Job, listener: socket.socket, admin: socket.socket, listening: Callable[[], None]
+) -> int:
+    """Serve from this process on these sockets until SIGTERM or SIGINT; ``listening`` hears when it does.
+
+    Raises:
+        ConfigError, LogError, UsageError: as run_server does.
+    """
+    serve = job.serve
+    metrics = ServeMetrics()
+    arms = Arms(job.experiment, Path(job.state), metrics)
+    file = None if job.config is None else ConfigFile(job.config, Running(serve, job.log, job.state))
+    routing = Routing(arms, Path(job.state), metrics, file)
+    opener = partial(open_log, create=True, security=job.log.security)
+    gaps = Gaps(Path(job.state) / FOLDER, metrics.routing)
+    impressions = ImpressionLog(job.log, serve.log_queue, opener, metrics, gaps)
+    tokens = Tokens(serve.token_file)
+    shadows = Shadows(impressions, routing, metrics)
+    app = RankApp(serve, routing, shadows, metrics, tokens)
+    tls = tls_context(serve)
+    with ExitStack() as stack:
         impressions.start()
         stack.callback(impressions.close)
+        stack.callback(shadows.close)
         arms.start(serve.poll_seconds)
         stack.callback(arms.stop)
-        config = uvicorn.Config(
-            app,
-            loop="auto",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+        routing.start(serve.poll_seconds)
+        stack.callback(routing.stop)
+        stack.enter_context(_reload_on_hangup(routing))
+        server = _Server(uvicorn_config(app, tls, serve.header_seconds), listening)
+        inner_tls = None if is_loopback(serve.admin_host) else tls
+        inner = _Inner(
+            uvicorn_config(AdminApp(app, tokens, admin_routes(routing)), inner_tls, serve.header_seconds)
         )
-        server = _Server(config, _address(listener))
         stack.enter_context(_signals_to(server))
-        server.run(sockets=[listener])
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(_serve(server, listener, inner, admin))
     return 0
 
 
-class _Server(uvicorn.Server):
-    """Says where it listens."""
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, inner: uvicorn.Server, admin: socket.socket
+) -> None:
+    """Both listeners in one loop; metrics are there for as long as requests are."""
+    beside = asyncio.create_task(inner.serve(sockets=[admin]))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        inner.should_exit = True
+        await beside
 
-    def __init__(self, config: uvicorn.Config, address: str) -> None:
+
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
         super().__init__(config)
-        self._address = address
+        self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(f"stream-ctr serves at {self._address}", flush=True)
+            self._listening()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError, TypeError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {reason}; choose another serve.host or serve.port"
-        ) from None
+class _Inner(uvicorn.Server):
+    """A server beside another one, to which the signals go."""
 
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
 
 
 @contextmanager
@@ -111,3 +189,16 @@ def _signals_to(server: uvicorn.Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _reload_on_hangup(routing: Routing) -> Iterator[None]:
+    """Let SIGHUP read the configuration file anew."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: routing.reload_soon())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,55 +1,89 @@
-"""Work beside the daemon's loop: one task at a time, and its error where its result is taken."""
+"""Work beside the daemon's loop: tasks one after the other, and their errors where results are taken."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
 
 
 class Background(Generic[R]):
-    """One thread that does one task at a time.
+    """One thread that does its tasks in the order in which they were given.
 
-    >>> beside = Background[int]("example")
+    >>> beside = Background[int]("example", most=2)
     >>> beside.start(lambda: 6 * 7)
-    >>> beside.take(), beside.take()
-    (42, None)
+    >>> beside.start(lambda: 1)
+    >>> beside.take(), beside.take(), beside.take()
+    (42, 1, None)
     >>> beside.close()
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: int = 1) -> None:
+        """``most`` tasks may have been started without their results taken."""
         self._name = name
+        self._most = most
         self._threads: ThreadPoolExecutor | None = None
-        self._task: Future[R] | None = None
+        self._tasks: deque[Future[R]] = deque()
+        self._failed = False
+
+    def __len__(self) -> int:
+        """Tasks that were started and whose results were not taken."""
+        return len(self._tasks)
 
     @property
     def busy(self) -> bool:
-        """Whether a task was started and its result not yet taken."""
-        return self._task is not None
+        """Whether there is such a task."""
+        return bool(self._tasks)
 
     @property
     def done(self) -> bool:
         """Whether a result waits to be taken."""
-        return self._task is not None and self._task.done()
+        return bool(self._tasks) and self._tasks[0].done()
 
     def start(self, task: Callable[[], R]) -> None:
-        """Begin a task. The result of the one before must have been taken."""
-        if self._task is not None:
+        """Begin a task, or put it in line; where there is no room, results have to be taken first."""
+        if len(self._tasks) >= self._most:
             raise RuntimeError("the result of the task before was not taken")
         if self._threads is None:
             self._threads = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        self._task = self._threads.submit(task)
+        self._tasks.append(self._threads.submit(self._do, task))
 
     def take(self) -> R | None:
-        """Wait for the task and hand out its result; None when there is no task. Raises what it raised."""
-        task, self._task = self._task, None
-        return None if task is None else task.result()
+        """Wait for the oldest task and hand out its result; None when there is none.
+
+        Raises what the task raised; those in line behind it are then given up: they came after it.
+        """
+        if not self._tasks:
+            return None
+        try:
+            return self._tasks.popleft().result()
+        except BaseException:
+            self._give_up()
+            raise
 
     def close(self) -> None:
-        """Wait for the thread's end; a result that nobody took is gone. Another :meth:`start` is allowed."""
-        self._task = None
+        """Wait for the thread's end; results that nobody took are gone, and so is what has not begun.
+        Another :meth:`start` is allowed."""
+        self._give_up()
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = None
+
+    def _do(self, task: Callable[[], R]) -> R:
+        if self._failed:
+            raise CancelledError
+        try:
+            return task()
+        except BaseException:
+            self._failed = True  # what is in line was meant to come after it
+            raise
+
+    def _give_up(self) -> None:
+        for task in reversed(self._tasks):
+            task.cancel()
+        wait(self._tasks)
+        self._tasks.clear()
+        self._failed = False

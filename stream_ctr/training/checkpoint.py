@@ -13,26 +13,28 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import safetensors
 import safetensors.numpy
 
+from stream_ctr.array_file import ArrayFile
 from stream_ctr.errors import StateError
 from stream_ctr.files import Files
+from stream_ctr.frozen import FrozenState, Source
 from stream_ctr.pipeline.segments import SegmentName, damage_of, names_in, remove_others
-from stream_ctr.state import Json, State
+from stream_ctr.state import State
 
 FORMAT = 1
 """Version of the layout below; a checkpoint of a higher one is refused."""
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
 """Folder, beside the versions, of the joiner's immutable files; a version names those it needs."""
+DIGEST_BYTES = 16
 WRITING = ".writing-"
 """Prefix of a folder that is not a checkpoint yet; one left by a crash is removed at the next start."""
 
@@ -108,7 +110,7 @@ class CheckpointStore:
 
     def save(
         self,
-        parts: Mapping[str, State],
+        parts: Mapping[str, State | FrozenState],
         *,
         created_ms: int,
         software: str,
@@ -121,6 +123,7 @@ class CheckpointStore:
     ) -> Manifest:
         """Write the next version, then drop those older than the last ``kept`` that are recoverable.
 
+        Arrays are written piece by piece, so that frozen ones take no second copy in memory.
         ``segments`` are all that are in use. Of the ``removable`` ones (by default: all there are now) those
         that no kept version names are deleted; whoever saves while segments are being written must say which.
         """
@@ -131,9 +134,10 @@ class CheckpointStore:
         self.files.make_folder(beside)
         listed: dict[str, dict[str, Any]] = {}
         for name, state in parts.items():
-            for suffix, content in (("safetensors", _arrays(state)), ("json", _values(state))):
-                self._write(beside / f"{name}.{suffix}", content)
-                listed[f"{name}.{suffix}"] = {"bytes": len(content), "blake2b": digest(content)}
+            listed[f"{name}.safetensors"] = self._write_arrays(beside / f"{name}.safetensors", state)
+            values = json.dumps(state.values, sort_keys=True, allow_nan=True).encode()
+            self._write(beside / f"{name}.json", values)
+            listed[f"{name}.json"] = {"bytes": len(values), "blake2b": digest(values)}
         place = (identity, log, positions, emitted)
         named = list(segments)
         manifest = sealed(Manifest(FORMAT, version, created_ms, software, *place, listed, named))
@@ -213,6 +217,14 @@ class CheckpointStore:
             raise StateError(f"{path}: says version {manifest.version}, the folder says {version}")
         return manifest
 
+    def _write_arrays(self, path: Path, state: State | FrozenState) -> dict[str, Any]:
+        """Write the arrays; bytes and digest of the file."""
+        arrays: Mapping[str, Source] = state.arrays
+        file, hashed = ArrayFile(arrays), hashlib.blake2b(digest_size=DIGEST_BYTES)
+        self.files.write_pieces(path, _hashed(file.pieces(), hashed))
+        self.files.sync_file(path)
+        return {"bytes": file.size, "blake2b": hashed.hexdigest()}
+
     def _write(self, path: Path, content: bytes) -> None:
         self.files.write(path, content)
         self.files.sync_file(path)
@@ -226,13 +238,10 @@ def _short(error: Exception) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
-def _arrays(state: State) -> bytes:
-    return safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in state.arrays.items()})
-
-
-def _values(state: State) -> bytes:
-    values: dict[str, Json] = state.values
-    return json.dumps(values, sort_keys=True, allow_nan=True).encode()
+def _hashed(pieces: Iterable[bytes | memoryview], hashed: hashlib.blake2b) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        hashed.update(piece)
+        yield piece
 
 
 def _seal(manifest: Manifest) -> str:
@@ -249,7 +258,7 @@ def sealed(manifest: Manifest) -> Manifest:
 
 def digest(content: bytes) -> str:
     """BLAKE2b digest of a file's content, as the manifest holds it."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _checked(path: Path, entry: dict[str, Any]) -> bytes:

@@ -45,6 +45,7 @@ class Train:
         from stream_ctr.config import load_settings
         from stream_ctr.errors import UsageError
         from stream_ctr.events.open import open_log
+        from stream_ctr.experiments.check import refuse_frozen
         from stream_ctr.signals import stop_on_signals
         from stream_ctr.training.lock import StateLock
         from stream_ctr.training.report import Reporter
@@ -62,6 +63,7 @@ class Train:
         warm = WarmStart(arguments.start_from, arguments.start_at) if arguments.start_from else None
         settings = load_settings(arguments.config)
         arm = settings.arm(arguments.arm)
+        refuse_frozen(settings.experiment, arm.name)
         with (
             stop_on_signals() as stop,
             Reporter(f"train {arm.name}") as reporter,

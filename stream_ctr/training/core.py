@@ -12,6 +12,7 @@ from stream_ctr.config import Settings
 from stream_ctr.events.log import Entry
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.schema import FieldConfig, slot_fields
+from stream_ctr.frozen import FrozenState
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
@@ -48,7 +49,13 @@ class Core:
         self.pipeline: Pipeline
         if settings.join.input == "labelled":
             self.pipeline = LabelledPipeline(
-                fields, settings.features, settings.join, arm.name, settings.log.labelled, partitions
+                fields,
+                settings.features,
+                settings.join,
+                arm.name,
+                settings.log.labelled,
+                partitions,
+                arm.learn_from,
             )
         else:
             self.pipeline = Pipeline(
@@ -60,6 +67,7 @@ class Core:
                 settings.log.clicks,
                 partitions,
                 segments,
+                arm.learn_from,
             )
         self.learner: Learner = build_learner(
             arm.model, arm.optimizer, arm.learner, slot_fields(fields), len(fields), self.pipeline.labels.loss
@@ -94,6 +102,16 @@ class Core:
             "learner": self.learner.state(),
             "metrics": self.metrics.state(),
             "totals": State({}, {"learned": self.learned, "non_finite": self.non_finite}),
+        }
+
+    def freeze(self) -> dict[str, FrozenState]:
+        """What :meth:`parts` gives, to be written in another thread while the core goes on. Pipeline and
+        learner must be at rest, and each part closed when it is read."""
+        return {
+            "pipeline": self.pipeline.freeze(),
+            "learner": FrozenState.of(self.learner),
+            "metrics": FrozenState.of(self.metrics),
+            "totals": FrozenState({}, {"learned": self.learned, "non_finite": self.non_finite}),
         }
 
     def load_parts(self, parts: dict[str, State]) -> None:

@@ -38,6 +38,8 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
             "topics": _topics(settings),
         }
     )
+    if arm.learn_from != "all":
+        found["learn_from"] = arm.learn_from
     return found
 
 

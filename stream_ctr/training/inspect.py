@@ -149,10 +149,14 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
     from stream_ctr.experiments.assignment import intervals
     from stream_ctr.learners.compiled_check import require_compiled
     from stream_ctr.optim.build import for_stream
+    from stream_ctr.predictors.reader import open_fixed
     from stream_ctr.training.core import Core
 
     intervals(settings.experiment)
-    for arm in map(settings.arm, [arm.name for arm in settings.experiment.arms]):
+    for frozen in settings.experiment.arms:
+        if frozen.snapshot:
+            open_fixed(Path(frozen.snapshot))
+    for arm in map(settings.arm, [arm.name for arm in settings.experiment.arms if not arm.snapshot]):
         if arm.learner.kind == "compiled":
             require_compiled(arm.model, for_stream(arm.optimizer), arm.learner)
         if arm.learner.kind != "river":

@@ -17,13 +17,14 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.learners.base import Weighted
+from stream_ctr.frozen import FrozenState
+from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers
 from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.batch import LEARN
-from stream_ctr.predictors.export import snapshot_content
-from stream_ctr.predictors.snapshot import write_snapshot
+from stream_ctr.predictors.export import model_parts
+from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
@@ -120,7 +121,7 @@ class Publisher:
     def snapshot(self, core: Core, *, wait: bool = False) -> None:
         """Begin to publish what was learned since the last one; ``wait`` until it is written.
 
-        The core must be at rest: it is copied here, and written in another thread.
+        The core must be at rest: it is frozen here, and written in another thread.
         """
         self._end_snapshot()
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
@@ -142,6 +143,7 @@ class Publisher:
         entries = outcomes.pop("entries")
         return TrainerNumbers(
             arm=self._arm.name,
+            learn_from=self._arm.learn_from,
             events={**outcomes, "learned": core.learned},
             applied_entries=entries,
             watermark_ms=core.pipeline.watermark_ms if entries else None,
@@ -185,19 +187,24 @@ class Publisher:
 
     def _begin_snapshot(self, core: Core) -> None:
         learner = core.learner
-        content = snapshot_content(
-            self._arm.model,
-            self._fields,
-            learner.weights() if isinstance(learner, Weighted) else learner.state(),
-            core.pipeline.tables.lookup_arrays(),
-            core.pipeline.key_encoder.state(),
-            core.pipeline.watermark_ms,
-            f"{self._arm.name}-{core.learned}",
+        frozen = _frozen_weights(learner)
+        model, dense, rows = model_parts(self._arm.model, len(self._fields), frozen)
+        keys, places = core.pipeline.tables.freeze_lookup()
+        content = FrozenContent(
+            model=model,
+            fields=self._fields,
+            dense=dense,
+            rows=rows,
+            vocabulary={"table_keys": keys, "table_rows": places},
+            encoder=core.pipeline.key_encoder.state(),
+            event_time_ms=core.pipeline.watermark_ms,
+            model_version=f"{self._arm.name}-{core.learned}",
         )
         learned = core.learned
 
         def write() -> int:
-            write_snapshot(self._snapshots, content)
+            with frozen:
+                write_snapshot(self._snapshots, content)
             return learned
 
         self._writing.start(write)
@@ -212,6 +219,13 @@ class Publisher:
         if learned is not None:
             self._snapshot_learned = learned
             self._snapshot_seconds = time.time()
+
+
+def _frozen_weights(learner: Learner) -> FrozenState:
+    if isinstance(learner, FreezesWeights):
+        return learner.freeze_weights()
+    state = learner.weights() if isinstance(learner, Weighted) else learner.state()
+    return FrozenState(dict(state.arrays), state.values)
 
 
 REASONS = (

@@ -7,13 +7,10 @@ decided here; what it decides about the order of events goes through the journal
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
 
 from stream_ctr.batch.warm_start import WarmStart, load_warm_start
 from stream_ctr.config import Settings
@@ -23,14 +20,11 @@ from stream_ctr.events.log import EventLog, LogReader
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.files import Files
-from stream_ctr.learners.base import LearnResult
 from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.labelled import LabelledDecoder
 from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.pipeline.segments import SegmentFolder, names_in
-from stream_ctr.pipeline.stream import Applied
-from stream_ctr.training.background import Background
+from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.fields import resolve_fields
@@ -38,6 +32,7 @@ from stream_ctr.training.identity import identity
 from stream_ctr.training.idle import IdleClock
 from stream_ctr.training.publish import Publisher
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.saving import Saver
 from stream_ctr.training.start import find_place, input_topics, resume, skipped_entries
 
 BUFFERED_CHUNKS = 64
@@ -69,18 +64,11 @@ class Summary:
     """The newest checkpoint."""
 
 
-class Saved(NamedTuple):
-    """A checkpoint that is durable."""
-
-    version: int
-    created_ms: int
-
-
 class Trainer:
     """One arm's daemon.
 
-    While the learner is at work on one chunk, in a thread of its own, the loop reads and prepares the next:
-    nothing of that depends on what is learned.
+    While the learner is at work, in a thread of its own, the loop reads and prepares the next chunks: nothing
+    of that depends on what is learned.
 
     Args:
         settings: the configuration.
@@ -144,13 +132,20 @@ class Trainer:
             RecordScanner(fields),
             LabelledDecoder(settings.order.max_ahead_seconds) if settings.join.input == "labelled" else None,
         )
-        self._learning = Background[LearnResult]("learn")
-        self._ahead: Applied | None = None
-        """What the learner is at work on."""
-        self._saving = Background[Saved]("checkpoint")
         self._publisher = Publisher(settings, arm, fields, self.folder, reporter)
-        self._checkpoint_due = time.monotonic() + settings.train.checkpoint_seconds
-        self.checkpoint_path = self.folder
+        self._ahead = Ahead(self.core, self._measured)
+        self._saver = Saver(
+            self._store,
+            self.core,
+            self._identity,
+            self._place.as_json(log.url),
+            self._dead_letters,
+            self._journal,
+            reporter,
+            settings.train.checkpoint_seconds,
+            self._ahead.settle,
+            self._publisher.checkpointed,
+        )
         if loaded is None:
             reason = f"no checkpoint there: the weights start {f'from {warm.folder}' if warm else 'anew'}"
             reporter.say("new", state=str(self.folder), reason=reason)
@@ -158,7 +153,7 @@ class Trainer:
         else:
             for reason in loaded.damaged:
                 reporter.say("damaged", checkpoint=reason)
-            self.checkpoint_path = self._store.path(loaded.manifest.version)
+            self._saver.newest = self._store.path(loaded.manifest.version)
             self._publisher.checkpointed(loaded.manifest.created_ms)
             if warm is not None:
                 reporter.say("start-from-ignored", reason="this run has checkpoints of its own")
@@ -166,6 +161,11 @@ class Trainer:
         if lost:
             reporter.say("skipped", entries=lost, reason="the log no longer holds them")
             self.checkpoint()
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Folder of the newest checkpoint."""
+        return self._saver.newest
 
     def _begin_warm(self, warm: WarmStart) -> Callable[[Core], None]:
         """What gives a new run the weights, vocabulary and counts of another."""
@@ -205,14 +205,15 @@ class Trainer:
                     waiting = self._order.waiting_for() if reader.healthy else []
                     self._order.idle(clock.quiet(waiting, positions, ends))
                     ordered = self._order.emit(self._settings.train.chunk)
-                    self._apply(ordered)
-                    if not ordered:
-                        self._settle()
+                    if ordered:
+                        self._ahead.give(self.core.pipeline.apply(ordered))
+                    else:
+                        self._ahead.settle()
                     if self._publisher.snapshot_due():
-                        self._settle()
+                        self._ahead.settle()
                         self._publisher.snapshot(self.core)
                     self._publisher.publish(self.core, ends, healthy=reader.healthy)
-                    self._timed_checkpoint()
+                    self._saver.when_due()
                     if ordered or not reader.healthy:
                         continue
                     silent_seconds = clock.silent_seconds(positions, ends)
@@ -221,14 +222,14 @@ class Trainer:
                     elif until_idle is not None and silent_seconds >= until_idle:
                         self._finish()
                         break
-                self._settle()
+                self._ahead.settle()
                 self._publisher.snapshot(self.core, wait=True)
                 self._publisher.publish(self.core, reader.end_offsets(), healthy=reader.healthy, now=True)
                 self.checkpoint()
         finally:
             reader.close()
-            self._learning.close()
-            self._saving.close()
+            self._ahead.close()
+            self._saver.close()
         return Summary(
             self._order.emitted,
             self.core.learned,
@@ -244,45 +245,7 @@ class Trainer:
             OSError: the file system refuses; the checkpoints before are untouched.
             LogError: dead letters are not acknowledged: without that their offsets must not be saved.
         """
-        self._end_timed_checkpoint()
-        self._saved(self._save()())
-
-    def _save(self) -> Callable[[], Saved]:
-        """A copy of everything applied so far, and what writes it, in any thread."""
-        self._settle()
-        self._dead_letters.flush()
-        created_ms, parts = time.time_ns() // 1_000_000, self.core.parts()
-        positions = [(*tp, offset) for tp, offset in sorted(self.core.pipeline.positions().items())]
-        emitted = self.core.pipeline.order_state().emitted
-        segments = self.core.pipeline.joiner.segments()
-        # What the joiner writes from here on is not this checkpoint's to judge.
-        removable = names_in(self._store.folder / SEGMENTS)
-
-        def write() -> Saved:
-            manifest = self._store.save(
-                parts,
-                created_ms=created_ms,
-                software=f"stream-ctr {version('stream-ctr')}",
-                identity=self._identity,
-                log=self._place.as_json(self._log.url),
-                positions=positions,
-                emitted=emitted,
-                segments=segments,
-                removable=removable,
-            )
-            return Saved(manifest.version, created_ms)
-
-        return write
-
-    def _saved(self, saved: Saved) -> None:
-        """A checkpoint is durable: show it, and let go of the decisions that lie before all of them."""
-        self.checkpoint_path = self._store.path(saved.version)
-        self._publisher.checkpointed(saved.created_ms)
-        try:
-            self._journal.trim(self._store.oldest_emitted())
-        except StateError as error:
-            # The journal only stays longer than it must; the checkpoint is complete.
-            self._reporter.say("journal-not-trimmed", reason=str(error))
+        self._saver.now()
 
     def _read(self, reader: LogReader) -> bool:
         """Put what comes next in line; ahead of the order only so far, beyond it only what it lacks."""
@@ -292,8 +255,10 @@ class Trainer:
             return False  # a whole chunk is certain: learn it before asking for more
         certain = self._order.buffered > 0 and not blocking
         wait_seconds = 0.0 if certain else self._settings.train.poll_seconds
-        if wait_seconds and self._ahead is not None and len(self._ahead.batch) < chunk:
-            self._settle()  # a stream that comes in drops: show what was learned before waiting for more
+        newest = self._ahead.newest_events
+        if wait_seconds and newest is not None and newest < chunk:
+            # A stream that comes in drops: show what was learned before waiting for more.
+            self._ahead.settle()
         entries = reader.poll(POLL_CHUNKS * chunk, wait_seconds, blocking if crowded else None)
         self._order.add(entries)
         return bool(entries)
@@ -307,26 +272,7 @@ class Trainer:
                 "state folder"
             )
 
-    def _apply(self, ordered: Sequence[OrderedEntry]) -> None:
-        """Let the learner begin on these entries as soon as it is through with those before."""
-        if not ordered:
-            return
-        applied = self.core.pipeline.apply(ordered)
-        before, result = self._ahead, self._learning.take()
-        self._ahead = applied
-        self._learning.start(partial(self.core.learner.learn, applied.batch))
-        if before is not None and result is not None:
-            self._measure(before, result)
-
-    def _settle(self) -> None:
-        """Wait until everything applied is learned: only then do pipeline, learner and metrics agree."""
-        applied, result = self._ahead, self._learning.take()
-        self._ahead = None
-        if applied is not None and result is not None:
-            self._measure(applied, result)
-
-    def _measure(self, applied: Applied, result: LearnResult) -> None:
-        step = self.core.measure(applied, result)
+    def _measured(self, step: Step) -> None:
         for entry, reason in step.rejected:
             self._dead_letters.add(entry, reason)
         self._publisher.count(step)
@@ -347,34 +293,5 @@ class Trainer:
             return  # ended before, by this run or by the one that the journal repeats
         ordered, chunk = self._order.finish(), self._settings.train.chunk
         for start in range(0, len(ordered), chunk):
-            self._apply(ordered[start : start + chunk])
-        self._settle()
-
-    def _timed_checkpoint(self) -> None:
-        """A checkpoint that may fail: learning goes on, the age of the last one shows, and it is retried.
-
-        The state is copied here and written in another thread.
-        """
-        if self._saving.done:
-            self._end_timed_checkpoint()
-        if self._saving.busy or time.monotonic() < self._checkpoint_due:
-            return
-        self._checkpoint_due = time.monotonic() + self._settings.train.checkpoint_seconds
-        try:
-            self._saving.start(self._save())
-        except (OSError, LogError) as error:
-            self._checkpoint_failed(error)
-
-    def _end_timed_checkpoint(self) -> None:
-        """Take in what became of the checkpoint that is being written, if there is one."""
-        try:
-            saved = self._saving.take()
-        except OSError as error:
-            self._checkpoint_failed(error)
-            return
-        if saved is not None:
-            self._saved(saved)
-
-    def _checkpoint_failed(self, error: Exception) -> None:
-        self._checkpoint_due = time.monotonic() + min(5.0, self._settings.train.checkpoint_seconds)
-        self._reporter.say("checkpoint-failed", reason=str(error), newest=str(self.checkpoint_path))
+            self._ahead.give(self.core.pipeline.apply(ordered[start : start + chunk]))
+        self._ahead.settle()

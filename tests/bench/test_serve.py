@@ -106,8 +106,8 @@ def test_both_servers_answer_every_load(capsys: pytest.CaptureFixture[str]) -> N
     small = ["--rate", "20", "--large-rate", "5", "--seconds", "1", "--rounds", "1", "--learned", "100"]
     assert main(["bench", "serve", *small, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 8
-    assert len({row["name"] for row in rows}) == 8
+    assert len(rows) == 10
+    assert len({row["name"] for row in rows}) == 10
     for each in rows:
         assert each["failed"] == 0
         assert each["answered"] > 0
@@ -115,9 +115,31 @@ def test_both_servers_answer_every_load(capsys: pytest.CaptureFixture[str]) -> N
         assert each["machine"]["load"]
 
 
+@pytest.mark.slow
+def test_starts_are_timed_and_torch_is_loaded_only_where_it_is_needed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bench", "serve", "--start", "--rounds", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["workers"] for row in rows] == [1, 2, 1, 2]
+    assert [row["torch_loaded"] for row in rows] == [False, False, True, True]
+    for each in rows:
+        assert each["ready_seconds"] > 0.0
+        assert each["cpu_seconds"] > 0.0
+        assert each["rss_bytes"] >= each["private_bytes"] > 0
+        assert (each["parent_rss_bytes"] is None) == (each["workers"] == 1)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [["--rate", "0"], ["--rounds", "0"], ["--seconds", "nan"], ["--learned", "0"], ["--seconds", "1e-9"]],
+    [
+        ["--start", "--workers", "0"],
+        ["--rate", "0"],
+        ["--rounds", "0"],
+        ["--seconds", "nan"],
+        ["--learned", "0"],
+        ["--seconds", "1e-9"],
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", *wrong]) == 2

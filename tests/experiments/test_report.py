@@ -180,3 +180,19 @@ def test_a_watched_log_makes_a_picture(tmp_path: Path) -> None:
     report, _ = watch(config)
     plot_report(report, tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 10_000
+
+
+def test_notes_count_what_the_joiner_left_out() -> None:
+    report = example()
+    before = notes(report)
+    report.progress.outcomes = {
+        "impressions_late": 2,
+        "impressions_ahead": 1,
+        "clicks_too_late": 4,
+        "rejected": 5,
+        "positives": 6,
+    }
+    added = " ".join(note for note in notes(report) if note not in before)
+    assert "3 impressions came too late" in added
+    assert "4 clicks were in time" in added
+    assert "5 entries of the log are no usable records" in added

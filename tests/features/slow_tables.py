@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stream_ctr.pipeline.batch import ABSENT, PREDICT
+from stream_ctr.pipeline.batch import ABSENT, ASIDE, PREDICT
 
 
 class SlowTables:
@@ -32,10 +32,10 @@ class SlowTables:
         return max(map(self.count, rows), default=0.0)
 
     def encode(self, keys: list[int], action: int, time_ms: int) -> tuple[list[int], list[float]]:
-        if action & PREDICT:
+        if not self.changes:
+            self.changes += [(self.events, field, field, 0) for field in range(self.fields)]
+        if action & PREDICT and not action & ASIDE:
             self.now = max(self.now, time_ms)
-            if not self.changes:
-                self.changes += [(self.events, field, field, 0) for field in range(self.fields)]
             for field, key in dict.fromkeys(zip(self.slot_field, keys, strict=True)):
                 if key:
                     self.observe(field, key)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import Encoded, FeatureTables
-from stream_ctr.pipeline.batch import ABSENT, LEARN, PREDICT, RowChanges
+from stream_ctr.pipeline.batch import ABSENT, ASIDE, LEARN, PREDICT, RowChanges
 from stream_ctr.state import State
 from tests.features.slow_tables import SlowTables
 
@@ -35,7 +35,7 @@ def streams(draw: st.DrawFn) -> Stream:
         st.lists(
             st.tuples(
                 st.tuples(*[st.integers(0, 6)] * 5),
-                st.sampled_from([PREDICT, LEARN, PREDICT | LEARN]),
+                st.sampled_from([PREDICT, LEARN, PREDICT | LEARN, PREDICT | ASIDE]),
                 st.integers(-1000, 20_000),
             ),
             max_size=40,

@@ -17,7 +17,7 @@ from stream_ctr.features.vocabulary import (
     find,
     insert,
     insert_all,
-    keys_by_row,
+    keys_between,
     lookup_rows,
     rehash,
     room,
@@ -56,7 +56,7 @@ def test_keys_and_rows_are_inverse_and_repeats_are_found() -> None:
     table_keys, table_rows = np.zeros(1024, np.uint64), np.zeros(1024, np.int32)
     assert insert_all(table_keys, table_rows, keys, 7) == 500
     back = np.zeros(500, np.uint64)
-    keys_by_row(table_keys, table_rows, back, 7)
+    keys_between(table_keys, table_rows, back, 7)
     assert back.tolist() == keys.tolist()
     empty = np.zeros(1024, np.uint64)
     assert insert_all(empty, table_rows, np.array([3, 4, 3], np.uint64), 0) == 2

@@ -14,13 +14,14 @@ from river import base, linear_model, optim
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.river_arm import LEAST, MOST, RiverLearner, click_probability
+from stream_ctr.learners.river_arm import RiverLearner, click_probability
 from stream_ctr.learners.river_inputs import ClickRates, OneHot
 from stream_ctr.learners.river_names import NAMED, check_river_name, river_learner
 from stream_ctr.learners.river_state import codec_of
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, Batch, RowChanges
+from stream_ctr.predictors.river_forward import LEAST, MOST
 from stream_ctr.state import State
 from tests.learners.support import MULTI, SINGLE, make_batch, one_event, part
 

@@ -57,6 +57,7 @@ MALFORMED = {
     "null features": (f'{{{HEAD},"features":null}}'.encode(), "got `null`"),
     "null arm": (f'{{{HEAD},"features":{{}},"arm":null}}'.encode(), "$.arm"),
     "probability above 1": (f'{{{HEAD},"features":{{}},"p":{{"m":1.5}}}}'.encode(), "p['m'] = 1.5"),
+    "propensity of 0": (f'{{{HEAD},"features":{{}},"propensity":0.0}}'.encode(), "propensity = 0.0"),
     "negative truth": (f'{{{HEAD},"features":{{}},"truth":-0.1}}'.encode(), "truth = -0.1"),
     "key twice": (f'{{{HEAD},"features":{{}},"ts_ms":6}}'.encode(), "the key 'ts_ms' appears twice"),
     "feature twice": (f'{{{HEAD},"features":{{"x":1,"x":2}}}}'.encode(), "the key 'x' appears twice"),
@@ -279,6 +280,7 @@ def test_damaged_records_end_in_a_record_or_a_reason(
         bid=st.floats(0, 1e9),
         p=st.dictionaries(st.text(max_size=4), st.floats(0, 1), max_size=3),
         truth=st.none() | st.floats(0, 1),
+        propensity=st.none() | st.floats(0, 1, exclude_min=True),
         bucket=st.none() | st.integers(0, 10_000),
     )
 )

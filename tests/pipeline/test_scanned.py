@@ -87,7 +87,14 @@ def document(features: object, **more: object) -> dict[str, object]:
 
 def test_the_usual_forms_are_scanned() -> None:
     full = document(
-        USUAL, user="u", bid=0.0, p={"main": 0.5, "other": 1}, truth=None, bucket=3, reason="bid:x"
+        USUAL,
+        user="u",
+        bid=0.0,
+        p={"main": 0.5, "other": 1},
+        truth=None,
+        propensity=0.25,
+        bucket=3,
+        reason="bid:x",
     )
     values = [
         msgspec.json.encode(full),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.array_file import DTYPES
 from stream_ctr.errors import StateError
 from stream_ctr.files import Files
 from stream_ctr.predictors.export import snapshot_parts
@@ -21,7 +23,6 @@ from stream_ctr.predictors.reader import SnapshotReader, load_snapshot
 from stream_ctr.predictors.snapshot import (
     ARRAYS,
     CURRENT,
-    DTYPES,
     MANIFEST,
     SnapshotContent,
     path_of,
@@ -281,6 +282,9 @@ class FailingFiles(Files):
             super().write(path, content[: len(content) // 2])
             raise OSError(28, "No space left on device", str(path))
         super().write(path, content)
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        self.write(path, b"".join(bytes(piece) for piece in pieces))
 
     def sync_file(self, path: Path) -> None:
         self._fail_or(super().sync_file, path)

@@ -1,7 +1,11 @@
-"""A server process for tests: ``python -m tests.serving.process STATE LOG_URL [PORT]``, two arms."""
+"""A server process for tests: ``python -m tests.serving.process STATE LOG_URL [SETTINGS]``, two arms.
+
+SETTINGS are those of [serve] as JSON; ports are free ones unless they are told.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,10 +20,10 @@ TWO_ARMS = ExperimentConfig(name="two", salt=SALT, arms=(ArmConfig("control", 0.
 HEAVY = ("torch", "pydantic", "river", "kafka")
 
 
-def main(state: str, log: str, port: str = "0") -> int:
-    serve = ServeConfig(port=int(port), poll_seconds=0.01)
+def main(state: str, log: str, serve: str = "{}") -> int:
+    settings = ServeConfig(**{"port": 0, "poll_seconds": 0.01, **json.loads(serve)})
     try:
-        status = run_server(serve, TWO_ARMS, LogConfig(url=log), Path(state))
+        status = run_server(settings, TWO_ARMS, LogConfig(url=log), Path(state))
     except StreamCTRError as error:
         print(error, file=sys.stderr)
         return error.exit_status

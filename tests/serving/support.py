@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,9 @@ from stream_ctr.serving.app import RankApp
 from stream_ctr.serving.arms import SNAPSHOTS, Arms
 from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.reload import ConfigFile
+from stream_ctr.serving.routing import Routing
+from stream_ctr.serving.shadows import Shadows
 from tests.predictors.support import example_snapshot
 from tests.serving.process import SALT, TWO_ARMS
 
@@ -65,13 +68,20 @@ class Served:
     """The application over real snapshots, without a socket."""
 
     def __init__(
-        self, state: Path, experiment: ExperimentConfig = TWO_ARMS, serve: ServeConfig | None = None
+        self,
+        state: Path,
+        experiment: ExperimentConfig = TWO_ARMS,
+        serve: ServeConfig | None = None,
+        config: ConfigFile | None = None,
     ) -> None:
         self.metrics = ServeMetrics()
-        self.arms = Arms([arm.name for arm in experiment.arms], state, self.metrics)
+        self.arms = Arms(experiment, state, self.metrics)
         self.arms.poll()
         self.kept = Kept()
-        self.app = RankApp(serve or ServeConfig(), experiment, self.arms, self.kept, self.metrics)
+        self.routing = Routing(self.arms, state, self.metrics, config)
+        self.routing.poll()
+        self.shadows = Shadows(self.kept, self.routing, self.metrics)
+        self.app = RankApp(serve or ServeConfig(), self.routing, self.shadows, self.metrics)
 
     def run(self, work: Callable[[httpx.AsyncClient], Coroutine[Any, Any, T]]) -> T:
         async def session() -> T:
@@ -88,6 +98,14 @@ class Served:
                     "/v1/rank", content=body, headers=headers or {"content-type": "application/json"}
                 )
             return await client.post("/v1/rank", json=body, headers=headers)
+
+        return self.run(work)
+
+    def rank_all(self, bodies: Sequence[Json]) -> list[httpx.Response]:
+        """Answers to several requests, one after the other, over one client."""
+
+        async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
+            return [await client.post("/v1/rank", json=body) for body in bodies]
 
         return self.run(work)
 

@@ -94,6 +94,8 @@ def test_event_id_and_time_can_be_given(served: Served) -> None:
     assert answer["event_id"] == "abc"
     assert (impression(served).event_id, impression(served).ts_ms) == ("abc", 12345)
     assert served.kept.records[-1].timestamp_ms == 12345
+    served.rank(request(ts_ms=1.6e12 + 0.75))
+    assert served.kept.records[-1].timestamp_ms == 1_600_000_000_000
 
 
 def test_event_ids_of_the_server_differ(served: Served) -> None:
@@ -227,6 +229,9 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"user": "u"}', 400, "candidates"),
     (b'{"user": 3, "candidates": [{}]}', 400, "user"),
     (b'{"user": "", "candidates": [{}]}', 400, "user"),
+    (b'{"user": "u", "candidates": [{}], "ts_ms": 18446744073709551615}', 400, "ts_ms"),
+    (b'{"user": "u", "candidates": [{}], "ts_ms": -1}', 400, "ts_ms"),
+    (b'{"user": "u", "candidates": [{}], "ts_ms": "1"}', 400, "ts_ms"),
     (b'{"user": "u", "candidates": {}}', 400, "candidates"),
     (b'{"user": "u", "candidates": []}', 422, "empty"),
     (b'{"user": "u", "candidates": [{}], "fetures": {}}', 400, "fetures"),

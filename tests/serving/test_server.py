@@ -2,75 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
 
+from stream_ctr.bench.serve_client import Load, play
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
-from tests.serving.support import USERS, constant, publish, request, sample
+from tests.serving.running import ROOT, Process, running
+from tests.serving.support import USERS, constant, publish, request
 from tests.serving.test_impressions import eventually, logged
-
-ROOT = Path(__file__).parents[2]
-
-
-class Process:
-    """A running server and a client to it."""
-
-    def __init__(self, state: Path, log: str) -> None:
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "tests.serving.process", str(state), log],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        assert line.startswith("stream-ctr serves at http://127.0.0.1:"), line
-        self.url = line.split()[-1]
-        self.client = httpx.Client(base_url=self.url, timeout=20)
-
-    def rank(self, user: str, candidates: int = 1) -> httpx.Response:
-        return self.client.post("/v1/rank", json=request(user, candidates))
-
-    def metric(self, name: str, **labels: str) -> float:
-        return sample(self.client.get("/metrics").text, f"stream_ctr_serve_{name}", **labels)
-
-    def wait_for_version(self, version: int) -> None:
-        eventually(lambda: self.metric("snapshot_version", arm="new") == version)
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[str, str]:
-        """Exit status 0 after the signal; what it wrote to both outputs."""
-        self.child.send_signal(number)
-        out, err = self.child.communicate(timeout=60)
-        assert self.child.returncode == 0, err
-        return out, err
-
-    def close(self) -> None:
-        self.client.close()
-        if self.child.poll() is None:
-            self.child.kill()
-        self.child.communicate()
-
-
-@contextlib.contextmanager
-def running(state: Path, log: str) -> Iterator[Process]:
-    process = Process(state, log)
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 @pytest.fixture
@@ -115,48 +67,121 @@ def probability_of(version: int) -> float:
     return version / (version + 7)
 
 
-def test_exchanges_under_load_fail_no_request_and_mix_no_versions(tmp_path: Path, log: str) -> None:
-    state, exchanges = tmp_path / "state", 150
+class Answers:
+    """What many requests were answered, checked as it comes."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.failed: list[str] = []
+        self.versions: Counter[str] = Counter()
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._load, args=(user,)) for user in USERS.values()]
+
+    def _load(self, user: str) -> None:
+        with httpx.Client(base_url=self._url, timeout=20) as client:
+            while not self._done.is_set():
+                answer = client.post("/v1/rank", json=request(user, candidates=5))
+                content = answer.json()
+                version = content.get("model_version", "0")
+                found = [entry["p"] for entry in content.get("candidates", [])]
+                if answer.status_code != 200 or found != pytest.approx(
+                    [probability_of(int(version))] * 5, rel=1e-5
+                ):
+                    self.failed.append(answer.text)
+                self.versions[version] += 1
+
+    def __enter__(self) -> Answers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def resources(server: Process) -> tuple[int, int]:
+    """Open descriptors, and private memory in KiB."""
+    folder = Path(f"/proc/{server.child.pid}")
+    private = re.findall(r"^Private_Dirty: +(\d+)", (folder / "smaps_rollup").read_text(), re.M)
+    return len(os.listdir(folder / "fd")), int(private[0])
+
+
+EXCHANGES = int(os.environ.get("STREAM_CTR_TEST_EXCHANGES", "150"))
+"""Exchanges of each arm's snapshot under load; the promise is about 10,000 in all, 5,000 of each."""
+ROOM_KIB = 24_576
+"""What a process may grow by for other reasons: log batches, the allocator's own reserves."""
+
+
+def test_exchanges_under_load_fail_no_request_and_mix_no_versions(
+    tmp_path: Path, log: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
     for arm in ("control", "new"):
         publish(state, arm, constant(probability_of(1)))
-    answers: list[httpx.Response] = []
-    done = threading.Event()
-
-    def load(url: str, user: str) -> None:
-        with httpx.Client(base_url=url, timeout=20) as client:
-            while not done.is_set():
-                answers.append(client.post("/v1/rank", json=request(user, candidates=5)))
-
-    with running(state, log) as server:
-        threads = [threading.Thread(target=load, args=(server.url, user)) for user in USERS.values()]
-        for thread in threads:
-            thread.start()
-        descriptors = []
-        for version in range(2, exchanges + 2):
-            for arm in ("control", "new"):
-                assert publish(state, arm, constant(probability_of(version))) == version
-            if version % 10 == 0:
-                server.wait_for_version(version)
-                descriptors.append(len(os.listdir(f"/proc/{server.child.pid}/fd")))
-        done.set()
-        for thread in threads:
-            thread.join()
+    found: list[tuple[int, int]] = []
+    # On a busy machine a request may wait longer than the usual second, which no exchange is to blame for.
+    with running(state, log, {"deadline_seconds": 60.0}) as server:
+        with Answers(server.url) as answers:
+            for version in range(2, EXCHANGES + 2):
+                for arm in ("control", "new"):
+                    assert publish(state, arm, constant(probability_of(version))) == version
+                if version % max(10, EXCHANGES // 20) == 0:
+                    server.wait_for_version(version)
+                    found.append(resources(server))
+            server.wait_for_version(EXCHANGES + 1)
         _, err = server.stop()
     assert err == ""
-    assert len(answers) > 100
-    seen = set()
-    for answer in answers:
-        assert answer.status_code == 200, answer.text
-        content = answer.json()
-        expected = probability_of(int(content["model_version"]))
-        assert [entry["p"] for entry in content["candidates"]] == pytest.approx([expected] * 5, rel=1e-5)
-        seen.add(content["model_version"])
-    assert len(seen) > 5
-    assert max(descriptors[1:]) <= descriptors[0] + 2, "descriptors do not grow with exchanges"
+    assert answers.failed == []
+    assert answers.versions.total() > 100
+    assert len(answers.versions) > 5
+    descriptors, memory = zip(*found[1:], strict=True)
+    assert max(descriptors) <= found[0][0] + 2, "descriptors do not grow with exchanges"
+    assert max(memory) <= found[0][1] + ROOM_KIB, "memory does not grow with exchanges"
     for impression in logged(log):
         assert impression.p[impression.arm] == pytest.approx(
             probability_of(int(impression.model_version)), rel=1e-5
         )
+    with capsys.disabled():
+        if "STREAM_CTR_TEST_EXCHANGES" in os.environ:
+            print(
+                f"\n{2 * EXCHANGES} exchanges, {answers.versions.total()} answers by {len(answers.versions)} "
+                f"versions, none failed; descriptors, private KiB: {found[0]} at first, {found[-1]} at last"
+            )
+
+
+def test_overload_is_refused_at_once_and_the_server_stays_well(state: Path, log: str) -> None:
+    body = json.dumps(request(USERS["control"], candidates=20))
+    with running(state, log, {"max_waiting": 4}) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        lives: list[int] = []
+        refused: list[httpx.Response] = []
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.is_set():
+                lives.append(server.client.get("/health/live").status_code)
+                answer = server.rank(USERS["new"])
+                if answer.status_code != 200:
+                    refused.append(answer)
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        crowd = play(Load(port, "/v1/rank", [body], seconds=1.0, connections=40))
+        done.set()
+        watcher.join()
+        assert server.rank(USERS["control"]).status_code == 200
+        served = server.metric("requests_total", arm="control", code="200")
+        _, err = server.stop()
+    statuses = crowd["statuses"]
+    assert set(statuses) == {200, 503}
+    assert statuses[503] > statuses[200] > 0
+    assert served == statuses[200] + 1
+    assert set(lives) == {200}
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in refused} <= {(503, "1")}
+    assert len(logged(log)) >= statuses[200]
+    assert err == ""
 
 
 @pytest.mark.parametrize("damage", ["torn", "missing", "all gone"])
@@ -221,7 +246,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_port_that_is_taken_is_one_clear_line(state: Path, log: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = run(str(state), log, str(port))
+        ended = run(str(state), log, json.dumps({"port": port}))
     assert ended.returncode == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -247,17 +272,40 @@ def raw(url: str, content: bytes) -> bytes:
 
 def test_bare_connections_get_their_answers(state: Path, log: str) -> None:
     head = b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    with running(state, log) as server:
+    with running(state, log, {"header_seconds": 0.5}) as server:
         slow = raw(server.url, head + b"content-length: 100\r\n\r\n{")
         assert slow.startswith(b"HTTP/1.1 408")
+        for start in (b"", b"POST", head, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\nGET /health"):
+            never = raw(server.url, start)
+            assert b"HTTP/1.1 408" in never
+            assert never.endswith(b'{"error":"the headers did not arrive within 0.5 seconds"}')
         long = raw(server.url, head + b"content-length: 99999999\r\n\r\n{")
         assert long.startswith(b"HTTP/1.1 413")
-        assert raw(server.url, b"\x16\x03\x01 nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+        endless = raw(server.url, head + b"x: " + b"y" * 65_536)
+        assert endless.startswith(b"HTTP/1.1 431")
+        assert endless.endswith(b'{"error":"the headers are longer than 65536 bytes"}')
+        nonsense = raw(server.url, b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert nonsense.startswith(b"HTTP/1.1 400")
+        assert json.loads(nonsense.partition(b"\r\n\r\n")[2]).keys() == {"error"}
         with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as gone:
             gone.sendall(head + b"content-length: 100\r\n\r\n{")
         assert server.rank("u").status_code == 200
         _, err = server.stop()
-    assert "Traceback" not in err
+    assert err == ""
+
+
+def test_clients_that_leave_metrics_half_read_hurt_nobody(state: Path, log: str) -> None:
+    with running(state, log) as server:
+        host, port = server.admin[0].removeprefix("http://").split(":")
+        before = resources(server)[0]
+        for _ in range(50):
+            with socket.create_connection((host, int(port)), timeout=20) as connection:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert connection.recv(20).startswith(b"HTTP/1.1 200")
+        assert server.rank("u").status_code == 200
+        eventually(lambda: resources(server)[0] <= before + 2)
+        _, err = server.stop()
+    assert err == ""
 
 
 @pytest.mark.promtool

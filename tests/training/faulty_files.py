@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,15 @@ class WatchedFiles(Files):
     def write(self, path: Path, content: bytes | memoryview) -> None:
         self.step("write", path)
         super().write(path, content)
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        self.step("write_pieces", path)
+        super().write_pieces(path, self._stepped(path, pieces))
+
+    def _stepped(self, path: Path, pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        for piece in pieces:
+            self.step("write_piece", path)
+            yield piece
 
     def append(self, path: Path, content: bytes, at_bytes: int) -> None:
         self.step("append", path)
@@ -91,6 +101,10 @@ class ForgetfulFiles(FailingFiles):
     def write(self, path: Path, content: bytes | memoryview) -> None:
         super().write(path, content)
         self._at(path.parent).entries.setdefault(path.name, _Node()).content = bytes(content)
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        super().write_pieces(path, pieces)
+        self._at(path.parent).entries.setdefault(path.name, _Node()).content = path.read_bytes()
 
     def sync_file(self, path: Path) -> None:
         super().sync_file(path)

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ class DeadlyFiles(WatchedFiles):
             Files().write(path, memoryview(content)[: len(content) // 2])
             die()
         super().write(path, content)
+
+    def write_pieces(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        if self.inside and self.count + 2 == self.operation:
+            content = b"".join(bytes(piece) for piece in pieces)
+            Files().write(path, content[: len(content) // 2])
+            die()
+        super().write_pieces(path, pieces)
 
 
 def run(config: str, moment: dict[str, Any]) -> None:

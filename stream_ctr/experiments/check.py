@@ -1,0 +1,154 @@
+"""What an experiment's settings may be, and how they may change while it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+from stream_ctr.errors import ConfigError, UsageError
+from stream_ctr.experiments.assignment import intervals
+from stream_ctr.experiments.config import ArmConfig, ExperimentConfig, GuardConfig
+from stream_ctr.experiments.shared import FOLDER
+
+Range = tuple[str, float, float, float]
+"""A key's name, its value, and the lowest and highest that make sense."""
+
+
+def check_experiment(experiment: ExperimentConfig) -> None:
+    """Refuse settings that contradict themselves or each other.
+
+    Raises:
+        ConfigError: the first of them, with its key and value.
+    """
+    for arm in experiment.arms:
+        _check_arm(arm)
+    intervals(experiment)
+    for name, value, low, high in _ranges(experiment):
+        if not low <= value <= high:  # NaN fails, too
+            raise ConfigError(f"{name} = {value!r} is outside {low:g} to {high:g}")
+    control = experiment.arms[0]
+    if control.shadow:
+        raise ConfigError(
+            f"experiment.arms: the first arm, {control.name!r}, is the control and cannot be a shadow; put "
+            "another arm first"
+        )
+    _check_testers(experiment)
+    arms = sum(not arm.shadow for arm in experiment.arms)
+    if experiment.thompson.share > 0 and arms * experiment.thompson.floor > 1:
+        raise ConfigError(
+            f"experiment.thompson.floor = {experiment.thompson.floor:g} for each of {arms} arms is more than "
+            "1 in all; lower it"
+        )
+
+
+def _check_arm(arm: ArmConfig) -> None:
+    if not arm.name or not all(c.isalnum() or c in "-_" for c in arm.name):
+        raise ConfigError(f"experiment.arms: name {arm.name!r} is not made of letters, digits, - _")
+    if arm.name == FOLDER:
+        raise ConfigError(
+            f"experiment.arms: the name {arm.name!r} is taken by the experiment's own files; choose another"
+        )
+    if arm.shadow and arm.weight:
+        raise ConfigError(
+            f"experiment.arms {arm.name!r}: weight = {arm.weight:g}, but a shadow arm answers nobody; set "
+            "weight = 0, or shadow = false"
+        )
+    if arm.shadow and arm.testers:
+        raise ConfigError(
+            f"experiment.arms {arm.name!r}: a shadow arm answers no testers either; empty testers, or set "
+            "shadow = false with weight = 0"
+        )
+
+
+def _check_testers(experiment: ExperimentConfig) -> None:
+    """Raises ConfigError for a user who is to meet two arms."""
+    owner: dict[str, str] = {}
+    for arm in experiment.arms:
+        for user in arm.testers:
+            if owner.setdefault(user, arm.name) != arm.name:
+                raise ConfigError(
+                    f"experiment.arms: user {user!r} is a tester of {owner[user]!r} and of {arm.name!r}; "
+                    "leave one"
+                )
+
+
+def _ranges(experiment: ExperimentConfig) -> list[Range]:
+    infinity = math.inf
+    found: list[Range] = [
+        ("experiment.thompson.share", experiment.thompson.share, 0, 1),
+        ("experiment.thompson.floor", experiment.thompson.floor, 0, 1),
+    ]
+    guards = [("experiment.guards", experiment.guards)]
+    for arm in experiment.arms:
+        where = f"experiment.arms {arm.name!r}"
+        found.append((f"{where}: shadow_sample", arm.shadow_sample, 0, 1))
+        if arm.guards is not None:
+            guards.append((f"{where}: guards", arm.guards))
+    highest = {"max_non_finite": 1, "max_saturated": 1, "max_slow": 1, "saturation": 0.5}
+    for where, guard in guards:
+        for item in fields(GuardConfig):
+            lowest = 1 if item.name in ("window", "observed_impressions") else 0
+            value = getattr(guard, item.name)
+            found.append((f"{where}.{item.name}", value, lowest, highest.get(item.name, infinity)))
+            if item.name in ("calibration", "observed_calibration") and 0 < value < 1:
+                raise ConfigError(
+                    f"{where}.{item.name} = {value:g} is a ratio of 1 or more, or 0 for no guard; for a mean "
+                    f"that may be a third too low or too high set 1.5"
+                )
+    return found
+
+
+def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
+    """Raises UsageError for an arm that serves one snapshot for ever, and has nothing to train."""
+    for arm in experiment.arms:
+        if arm.name == name and arm.snapshot:
+            raise UsageError(
+                f"arm {name!r} is frozen: it serves the snapshot {arm.snapshot} and needs no trainer; to "
+                "train it, remove its snapshot from the configuration and give the experiment a new salt"
+            )
+
+
+def check_change(old: ExperimentConfig, new: ExperimentConfig) -> None:
+    """Refuse a change that would move users between arms, or change what an arm is, under the same salt.
+
+    Under a new salt everything may change: it is a new experiment.
+
+    Raises:
+        ConfigError: what may not change, from what to what, and what to do.
+    """
+    if old.salt == new.salt and old != new:
+        _check_same_salt(old, new)
+
+
+def _check_same_salt(old: ExperimentConfig, new: ExperimentConfig) -> None:
+    if old.name != new.name:
+        raise ConfigError(
+            f"experiment.name changed from {old.name!r} to {new.name!r}: a changed name requires a new salt"
+        )
+    if old.arms[0].name != new.arms[0].name:
+        raise ConfigError(
+            f"the control changed from {old.arms[0].name!r} to {new.arms[0].name!r}: another control "
+            "requires a new salt"
+        )
+    before, after = ([(a.name, a.weight) for a in each.arms if a.weight > 0] for each in (old, new))
+    if before != after:
+        raise ConfigError(
+            f"experiment.arms: the weights changed from {_shown(before)} to {_shown(after)}: a changed "
+            f"weight requires a new salt, {new.salt!r} is the running experiment's"
+        )
+    if new.coverage < old.coverage:
+        raise ConfigError(
+            f"experiment.coverage was lowered from {old.coverage:g} to {new.coverage:g}, which takes users "
+            "out of their arms: that requires a new salt; to stop an arm, kill it"
+        )
+    known = {arm.name: arm for arm in old.arms}
+    for arm in new.arms:
+        if arm.name in known and arm.weight > 0 and arm.snapshot != known[arm.name].snapshot:
+            raise ConfigError(
+                f"experiment.arms {arm.name!r}: snapshot changed from {known[arm.name].snapshot!r} to "
+                f"{arm.snapshot!r}: another model in the same arm requires a new salt"
+            )
+
+
+def _shown(weights: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights)

@@ -1,0 +1,113 @@
+"""Headers by which a tester meets a chosen arm: signed, for one user and one experiment, until a moment.
+
+    X-Stream-CTR-Override: <base64url of JSON {salt, arm, user, expires}>.<base64url of its HMAC-SHA-256>
+
+The secret comes from the environment variable ``STREAM_CTR_OVERRIDE_SECRET`` or from a file, is never a
+setting, and appears in no message.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from stream_ctr.errors import ConfigError, UsageError
+
+SECRET_VARIABLE: Final = "STREAM_CTR_OVERRIDE_SECRET"
+"""Environment variable of the secret; it wins over the file."""
+HEADER: Final = b"x-stream-ctr-override"
+LEAST_SECRET_BYTES: Final = 16
+MAX_HEADER_BYTES: Final = 8192
+
+
+class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a header says."""
+
+    salt: str
+    """The experiment it is for; a new salt ends all headers of the old one."""
+    arm: str
+    user: str
+    """The one user it is for."""
+    expires: int
+    """Seconds since 1970 from which it is worth nothing."""
+
+
+def read_secret(path: str, environment: Mapping[str, str]) -> bytes:
+    """The secret; empty where neither variable nor file is given.
+
+    Raises:
+        ConfigError: the file cannot be read, or the secret is too short to keep anyone out.
+    """
+    found = environment.get(SECRET_VARIABLE, "").encode()
+    where = f"the environment variable {SECRET_VARIABLE}"
+    if not found and path:
+        where = f"experiment.override_secret_file = {path!r}"
+        try:
+            found = Path(path).read_bytes().strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{where}: cannot be read: {reason}") from None
+    if (found or path) and len(found) < LEAST_SECRET_BYTES:
+        raise ConfigError(
+            f"{where} holds {len(found)} bytes; a secret of at least {LEAST_SECRET_BYTES} is needed "
+            "(openssl rand -hex 32 makes one)"
+        )
+    return found
+
+
+def sign_override(secret: bytes, override: Override) -> str:
+    """The header's value."""
+    payload = msgspec.json.encode(override)
+    return f"{_text(payload)}.{_text(_signature(secret, payload))}"
+
+
+def check_override(secret: bytes, header: bytes, salt: str, user: str, now_seconds: float) -> str:
+    """The arm that a header asks for.
+
+    Raises:
+        UsageError: it is not signed with this secret, has expired, or is for another experiment or user.
+    """
+    if not secret:
+        raise UsageError("this server takes no override headers: it has no secret to check them with")
+    payload, _, signature = header[:MAX_HEADER_BYTES].partition(b".")
+    try:
+        content = _bytes(payload)
+        given = _bytes(signature)
+    except (binascii.Error, ValueError):
+        raise UsageError("the override header is malformed") from None
+    if not hmac.compare_digest(given, _signature(secret, content)):
+        raise UsageError("the override header's signature does not fit")
+    try:
+        override = msgspec.json.decode(content, type=Override)
+    except (ValueError, RecursionError):
+        raise UsageError("the override header is malformed") from None
+    if now_seconds >= override.expires:
+        raise UsageError("the override header has expired; make a new one")
+    if override.salt != salt:
+        raise UsageError("the override header is for another experiment (its salt differs); make a new one")
+    if override.user != user:
+        raise UsageError("the override header is for another user")
+    return override.arm
+
+
+def _signature(secret: bytes, payload: bytes) -> bytes:
+    return hmac.new(secret, payload, hashlib.sha256).digest()
+
+
+def _text(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def _bytes(text: bytes) -> bytes:
+    """Raises ValueError unless this is what _text would have made: one signature has one form."""
+    content = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if _text(content).encode() != text:
+        raise ValueError
+    return content

@@ -1,0 +1,137 @@
+"""Guards: what an arm's predictions must keep to, judged over windows of requests.
+
+A guard counts and judges; what becomes of an arm that does not keep to it is the router's affair.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from stream_ctr.experiments.config import GuardConfig
+from stream_ctr.experiments.shared import ArmSums
+
+Cause = Literal["not_ready", "non_finite", "saturated", "latency", "calibration", "observed"]
+
+
+class Trip(NamedTuple):
+    """Why an arm is to be killed."""
+
+    cause: Cause
+    reason: str
+    """One line for people, with the figure and its limit."""
+
+
+class ArmGuard:
+    """The guard of one arm in one server process. Not for use by several threads at once."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self._asked = 0
+        self._non_finite = 0
+        self._saturated = 0.0
+        self._slow = 0
+        self._compared = 0
+        self._own, self._control = 0.0, 0.0
+
+    def asked(self, probabilities: list[float], finite: bool, seconds: float) -> Trip | None:
+        """One request asked the arm, which took so long to say this; ``finite``: they are all numbers.
+
+        A share that the rest of the window can no longer bring below its limit trips at once.
+        """
+        config = self.config
+        self._asked += 1
+        if not finite:
+            self._non_finite += 1
+        else:
+            low, high = config.saturation, 1.0 - config.saturation
+            if min(probabilities) < low or max(probabilities) > high:
+                self._saturated += sum(p < low or p > high for p in probabilities) / len(probabilities)
+        if config.latency_seconds and seconds > config.latency_seconds:
+            self._slow += 1
+        trip = self._judge()
+        if self._asked >= config.window:
+            self._asked = self._non_finite = self._slow = 0
+            self._saturated = 0.0
+        return trip
+
+    def _judge(self) -> Trip | None:
+        config, window = self.config, self.config.window
+        if self._non_finite > config.max_non_finite * window:
+            return Trip(
+                "non_finite",
+                f"{self._non_finite} of the last {self._asked} predictions were no numbers, more than the "
+                f"{config.max_non_finite:.3g} of {window} that the guard allows",
+            )
+        if self._saturated > config.max_saturated * window:
+            return Trip(
+                "saturated",
+                f"{self._saturated:.0f} of the last {self._asked} predictions were within "
+                f"{config.saturation:g} of 0 or 1, more than the {config.max_saturated:.3g} of {window} that "
+                "the guard allows",
+            )
+        if self._slow > config.max_slow * window:
+            return Trip(
+                "latency",
+                f"{self._slow} of the last {self._asked} predictions took longer than "
+                f"{config.latency_seconds:g} s, more than the {config.max_slow:.3g} of {window} that the "
+                "guard allows",
+            )
+        return None
+
+    def compared(self, own: float, control: float) -> Trip | None:
+        """The arm and the control gave these probabilities to the same candidate."""
+        if not self.config.calibration:
+            return None
+        self._compared += 1
+        self._own += own
+        self._control += control
+        if self._compared < self.config.window:
+            return None
+        count, self._compared = self._compared, 0
+        own_mean, control_mean = self._own / count, self._control / count
+        self._own = self._control = 0.0
+        ratio = _ratio(own_mean, control_mean)
+        if ratio <= self.config.calibration:
+            return None
+        return Trip(
+            "calibration",
+            f"mean probability {own_mean:.4g} against the control's {control_mean:.4g} on the same {count} "
+            f"candidates: {ratio:.3g} times apart, the guard allows {self.config.calibration:g}",
+        )
+
+
+class ObservedGuard:
+    """Compares an arm's predicted clicks with its clicks, as the watcher sums them, span by span."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self._from: ArmSums | None = None
+
+    def observed(self, sums: ArmSums) -> Trip | None:
+        """The watcher's newest sums; what they held at the first call is not judged."""
+        start = self._from
+        limit = self.config.observed_calibration
+        if start is None or sums.impressions < start.impressions:
+            self._from = sums
+            return None
+        count = sums.impressions - start.impressions
+        if not limit or sums.predicted is None or count < self.config.observed_impressions:
+            return None
+        self._from = sums
+        predicted = sums.predicted - (start.predicted or 0.0)
+        clicks = sums.clicks - start.clicks
+        ratio = _ratio(predicted, max(clicks, 1))
+        if ratio <= limit:
+            return None
+        return Trip(
+            "observed",
+            f"{predicted:.4g} clicks predicted, {clicks} seen in {count} impressions: {ratio:.3g} times "
+            f"apart, the guard allows {limit:g}",
+        )
+
+
+def _ratio(one: float, other: float) -> float:
+    """How many times the larger is the smaller."""
+    low, high = sorted((one, other))
+    return high / low if low > 0 else (math.inf if high > 0 else 1.0)

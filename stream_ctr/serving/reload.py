@@ -1,0 +1,82 @@
+"""The configuration file while the server runs: taken whole, or refused whole with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stream_ctr.errors import ConfigError
+from stream_ctr.events.log import LogConfig
+from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.experiments.control import Stamp, stamp_of
+from stream_ctr.serving.config import ServeConfig
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a server was started with and cannot change while it runs."""
+
+    serve: ServeConfig
+    log: LogConfig
+    state: str
+    """``train.state``."""
+
+
+@dataclass(frozen=True)
+class ConfigSource:
+    """A configuration file as it was when it was loaded; make it before loading."""
+
+    path: str
+    stamp: Stamp
+
+    @classmethod
+    def of(cls, path: str | None) -> ConfigSource | None:
+        """The file at that path, as it is now."""
+        return None if path is None else cls(path, stamp_of(Path(path)))
+
+
+class ConfigFile:
+    """Follows the file that the server was started with. The environment stays what it was at the start."""
+
+    def __init__(self, source: ConfigSource, running: Running) -> None:
+        self.path = Path(source.path)
+        self._running = running
+        self._seen = source.stamp
+
+    def changed(self) -> bool:
+        """Whether the file is another one than at the last call of ``read``."""
+        return stamp_of(self.path) != self._seen
+
+    def read(self) -> ExperimentConfig:
+        """The experiment that the file describes now.
+
+        Raises:
+            ConfigError: the file is unusable, or changes what takes a restart.
+        """
+        from stream_ctr.config import load_settings
+
+        self._seen = stamp_of(self.path)
+        settings = load_settings(self.path)
+        parts = (
+            ("serve", self._running.serve, settings.serve),
+            ("log", self._running.log, settings.log),
+        )
+        for table, before, after in parts:
+            for key, old, new in _differences(before, after):
+                raise ConfigError(_restart(self.path, f"{table}.{key}", old, new))
+        if Path(settings.train.state) != Path(self._running.state):
+            raise ConfigError(_restart(self.path, "train.state", self._running.state, settings.train.state))
+        return settings.experiment
+
+
+def _differences(before: Any, after: Any) -> list[tuple[str, object, object]]:
+    pairs = ((item.name, getattr(before, item.name), getattr(after, item.name)) for item in fields(before))
+    return [(name, old, new) for name, old, new in pairs if old != new]
+
+
+def _restart(path: Path, key: str, old: object, new: object) -> str:
+    return (
+        f"{path}: {key} changed from {old!r} to {new!r}, which takes a restart of the server; nothing of the "
+        "file is taken until then"
+    )

@@ -1,0 +1,306 @@
+"""Steers who meets which arm while requests are answered: kill switch, guards, configuration, chances.
+
+One thread follows the files; requests only read the plan that it leaves in :class:`.arms.Arms`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from stream_ctr.errors import ConfigError, StateError, StreamCTRError, UsageError
+from stream_ctr.experiments.assignment import BUCKETS
+from stream_ctr.experiments.check import check_change
+from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.experiments.control import ControlFile, Stamp, check_killable
+from stream_ctr.experiments.override import read_secret
+from stream_ctr.experiments.shared import FOLDER, Kill
+from stream_ctr.serving.arms import Arms, Source
+from stream_ctr.serving.guards import Trip
+from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.observed import Observed
+from stream_ctr.serving.plan import Plan
+from stream_ctr.serving.reload import ConfigFile
+
+logger = logging.getLogger("stream_ctr.serving")
+
+UNREAD: Stamp = (-1, -1, -1)
+"""Stamp of a file that was never read."""
+
+
+class Routing:
+    """The routing of one server process.
+
+    All changes of the plan are made here, under one lock. A kill takes effect in this process at once, is
+    then written to the control file, and reaches every other process at its next poll.
+    """
+
+    def __init__(
+        self, arms: Arms, state_folder: Path, metrics: ServeMetrics, config: ConfigFile | None = None
+    ) -> None:
+        """``config`` is the file that the experiment came from, where there is one.
+
+        Raises:
+            ConfigError: the secret for override headers cannot be used.
+        """
+        self.arms = arms
+        self.config = config
+        self.config_error = ""
+        """Why the configuration file is not the one that serves; empty when it is."""
+        self.control_error = ""
+        """Why the kill switch's file cannot be read or written; empty when it can."""
+        self.metrics = metrics.routing
+        self._file = ControlFile(state_folder)
+        self._observed = Observed(state_folder / FOLDER, self.metrics)
+        self._secret = read_secret(self.plan.experiment.override_secret_file, os.environ)
+        self._killed: dict[str, Kill] = {}
+        self._pending: dict[str, Kill] = {}
+        self._chances: Mapping[str, float] = {}
+        self._control_seen = UNREAD
+        self._unready: dict[str, float] = {}
+        self._turn = threading.Lock()
+        """One at a time looks at the files or writes them."""
+        self._lock = threading.RLock()
+        """Held for moments only: requests take it when a guard trips."""
+        self._wake = threading.Event()
+        self._reload = self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._replan()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that serves."""
+        return self.arms.view.plan
+
+    def start(self, poll_seconds: float) -> None:
+        """Look at the files once now, and then every ``poll_seconds`` in a thread."""
+        self.poll()
+        self._thread = threading.Thread(target=self._run, args=(poll_seconds,), name="routing", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def reload_soon(self) -> None:
+        """Read the configuration file anew in the thread, whether it has changed or not (SIGHUP)."""
+        self._reload = True
+        self._wake.set()
+
+    def _run(self, poll_seconds: float) -> None:
+        while True:
+            self._wake.wait(poll_seconds)
+            self._wake.clear()
+            if self._stopping:
+                return
+            try:
+                self.poll()
+            except Exception:
+                # A defect here must not stop the kill switch for good while the server seems to be well.
+                logger.exception("looking at the experiment's files failed; the plan goes on as it was")
+
+    def poll(self) -> None:
+        """Look once at all files, and exchange the plan where they have changed."""
+        with self._turn:
+            self._write_pending()
+            self._read_control()
+            if self.config is not None and (self._reload or self.config.changed()):
+                self._reload = False
+                try:
+                    self._take(self.config)
+                except StreamCTRError as error:
+                    logger.warning("the experiment stays as it was: %s", error)
+            self._judge_observed()
+            self._judge_readiness()
+
+    # --- kill switch ---
+
+    def kill(self, arm: str, reason: str) -> bool:
+        """Kill an arm for all servers; False when it was killed already.
+
+        Raises:
+            UsageError: the arm is unknown, or the control.
+            StateError: the control file cannot be written.
+        """
+        check_killable(self.plan.experiment, arm)
+        with self._turn:
+            done = self._file.kill(arm, reason)
+            self._read_control()
+        return done
+
+    def revive(self, arm: str) -> bool:
+        """Let an arm serve again in all servers; False when it was not killed.
+
+        Raises:
+            UsageError: the arm is unknown.
+            StateError: the control file cannot be written.
+        """
+        names = [known.name for known in self.plan.experiment.arms]
+        if arm not in names and arm not in self._killed:
+            raise UsageError(f"no arm named {arm!r}; the arms are {', '.join(names)}")
+        with self._turn:
+            with self._lock:
+                pending = self._pending.pop(arm, None)
+            done = self._file.revive(arm)
+            self._read_control(always=pending is not None)
+        return done or pending is not None
+
+    def trip(self, arm: str, trip: Trip) -> None:
+        """Take an arm out by itself: here at once, elsewhere as soon as the file is written."""
+        with self._lock:
+            plan = self.plan
+            if arm == plan.control or arm in plan.killed or arm not in plan.guards:
+                return
+            self._pending[arm] = Kill(trip.cause, trip.reason, time.time_ns() // 1_000_000)
+            self._replan()
+        self._wake.set()
+
+    def _write_pending(self) -> None:
+        """Put own kills into the file; those that it does not take stay, and are tried again."""
+        for arm, kill in list(self._pending.items()):
+            try:
+                self._file.kill(arm, kill.reason, kill.cause)
+            except StateError as error:
+                self._control_failed(str(error))
+                return
+            with self._lock:
+                self._killed = {arm: kill, **self._killed}
+                self._pending.pop(arm, None)
+
+    def _read_control(self, always: bool = False) -> None:
+        stamp = self._file.stamp()
+        if stamp == self._control_seen and not always:
+            return
+        try:
+            killed = self._file.read().killed
+        except StateError as error:
+            self._control_failed(str(error))
+            if self._control_seen != UNREAD:
+                return  # what was known goes on
+            # Who was killed is not known, so nobody but the control serves until it is.
+            why = Kill("unknown", f"the kill switch cannot be read: {error}", time.time_ns() // 1_000_000)
+            killed = dict.fromkeys(self.plan.guards, why)
+        else:
+            self._control_seen = stamp
+            self._control_failed("")
+        with self._lock:
+            self._killed = killed
+            self._replan()
+
+    def _control_failed(self, error: str) -> None:
+        if error and error != self.control_error:
+            logger.warning("kill switch: %s", error)
+        self.control_error = error
+        self.metrics.control_stale.set(1 if error else 0)
+
+    # --- configuration ---
+
+    def reload(self) -> bool:
+        """Read the configuration file now; True when it changed the experiment.
+
+        Raises:
+            UsageError: there is no file, or it is refused; the experiment is as it was.
+            StateError: a frozen arm's snapshot cannot be used; the same.
+        """
+        if self.config is None:
+            raise UsageError("the server was started without --config, so there is no file to read")
+        with self._turn:
+            return self._take(self.config)
+
+    def _take(self, config: ConfigFile) -> bool:
+        """Take the file's experiment whole, or raise and change nothing."""
+        old = self.plan.experiment
+        try:
+            new = config.read()
+            check_change(old, new)
+            control = new.arms[0].name
+            if control in self._killed or control in self._pending:
+                raise ConfigError(f"arm {control!r} is killed and cannot become the control; revive it first")
+            secret = read_secret(new.override_secret_file, os.environ)
+            sources = self.arms.prepare(new)
+            if sources[control].predictor is None and control != old.arms[0].name:
+                raise ConfigError(
+                    f"arm {control!r} cannot become the control before it has a snapshot: "
+                    f"{sources[control].reader.error}"
+                )
+        except StreamCTRError as error:
+            self.config_error = str(error)
+            self.metrics.config_stale.set(1)
+            self.metrics.config_failures.inc()
+            raise
+        self.config_error = ""
+        self.metrics.config_stale.set(0)
+        if new == old and secret == self._secret:
+            return False
+        with self._lock:
+            self._secret = secret
+            self._chances = {}
+            self._exchange(self._plan(new), sources)
+        self.metrics.config_reloads.inc()
+        logger.warning(
+            "the experiment is now %s, salt %s, coverage %g, arms %s",
+            new.name, new.salt, new.coverage, ", ".join(arm.name for arm in new.arms),
+        )  # fmt: skip
+        return True
+
+    # --- what is judged at each poll ---
+
+    def _judge_observed(self) -> None:
+        plan, ready = self.plan, self.arms.current
+        arms = [name for name in plan.live if name in ready]
+        chances, trips = self._observed.look(plan.experiment, arms, plan.killed)
+        for arm, trip in trips:
+            self.trip(arm, trip)
+        if chances != self._chances:
+            with self._lock:
+                self._chances = chances
+                self._replan()
+            for name in plan.answering:
+                self.metrics.sampling.labels(name).set(chances.get(name, 0.0))
+
+    def _judge_readiness(self) -> None:
+        now, plan, ready = time.monotonic(), self.plan, self.arms.current
+        for name, guard in plan.guards.items():
+            patience = guard.config.not_ready_seconds
+            if name in ready or name in plan.killed or not patience:
+                self._unready.pop(name, None)
+            elif now - self._unready.setdefault(name, now) >= patience:
+                self._unready.pop(name)
+                reason = f"no usable snapshot for {patience:g} s: {self.arms.error(name)}"
+                self.trip(name, Trip("not_ready", reason))
+
+    # --- the plan ---
+
+    def _replan(self) -> None:
+        with self._lock:
+            self._exchange(self._plan(self.plan.experiment))
+
+    def _plan(self, experiment: ExperimentConfig) -> Plan:
+        named = {**self._pending, **self._killed}
+        # The control serves whatever the file says: there is nobody to serve in its place.
+        killed = {arm.name: named[arm.name] for arm in experiment.arms[1:] if arm.name in named}
+        return Plan(experiment, MappingProxyType(killed), self._secret, self._chances, self.plan)
+
+    def _exchange(self, plan: Plan, sources: dict[str, Source] | None = None) -> None:
+        """Serve by another plan, and tell the log and Prometheus what is different."""
+        before = self.plan
+        self.arms.exchange(plan, sources)
+        for name, kill in plan.killed.items():
+            if name not in before.killed:
+                logger.warning("arm %s is killed (%s): %s", name, kill.cause, kill.reason)
+                self.metrics.kills.labels(name, kill.cause).inc()
+        for name in before.killed.keys() - plan.killed.keys():
+            if name in plan.guards:
+                logger.warning("arm %s is revived", name)
+        for name in plan.guards:
+            self.metrics.killed.labels(name).set(name in plan.killed)
+        for interval in plan.intervals:
+            self.metrics.share.labels(interval.arm).set((interval.stop - interval.start) / BUCKETS)

@@ -1,0 +1,58 @@
+"""One of several server processes: ``python -m stream_ctr.serving.worker LISTENER ADMIN READY``.
+
+The arguments are the numbers of inherited file descriptors: two listening sockets, and a pipe that takes
+one byte as soon as this worker answers. Its job comes as a line of JSON on standard input, which then stays
+open for as long as the parent lives: a worker never outlives it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+
+import msgspec
+
+from stream_ctr.errors import StreamCTRError
+from stream_ctr.serving.server import Job, run_process
+
+INPUT = 0
+
+
+def main(listener: str, admin: str, ready: str) -> int:
+    """Serve until SIGTERM, or until the parent is gone; returns the exit status."""
+    job = msgspec.json.decode(_read_line(), type=Job)
+    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+
+    def listening() -> None:
+        os.write(int(ready), b"1")
+        os.close(int(ready))
+
+    try:
+        return run_process(
+            job, socket.socket(fileno=int(listener)), socket.socket(fileno=int(admin)), listening
+        )
+    except StreamCTRError as error:
+        print(f"stream-ctr serve: {error}", file=sys.stderr, flush=True)
+        return error.exit_status
+
+
+def _read_line() -> bytes:
+    """The first line of standard input, without reading past it."""
+    parts = []
+    while (part := os.read(INPUT, 65_536)) and not part.endswith(b"\n"):
+        parts.append(part)
+    return b"".join((*parts, part))
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end when standard input does."""
+    while os.read(INPUT, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

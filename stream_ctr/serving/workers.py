@@ -1,0 +1,189 @@
+"""Several server processes over one listening socket, and the parent that keeps them.
+
+The snapshots are files mapped into memory, so all workers share them through the page cache. The parent
+holds the sockets and nothing else: what kills a worker does not reach it, and a connection that waits to be
+accepted finds another worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Final
+
+import msgspec
+
+from stream_ctr.errors import StreamCTRError
+from stream_ctr.serving.listen import GRACE_SECONDS
+from stream_ctr.serving.server import Job
+from stream_ctr.signals import stop_on_signals
+
+logger = logging.getLogger("stream_ctr.serving")
+
+LOOK_SECONDS: Final = 0.2
+"""Time between looks for a worker that has ended."""
+START_SECONDS: Final = 120.0
+"""Longest time in which a worker must have started."""
+STEADY_SECONDS: Final = 10.0
+"""A worker that lived that long is replaced at once, whatever happened before."""
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 30.0
+END_SECONDS: Final = GRACE_SECONDS + 10.0
+"""Time after SIGTERM in which requests and impressions under way must be done; then SIGKILL."""
+
+
+class Worker:
+    """One worker's place: its process of now, and when the next one may be started."""
+
+    def __init__(self, number: int, job: bytes, listener: socket.socket, admin: socket.socket) -> None:
+        self.number = number
+        self._job = job
+        self._sockets = (listener, admin)
+        self._pause = FIRST_PAUSE_SECONDS
+        self._started = 0.0
+        self._due = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = -1
+
+    def start(self) -> None:
+        """Start a process."""
+        self._ready, theirs = os.pipe()
+        given = [*(each.fileno() for each in self._sockets), theirs]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "stream_ctr.serving.worker", *map(str, given)],
+                stdin=subprocess.PIPE,
+                pass_fds=given,
+            )
+        finally:
+            os.close(theirs)
+        self._started = time.monotonic()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(self._job + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended already, which is told by its status
+
+    def wait_until_ready(self, stop: threading.Event) -> bool:
+        """Whether the process answers now; False when it ended first, or ``stop`` was set.
+
+        Raises:
+            StreamCTRError: it does neither for too long.
+        """
+        while time.monotonic() < self._started + START_SECONDS:
+            if stop.is_set():
+                return False
+            readable, _, _ = select.select([self._ready], [], [], LOOK_SECONDS)
+            if readable:
+                answers = os.read(self._ready, 1) == b"1"
+                os.close(self._ready)
+                self._ready = -1
+                return answers
+        raise StreamCTRError(f"worker {self.number} did not start within {START_SECONDS:g} seconds")
+
+    def look(self) -> None:
+        """Replace a process that has ended; after a short life not at once, so that a fault costs little."""
+        if self._process is not None and self._process.poll() is not None:
+            now = time.monotonic()
+            steady = now - self._started > STEADY_SECONDS
+            self._pause = FIRST_PAUSE_SECONDS if steady else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            self._due = now if steady else now + self._pause
+            logger.warning(
+                "worker %d (process %d) ended with status %d; another one is started",
+                self.number, self._process.pid, self._process.returncode,
+            )  # fmt: skip
+            self.close()
+        if self._process is None and time.monotonic() >= self._due:
+            self.start()
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def end(self, deadline: float) -> int:
+        """Exit status of the process, which is killed at ``deadline`` (of time.monotonic)."""
+        if self._process is None:
+            return 0
+        try:
+            return self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            logger.warning("worker %d did not end in time and is killed", self.number)
+            self._process.kill()
+            self._process.wait()
+            return 1
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of what has ended."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._ready >= 0:
+            os.close(self._ready)
+            self._ready = -1
+        self._process = None
+
+
+class Workers:
+    """The parent of ``serve.workers`` processes."""
+
+    def __init__(
+        self,
+        job: Job,
+        listener: socket.socket,
+        admins: Sequence[socket.socket],
+        listening: Callable[[], None],
+    ) -> None:
+        """``admins``: one socket a worker, for its metrics; it outlives the worker's processes."""
+        told = msgspec.json.encode(job)
+        self._workers = [Worker(number, told, listener, admin) for number, admin in enumerate(admins)]
+        self._listening = listening
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, restarting workers that die; SIGHUP goes on to all of them.
+
+        Returns the exit status: the first worker's own when it cannot start.
+        """
+        with stop_on_signals() as stop:
+            before = signal.signal(signal.SIGHUP, self._pass_on)
+            try:
+                if self._start(stop):
+                    self._listening()
+                    while not stop.wait(LOOK_SECONDS):
+                        for worker in self._workers:
+                            worker.look()
+            finally:
+                status = self._end()
+                signal.signal(signal.SIGHUP, before)
+        return status
+
+    def _start(self, stop: threading.Event) -> bool:
+        """Start one, and when it answers the others: what is wrong with all of them is told once."""
+        first, *others = self._workers
+        first.start()
+        if not first.wait_until_ready(stop):
+            return False
+        for worker in others:
+            worker.start()
+        return all(worker.wait_until_ready(stop) for worker in others)
+
+    def _end(self) -> int:
+        for worker in self._workers:
+            worker.send(signal.SIGTERM)
+        deadline = time.monotonic() + END_SECONDS
+        return max([abs(worker.end(deadline)) for worker in self._workers])
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        for worker in self._workers:
+            worker.send(number)

@@ -1,0 +1,114 @@
+"""Several processes over one socket: who answers, what a dead one costs, and how all of them end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.running import Process, running
+from tests.serving.support import USERS, constant, publish, request, sample
+from tests.serving.test_impressions import eventually, logged
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    publish(tmp_path / "state", "control", constant(0.5))
+    publish(tmp_path / "state", "new", constant(0.25))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/log.db"
+
+
+def children(server: Process) -> list[int]:
+    tasks = Path(f"/proc/{server.child.pid}/task/{server.child.pid}/children")
+    return [int(number) for number in tasks.read_text().split()]
+
+
+def gone(number: int) -> bool:
+    """Whether the process has ended; one that only waits for its parent has."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def answered(admin: str) -> float:
+    """200s of one worker."""
+    text = httpx.get(f"{admin}/metrics", timeout=20).text
+    counted = 'stream_ctr_serve_requests_total{arm="new",code="200"}' in text
+    return sample(text, "stream_ctr_serve_requests_total", arm="new", code="200") if counted else 0.0
+
+
+def version(admin: str) -> float:
+    """Version of the treatment's snapshot that one worker serves."""
+    text = httpx.get(f"{admin}/metrics", timeout=20).text
+    return sample(text, "stream_ctr_serve_snapshot_version", arm="new")
+
+
+def test_workers_share_the_requests_and_one_that_dies_is_replaced(state: Path, log: str) -> None:
+    answers: list[int] = []
+    done = threading.Event()
+
+    def load(url: str) -> None:
+        while not done.is_set():
+            try:  # a connection of its own each time, so that all workers are met
+                answers.append(
+                    httpx.post(f"{url}/v1/rank", json=request(USERS["new"]), timeout=20).status_code
+                )
+            except httpx.TransportError:
+                answers.append(0)  # the worker that had taken the connection was killed
+
+    with running(state, log, {"workers": 2}) as server:
+        assert len(server.admin) == 2
+        assert server.client.get("/metrics").status_code == 404
+        threads = [threading.Thread(target=load, args=(server.url,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: all(answered(admin) > 0 for admin in server.admin))
+        before = children(server)
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        eventually(lambda: len(children(server)) == 2 and before[0] not in children(server))
+        count = len(answers)
+        for admin in server.admin:
+            assert httpx.get(f"{admin}/health/ready", timeout=60).status_code == 200, "at the same port again"
+        eventually(lambda: len(answers) > count + 20)
+        publish(state, "new", constant(0.75))
+        eventually(lambda: [version(admin) for admin in server.admin] == [2, 2])
+        done.set()
+        for thread in threads:
+            thread.join()
+        left = children(server)
+        _, err = server.stop()
+    assert all(map(gone, left))
+    assert answers.count(200) >= len(answers) - 3, "only what the killed worker had in hand is lost"
+    assert set(answers) <= {0, 200}
+    assert len(err.splitlines()) == 1
+    assert f"process {before[0]}" in err
+    assert len(logged(log)) >= answers.count(200) - 50, "impressions queued in the killed worker may be lost"
+
+
+def test_workers_end_with_their_parent(state: Path, log: str) -> None:
+    with running(state, log, {"workers": 2}) as server:
+        left = children(server)
+        assert len(left) == 2
+        server.child.kill()
+        eventually(lambda: all(map(gone, left)))
+
+
+def test_a_job_that_cannot_be_done_is_told_once(state: Path) -> None:
+    from tests.serving.test_server import run
+
+    ended = run(str(state), "nonsense://x", json.dumps({"workers": 3}))
+    assert ended.returncode == 2
+    assert "nonsense://x" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
