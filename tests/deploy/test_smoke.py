@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -98,6 +97,15 @@ def as_grafana_asks(expression: str) -> str:
     return expression.replace("$__rate_interval", "20s").replace("$arm", ".*")
 
 
+def rank(composed: Composed, user: str) -> str:
+    """The arm that answers this user."""
+    ads = [{"features": {"ad": "a1"}, "bid": 1.0}, {"features": {"ad": "a2"}, "bid": 2.0}]
+    body = {"user": user, "features": {}, "candidates": ads}
+    answer = httpx.post(f"{composed.url('server', 8100)}/v1/rank", json=body, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["arm"])
+
+
 def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -> None:
     wanted = {
         composed.rewritten("prometheus", target)
@@ -174,18 +182,27 @@ def test_published_ports_are_listened_to_and_bound_to_this_machine_alone(compose
 
 
 def test_both_arms_answer_visitors(composed: Composed) -> None:
-    served: Any = set()
-    with httpx.Client(base_url=composed.url("server", 8100)) as client:
-        for number in range(40):
-            body = {
-                "user": f"somebody-{number}",
-                "features": {},
-                "candidates": [
-                    {"features": {"ad": "a1"}, "bid": 1.0},
-                    {"features": {"ad": "a2"}, "bid": 2.0},
-                ],
-            }
-            answer = client.post("/v1/rank", json=body)
-            assert answer.status_code == 200, answer.text
-            served.add(answer.json()["arm"])
-    assert served == ARMS
+    assert {rank(composed, f"somebody-{number}") for number in range(40)} == ARMS
+
+
+def test_an_arm_that_is_switched_off_shows_everywhere(composed: Composed, prometheus: httpx.Client) -> None:
+    composed.call("server", ["experiment", "kill", "treatment"])
+
+    def look() -> str:
+        report = decode_report(httpx.get(f"{composed.url('watcher', 9109)}/report.json").content)
+        off = {arm.name for arm in report.arms if arm.killed}
+        alerts = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
+        raised = {
+            alert["labels"].get("arm") for alert in alerts if alert["labels"]["alertname"] == "ArmSwitchedOff"
+        }
+        answers = {rank(composed, f"somebody-{number}") for number in range(40)}
+        return (
+            "" if off == raised == {"treatment"} and answers == {"control"} else f"{off} {raised} {answers}"
+        )
+
+    soon(composed, look)
+    composed.call("server", ["experiment", "revive", "treatment"])
+    soon(
+        composed,
+        lambda: "" if {rank(composed, f"u{n}") for n in range(40)} == ARMS else "treatment answers nobody",
+    )
