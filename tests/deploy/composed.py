@@ -106,6 +106,19 @@ class Composed:
         """Address of a service's port on this machine."""
         return f"http://{self.addresses[service]}:{port}"
 
+    def call(self, name: str, arguments: list[str]) -> None:
+        """Run a command inside a service, with its settings."""
+        service = self.services[name]
+        config = service["command"][service["command"].index("--config") + 1]
+        command = [
+            *self._program(str(service["image"])),
+            *arguments,
+            "--config",
+            self.rewritten(name, config),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, env=self._environment(name))
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def completed(self, name: str) -> bool:
         """Whether a service that does one thing has done it."""
         return any(done.name == name and done.process.poll() == 0 for done in self.running)
@@ -164,10 +177,6 @@ class Composed:
         self._mount(name)
         arguments = [self.rewritten(name, str(word)) for word in service["command"]]
         command = [*self._program(str(service["image"])), *arguments]
-        settings = {
-            key: self.rewritten(name, str(text)) for key, text in service.get("environment", {}).items()
-        }
-        inherited = {key: text for key, text in os.environ.items() if not key.startswith("STREAM_CTR_")}
         output = self.folder / f"{name}.log"
         with output.open("wb") as out:
             process = subprocess.Popen(
@@ -175,9 +184,16 @@ class Composed:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**inherited, "OMP_NUM_THREADS": "1", **settings},
+                env=self._environment(name),
             )
         self.running.append(Running(name, process, output))
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """What the image and the service set, on top of this machine's own."""
+        settings = self.services[name].get("environment", {})
+        inherited = {key: text for key, text in os.environ.items() if not key.startswith("STREAM_CTR_")}
+        own = {key: self.rewritten(name, str(text)) for key, text in settings.items()}
+        return {**inherited, "OMP_NUM_THREADS": "1", **own}
 
     @staticmethod
     def _program(image: str) -> list[str]:

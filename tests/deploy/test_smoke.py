@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -98,6 +97,24 @@ def as_grafana_asks(expression: str) -> str:
     return expression.replace("$__rate_interval", "20s").replace("$arm", ".*")
 
 
+@pytest.fixture(scope="module")
+def server(composed: Composed) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=composed.url("server", 8100), timeout=10) as client:
+        yield client
+
+
+def answering(server: httpx.Client) -> set[str]:
+    """The arms that answer a dozen users."""
+    ads = [{"features": {"ad": "a1"}, "bid": 1.0}, {"features": {"ad": "a2"}, "bid": 2.0}]
+    found = set()
+    for number in range(12):
+        body = {"user": f"somebody-{number}", "features": {}, "candidates": ads}
+        answer = server.post("/v1/rank", json=body)
+        assert answer.status_code == 200, answer.text
+        found.add(str(answer.json()["arm"]))
+    return found
+
+
 def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -> None:
     wanted = {
         composed.rewritten("prometheus", target)
@@ -118,6 +135,18 @@ def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -
             if target["health"] != "up"
         ]
         return "; ".join(wrong) if active else "no targets"
+
+    soon(composed, look)
+
+
+def test_alerts_are_evaluated_without_errors(composed: Composed, prometheus: httpx.Client) -> None:
+    wanted = {rule["alert"] for rule in read_yaml(DEPLOY / "alerts.yml")["groups"][0]["rules"]}
+
+    def look() -> str:
+        groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+        rules = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+        assert set(rules) == wanted
+        return ", ".join(f"{name} is {health}" for name, health in rules.items() if health != "ok")
 
     soon(composed, look)
 
@@ -161,19 +190,24 @@ def test_published_ports_are_listened_to_and_bound_to_this_machine_alone(compose
             socket.create_connection((composed.addresses[name], int(inside)), timeout=5).close()
 
 
-def test_both_arms_answer_visitors(composed: Composed) -> None:
-    served: Any = set()
-    with httpx.Client(base_url=composed.url("server", 8100)) as client:
-        for number in range(40):
-            body = {
-                "user": f"somebody-{number}",
-                "features": {},
-                "candidates": [
-                    {"features": {"ad": "a1"}, "bid": 1.0},
-                    {"features": {"ad": "a2"}, "bid": 2.0},
-                ],
-            }
-            answer = client.post("/v1/rank", json=body)
-            assert answer.status_code == 200, answer.text
-            served.add(answer.json()["arm"])
-    assert served == ARMS
+def test_both_arms_answer_visitors(server: httpx.Client) -> None:
+    assert answering(server) == ARMS
+
+
+def test_an_arm_that_is_switched_off_shows_everywhere(
+    composed: Composed, prometheus: httpx.Client, server: httpx.Client
+) -> None:
+    composed.call("server", ["experiment", "kill", "treatment"])
+
+    def look() -> str:
+        report = decode_report(httpx.get(f"{composed.url('watcher', 9109)}/report.json").content)
+        off = {arm.name for arm in report.arms if arm.killed}
+        alerts = [alert["labels"] for alert in prometheus.get("/api/v1/alerts").json()["data"]["alerts"]]
+        raised = {labels.get("arm") for labels in alerts if labels["alertname"] == "ArmSwitchedOff"}
+        answers = answering(server)
+        told = off == raised == {"treatment"} and answers == {"control"}
+        return "" if told else f"page: {off}, alerts: {raised}, answers: {answers}"
+
+    soon(composed, look)
+    composed.call("server", ["experiment", "revive", "treatment"])
+    soon(composed, lambda: "" if answering(server) == ARMS else "treatment answers nobody")

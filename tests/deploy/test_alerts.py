@@ -1,0 +1,78 @@
+"""Every alert is raised by what it is about, and by nothing in ordinary operation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.composed import DEPLOY, read_yaml
+
+pytestmark = pytest.mark.promtool
+
+MINUTES = 20
+WELL = {
+    'up{job="server", instance="s"}': "1+0x80",
+    "stream_ctr_experiment_sample_ratio_sound": "1+0x80",
+    "stream_ctr_experiment_report_timestamp_seconds": "0+15x80",
+    'stream_ctr_experiment_log_up{job="watcher"}': "1+0x80",
+    'stream_ctr_serve_log_up{job="server"}': "1+0x80",
+    "stream_ctr_serve_impressions_dropped_total": "3+0x80",
+    'stream_ctr_serve_snapshot_stale{arm="a"}': "0+0x80",
+    'stream_ctr_serve_arm_killed{arm="a"}': "0+0x80",
+    'stream_ctr_non_finite_updates_total{arm="a"}': "2+0x80",
+    'stream_ctr_drift_detected{arm="a"}': "0+0x80",
+}
+"""Series of a system that is well, a sample every 15 seconds."""
+FAULTS = {
+    "TargetDown": ('up{job="server", instance="s"}', "1x40 0x40"),
+    "SplitNotSound": ("stream_ctr_experiment_sample_ratio_sound", "1x70 0x10"),
+    "ReportOld": ("stream_ctr_experiment_report_timestamp_seconds", "0+15x60 900x20"),
+    "LogAway": ('stream_ctr_serve_log_up{job="server"}', "1x70 0x10"),
+    "ImpressionsLost": ("stream_ctr_serve_impressions_dropped_total", "3x70 9x10"),
+    "SnapshotStale": ('stream_ctr_serve_snapshot_stale{arm="a"}', "0x70 1x10"),
+    "ArmSwitchedOff": ('stream_ctr_serve_arm_killed{arm="a"}', "0x70 1x10"),
+    "UpdatesNotFinite": ('stream_ctr_non_finite_updates_total{arm="a"}', "2x70 4x10"),
+    "LossRose": ('stream_ctr_drift_detected{arm="a"}', "0x70 1x10"),
+}
+"""What goes wrong for each alert: a series, and its values instead."""
+ALERTS = {rule["alert"]: rule for rule in read_yaml(DEPLOY / "alerts.yml")["groups"][0]["rules"]}
+
+
+def case(series: dict[str, str], raised: str | None) -> dict[str, Any]:
+    """At the end ``raised`` alone is raised; an alert's labels and words are checked through its text."""
+    return {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": f"{MINUTES}m",
+                "exp_samples": [{"labels": f'{{alertname="{raised}"}}', "value": 1}] if raised else [],
+            }
+        ],
+    }
+
+
+def test_each_alert_is_raised_by_its_fault_and_by_no_other(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    assert set(FAULTS) == set(ALERTS)
+    cases = [
+        case(WELL, None),
+        *(case({**WELL, name: values}, alert) for alert, (name, values) in FAULTS.items()),
+    ]
+    tests = tmp_path / "alerts_test.yml"
+    tests.write_text(json.dumps({"rule_files": [str(DEPLOY / "alerts.yml")], "tests": cases}), "utf-8")
+    done = subprocess.run([promtool, "test", "rules", str(tests)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", sorted(ALERTS))
+def test_each_alert_says_what_is_the_matter(alert: str) -> None:
+    assert ALERTS[alert]["annotations"]["summary"].endswith(".")
