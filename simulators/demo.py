@@ -44,7 +44,7 @@ horizon_seconds = 60.0
 state = "{folder}/state"
 checkpoint_seconds = 10.0
 metrics_port = 0
-metrics_window = 5000
+metrics_window = 2500
 
 [serve]
 port = {port}
