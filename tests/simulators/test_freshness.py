@@ -11,18 +11,18 @@ from simulators.freshness import Freshness
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_quantiles_are_those_of_the_impressions(seed: int) -> None:
     random = np.random.default_rng(seed)
-    seen = np.cumsum(random.uniform(0.1, 0.5, 300))
-    learned = np.maximum.accumulate(seen - random.uniform(2.0, 9.0, 300))
+    seen = np.cumsum(random.uniform(0.1, 0.5, 100))
+    learned = np.maximum.accumulate(seen - random.uniform(2.0, 9.0, 100))
     freshness = Freshness()
     freshness.begin(0.0)
     for at, until in zip(seen.tolist(), learned.tolist(), strict=True):
         freshness.look(at, until)
     found = []
-    for time in np.arange(0.0005, max(learned[-1], 0.0), 0.001):
+    for time in np.arange(0.005, learned[-1], 0.01):
         first = next(at for at, until in zip(seen, learned, strict=True) if until >= time)
         found.append(first - time)
     for part in (0.01, 0.5, 0.99):
-        assert freshness.quantile(part) == pytest.approx(np.quantile(found, part), abs=0.01)
+        assert freshness.quantile(part) == pytest.approx(np.quantile(found, part), abs=0.05)
     assert freshness.seconds == pytest.approx(learned[-1])
 
 
