@@ -16,8 +16,8 @@ from typing import Final
 
 from stream_ctr.errors import StreamCTRError
 
-END_SECONDS: Final = 20.0
-"""Time to end cleanly after SIGTERM."""
+END_SECONDS: Final = 60.0
+"""Time to end cleanly after SIGTERM: a trainer writes its last checkpoint, on a busy machine too."""
 POLL_SECONDS: Final = 0.1
 
 

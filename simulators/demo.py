@@ -44,7 +44,7 @@ horizon_seconds = 60.0
 state = "{folder}/state"
 checkpoint_seconds = 10.0
 metrics_port = 0
-metrics_window = 5000
+metrics_window = 2500
 
 [serve]
 port = {port}
@@ -73,9 +73,9 @@ LABEL_SECONDS: Final = 3.0
 """Users of the demo's world click within this long."""
 WORLD: Final = {"users": 2000, "ads": 200, "sites": 40, "delay_seconds": 0.5, "longest_delay_seconds": 2.5}
 """A world small enough that a minute of visits teaches something."""
-READY_SECONDS: Final = 300.0
+READY_SECONDS: Final = 900.0
 """Longest start: on a busy machine that compiles every kernel first."""
-SETTLE_SECONDS: Final = 60.0
+SETTLE_SECONDS: Final = 300.0
 """Longest time for all to read what the traffic wrote last."""
 LOOK_SECONDS: Final = 0.25
 

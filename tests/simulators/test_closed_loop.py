@@ -107,17 +107,16 @@ def test_one_connection_asks_in_exact_order_also_a_fresh_log_to_be_resumed(serve
     assert falls == 2  # where one of the three partitions ends and the next begins
 
 
-@pytest.mark.parametrize("killed_after", [60, 300])
-def test_a_killed_simulator_goes_on_with_the_same_visits(server: Server, log: str, killed_after: int) -> None:
+def test_a_killed_simulator_goes_on_with_the_same_visits(server: Server, log: str) -> None:
     """Killed with visits under way and clicks to come; what it did is found in the log alone."""
     arguments = ("--candidates", "4", "--start-ms", str(START_MS), "--option", "delay_seconds=0.4")
     first = start(server.url, log, "--rate", "500", *arguments)
-    eventually(lambda: server.metric("impressions_logged_total") >= killed_after)
+    eventually(lambda: server.metric("impressions_logged_total") >= 150)
     first.kill()
     first.communicate()
     eventually(lambda: server.metric("impressions_queued") == 0)
     shown, clicks = in_log(log)
-    assert len(shown) >= killed_after
+    assert len(shown) >= 150
     events = max(VISITS.number_of(each.event_id) or 0 for each in shown) + 100
     rest = start(server.url, log, "--rate", "500", "--resume", "--events", str(events), *arguments, "--json")
     printed, told = rest.communicate(timeout=60)
@@ -150,7 +149,7 @@ def test_sigterm_tells_which_clicks_are_to_come(server: Server, log: str) -> Non
 
 
 def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log: str) -> None:
-    arguments = ("--candidates", "4", "--events", "600", "--json")
+    arguments = ("--candidates", "4", "--events", "400", "--json")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(state, log))
         child = start(server.url, log, "--rate", "300", *arguments)
@@ -161,9 +160,9 @@ def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log:
         assert child.returncode == 0, told
         again.stop()
     result = json.loads(printed)
-    assert (result["answered"], result["failed"]) == (600, 0)
+    assert (result["answered"], result["failed"]) == (400, 0)
     shown, _ = in_log(log)
-    assert len({each.event_id for each in shown}) == 600
+    assert len({each.event_id for each in shown}) == 400
 
 
 def test_visits_of_another_seed_are_passed_over(server: Server, log: str) -> None:
