@@ -161,6 +161,28 @@ def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
     assert not taken[1]["learner"].equals(taken[-1]["learner"])
 
 
+def test_a_checkpoint_by_one_who_is_told_of_a_chunk_lacks_none_that_is_applied(tmp_path: Path) -> None:
+    """Whoever is told may be told while the next chunk is handed over: that one is in the state, too."""
+    write_stream(tmp_path, 200)
+    with trainer(write_config(tmp_path, "whole")) as (daemon, _):
+        daemon.run(threading.Event(), until_idle=0.0)
+    config, steps = write_config(tmp_path, "stopped"), 0
+
+    def on_step(step: Step) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            daemon.checkpoint()
+            raise StateError("injected")
+
+    with trainer(config, on_step=on_step) as (daemon, _), pytest.raises(StateError, match="injected"):
+        daemon.run(threading.Event(), until_idle=0.0)
+    with trainer(config) as (daemon, _):
+        assert daemon.core.learned > 0
+        daemon.run(threading.Event(), until_idle=0.0)
+    assert learner_state(tmp_path / "stopped").equals(learner_state(tmp_path / "whole"))
+
+
 def test_after_a_failure_nothing_that_was_in_line_is_done() -> None:
     beside: Background[int] = Background("test", most=4)
     done: list[int] = []
