@@ -62,6 +62,7 @@ class FrozenRows:
         self._kept: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]] = {name: [] for name in arrays}
         self._passed = dict.fromkeys(arrays, 0)
         """Rows of each array that were handed out."""
+        self.keep(np.zeros(0, np.int64))  # compiled, or loaded from disk, before anybody waits for it
 
     def __getitem__(self, name: str) -> Pieces:
         """One of the arrays."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from stream_ctr.errors import ConfigError
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.events.replay import REPLAYED_HEADER
@@ -22,7 +20,7 @@ from stream_ctr.pipeline.stream import NAN, Pipeline
 
 _NO_FEATURES = (FieldConfig("unused"),)
 """The watcher looks at no feature; a schema has at least one."""
-_NO_EVENT = Event(np.zeros(0, np.uint64), 0, NAN, NAN, 0, 0, NAN)
+_NO_EVENT = Event(b"", 0, NAN, NAN, 0, 0, NAN)
 """What a label is to a learner, which there is none of."""
 
 

@@ -89,6 +89,27 @@ def _set_default_row(rows: NDArray[np.int64], slot_field: NDArray[np.int32], slo
 
 
 @kernel
+def _read_ratios(
+    rows: NDArray[np.int64],
+    ratio: NDArray[np.float32],
+    slot_field: NDArray[np.int32],
+    counts: Counts,
+    fields: int,
+) -> None:
+    """Write N / M of the rows of one event; rows, ratio and slot_field [S]."""
+    number, row_time_ms, half_life_ms = counts.number, counts.time_ms, counts.half_life_ms
+    maximum, maximum_time_ms = counts.maximum, counts.maximum_time_ms
+    for slot in range(len(rows)):
+        row, field = rows[slot], slot_field[slot]
+        ratio[slot] = 0.0
+        if row >= fields:
+            row_time = row_time_ms[row] if half_life_ms > 0.0 else 0
+            ratio[slot] = count_ratio(
+                number[row], row_time, maximum[field], maximum_time_ms[field], half_life_ms
+            )
+
+
+@kernel
 def encode_events(
     tables: Tables,
     counts: Counts,
@@ -153,12 +174,5 @@ def encode_events(
             if sizes[STARTED] == 0:
                 _start(tables, changes, event)
             lookup_event(event_keys, table_keys, table_rows, slot_field, event_rows)
-        for slot in range(slots):
-            row, field = event_rows[slot], slot_field[slot]
-            ratio[event, slot] = 0.0
-            if row >= fields:
-                row_time = row_time_ms[row] if half_life_ms > 0.0 else 0
-                ratio[event, slot] = count_ratio(
-                    number[row], row_time, maximum[field], maximum_time_ms[field], half_life_ms
-                )
+        _read_ratios(event_rows, ratio[event], slot_field, counts, fields)
     return len(keys)

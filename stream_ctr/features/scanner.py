@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.features.columns import Column, check_fields
-from stream_ctr.features.scan import (
+from stream_ctr.features.scan import scan_records
+from stream_ctr.features.scan_plan import (
     BOUNDED,
     INTEGER,
     LEARNED,
@@ -18,7 +19,6 @@ from stream_ctr.features.scan import (
     TEXT,
     Schema,
     Scratch,
-    scan_records,
 )
 from stream_ctr.features.schema import FieldConfig, slot_fields
 

@@ -231,6 +231,7 @@ class FeatureTables:
         if self._half_life_ms > 0.0:
             by_row["row_time_ms"] = self._time_ms
         rows = self._watch.add(FrozenRows(by_row, used))
+        self.lookup(np.zeros((0, len(self.slot_field)), np.uint64))  # loaded before encoding waits for it
         arrays: dict[str, Source] = {
             "row_time_ms": self._time_ms[:0],
             **{name: rows[name] for name in rows.names()},

@@ -221,7 +221,10 @@ class CompiledLearner:
         if len(batch.changes.row):
             if batch.changes.row.min() < 0:
                 raise StateError(f"the batch starts row {batch.changes.row.min()}; rows count from 0")
-            self._rows.reserve(int(batch.changes.row.max()) + 1)
+            needed = int(batch.changes.row.max()) + 1
+            if needed > self._rows.weight.shape[0]:
+                self._kept = self._kept_rows = None  # the memory that it works on is given up array by array
+            self._rows.reserve(needed)
         self._check_rows(batch.rows)
 
     def _check_rows(self, rows: NDArray[np.int64]) -> None:

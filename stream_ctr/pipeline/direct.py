@@ -54,7 +54,7 @@ def direct_batches(
         keys = _keys(part, key_encoder, first)
         events = [
             Event(
-                keys[index],
+                keys[index].tobytes(),
                 action,
                 label,
                 NAN,

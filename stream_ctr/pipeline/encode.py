@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.pipeline.batch import ASIDE, Batch, RowChanges
@@ -15,7 +14,8 @@ from stream_ctr.pipeline.batch import ASIDE, Batch, RowChanges
 class Event(NamedTuple):
     """One row of a batch before it is encoded; the names are the batch's."""
 
-    keys: NDArray[np.uint64]
+    keys: bytes
+    """uint64 [S]: bytes can be joined and held in fewer steps than arrays."""
     action: int
     label: float
     served: float
@@ -34,7 +34,8 @@ def encode(events: Sequence[Event], tables: FeatureTables, slots: int) -> Batch:
     keys, action, label, served, time_ms, impression, truth = zip(*events, strict=True)
     actions = np.array(action, np.uint8)
     times = np.array(time_ms, np.int64)
-    encoded = tables.encode(np.concatenate(keys).reshape(len(events), slots), actions, times)
+    taken = np.frombuffer(bytearray().join(keys), np.uint64).reshape(len(events), slots)
+    encoded = tables.encode(taken, actions, times)
     actions &= np.uint8(255 - ASIDE)
     return Batch(
         rows=encoded.rows,

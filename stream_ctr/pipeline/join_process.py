@@ -12,8 +12,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, Record
 from stream_ctr.events.records import Impression
@@ -31,7 +29,7 @@ from stream_ctr.state import State
 _NO_FEATURES = (FieldConfig("unused"),)
 """The joiner looks at no feature; a schema has at least one."""
 
-_NO_EVENT = Event(np.zeros(0, np.uint64), 0, NAN, NAN, 0, 0, NAN)
+_NO_EVENT = Event(b"", 0, NAN, NAN, 0, 0, NAN)
 """What a label is to the learner, which there is none of."""
 
 _PLACE = struct.Struct("<iq")

@@ -161,7 +161,7 @@ class LabelledPipeline(Pipeline):
         shown: Impression = record.impression
         own, encoder = self._is_own(shown.arm), self.key_encoder
         try:
-            keys = (encoder.keys if own else encoder.peek_keys)(shown.features)
+            keys = (encoder.keys if own else encoder.peek_keys)(shown.features).tobytes()
         except RecordError as error:
             return str(error)
         served = shown.p.get(self.arm, NAN)

@@ -98,6 +98,8 @@ class JoinMemory:
 
     def pop_windows(self, before_ms: int) -> Iterator[Held]:
         """Open impressions whose window began before a time, by (beginning, number)."""
+        if not (self._ahead_windows or self._impressions.may_be_due(before_ms)):
+            return iter(())  # of most entries nothing falls due: this is asked for each
         due = (held for held in self._impressions.pop_due(before_ms) if held.status in UNSETTLED)
         if not self._ahead_windows or self._ahead_windows[0][0] >= before_ms:
             return due
@@ -133,12 +135,13 @@ class JoinMemory:
 
     def forget(self, before_ms: int) -> int:
         """Forget what took its place in the order before a time; how many held clicks that were."""
-        self._impressions.forget(before_ms, OPEN)
+        if self._impressions.may_be_old(before_ms):
+            self._impressions.forget(before_ms, OPEN)
         while self._ahead_ids and self._ahead_ids[0][0] < before_ms:
             held = heapq.heappop(self._ahead_ids)[2]
             self._ahead_bytes -= size_of(held)
             del self._ahead[held.event_id]
-        return self._clicks.forget(before_ms, OPEN)
+        return self._clicks.forget(before_ms, OPEN) if self._clicks.may_be_old(before_ms) else 0
 
     def state(self) -> State:
         """Both queues, the impressions ahead, and how many segments have been written."""

@@ -82,6 +82,16 @@ class Queue:
             self.bytes -= len(held.payload)
             held.payload = None
 
+    def may_be_due(self, before_ms: int) -> bool:
+        """Whether :meth:`pop_due` has to be asked: a cheap look that may say yes without need."""
+        if self.due < self.spilled:
+            return True
+        return bool(self._waiting) and self._waiting[0].time_ms < before_ms
+
+    def may_be_old(self, before_ms: int) -> bool:
+        """Whether :meth:`forget` has to be asked, likewise."""
+        return bool(self.segments) or (bool(self._line) and self._line[0].time_ms < before_ms)
+
     def pop_due(self, before_ms: int) -> Iterator[Held]:
         """Records that took their place before a time, each once, oldest first."""
         while self.due < self.end:

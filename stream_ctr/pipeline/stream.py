@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
-
 from stream_ctr.errors import RecordError, StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import Click, Impression, LabelledImpression
@@ -224,12 +222,12 @@ class Pipeline:
             encoder = self.key_encoder
             if isinstance(record, Impression):
                 try:
-                    keys = (encoder.keys if own else encoder.peek_keys)(record.features)
+                    keys = (encoder.keys if own else encoder.peek_keys)(record.features).tobytes()
                 except RecordError as error:
                     return str(error)
             else:
                 assert ordered.row is not None
-                keys = encoder.complete(ordered.row, observe=own)
+                keys = encoder.complete(ordered.row, observe=own).tobytes()
             served = record.p.get(self.arm, NAN)
             truth = NAN if record.truth is None else record.truth
             action = self.labels.shown(record.event_id) if own else PREDICT | ASIDE
@@ -238,7 +236,7 @@ class Pipeline:
             time_ms = min(record.ts_ms, joiner.watermark_ms)
             events.append(Event(keys, action, label, served, time_ms, joiner.impressions, truth))
             planted = (served, truth) if self.learn_from == "all" else (served, truth, own)
-            payload = keys.tobytes() + self._planted.pack(*planted)
+            payload = keys + self._planted.pack(*planted)
             labelled = joiner.hold(record.event_id, record.ts_ms, payload)
         if labelled is not None:
             self._settle([labelled], events)
@@ -253,14 +251,14 @@ class Pipeline:
         events += [event for event in map(self._labelled, known) if event.action]
 
     def _labelled(self, labelled: Labelled) -> Event:
-        slots, payload = self.key_encoder.slots, labelled.payload
-        served, truth, *own = self._planted.unpack_from(payload, 8 * slots)
+        key_bytes, payload = 8 * self.key_encoder.slots, labelled.payload
+        served, truth, *own = self._planted.unpack_from(payload, key_bytes)
         if own and not own[0]:
             action = SETTLE if labelled.final else 0
         else:
             action = self.labels.labelled(labelled.event_id, labelled.label, labelled.final)
         return Event(
-            np.frombuffer(payload, np.uint64, slots),
+            payload[:key_bytes],
             action,
             labelled.label,
             served,

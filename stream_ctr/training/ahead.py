@@ -39,6 +39,8 @@ class Ahead:
         self._core, self._on_step = core, on_step
         self._learning = Background[_Learned]("learn", most=MOST_CHUNKS)
         self._line: deque[Applied] = deque()
+        self._learned: deque[tuple[Applied, LearnResult]] = deque()
+        """Learned and not measured yet."""
         self._chunk_seconds = MOST_SECONDS
 
     @property
@@ -50,18 +52,22 @@ class Ahead:
         """Have a chunk learned after those before it; waits while the line is as long as it may be."""
         while self._line and (len(self._line) == MOST_CHUNKS or self._too_long() or self._learning.done):
             self._take()
+        # In line before anybody is told of those before it: whoever is may settle, and save what is applied.
         self._line.append(applied)
         self._learning.start(lambda: self._learn(applied))
+        self._measure()
 
     def settle(self) -> None:
         """Wait until all of it is learned and measured: only then do pipeline, learner and metrics agree."""
         while self._line:
             self._take()
+        self._measure()
 
     def close(self) -> None:
         """End the thread; what was not learned is left, for the next start to read again."""
         self._learning.close()
         self._line.clear()
+        self._learned.clear()
 
     def _too_long(self) -> bool:
         return len(self._line) > 1 and (len(self._line) - 1) * self._chunk_seconds > MOST_SECONDS
@@ -76,4 +82,9 @@ class Ahead:
         applied = self._line.popleft()
         if learned is not None:
             self._chunk_seconds = learned.seconds
-            self._on_step(self._core.measure(applied, learned.result))
+            self._learned.append((applied, learned.result))
+
+    def _measure(self) -> None:
+        """Measure what is learned, in order, also when one who is told of a chunk settles."""
+        while self._learned:
+            self._on_step(self._core.measure(*self._learned.popleft()))

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from stream_ctr import frozen
 from stream_ctr.config import load_settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.files import Files
+from stream_ctr.frozen import FrozenState
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.pipeline.batch import Batch
 from stream_ctr.state import State
@@ -110,6 +112,99 @@ def test_learning_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
         daemon.run(threading.Event(), until_idle=0.0)
     assert files.in_time == [True]
     assert learner_state(tmp_path / "slow").equals(learner_state(tmp_path / "whole"))
+
+
+class SlowPieces(WatchedFiles):
+    """Once ``slow``, each of a checkpoint's first pieces waits until a chunk more is learned."""
+
+    def __init__(self) -> None:
+        self.slow = False
+        self.waited = 0
+        self.learned_on = threading.Event()
+
+    def step(self, operation: str, path: Path) -> None:
+        if self.slow and operation == "write_piece" and self.waited < 8:
+            self.waited += 1
+            self.learned_on.clear()
+            assert self.learned_on.wait(20.0)
+
+
+def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is the state of one position, bit for bit, however long it takes."""
+    monkeypatch.setattr(frozen, "PIECE_BYTES", 256)
+    write_stream(tmp_path, 300)
+    files = SlowPieces()
+    taken: list[dict[str, State]] = []
+    config = replaced(write_config(tmp_path, "slow"), "checkpoint_seconds = 1e9", "checkpoint_seconds = 0")
+    with trainer(config, files, on_step=lambda step: files.learned_on.set()) as (daemon, _):
+        freeze = daemon.core.freeze
+
+        def recorded() -> dict[str, FrozenState]:
+            taken.append(copy.deepcopy(daemon.core.parts()))
+            if daemon.core.pipeline.applied > 80 and not files.waited:
+                files.slow = True
+            return freeze()
+
+        monkeypatch.setattr(daemon.core, "freeze", recorded)
+        daemon.run(threading.Event(), until_idle=0.0)
+    assert files.waited == 8
+    store = CheckpointStore(tmp_path / "slow" / "main" / "checkpoints", 1000)
+    versions = store.versions()[1:]  # the first was written before anything was recorded
+    assert len(versions) == len(taken) > 2
+    for version, parts in zip(versions, taken, strict=True):
+        saved = store.read(version)[1]
+        assert saved.keys() == parts.keys()
+        for name, state in parts.items():
+            assert saved[name].equals(state), (version, name)
+    assert not taken[1]["learner"].equals(taken[-1]["learner"])
+
+
+def test_a_checkpoint_by_one_who_is_told_of_a_chunk_lacks_none_that_is_applied(tmp_path: Path) -> None:
+    """Whoever is told may be told while the next chunk is handed over: that one is in the state, too."""
+    write_stream(tmp_path, 200)
+    with trainer(write_config(tmp_path, "whole")) as (daemon, _):
+        daemon.run(threading.Event(), until_idle=0.0)
+    config, steps = write_config(tmp_path, "stopped"), 0
+
+    def on_step(step: Step) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            daemon.checkpoint()
+            raise StateError("injected")
+
+    with trainer(config, on_step=on_step) as (daemon, _), pytest.raises(StateError, match="injected"):
+        daemon.run(threading.Event(), until_idle=0.0)
+    with trainer(config) as (daemon, _):
+        assert daemon.core.learned > 0
+        daemon.run(threading.Event(), until_idle=0.0)
+    assert learner_state(tmp_path / "stopped").equals(learner_state(tmp_path / "whole"))
+
+
+def test_after_a_failure_nothing_that_was_in_line_is_done() -> None:
+    beside: Background[int] = Background("test", most=4)
+    done: list[int] = []
+    go_on = threading.Event()
+
+    def fail() -> int:
+        assert go_on.wait(20.0)
+        raise ValueError("injected")
+
+    def work() -> int:
+        done.append(1)
+        return 1
+
+    for task in (fail, work, work):
+        beside.start(task)
+    go_on.set()
+    with pytest.raises(ValueError, match="injected"):
+        beside.take()
+    assert (done, len(beside), beside.take()) == ([], 0, None)
+    beside.start(work)
+    assert (beside.take(), done) == (1, [1])
+    beside.close()
 
 
 class BadDisk(WatchedFiles):
