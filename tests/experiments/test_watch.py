@@ -28,7 +28,17 @@ from stream_ctr.experiments.watch_report import build_report
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter
-from tests.experiments.watching import SHADOW, START_MS, STEP_MS, Change, World, make, watch, write_config, write_log
+from tests.experiments.watching import (
+    SHADOW,
+    START_MS,
+    STEP_MS,
+    Change,
+    World,
+    make,
+    watch,
+    write_config,
+    write_log,
+)
 
 WINDOW_MS = 20_000
 
@@ -291,9 +301,7 @@ def test_a_salt_that_changes_while_labels_are_open_takes_none_over(tmp_path: Pat
         ({"watch": "horizon_impressions = 5"}, "horizon_impressions = 0"),
     ],
 )
-def test_what_was_declared_cannot_change_under_a_salt(
-    tmp_path: Path, change: Change, text: str
-) -> None:
+def test_what_was_declared_cannot_change_under_a_salt(tmp_path: Path, change: Change, text: str) -> None:
     planted(tmp_path, World(300))
     with pytest.raises(StateError, match=text + r".*begin a new experiment with a new experiment\.salt"):
         watch(write_config(tmp_path, **change))
