@@ -114,6 +114,7 @@ def test_rows_that_were_passed_are_not_kept_and_nothing_is_after_the_end() -> No
 LEARNERS = {
     "helen": OptimizerConfig(method="helen", perturb="both", row_rule="adam", dense_rule="adam"),
     "revisit": OptimizerConfig(method="revisit", revisit_after=20),
+    "16-bit": OptimizerConfig(method="helen", dense_rule="adam", moments="bfloat16"),
 }
 
 
