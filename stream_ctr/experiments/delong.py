@@ -129,11 +129,15 @@ class AreaPool:
         self.filled[bucket] = True
 
     def estimate(self) -> Estimate:
-        """The mean and its variance; NaN with fewer than two buckets."""
+        """The mean and its variance.
+
+        The variance is NaN with fewer than two buckets, and while nothing has moved the value (both arms have
+        ranked alike so far, or each has given all one probability): that tells nothing of its spread.
+        """
         if self.events <= 0.0:
             return NOTHING
         value, filled = self.weighted / self.events, int(np.count_nonzero(self.filled))
-        if filled < 2:
-            return Estimate(value, math.nan, self.events)
         squares = float(self.influence @ self.influence)
+        if filled < 2 or squares == 0.0:
+            return Estimate(value, math.nan, self.events)
         return Estimate(value, filled / (filled - 1) * squares / self.events**2, self.events)

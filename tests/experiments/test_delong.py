@@ -144,3 +144,18 @@ def test_an_empty_pool_and_one_bucket_say_nothing() -> None:
     pool.add(found, labels, np.full(50, 2))
     assert pool.estimate().value == pytest.approx(found.value)
     assert math.isnan(pool.estimate().variance)
+
+
+def test_a_difference_that_nothing_has_moved_yet_has_no_spread() -> None:
+    labels = np.array([True, False, True, False, False, True])
+    bucket = np.arange(6)
+    flat = area_difference(np.full(6, 0.2), np.full(6, 0.1), labels)
+    assert flat is not None
+    pool = AreaPool(6)
+    pool.add(flat, labels, bucket)
+    assert pool.estimate().value == 0.0
+    assert math.isnan(pool.estimate().variance)
+    told = area_difference(np.array([0.3, 0.1, 0.2, 0.2, 0.1, 0.1]), np.full(6, 0.1), labels)
+    assert told is not None
+    pool.add(told, labels, bucket)
+    assert pool.estimate().variance > 0.0
