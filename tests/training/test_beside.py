@@ -119,14 +119,23 @@ class SlowPieces(WatchedFiles):
 
     def __init__(self) -> None:
         self.slow = False
-        self.waited = 0
-        self.learned_on = threading.Event()
+        self.waited = self.released = 0
+        self.asked, self.learned_on = threading.Event(), threading.Event()
 
     def step(self, operation: str, path: Path) -> None:
         if self.slow and operation == "write_piece" and self.waited < 8:
             self.waited += 1
+            self.asked.set()
+            assert self.learned_on.wait(60.0)
             self.learned_on.clear()
-            assert self.learned_on.wait(20.0)
+
+    def learned(self) -> None:
+        """A chunk was learned: let one piece go."""
+        if self.slow and self.released < 8:
+            self.released += 1
+            assert self.asked.wait(60.0)
+            self.asked.clear()
+            self.learned_on.set()
 
 
 def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
@@ -138,7 +147,7 @@ def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
     files = SlowPieces()
     taken: list[dict[str, State]] = []
     config = replaced(write_config(tmp_path, "slow"), "checkpoint_seconds = 1e9", "checkpoint_seconds = 0")
-    with trainer(config, files, on_step=lambda step: files.learned_on.set()) as (daemon, _):
+    with trainer(config, files, on_step=lambda step: files.learned()) as (daemon, _):
         freeze = daemon.core.freeze
 
         def recorded() -> dict[str, FrozenState]:
