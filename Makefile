@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= out
+JOBS ?= 2
 
 export OMP_NUM_THREADS ?= 1
 
@@ -13,7 +14,7 @@ demo: $(READY)
 	$(BIN)/stream-ctr demo --out $(OUT)
 
 test: $(READY)
-	$(BIN)/python -m pytest tests stream_ctr simulators
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests stream_ctr simulators
 
 check: $(READY)
 	$(BIN)/ruff check .

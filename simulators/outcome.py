@@ -131,7 +131,7 @@ class Latencies:
     >>> for milliseconds in range(1, 101):
     ...     latencies.add(milliseconds / 1000)
     >>> round(latencies.quantile(0.5), 3), round(latencies.quantile(0.99), 3)
-    (0.05, 0.099)
+    (0.05, 0.1)
     """
 
     def __init__(self) -> None:

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stream_ctr.config import load_settings
 from stream_ctr.learners.river_names import NAMED
 
@@ -25,13 +27,20 @@ def test_python_examples_run() -> None:
         exec(compile(block, "docs/river.md", "exec"), names)
 
 
-def test_configuration_example_names_an_arm_of_river(tmp_path: Path) -> None:
-    (text,) = blocks("toml")
+@pytest.mark.parametrize(
+    ("number", "arm", "weight", "classifier"),
+    [(0, "ftrl", 0.5, "river-ftrl"), (1, "forest", 1.0, "river-forest")],
+)
+def test_configuration_examples_name_arms_of_river(
+    number: int, arm: str, weight: float, classifier: str, tmp_path: Path
+) -> None:
+    text = blocks("toml")[number]
     assert tomllib.loads(text)
-    other = '[[experiment.arms]]\nname = "other"\nweight = 0.5\n'
+    other = f'[[experiment.arms]]\nname = "other"\nweight = {weight}\n'
     path = tmp_path / "config.toml"
-    path.write_text(text + other, "utf-8")
-    assert load_settings(path).arm("ftrl").learner.river == "river-ftrl"
+    path.write_text(other + text, "utf-8")
+    assert load_settings(path).arm(arm).learner.river == classifier
+    assert len(blocks("toml")) == 2
 
 
 def test_every_named_classifier_is_in_the_table() -> None:

@@ -232,7 +232,9 @@ def test_the_report_finds_what_is_planted_and_nothing_else(
         assert own.clicks == truth[own.name]["clicks"]
     uplift = truth["new"]["expected_ctr"] / truth["control"]["expected_ctr"] - 1
     for name in ("ctr_uplift", "log_loss", "auc"):
-        assert figures[name].verdict == ("better" if better else "unknown"), name
+        # A model ranks as it does itself, which tells nothing of how far its AUC may be from its own.
+        unknown = "early" if name == "auc" else "unknown"
+        assert figures[name].verdict == ("better" if better else unknown), name
     found = figures["ctr_uplift"]
     assert found.low is not None
     assert found.high is not None

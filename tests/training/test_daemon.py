@@ -26,6 +26,7 @@ from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.pipeline.journal import Decision, FileJournal
+from stream_ctr.predictors.snapshot import versions
 from stream_ctr.training import trainer as trainer_module
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.lock import StateLock
@@ -75,7 +76,7 @@ def test_river_arm_comes_back_from_its_checkpoint_bit_for_bit(tmp_path: Path, na
     assert saved.values["river"] == name
     with trainer(config) as daemon:
         assert daemon.core.learner.state().equals(saved)
-    assert not list(tmp_path.glob("**/snapshots"))
+    assert versions(tmp_path / "state" / "main" / "snapshots")
 
 
 def test_every_malformed_record_is_a_dead_letter_and_the_rest_is_learned(tmp_path: Path) -> None:
