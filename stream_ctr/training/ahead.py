@@ -44,9 +44,9 @@ class Ahead:
         self._chunk_seconds = MOST_SECONDS
 
     @property
-    def newest_events(self) -> int | None:
-        """Events of the chunk that was given last, if it is not measured yet."""
-        return len(self._line[-1].batch) if self._line else None
+    def at_work(self) -> bool:
+        """Whether a chunk was given that is not measured yet."""
+        return bool(self._line)
 
     def give(self, applied: Applied) -> None:
         """Have a chunk learned after those before it; waits while the line is as long as it may be."""

@@ -39,6 +39,8 @@ BUFFERED_CHUNKS = 64
 """Chunks of entries read ahead of the order before only the partitions that hold it up are read."""
 POLL_CHUNKS = 4
 """Chunks of entries asked for in one poll."""
+GLANCE_SECONDS = 0.02
+"""Longest wait for entries while chunks are in line."""
 
 JOURNAL_SECONDS = 5.0
 """Silence after which a decision of the journal that is still ahead can no longer be reached."""
@@ -201,7 +203,8 @@ class Trainer:
                         self._publisher.publish(self.core, reader.end_offsets(), healthy=False)
                         stop.wait(LETTERS_RETRY_SECONDS)
                         continue
-                    if self._read(reader):
+                    heard = self._read(reader)
+                    if heard:
                         clock.heard()
                     positions, ends = reader.positions(), reader.end_offsets()
                     # A log that is away says nothing about what is silent.
@@ -210,7 +213,8 @@ class Trainer:
                     ordered = self._order.emit(self._settings.train.chunk)
                     if ordered:
                         self._ahead.give(self.core.pipeline.apply(ordered))
-                    else:
+                    elif not heard:
+                        # A stream that comes in drops: show what was learned before waiting for more.
                         self._ahead.settle()
                     if self._publisher.snapshot_due():
                         self._ahead.settle()
@@ -258,10 +262,10 @@ class Trainer:
             return False  # a whole chunk is certain: learn it before asking for more
         certain = self._order.buffered > 0 and not blocking
         wait_seconds = 0.0 if certain else self._settings.train.poll_seconds
-        newest = self._ahead.newest_events
-        if wait_seconds and newest is not None and newest < chunk:
-            # A stream that comes in drops: show what was learned before waiting for more.
-            self._ahead.settle()
+        if self._ahead.at_work:
+            # Nothing is lost by looking again while there is something to learn, and what the stream's last
+            # drop brought is shown soon.
+            wait_seconds = min(wait_seconds, GLANCE_SECONDS)
         entries = reader.poll(POLL_CHUNKS * chunk, wait_seconds, blocking if crowded else None)
         self._order.add(entries)
         return bool(entries)
