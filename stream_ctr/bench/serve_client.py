@@ -24,6 +24,9 @@ import numpy as np
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 END_SECONDS: Final = 10.0
 """Time after the last request was due in which answers are still waited for."""
+ACCEPT_SECONDS: Final = 0.5
+"""Time between connecting and the first request: a loop accepts one connection a round, so under an overload
+new ones wait for seconds, which is another question than how long a request takes."""
 LATE_SECONDS: Final = 0.001
 """Sending that much after a request was due is the client's own lateness, and is told."""
 
@@ -101,6 +104,7 @@ class Run:
             _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", load.port)
             self._open.add(connection)
             self._free.append(connection)
+        await asyncio.sleep(ACCEPT_SECONDS)
         began = time.perf_counter()
         if load.rate > 0.0:
             await self._send_on_time(began)

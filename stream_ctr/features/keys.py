@@ -132,6 +132,8 @@ class KeyEncoder:
         """
         if not candidates:
             return np.zeros((0, self.slots), np.uint64)
+        if len(candidates) == 1:  # nothing is shared: one encoding takes half of the time of two
+            return self._encode(self._all, ({**context, **candidates[0]},), observe=False)
         names = frozenset().union(*candidates)
         for features in (context, names):
             self._check_names(features)
