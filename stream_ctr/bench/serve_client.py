@@ -25,8 +25,8 @@ QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 END_SECONDS: Final = 10.0
 """Time after the last request was due in which answers are still waited for."""
 ACCEPT_SECONDS: Final = 0.5
-"""Time between connecting and the first request: a loop accepts one connection a round, so under an overload
-new ones wait for seconds, which is another question than how long a request takes."""
+"""Time between connecting and the first request: connections that come with an overload wait for seconds
+until they are taken in, which is another question than how long a request takes."""
 LATE_SECONDS: Final = 0.001
 """Sending that much after a request was due is the client's own lateness, and is told."""
 
