@@ -43,6 +43,7 @@ def text_end(data: NDArray[np.uint8], at: int) -> int:
 
 @kernel
 def same(one: NDArray[np.uint8], at: int, other: NDArray[np.uint8], start: int, length: int) -> bool:
+    """Whether ``length`` bytes of ``one`` from ``at`` are those of ``other`` from ``start``."""
     index = 0
     while index < length and one[at + index] == other[start + index]:
         index += 1

@@ -25,7 +25,7 @@ from stream_ctr.pipeline.labelled import LabelledDecoder
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.training.ahead import Ahead
-from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
+from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.identity import identity
@@ -148,6 +148,11 @@ class Trainer:
             self._ahead.settle,
             self._publisher.checkpointed,
         )
+        self._begin(loaded, lost, warm)
+
+    def _begin(self, loaded: Loaded | None, lost: int, warm: WarmStart | None) -> None:
+        """Say where this run begins, and make that durable where it is new."""
+        reporter = self._reporter
         if loaded is None:
             reason = f"no checkpoint there: the weights start {f'from {warm.folder}' if warm else 'anew'}"
             reporter.say("new", state=str(self.folder), reason=reason)
@@ -164,7 +169,9 @@ class Trainer:
             reporter.say("skipped", entries=lost, reason="the log no longer holds them")
             self.checkpoint()
         if self.core.rebuilds:
-            reason = f"{arm.learner.river} has no state that can be saved: the log is learned from its start"
+            reason = (
+                f"{self._arm.learner.river} has no state that can be saved: the log is learned from its start"
+            )
             reporter.say("rebuild", reason=reason)
 
     @property

@@ -66,6 +66,16 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
 @pytest.fixture(scope="module")
 def prometheus(composed: Composed) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=composed.url("prometheus", 9090), timeout=10) as client:
+
+        def ready() -> str:
+            # Its port is open, and answers 503, before its storage is.
+            try:
+                answer = client.get("/-/ready")
+            except httpx.HTTPError as error:
+                return f"Prometheus does not answer: {error}"
+            return "" if answer.status_code == 200 else f"Prometheus is not ready: {answer.text}"
+
+        soon(composed, ready, START_SECONDS)
         yield client
 
 
@@ -124,10 +134,7 @@ def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -
     }
 
     def look() -> str:
-        try:
-            active = prometheus.get("/api/v1/targets").json()["data"]["activeTargets"]
-        except httpx.HTTPError as error:
-            return str(error)
+        active = prometheus.get("/api/v1/targets").raise_for_status().json()["data"]["activeTargets"]
         assert not active or {target["labels"]["instance"] for target in active} == wanted
         wrong = [
             f"{target['labels']['instance']}: {target['lastError']}"
