@@ -61,9 +61,9 @@ def open_reader(log: EventLog, topic: str) -> Iterator[OpenReader]:
 
 
 def take(reader: LogReader, count: int, *, at_once: int = 1000) -> list[Entry]:
-    """Poll until ``count`` entries came; fails when they do not within half a minute."""
+    """Poll until ``count`` entries came; fails when they do not within a minute."""
     entries: list[Entry] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(entries) < count:
         assert time.monotonic() < deadline, f"{len(entries)} of {count} entries came"
         entries += reader.poll(at_once, 1.0)

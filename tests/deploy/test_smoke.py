@@ -21,7 +21,7 @@ import pytest
 from stream_ctr.experiments.report_model import decode_report
 from tests.deploy.composed import DEPLOY, Composed, read_yaml
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 
 ORDER = [
     "kafka",
@@ -34,8 +34,10 @@ ORDER = [
     "prometheus",
 ]
 """All services but Grafana, which no package of this machine has."""
-START_SECONDS = 300.0
-DATA_SECONDS = 120.0
+START_SECONDS = 600.0
+DATA_SECONDS = 300.0
+ANSWER_SECONDS = 60.0
+"""Patience with one answer of a service: nothing here is about how fast they are."""
 DASHBOARD = json.loads((DEPLOY / "grafana" / "experiment.json").read_text("utf-8"))
 QUERIES = [
     (f"{panel['title']}: {target['legendFormat']}", target["expr"])
@@ -65,7 +67,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
 
 @pytest.fixture(scope="module")
 def prometheus(composed: Composed) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=composed.url("prometheus", 9090), timeout=10) as client:
+    with httpx.Client(base_url=composed.url("prometheus", 9090), timeout=ANSWER_SECONDS) as client:
 
         def ready() -> str:
             # Its port is open, and answers 503, before its storage is.
@@ -109,7 +111,7 @@ def as_grafana_asks(expression: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(composed: Composed) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=composed.url("server", 8100), timeout=10) as client:
+    with httpx.Client(base_url=composed.url("server", 8100), timeout=ANSWER_SECONDS) as client:
         yield client
 
 
@@ -135,13 +137,16 @@ def test_every_target_is_scraped(composed: Composed, prometheus: httpx.Client) -
 
     def look() -> str:
         active = prometheus.get("/api/v1/targets").raise_for_status().json()["data"]["activeTargets"]
-        assert not active or {target["labels"]["instance"] for target in active} == wanted
-        wrong = [
+        found = {target["labels"]["instance"] for target in active}
+        assert found <= wanted
+        # Prometheus takes the jobs of its configuration up one after the other.
+        wrong = [f"{instance}: not a target yet" for instance in sorted(wanted - found)]
+        wrong += [
             f"{target['labels']['instance']}: {target['lastError']}"
             for target in active
             if target["health"] != "up"
         ]
-        return "; ".join(wrong) if active else "no targets"
+        return "; ".join(wrong)
 
     soon(composed, look)
 
@@ -152,8 +157,10 @@ def test_alerts_are_evaluated_without_errors(composed: Composed, prometheus: htt
     def look() -> str:
         groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
         rules = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
-        assert set(rules) == wanted
-        return ", ".join(f"{name} is {health}" for name, health in rules.items() if health != "ok")
+        assert set(rules) <= wanted
+        wrong = [f"{name} is not there yet" for name in sorted(wanted - set(rules))]
+        wrong += [f"{name} is {health}" for name, health in rules.items() if health != "ok"]
+        return ", ".join(wrong)
 
     soon(composed, look)
 
@@ -173,12 +180,12 @@ def test_every_query_of_the_dashboard_has_data(composed: Composed, prometheus: h
 
 def test_the_page_answers_and_its_report_compares_both_arms(composed: Composed) -> None:
     watcher = composed.url("watcher", 9109)
-    answer = httpx.get(watcher)
+    answer = httpx.get(watcher, timeout=ANSWER_SECONDS)
     assert answer.headers["content-type"].startswith("text/html")
     assert "report.json" in answer.text
 
     def look() -> str:
-        report = decode_report(httpx.get(f"{watcher}/report.json").content)
+        report = decode_report(httpx.get(f"{watcher}/report.json", timeout=ANSWER_SECONDS).content)
         assert {arm.name for arm in report.arms} == ARMS
         assert report.sample_ratio.sound
         early = [
@@ -194,7 +201,7 @@ def test_published_ports_are_listened_to_and_bound_to_this_machine_alone(compose
         for text in composed.services[name].get("ports", ()):
             host, _, inside = str(text).split(":")
             assert host == "127.0.0.1"
-            socket.create_connection((composed.addresses[name], int(inside)), timeout=5).close()
+            socket.create_connection((composed.addresses[name], int(inside)), ANSWER_SECONDS).close()
 
 
 def test_both_arms_answer_visitors(server: httpx.Client) -> None:
@@ -207,7 +214,8 @@ def test_an_arm_that_is_switched_off_shows_everywhere(
     composed.call("server", ["experiment", "kill", "treatment"])
 
     def look() -> str:
-        report = decode_report(httpx.get(f"{composed.url('watcher', 9109)}/report.json").content)
+        address = f"{composed.url('watcher', 9109)}/report.json"
+        report = decode_report(httpx.get(address, timeout=ANSWER_SECONDS).content)
         off = {arm.name for arm in report.arms if arm.killed}
         alerts = [alert["labels"] for alert in prometheus.get("/api/v1/alerts").json()["data"]["alerts"]]
         raised = {labels.get("arm") for labels in alerts if labels["alertname"] == "ArmSwitchedOff"}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +21,7 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.security import PASSWORD_VARIABLE, SecurityConfig
 from tests.broker import Broker
+from tests.ports import free_port
 
 pytestmark = pytest.mark.kafka
 
@@ -94,12 +93,6 @@ def make_certificate(folder: Path, name: str, alternative: str) -> None:
     )
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [item.getsockname()[1] for item in sockets]
-
-
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     if os.environ.get("STREAM_CTR_TEST_KAFKA") != "start":
@@ -111,7 +104,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     make_certificate(folder, "client", "DNS:client")
     (folder / "password").write_text(PASSWORD + "\n", "utf-8")
     (folder / "properties").write_text(PROPERTIES.format(folder=folder, password=PASSWORD), "utf-8")
-    ssl_port, sasl_port = free_ports(2)
+    ssl_port, sasl_port = free_port(), free_port()
     broker = Broker(
         tmp_path_factory.mktemp("secured"),
         ["--listener", f"SSL:{ssl_port}", "--listener", f"SASL_SSL:{sasl_port}",

@@ -199,7 +199,7 @@ log.close()
 def test_processes_that_create_at_once_agree(url: str) -> None:
     command = [sys.executable, "-c", _CREATOR, url]
     creators = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    answers = {creator.communicate(timeout=60)[0] for creator in creators}
+    answers = {creator.communicate(timeout=120)[0] for creator in creators}
     assert {creator.returncode for creator in creators} == {0}
     assert len(answers) == 1
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from stream_ctr.experiments.page import page_routes
 from stream_ctr.experiments.report_model import Report, decode_report, encode_report
@@ -17,6 +17,7 @@ from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.server import MetricsServer
 
 EXAMPLE = Path(__file__).parents[1] / "experiments" / "report_example.json"
+expect.set_options(timeout=60_000)  # playwright's own five seconds are few for a busy machine
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 

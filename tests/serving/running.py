@@ -47,7 +47,7 @@ class Process:
             self.child.kill()
             raise AssertionError((lines, self.child.communicate()))
         self.url, *self.admin = [line.split()[-1] for line in lines]
-        self.client = httpx.Client(base_url=self.url, timeout=20, verify=True if tls is None else tls)
+        self.client = httpx.Client(base_url=self.url, timeout=60, verify=True if tls is None else tls)
 
     def rank(self, user: str, candidates: int = 1) -> httpx.Response:
         return self.client.post("/v1/rank", json=request(user, candidates))
@@ -61,7 +61,7 @@ class Process:
     def stop(self, number: int = signal.SIGTERM) -> tuple[str, str]:
         """Exit status 0 after the signal; what it wrote to both outputs."""
         self.child.send_signal(number)
-        out, err = self.child.communicate(timeout=60)
+        out, err = self.child.communicate(timeout=120)
         assert self.child.returncode == 0, err
         return out, err
 

@@ -49,7 +49,7 @@ def logged(url: str) -> list[Impression]:
     return sorted(found, key=lambda impression: impression.ts_ms)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for another thread to bring the condition about."""
     end = time.monotonic() + seconds
     while not condition():

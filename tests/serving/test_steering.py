@@ -31,6 +31,7 @@ url = "sqlite:///{folder}/logs/log.db"
 [serve]
 port = 0
 poll_seconds = {poll_seconds}
+deadline_seconds = 60.0
 workers = {workers}
 [experiment]
 name = "steering"
@@ -62,7 +63,7 @@ class Cluster:
 
     def metrics(self, name: str, **labels: str) -> list[float]:
         """The series in every worker."""
-        texts = [httpx.get(f"{admin}/metrics", timeout=20).text for admin in self.admins]
+        texts = [httpx.get(f"{admin}/metrics", timeout=60).text for admin in self.admins]
         return [sample(text, f"stream_ctr_serve_{name}", **labels) for text in texts]
 
     def replace(self, *changes: tuple[str, str]) -> None:
@@ -76,7 +77,7 @@ class Cluster:
 
     def stop(self) -> str:
         self.child.send_signal(signal.SIGTERM)
-        _, err = self.child.communicate(timeout=60)
+        _, err = self.child.communicate(timeout=120)
         assert self.child.returncode == 0, err
         return err
 
@@ -99,14 +100,14 @@ def test_all_workers_follow_a_kill_and_a_new_experiment_under_load(tmp_path: Pat
     def load(url: str) -> None:
         while not done.is_set():
             # A connection each: any worker may take it.
-            answers.append(httpx.post(f"{url}/v1/rank", json=request(USER), timeout=20))
+            answers.append(httpx.post(f"{url}/v1/rank", json=request(USER), timeout=60))
 
     with serving(tmp_path, workers=2, poll_seconds=0.05) as cluster:
         threads = [threading.Thread(target=load, args=(cluster.url,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         eventually(lambda: len(answers) > 20)
-        killed = httpx.post(f"{cluster.admins[0]}/admin/arms/new/kill", json={"reason": "test"}, timeout=20)
+        killed = httpx.post(f"{cluster.admins[0]}/admin/arms/new/kill", json={"reason": "test"}, timeout=60)
         assert (killed.status_code, killed.json()["changed"]) == (200, True)
         eventually(lambda: cluster.metrics("arm_killed", arm="new") == [1, 1])
         after_kill = len(answers) + len(threads)  # those under way may have seen the old plan
@@ -147,7 +148,7 @@ def test_a_log_that_is_away_leaves_a_span_that_ends_when_it_is_back(tmp_path: Pa
     with serving(tmp_path, workers=1, poll_seconds=3600) as cluster:
         eventually(lambda: len(read_gaps(tmp_path / "experiment")) == 1)
         assert read_gaps(tmp_path / "experiment")[0].end_ms is None
-        assert httpx.post(f"{cluster.url}/v1/rank", json=request(USER), timeout=20).status_code == 200
+        assert httpx.post(f"{cluster.url}/v1/rank", json=request(USER), timeout=60).status_code == 200
         blocked.unlink()
         eventually(lambda: read_gaps(tmp_path / "experiment")[0].end_ms is not None)
         assert cluster.metrics("log_gaps_total") == [1]
@@ -165,7 +166,10 @@ def test_a_hangup_reads_the_file_at_once(tmp_path: Path) -> None:
         cluster.replace(('name = "renamed"', 'name = "renamed"\ncoverage = 0.0'), ('"one"', '"two"'))
         cluster.child.send_signal(signal.SIGHUP)
         eventually(lambda: cluster.metrics("config_reloads_total") == [1])
-        assert httpx.post(f"{cluster.url}/v1/rank", json=request(USER)).json()["experiment"] == "renamed"
+        assert (
+            httpx.post(f"{cluster.url}/v1/rank", json=request(USER), timeout=60).json()["experiment"]
+            == "renamed"
+        )
         err = cluster.stop()
     assert "a changed name requires a new salt" in err
 

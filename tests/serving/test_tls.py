@@ -54,12 +54,14 @@ def test_rankings_over_tls_for_clients_that_are_known(folder: Path) -> None:
     with running(folder / "state", log, serve, tls=known) as server:
         assert server.rank(USERS["control"]).json()["candidates"][0]["p"] == 0.5
         with pytest.raises(httpx.TransportError):
-            httpx.post(f"{server.url}/v1/rank", json=request(), verify=stranger)
+            httpx.post(f"{server.url}/v1/rank", json=request(), verify=stranger, timeout=60)
         with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-            httpx.get(f"{server.url}/health/live", verify=ssl.create_default_context())
+            httpx.get(f"{server.url}/health/live", verify=ssl.create_default_context(), timeout=60)
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"{server.url.replace('https', 'http')}/health/live")
-        assert httpx.get(f"{server.admin[0]}/health/live").status_code == 200, "loopback speaks plain HTTP"
+            httpx.get(f"{server.url.replace('https', 'http')}/health/live", timeout=60)
+        assert httpx.get(f"{server.admin[0]}/health/live", timeout=60).status_code == 200, (
+            "loopback speaks plain HTTP"
+        )
         _, err = server.stop()
     assert "Traceback" not in err
 

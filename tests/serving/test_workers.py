@@ -43,14 +43,14 @@ def gone(number: int) -> bool:
 
 def answered(admin: str) -> float:
     """200s of one worker."""
-    text = httpx.get(f"{admin}/metrics", timeout=20, verify=False).text
+    text = httpx.get(f"{admin}/metrics", timeout=60, verify=False).text
     counted = 'stream_ctr_serve_requests_total{arm="new",code="200"}' in text
     return sample(text, "stream_ctr_serve_requests_total", arm="new", code="200") if counted else 0.0
 
 
 def version(admin: str) -> float:
     """Version of the treatment's snapshot that one worker serves."""
-    text = httpx.get(f"{admin}/metrics", timeout=20, verify=False).text
+    text = httpx.get(f"{admin}/metrics", timeout=60, verify=False).text
     return sample(text, "stream_ctr_serve_snapshot_version", arm="new")
 
 
@@ -63,13 +63,13 @@ def test_workers_share_the_requests_and_one_that_dies_is_replaced(state: Path, l
             try:  # a connection of its own each time, so that all workers are met
                 answers.append(
                     httpx.post(
-                        f"{url}/v1/rank", json=request(USERS["new"]), timeout=20, verify=False
+                        f"{url}/v1/rank", json=request(USERS["new"]), timeout=60, verify=False
                     ).status_code
                 )
             except httpx.TransportError:
                 answers.append(0)  # the worker that had taken the connection was killed
 
-    with running(state, log, {"workers": 2}) as server:
+    with running(state, log, {"workers": 2, "deadline_seconds": 60.0}) as server:
         assert len(server.admin) == 2
         assert server.client.get("/metrics").status_code == 404
         threads = [threading.Thread(target=load, args=(server.url,)) for _ in range(3)]

@@ -89,13 +89,22 @@ class Server:
 
     def metric(self, name: str) -> float:
         """One figure of /metrics that has no labels."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=20) as answer:
-            return sample(answer.read().decode(), f"stream_ctr_serve_{name}")
+        return sample(self._metrics(), f"stream_ctr_serve_{name}")
+
+    def answered(self) -> float:
+        """Requests that it answered with a ranking."""
+        lines = self._metrics().splitlines()
+        ranked = [line for line in lines if line.startswith("stream_ctr_serve_requests_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in ranked if 'code="200"' in line)
+
+    def _metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
+            return str(answer.read().decode())
 
     def stop(self) -> None:
         """End it as an operator would; what it was given is in the log then."""
         self.child.send_signal(signal.SIGTERM)
-        _, errors = self.child.communicate(timeout=60)
+        _, errors = self.child.communicate(timeout=120)
         assert self.child.returncode == 0, errors
 
     def close(self) -> None:

@@ -67,11 +67,11 @@ def test_a_short_demo_ends_with_the_report_and_goes_on_serving(tmp_path: Path) -
             text += line
         result = json.loads(text)
         page = result["addresses"]["page"]
-        with urllib.request.urlopen(f"{page}/report.json", timeout=20) as answer:
+        with urllib.request.urlopen(f"{page}/report.json", timeout=60) as answer:
             assert decode_report(answer.read()).experiment == "demo"
-        eventually(lambda: len(of_session(process.pid)) == 6, seconds=60)
+        eventually(lambda: len(of_session(process.pid)) == 6)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert (process.returncode, "Traceback" in errors) == (0, False), errors
         assert of_session(process.pid) == []
     traffic = result["traffic"]
@@ -90,7 +90,7 @@ def test_sigterm_ends_what_the_demo_started(tmp_path: Path) -> None:
     with demo(folder, "--events", "100000") as process:
         wait_for(folder / "demo-1" / "state" / "treatment" / "lock", process)  # then all but the traffic run
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 130
         assert "Traceback" not in errors
         assert errors.endswith("stream-ctr demo: interrupted\n")

@@ -91,7 +91,7 @@ class SlowDisk(WatchedFiles):
 
     def step(self, operation: str, path: Path) -> None:
         if self.slow and operation == "sync_file" and "/main/checkpoints" in str(path) and not self.in_time:
-            self.in_time.append(self.learned_on.wait(20.0))
+            self.in_time.append(self.learned_on.wait(60.0))
 
 
 def test_learning_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_after_a_failure_nothing_that_was_in_line_is_done() -> None:
     go_on = threading.Event()
 
     def fail() -> int:
-        assert go_on.wait(20.0)
+        assert go_on.wait(60.0)
         raise ValueError("injected")
 
     def work() -> int:

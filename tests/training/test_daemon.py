@@ -276,7 +276,7 @@ def test_the_process_serves_metrics_and_ends_cleanly_on_sigterm(tmp_path: Path) 
         text = ""
         deadline = time.monotonic() + 120
         while "stream_ctr_log_loss{" not in text and time.monotonic() < deadline:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 text = answer.read().decode()
             time.sleep(0.1)
         assert 'stream_ctr_log_loss{arm="main"' in text

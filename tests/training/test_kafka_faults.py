@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +38,7 @@ from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.broker import Broker
+from tests.ports import free_port
 from tests.training.streams import write_config, write_stream
 from tests.training.test_restart import OPERATIONS, assert_equal_bits, final, run_plan
 
@@ -100,7 +100,8 @@ class Run:
         self.folder, self.broker, self.source = folder, broker, source
         self.topics = {name: f"{name}-{own}" for name in ("impressions", "clicks")}
         self.dead_letters = f"dead-letters-{own}"
-        self.log = KafkaLog(broker.url, timeout_seconds=3, append_timeout_seconds=20)
+        # What only prepares a fault is patient with a broker that is slow to be its old self again.
+        self.log = KafkaLog(broker.url, timeout_seconds=30, append_timeout_seconds=60)
         self.entries = 0
         """Entries that were written to both topics."""
 
@@ -244,8 +245,7 @@ def test_a_broker_away_at_the_start_is_waited_for(run: Run, faults: FaultTable) 
     """The daemon itself, as a process: live and not ready while it waits, and ended in an orderly way."""
     run.fill()
     config = run.config("late")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     text = config.read_text("utf-8").replace("metrics_port = -1", f"metrics_port = {port}")
     config.write_text(text, "utf-8")
     run.broker.kill()
@@ -280,7 +280,7 @@ def said_until(lines: IO[str], event: str) -> None:
 
 def status_of(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -290,7 +290,7 @@ def status_of(url: str) -> int:
 def applied_of(port: int) -> int:
     """Entries applied, as the daemon shows them."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
     except OSError:  # between the server that waits and the one that works
         return 0
