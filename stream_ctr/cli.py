@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,14 @@ def version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
-    parser, found = build_parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without some character shows a mark in its place: that is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        parser, found = build_parser()
+    except KeyboardInterrupt:
+        print("stream-ctr: interrupted", file=sys.stderr)
+        return 130
     arguments = parser.parse_args(argv)
     try:
         status = found[arguments.command].run(arguments)

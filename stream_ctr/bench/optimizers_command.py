@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,10 +84,10 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     for name in ("trials", "block"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
-    if not 0 <= arguments.score_from < arguments.tune_to < arguments.test_to:
+    if not 0 <= arguments.score_from < arguments.tune_to < arguments.test_to <= sys.maxsize:
         raise UsageError(
             f"--score-from {arguments.score_from}, --tune-to {arguments.tune_to} and --test-to "
-            f"{arguments.test_to} must ascend, from 0 on"
+            f"{arguments.test_to} must ascend, from 0 to {sys.maxsize}"
         )
     tested = arguments.test_to - arguments.tune_to
     if tested < FEWEST_BLOCKS * arguments.block:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -127,8 +128,8 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
 
     if not 1 <= arguments.seeds <= 1000:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to 1000")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError(f"--limit {arguments.limit}: must be 1 or more")
+    if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
+        raise UsageError(f"--limit {arguments.limit}: must be from 1 to {sys.maxsize}")
     known = get_args(get_type_hints(ModelConfig)["backbone"])
     models = _names("--models", arguments.models, known) if arguments.models else list(known)
     optimizers = _names("--optimizers", arguments.optimizers, tuple(BATCH_PRESETS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from stream_ctr.errors import UsageError
@@ -39,8 +40,8 @@ class OffPolicyCommand:
                 "shown only, not what another policy would have shown; of the policies here only uniform is "
                 "known from the number of items alone"
             )
-        if arguments.limit is not None and arguments.limit < 1:
-            raise UsageError(f"--limit {arguments.limit}: must be at least 1")
+        if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
+            raise UsageError(f"--limit {arguments.limit}: must be from 1 to {sys.maxsize}")
         found = measure(arguments)
         if arguments.json:
             print(json.dumps(found, indent=2))

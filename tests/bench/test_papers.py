@@ -251,7 +251,7 @@ def test_the_command_prints_tables_json_and_a_picture(
         ("--models dnn,dnnn", "--models dnn,dnnn: there is no 'dnnn'; choose of dnn, wide_deep"),
         ("--optimizers adam,", "--optimizers adam,: there is no ''"),
         ("--seeds 0", "--seeds 0: must be from 1 to 1000"),
-        ("--limit 0", "--limit 0: must be 1 or more"),
+        ("--limit 0", "--limit 0: must be from 1 to"),
         ("--minimum-count -2", "--minimum-count -2: must be from 1 to 65535"),
     ],
 )

@@ -95,6 +95,9 @@ CASES = [
     ("evaluate criteo good.tsv --chunk 99999999999999999999", 2, "--chunk 99999999999999999999"),
     ("evaluate criteo good.tsv --limit 99999999999999999999", 2, "--limit 99999999999999999999"),
     ("replay criteo good.tsv --log sqlite:///o.db --limit 99999999999999999999", 2, "--limit 9999"),
+    ("experiment off-policy good.tsv --limit 99999999999999999999", 2, "--limit 9999"),
+    ("bench papers criteo good.tsv --limit 99999999999999999999", 2, "--limit 9999"),
+    ("bench optimizers criteo good.tsv --test-to 99999999999999999999", 2, "--test-to 9999"),
     ("dead-letters list --limit -1", 2, "--limit -1"),
     ("demo --rate nan", 2, "--rate"),
     ("demo --metrics-port -1", 2, "--metrics-port -1"),
@@ -224,6 +227,31 @@ def test_a_picture_that_cannot_be_drawn_takes_no_figures_with_it(capsys: pytest.
     printed = capsys.readouterr()
     assert json.loads(printed.out)["events"] == 3
     assert "none/x.png" in printed.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_that_lacks_a_character_shows_a_mark_in_its_place() -> None:
+    Path("name.toml").write_text('[[experiment.arms]]\nname = "\u017elu\u0165"\nweight = 1\n', "utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "stream_ctr.cli", "config", "check", "name.toml"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "arms ?lu?" in ended.stdout
+
+
+def test_an_interrupt_before_the_command_is_known_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stream_ctr.cli.commands", interrupted)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "stream-ctr: interrupted\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
