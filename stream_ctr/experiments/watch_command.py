@@ -72,7 +72,7 @@ class _Follow:
         """Whether :attr:`settings` are others than before."""
         from stream_ctr.config import load_settings
         from stream_ctr.errors import StreamCTRError
-        from stream_ctr.experiments.fold import declaration
+        from stream_ctr.experiments.noted import declaration
 
         stamp = self._stamp()
         if stamp == self._seen:

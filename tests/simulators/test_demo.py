@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from simulators.children import Child, Children, children
-from simulators.demo import ARMS
+from simulators.demo_setup import ARMS
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.report_model import decode_report
