@@ -31,7 +31,6 @@ class WatchCommand:
     help = "join impressions and clicks, keep the experiment's figures, serve report, page and metrics"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments."""
         add_config(parser)
         add_until_idle(parser)
         add_skip_lost(parser)

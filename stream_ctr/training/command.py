@@ -29,7 +29,6 @@ class Train:
     help = "consume impressions and clicks, learn event by event, save, publish and show"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments."""
         add_config(parser)
         parser.add_argument("--arm", help="arm to train; without it, the first")
         add_until_idle(parser)

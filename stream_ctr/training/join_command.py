@@ -21,7 +21,6 @@ class Join:
     help = "join impressions and clicks into a labelled topic, which trainers read instead of joining"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the arguments."""
         add_config(parser)
         add_until_idle(parser)
         parser.add_argument("--json", action="store_true", help="print the final figures as JSON")
