@@ -1,4 +1,4 @@
-"""Processes that the demo starts, watches and ends: each by its own id, whatever happens."""
+"""Processes that the demo starts, watches and ends: each by its own id, whatever happens to the demo."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class Child:
         self._asked = False
         with self.output.open("ab") as out, self.log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "stream_ctr.cli", *command],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "simulators.tethered", *command],
+                # Nothing is written to it: its end tells the child that the demo is gone.
+                stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -44,6 +45,7 @@ class Child:
 
     @property
     def running(self) -> bool:
+        """Whether it has not ended."""
         return self.process.poll() is None
 
     def check(self, *, ended: bool = False) -> None:
@@ -86,6 +88,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()  # not before: to one that ends, it would be a second signal
 
 
 class Children:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
+    from simulators.outcome import Summary
     from simulators.rank_client import RankClient
     from simulators.settings import WorldConfig
-    from simulators.traffic import Summary
     from simulators.visited import Visited
     from simulators.visits import Visits
     from simulators.writer import Topics
@@ -120,7 +120,8 @@ def _run(
     stop: threading.Event,
     reporter: Reporter,
 ) -> Summary:
-    from simulators.traffic import Clock, Summary, Traffic
+    from simulators.outcome import Summary
+    from simulators.traffic import Clock, Traffic
     from simulators.visits import Visits
     from simulators.world import World
 

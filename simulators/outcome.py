@@ -164,3 +164,42 @@ class Latencies:
 
 def _arms(tallies: dict[str, Tally]) -> dict[str, Any]:
     return {arm: tallies[arm].as_dict() for arm in sorted(tallies)}
+
+
+@dataclass
+class Summary:
+    """What a run of the closed loop came to."""
+
+    sent: int = 0
+    """Visits that the server was asked about."""
+    answered: int = 0
+    failed: int = 0
+    """Visits given up, because the server failed on them again and again."""
+    busy: int = 0
+    """Answers that asked to come again."""
+    clicks: int = 0
+    """Clicks written to the log, those left by an interrupted run included."""
+    clicks_pending: int = 0
+    """Clicks still to come when a signal ended the run; ``--resume`` writes them."""
+    asked_before: int = 0
+    """Visits of the interrupted run that this one went on from."""
+    stopped: bool = False
+    seconds: float = 0.0
+    latency: Latencies = field(default_factory=Latencies)
+    """From sending to the answer."""
+    behind: Latencies = field(default_factory=Latencies)
+    """From the time at which a visit was due to its sending; of a paced run."""
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        plain = ("sent", "answered", "failed", "busy", "clicks", "clicks_pending", "asked_before", "stopped")
+        rate = self.answered / self.seconds if self.seconds else 0.0
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "seconds": round(self.seconds, 3),
+            "answered_per_second": round(rate, 1),
+            "latency_ms": self.latency.as_dict(),
+            "behind_ms": self.behind.as_dict(),
+            **self.outcome.as_dict(),
+        }

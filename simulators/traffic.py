@@ -13,12 +13,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
-from simulators.outcome import Latencies, Outcome
+from simulators.outcome import Summary
 from simulators.rank_client import Away, Busy, RankAnswer, RankClient
 from simulators.visits import Visit, Visits
 from stream_ctr.errors import StreamCTRError
@@ -58,45 +58,6 @@ class Clock:
         if not self._paced:
             return None
         return self._anchor_ms + 1000.0 * (time.monotonic() - self._began)
-
-
-@dataclass
-class Summary:
-    """What a run of the closed loop came to."""
-
-    sent: int = 0
-    """Visits that the server was asked about."""
-    answered: int = 0
-    failed: int = 0
-    """Visits given up, because the server failed on them again and again."""
-    busy: int = 0
-    """Answers that asked to come again."""
-    clicks: int = 0
-    """Clicks written to the log, those left by an interrupted run included."""
-    clicks_pending: int = 0
-    """Clicks still to come when a signal ended the run; ``--resume`` writes them."""
-    asked_before: int = 0
-    """Visits of the interrupted run that this one went on from."""
-    stopped: bool = False
-    seconds: float = 0.0
-    latency: Latencies = field(default_factory=Latencies)
-    """From sending to the answer."""
-    behind: Latencies = field(default_factory=Latencies)
-    """From the time at which a visit was due to its sending; of a paced run."""
-    outcome: Outcome = field(default_factory=Outcome)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        plain = ("sent", "answered", "failed", "busy", "clicks", "clicks_pending", "asked_before", "stopped")
-        rate = self.answered / self.seconds if self.seconds else 0.0
-        return {
-            **{name: getattr(self, name) for name in plain},
-            "seconds": round(self.seconds, 3),
-            "answered_per_second": round(rate, 1),
-            "latency_ms": self.latency.as_dict(),
-            "behind_ms": self.behind.as_dict(),
-            **self.outcome.as_dict(),
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from typing import ClassVar, Final
 import numpy as np
 
 from simulators.draws import Floats, choose, gauss, uniforms
-from simulators.population import DEVICE_NAMES, Integers, make_ads, make_places, make_users
+from simulators.naming import HOUR_MS, make_names, to_examples
+from simulators.population import Integers, make_ads, make_places, make_users
 from simulators.settings import WorldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.world import WORLD_FIELDS
@@ -28,7 +29,6 @@ BLOCK: Final = 4096
 """Events that are made together; their content does not depend on how they are asked for."""
 CALIBRATION_EVENTS: Final = 16 * BLOCK
 _DRAWS: Final = 12
-_HOUR_MS: Final = 3_600_000
 _PAIRS: Final = {"user-ad": 1.0, "ad-site": 0.6, "ad-device": 0.5, "user-hour": 0.4}
 """Relative standard deviation of each interaction."""
 _SINGLES: Final = {"user": 0.6, "ad": 1.0, "site": 0.5, "device": 0.4, "price": 0.6, "visits": 0.4}
@@ -99,7 +99,7 @@ class World:
         while stop is None or number < stop:
             first = number - number % BLOCK
             end = first + BLOCK if stop is None else min(first + BLOCK, stop)
-            yield from islice(self._examples(self.block(first // BLOCK)), number - first, end - first)
+            yield from islice(to_examples(self, self.block(first // BLOCK)), number - first, end - first)
             number = end
 
     def block(self, index: int) -> Block:
@@ -128,7 +128,7 @@ class World:
         near, far = np.cos(turn), np.sin(turn)
         effect = near * ads.effect[phase, 0, ad] + far * ads.effect[phase, 1, ad]
         appeal = near[:, None] * ads.vector[phase, 0, ad] + far[:, None] * ads.vector[phase, 1, ad]
-        day = 2.0 * np.pi * (at.time_ms % (24 * _HOUR_MS)) / (24 * _HOUR_MS)
+        day = 2.0 * np.pi * (at.time_ms % (24 * HOUR_MS)) / (24 * HOUR_MS)
         taste, clock = users.vector[at.user], users.clock[at.user]
         singles = {
             "user": users.effect[at.user],
@@ -161,7 +161,7 @@ class World:
         numbers = np.zeros(CALIBRATION_EVENTS, np.int64)
         draws = uniforms(self.config.seed, "calibration", 0, 7 * CALIBRATION_EVENTS).reshape(7, -1)
         at = self.contexts(numbers, draws[:6])
-        spread = np.arange(CALIBRATION_EVENTS) * (24 * _HOUR_MS // CALIBRATION_EVENTS)
+        spread = np.arange(CALIBRATION_EVENTS) * (24 * HOUR_MS // CALIBRATION_EVENTS)
         total = self.logits(
             replace(at, time_ms=at.time_ms + spread), choose(self.ads.cumulative, draws[6])
         ).total
@@ -219,61 +219,12 @@ class World:
     def names(self) -> dict[str, list[str]]:
         """Names of everything by kind and number; those of segment, campaign, advertiser and category by the
         user or ad that has them."""
-        ads, users = self.ads, self.users
-        return {
-            "user": [f"u{user}" for user in range(len(users.segment))],
-            "segment": [f"s{segment}" for segment in users.segment.tolist()],
-            "ad": [f"ad{ad}" for ad in range(len(ads.category))],
-            "campaign": [f"c{campaign}" for campaign in ads.campaign.tolist()],
-            "advertiser": [f"v{advertiser}" for advertiser in ads.advertiser.tolist()],
-            "category": [f"k{category}" for category in ads.category.tolist()],
-            "site": [f"site{site}" for site in range(len(self.places.effect))],
-            "hour": [str(hour) for hour in range(24)],
-        }
+        return make_names(self.users, self.ads, self.places)
 
     @cached_property
     def interests(self) -> list[list[str]]:
         """Names of each user's interests."""
         return [[f"i{interest}" for interest in own] for own in self.users.interests]
-
-    def _examples(self, block: Block) -> Iterator[Example]:
-        at, names = block.contexts, self.names
-        user_name, segment, ad_name, site_name = (names[n] for n in ("user", "segment", "ad", "site"))
-        campaign, advertiser, category = (names[n] for n in ("campaign", "advertiser", "category"))
-        prefix = self.config.event_prefix
-        hour = (at.time_ms // _HOUR_MS % 24).tolist()
-        price = self.prices(block.ad, at.discount).tolist()
-        columns = (at.number, at.time_ms, at.user, at.site, at.device, at.visits, block.ad, block.label)
-        numbers = zip(*(column.tolist() for column in columns), strict=True)
-        rest = zip(
-            block.delay_ms.tolist(), block.bid.tolist(), block.truth.tolist(), hour, price, strict=True
-        )
-        for (n, time_ms, user, site, device, visits, ad, label), (delay, bid, truth, h, cost) in zip(
-            numbers, rest, strict=True
-        ):
-            yield Example(
-                f"{prefix}{n}",
-                time_ms,
-                user_name[user],
-                {
-                    "user": user_name[user],
-                    "segment": segment[user],
-                    "interests": self.interests[user].copy(),
-                    "ad": ad_name[ad],
-                    "campaign": campaign[ad],
-                    "advertiser": advertiser[ad],
-                    "category": category[ad],
-                    "site": site_name[site],
-                    "device": DEVICE_NAMES[device],
-                    "hour": names["hour"][h],
-                    "price": cost,
-                    "visits": visits,
-                },
-                label,
-                bid,
-                delay if label else None,
-                truth,
-            )
 
 
 @dataclass(frozen=True)

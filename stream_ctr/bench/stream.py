@@ -34,7 +34,7 @@ from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.training.core import Core
-from stream_ctr.training.trainer import POLL_CHUNKS
+from stream_ctr.training.intake import POLL_CHUNKS
 
 ROUNDS: Final = 3
 OPTIMIZERS: Final = {"default": OptimizerConfig(), "helen": OptimizerConfig(method="helen", perturb="both")}

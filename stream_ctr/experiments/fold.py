@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -27,19 +27,15 @@ from stream_ctr.experiments.figures import (
     figures,
     fixed_figures,
 )
-from stream_ctr.experiments.report_model import Figure
+from stream_ctr.experiments.members import EXCLUDED, NOBODY, Members
+from stream_ctr.experiments.noted import Noted, declaration
 from stream_ctr.experiments.sequence import ConfidenceSequence
 from stream_ctr.experiments.sums import BucketSums, row_type
-from stream_ctr.experiments.users import DistinctUsers, UserHash
-from stream_ctr.experiments.watch_config import WatchConfig, declared
+from stream_ctr.experiments.users import DistinctUsers
+from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.windows import End, Scores, Totals, pools, thinned
 from stream_ctr.state import State
 
-ANALYSED: Final = ("assigned", "fallback", "killed")
-"""Reasons of the impressions that are in comparisons, as their assigned arm's, whoever answered."""
-EXCLUDED: Final = ("not_enrolled", "override", "no_user", "inconsistent", "other_salt", "unknown_arm")
-"""Why impressions are in none."""
-NOBODY: Final = -1
 NAN: Final = float("nan")
 
 
@@ -53,39 +49,6 @@ class Waiting:
     labels: list[float] = field(default_factory=list)
     times_ms: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-
-
-class Noted(msgspec.Struct):
-    """What is kept of an experiment besides arrays."""
-
-    declared: dict[str, Any]
-    """What may not change under a salt; see :func:`declaration`."""
-    first_number: int = 0
-    """Running number of the first impression of the experiment: those before are another one's."""
-    excluded: dict[str, int] = {}
-    reasons: list[dict[str, int]] = []
-    """By assigned arm: impressions by why an arm answered."""
-    last_reason: list[str] = []
-    versions: list[str] = []
-    """By serving arm: model version of its latest impression."""
-    shown: list[tuple[int, list[int]]] = []
-    """Open windows, and the impressions shown in them by arm."""
-    window: int | None = None
-    """Number of the window into which labels settle."""
-    ends: list[End] = []
-    figures: list[dict[str, Figure]] = []
-    """Of each comparison at the last end."""
-    horizon_ms: int | None = None
-    horizon: list[dict[str, Figure]] = []
-    pools: list[tuple[float, float]] = []
-    """Events and weighted sum of each pool of AUCs."""
-    stride: int = 1
-
-
-def declaration(experiment: ExperimentConfig, watch: WatchConfig) -> dict[str, Any]:
-    """What is declared before the first impression: arms, weights, and how they will be judged."""
-    arms = [{"name": arm.name, "weight": arm.weight, "shadow": arm.shadow} for arm in experiment.arms]
-    return {"experiment": experiment.name, "salt": experiment.salt, "arms": arms, **declared(watch)}
 
 
 class Experiment:
@@ -111,8 +74,7 @@ class Experiment:
         owned = {each.arm: each.stop - each.start for each in intervals(experiment)}
         self.expected = [0.0 if s else float(owned[n]) for n, s in zip(self.names, self.shadow, strict=True)]
         self._label_window_ms = label_window_ms
-        self._index = {name: index for index, name in enumerate(self.names)}
-        self._hash = UserHash(experiment.salt)
+        self._members = Members(experiment)
         self._row_type = row_type(arms)
         self._pack = struct.Struct(f"<hhdd{arms}d").pack  # the same bytes
         self.users = DistinctUsers(self.expected)
@@ -125,10 +87,6 @@ class Experiment:
             versions=[""] * arms,
             figures=[{} for _ in range(arms)],
         )
-        # At full coverage: a server may have raised it before this process knows.
-        self._owner = [NOBODY] * BUCKETS
-        for each in intervals(replace(experiment, coverage=1.0)):
-            self._owner[each.start : each.stop] = [self._index[each.arm]] * (each.stop - each.start)
         self._scores = Scores(arms)
         self._pools, self._pair_pools = pools(arms), pools(arms)
         self._shown: dict[int, list[int]] = {}
@@ -139,9 +97,12 @@ class Experiment:
 
         Empty where it is in no comparison. ``time_ms`` is where its label window begins.
         """
-        self._note_version(record)
-        bucket, arm, user = self._place(record)
-        if arm == NOBODY:
+        serving = self._members.serving(record)
+        if serving != NOBODY:
+            self.noted.versions[serving] = record.model_version
+        excluded, bucket, arm, user = self._members.find(record)
+        if excluded:
+            self.noted.excluded[excluded] += 1
             return b""
         reasons = self.noted.reasons[arm]
         reasons[record.reason] = reasons.get(record.reason, 0) + 1
@@ -270,32 +231,6 @@ class Experiment:
     def open_windows(self) -> list[tuple[int, list[int]]]:
         """Windows that are not closed: number, and impressions shown by arm."""
         return [(number, list(shown)) for number, shown in sorted(self._shown.items())]
-
-    def _note_version(self, record: Impression) -> None:
-        serving = self._index.get(record.arm, NOBODY)
-        if serving != NOBODY and record.salt == self.config.salt:
-            self.noted.versions[serving] = record.model_version
-
-    def _place(self, record: Impression) -> tuple[int, int, int]:
-        """Bucket, arm and hash of the user; the arm is NOBODY, and why is counted, where it is excluded."""
-        why, user, bucket, arm = "", 0, 0, NOBODY
-        if record.salt != self.config.salt:
-            why = "other_salt"
-        elif record.reason not in ANALYSED or not record.assigned_arm:
-            why = "override" if record.reason == "override" else "not_enrolled"
-        elif not record.user:
-            why = "no_user"
-        elif record.assigned_arm not in self._index:
-            why = "unknown_arm"
-        else:
-            user = self._hash(record.user)
-            bucket, arm = user % BUCKETS, self._index[record.assigned_arm]
-            if record.bucket != bucket or self._owner[bucket] != arm:
-                why = "inconsistent"
-        if why:
-            self.noted.excluded[why] += 1
-            return 0, NOBODY, 0
-        return bucket, arm, user
 
     def _every_pool(self) -> list[AreaPool]:
         return [*self._pools, *self._pair_pools]

@@ -9,6 +9,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from stream_ctr.training.daemon_command import (
+    add_config,
+    add_skip_lost,
+    add_until_idle,
+    run_daemon,
+    until_idle,
+)
+
 if TYPE_CHECKING:
     from stream_ctr.config import Settings
     from stream_ctr.events.log import EventLog
@@ -23,55 +31,31 @@ class WatchCommand:
     help = "join impressions and clicks, keep the experiment's figures, serve report, page and metrics"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--config", help="configuration file; without it, defaults and environment")
-        parser.add_argument(
-            "--until-idle",
-            type=float,
-            metavar="SECONDS",
-            help="for logs that end: stop after so long without news, and close the open windows",
-        )
-        parser.add_argument(
-            "--skip-lost",
-            action="store_true",
-            help="go on behind entries that the log no longer holds; they are counted as skipped",
-        )
+        add_config(parser)
+        add_until_idle(parser)
+        add_skip_lost(parser)
         parser.add_argument("--json", action="store_true", help="print the last report as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
+        """Watch until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config import load_settings
-        from stream_ctr.errors import UsageError
-        from stream_ctr.events.open import open_log
         from stream_ctr.experiments.report_model import encode_report
         from stream_ctr.experiments.shared import FOLDER
-        from stream_ctr.signals import stop_on_signals
-        from stream_ctr.training.lock import StateLock
-        from stream_ctr.training.report import Reporter
         from stream_ctr.training.runtime import tune_interpreter
-        from stream_ctr.training.wait import wait_for_log
 
-        until_idle: float | None = arguments.until_idle
-        if until_idle is not None and not until_idle >= 0:  # NaN is neither
-            raise UsageError(f"--until-idle {until_idle:g} is not a number of seconds, 0 or more")
+        idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)
-        with (
-            stop_on_signals() as stop,
-            Reporter("watch") as reporter,
-            StateLock(Path(settings.train.state) / FOLDER),
-            contextlib.ExitStack() as stack,
-        ):
-            if until_idle is None:
-                log = wait_for_log(settings, stop, reporter, metrics=False)
-            else:
-                log = open_log(settings.log.url, security=settings.log.security)
-            if log is None:
-                reporter.say("stopped", reason="asked to, before the log answered")
-                return 0
-            stack.callback(log.close)
+
+        def work(log: EventLog, stop: Event, reporter: Reporter) -> Report:
             tune_interpreter()
             follow = _Follow(arguments.config, settings, reporter)
-            report = _watch(follow, log, reporter, stop, until_idle, arguments.skip_lost, stack)
-            reporter.say("stopped", impressions=sum(arm.impressions for arm in report.arms))
-        if arguments.json:
+            with contextlib.ExitStack() as stack:
+                report = _watch(follow, log, reporter, stop, idle_seconds, arguments.skip_lost, stack)
+                reporter.say("stopped", impressions=sum(arm.impressions for arm in report.arms))
+            return report
+
+        report = run_daemon("watch", Path(settings.train.state) / FOLDER, settings, idle_seconds, work)
+        if report is not None and arguments.json:
             print(encode_report(report).decode())
         return 0
 
@@ -87,7 +71,7 @@ class _Follow:
         """Whether :attr:`settings` are others than before."""
         from stream_ctr.config import load_settings
         from stream_ctr.errors import StreamCTRError
-        from stream_ctr.experiments.fold import declaration
+        from stream_ctr.experiments.noted import declaration
 
         stamp = self._stamp()
         if stamp == self._seen:

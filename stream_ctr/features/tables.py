@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from stream_ctr.features.encode import CHANGES, IN_USE, STARTED, Changes, Tables
 from stream_ctr.features.frequency import NEVER, Counts
 from stream_ctr.features.frozen_vocabulary import Places, RowKeys
 from stream_ctr.features.schema import FeaturesConfig
+from stream_ctr.features.tables_check import check_tables
 from stream_ctr.features.vocabulary import capacity_for, insert_all, lookup_rows, rehash, room
 from stream_ctr.frozen import FrozenRows, FrozenState, Source, Watch
 from stream_ctr.pipeline.batch import PREDICT, RowChanges
@@ -249,30 +250,9 @@ class FeatureTables:
         Raises:
             StateError: it belongs to other fields or settings, or is damaged.
         """
-        fields = self.fields
-        row_key = state.arrays.get("row_key")
-        used = fields + (len(row_key) if row_key is not None and row_key.ndim == 1 else 0)
-        expected = {
-            "row_key": ((used - fields,), np.uint64),
-            "row_field": ((used,), np.int32),
-            "row_count": ((used,), np.float64),
-            "row_time_ms": ((used if self._half_life_ms > 0.0 else 0,), np.int64),
-            "maximum": ((fields,), np.float64),
-            "maximum_time_ms": ((fields,), np.int64),
-            "sketch": (self._sketch.shape, np.uint16),
-        }
-        for name, (shape, dtype) in expected.items():
-            array = state.arrays.get(name)
-            if array is None or array.shape != shape or array.dtype != dtype:
-                found = "missing" if array is None else f"{array.dtype}{list(array.shape)}"
-                raise StateError(
-                    f"saved feature tables: {name} is {found}, this configuration has "
-                    f"{np.dtype(dtype)}{list(shape)}: load it with the features it was saved under"
-                )
-        clock_ms, started = state.values.get("clock_ms"), state.values.get("started")
-        if not isinstance(clock_ms, int) or not isinstance(started, bool):
-            raise StateError(f"saved feature tables: clock_ms is {clock_ms!r}, started is {started!r}")
-        self._check_rows(state, clock_ms)
+        fields, sketch = self.fields, self._sketch.shape
+        saved = check_tables(state, fields, sketch, decayed=self._half_life_ms > 0.0)
+        used = saved.used
         fresh = FeatureTables(self.slot_field, fields, self.config)
         fresh._reserve(used)
         repeated = insert_all(fresh._table_keys, fresh._table_rows, state.arrays["row_key"], fields)
@@ -289,22 +269,9 @@ class FeatureTables:
         fresh._maximum_time_ms[:] = state.arrays["maximum_time_ms"]
         fresh._sketch[:] = state.arrays["sketch"]
         fresh._sketch_used[:] = admission.used_cells(fresh._sketch)
-        fresh._sizes[:] = used, 0, started
-        fresh._clock_ms[0] = clock_ms
+        fresh._sizes[:] = used, 0, saved.started
+        fresh._clock_ms[0] = saved.clock_ms
         self.__dict__.update(fresh.__dict__)
-
-    def _check_rows(self, state: State, clock_ms: int) -> None:
-        row_field, default = state.arrays["row_field"], np.arange(self.fields)
-        if not (np.array_equal(row_field[: self.fields], default) and _within(row_field, 0, self.fields - 1)):
-            raise StateError(
-                f"saved feature tables: row_field does not name {self.fields} fields: the file is damaged"
-            )
-        for name in ("row_count", "maximum"):
-            if not _within(state.arrays[name], 0, np.finfo(np.float64).max):
-                raise StateError(f"saved feature tables: {name} holds a negative or non-finite count")
-        # A time after the clock would make a count grow without bound.
-        if not _within(state.arrays["row_time_ms"][self.fields :], NEVER, clock_ms):
-            raise StateError(f"saved feature tables: row_time_ms is after clock_ms {clock_ms}")
 
 
 def _extended(array: NDArray[_Scalar], length: int) -> NDArray[_Scalar]:
@@ -312,8 +279,3 @@ def _extended(array: NDArray[_Scalar], length: int) -> NDArray[_Scalar]:
     longer = np.zeros(length, array.dtype)
     longer[: len(array)] = array
     return longer
-
-
-def _within(array: NDArray[Any], low: float, high: float) -> bool:
-    """Whether all values lie in [low, high]; NaN does not."""
-    return bool(((array >= low) & (array <= high)).all())

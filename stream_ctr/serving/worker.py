@@ -8,23 +8,20 @@ open for as long as the parent lives: a worker never outlives it.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
-import threading
 
 import msgspec
 
 from stream_ctr.errors import StreamCTRError
+from stream_ctr.lifeline import INPUT, end_with_parent
 from stream_ctr.serving.server import Job, run_process
-
-INPUT = 0
 
 
 def main(listener: str, admin: str, ready: str) -> int:
     """Serve until SIGTERM, or until the parent is gone; returns the exit status."""
     job = msgspec.json.decode(_read_line(), type=Job)
-    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+    end_with_parent()
 
     def listening() -> None:
         os.write(int(ready), b"1")
@@ -45,13 +42,6 @@ def _read_line() -> bytes:
     while (part := os.read(INPUT, 65_536)) and not part.endswith(b"\n"):
         parts.append(part)
     return b"".join((*parts, part))
-
-
-def _end_with_parent() -> None:
-    """Ask this process to end when standard input does."""
-    while os.read(INPUT, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+from threading import Event
+from typing import TYPE_CHECKING
+
+from stream_ctr.training.daemon_command import add_config, add_until_idle, run_daemon, until_idle
+
+if TYPE_CHECKING:
+    from stream_ctr.events.log import EventLog
+    from stream_ctr.training.join_daemon import JoinDaemon
+    from stream_ctr.training.report import Reporter
 
 
 class Join:
@@ -13,54 +21,32 @@ class Join:
     help = "join impressions and clicks into a labelled topic, which trainers read instead of joining"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--config", help="configuration file; without it, defaults and environment")
-        parser.add_argument(
-            "--until-idle",
-            type=float,
-            metavar="SECONDS",
-            help="for logs that end: stop after so long without news, and close the open windows",
-        )
+        add_config(parser)
+        add_until_idle(parser)
         parser.add_argument("--json", action="store_true", help="print the final figures as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
+        """Join until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config import load_settings
-        from stream_ctr.errors import UsageError
-        from stream_ctr.events.open import open_log
-        from stream_ctr.signals import stop_on_signals
         from stream_ctr.training.join_daemon import JoinDaemon, join_folder
-        from stream_ctr.training.lock import StateLock
-        from stream_ctr.training.report import Reporter
-        from stream_ctr.training.wait import wait_for_log
 
-        until_idle: float | None = arguments.until_idle
-        if until_idle is not None and not until_idle >= 0:  # NaN is neither
-            raise UsageError(f"--until-idle {until_idle:g} is not a number of seconds, 0 or more")
+        idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)
-        folder = join_folder(settings)
-        with (
-            stop_on_signals() as stop,
-            Reporter("join") as reporter,
-            StateLock(folder),
-            contextlib.ExitStack() as stack,
-        ):
-            if until_idle is None:
-                log = wait_for_log(settings, stop, reporter, metrics=False)
-            else:
-                log = open_log(settings.log.url, security=settings.log.security)
-            if log is None:
-                reporter.say("stopped", reason="asked to, before the log answered")
-                return 0
-            stack.callback(log.close)
+
+        def work(log: EventLog, stop: Event, reporter: Reporter) -> JoinDaemon:
             daemon = JoinDaemon(settings, log, reporter)
-            daemon.run(stop, until_idle)
-            output, pipeline = daemon.output, daemon.core.pipeline
-            reporter.say("stopped", written=output.written, applied=pipeline.applied)
-        if arguments.json:
+            daemon.run(stop, idle_seconds)
+            written, applied = daemon.output.written, daemon.core.pipeline.applied
+            reporter.say("stopped", written=written, applied=applied)
+            return daemon
+
+        daemon = run_daemon("join", join_folder(settings), settings, idle_seconds, work)
+        if daemon is not None and arguments.json:
             figures = {
-                "written": output.written,
-                "there_before": output.there_before,
+                "written": daemon.output.written,
+                "there_before": daemon.output.there_before,
                 "topic": settings.log.labelled,
-                "outcomes": pipeline.outcomes,
+                "outcomes": daemon.core.pipeline.outcomes,
             }
             print(json.dumps(figures, indent=2))
         return 0

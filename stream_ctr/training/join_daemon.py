@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import closing
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from stream_ctr.config import Settings
 from stream_ctr.errors import ConfigError, LogError, StateError
@@ -14,25 +14,21 @@ from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.files import Files
 from stream_ctr.pipeline.join_process import JoinPipeline
-from stream_ctr.pipeline.journal import FileJournal
-from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.state import State
-from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.identity import order_identity
-from stream_ctr.training.idle import IdleClock
+from stream_ctr.training.inline_saving import InlineSaver
+from stream_ctr.training.intake import Intake
 from stream_ctr.training.join_output import MAX_WAITING, JoinOutput
+from stream_ctr.training.opening import open_state
 from stream_ctr.training.report import Reporter
-from stream_ctr.training.start import find_place, resume
+from stream_ctr.training.start import find_place
 
 FOLDER = "join"
 """Folder of the joining process in the state folder, beside those of the arms."""
-BUFFERED_CHUNKS = 64
-POLL_CHUNKS = 4
 RETRY_SECONDS = 1.0
 """Pause between attempts to write while the log takes nothing."""
-JOURNAL_SECONDS = 5.0
 
 
 class JoinCore:
@@ -76,59 +72,35 @@ class JoinDaemon:
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._log, self._reporter, self._on_step = settings, log, reporter, on_step
-        folder = join_folder(settings)
-        folder.mkdir(parents=True, exist_ok=True)
         topics = (settings.log.impressions, settings.log.clicks)
-        self._place = find_place(log, topics)
+        place = find_place(log, topics)
         for topic in (settings.log.labelled, settings.log.dead_letters):
-            log.create_topic(topic, self._place.partitions)
-        self._identity = {
-            "join": {
-                name: getattr(settings.join, name)
-                for name in ("policy", "release", "window_seconds", "horizon_seconds")
-            },
-            "order": order_identity(settings),
-            "topics": {"impressions": topics[0], "clicks": topics[1], "labelled": settings.log.labelled},
-            "labelled_topic_id": log.topic_id(settings.log.labelled),
-        }
+            log.create_topic(topic, place.partitions)
         self._dead_letters = DeadLetters(log, settings.log.dead_letters)
-        self._store = CheckpointStore(
-            folder / "checkpoints", settings.train.checkpoints_kept, files or Files()
-        )
-        segments = SegmentFolder(self._store.folder / SEGMENTS, files)
-        self.core, loaded = resume(
-            self._store,
-            lambda: JoinCore(settings, self._place.partitions, segments),
-            self._identity,
+        self._opening = open_state(
+            settings,
+            join_folder(settings),
             log,
-            self._place,
+            place,
+            _identity(settings, log),
+            lambda segments: JoinCore(settings, place.partitions, segments),
+            files,
         )
+        self.core, self._order = self._opening.core, self._opening.order
         self.output = JoinOutput(log, settings.log.labelled)
-        self._check_output(new=loaded is None, folder=folder)
-        self._journal = FileJournal(folder / "journal", files)
-        self._order = Order(
-            topics,
-            self.core.pipeline.order_state(),
-            self._journal,
-            settings.order.max_ahead_seconds,
-            settings.order.max_lead_seconds,
-        )
-        self._checkpoint_due = time.monotonic() + settings.train.checkpoint_seconds
-        if loaded is None:
-            reporter.say("new", state=str(folder))
+        self._check_output()
+        seconds = settings.train.checkpoint_seconds
+        self._saver = InlineSaver(self._opening, reporter, seconds, self._flush)
+        self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
+        if self._opening.moved:
             self.checkpoint()
-        else:
-            for reason in loaded.damaged:
-                reporter.say("damaged", checkpoint=reason)
-            checkpoint = str(self._store.path(loaded.manifest.version))
-            reporter.say("resumed", checkpoint=checkpoint, applied=self.core.pipeline.applied)
 
-    def _check_output(self, *, new: bool, folder: Path) -> None:
+    def _check_output(self) -> None:
         """The topic must hold what the state has written, and nothing where there is no state."""
-        topic = self._settings.log.labelled
+        topic, folder = self._settings.log.labelled, self._opening.folder
         for partition, following in enumerate(self.core.pipeline.sequences):
             last = self.output.last[partition]
-            if new and last >= 0:
+            if self._opening.loaded is None and last >= 0:
                 raise StateError(
                     f"{folder} holds no state, but topic {topic!r} holds labelled records: they are of "
                     "another joining process. Restore its state, or name another topic in log.labelled"
@@ -146,43 +118,20 @@ class JoinDaemon:
         Raises:
             StreamCTRError: the log cannot be read on, or holds something else than what was read.
         """
-        chunk = self._settings.train.chunk
-        reader = self._log.reader(self.core.pipeline.positions())
-        clock = IdleClock(self._settings.order.idle_seconds)
-        try:
+        with closing(Intake(self._log, self._opening, self._settings)) as intake:
             while not stop.is_set():
                 if not self._write():
                     stop.wait(RETRY_SECONDS)
                     continue
-                blocking = self._order.waiting_for()
-                if self._order.buffered < chunk or blocking:
-                    crowded = self._order.buffered > BUFFERED_CHUNKS * chunk
-                    certain = self._order.buffered > 0 and not blocking
-                    wait_seconds = 0.0 if certain else self._settings.train.poll_seconds
-                    entries = reader.poll(POLL_CHUNKS * chunk, wait_seconds, blocking if crowded else None)
-                    self._order.add(entries)
-                    if entries:
-                        clock.heard()
-                positions, ends = reader.positions(), reader.end_offsets()
-                waiting = self._order.waiting_for() if reader.healthy else []
-                self._order.idle(clock.quiet(waiting, positions, ends))
-                ordered = self._order.emit(chunk)
+                intake.read(self._settings.train.poll_seconds)
+                ordered = intake.ordered()
                 self._apply(ordered)
-                lag = sum(max(0, ends[tp] - at) for tp, at in self.core.pipeline.positions().items())
-                self._progress(lag, reader.healthy)
-                if time.monotonic() >= self._checkpoint_due:
-                    self._timed_checkpoint()
-                if ordered or not reader.healthy:
-                    continue
-                silent_seconds = clock.silent_seconds(positions, ends)
-                if self._order.replaying:
-                    self._refuse_journal_ahead(silent_seconds)
-                elif until_idle is not None and silent_seconds >= until_idle:
+                self._progress(intake)
+                self._saver.when_due()
+                if not ordered and intake.ended(until_idle):
                     self._finish()
                     break
             self.checkpoint()
-        finally:
-            reader.close()
 
     def checkpoint(self) -> None:
         """Write what waits to the log, then the state.
@@ -191,20 +140,12 @@ class JoinDaemon:
             OSError: the file system refuses; the checkpoints before are untouched.
             LogError: the log did not acknowledge what waits.
         """
+        self._saver.now()
+
+    def _flush(self) -> None:
+        """Have the log acknowledge what waits: the offsets of what it came from are saved next."""
         self._dead_letters.flush()
         self.output.flush()
-        pipeline = self.core.pipeline
-        self._store.save(
-            self.core.parts(),
-            created_ms=time.time_ns() // 1_000_000,
-            software=f"stream-ctr {version('stream-ctr')}",
-            identity=self._identity,
-            log=self._place.as_json(self._log.url),
-            positions=[(*tp, offset) for tp, offset in sorted(pipeline.positions().items())],
-            emitted=pipeline.order_state().emitted,
-            segments=pipeline.joiner.segments(),
-        )
-        self._journal.trim(self._store.oldest_emitted())
 
     def _write(self) -> bool:
         """Write what waits; False while the log takes nothing and there is too much to read on."""
@@ -231,33 +172,27 @@ class JoinDaemon:
         if self._order.buffered or self.core.pipeline.open_impressions:
             self._apply(self._order.finish())
 
-    def _timed_checkpoint(self) -> None:
-        """A checkpoint that may fail: joining goes on, and it is tried again."""
-        seconds = self._settings.train.checkpoint_seconds
-        self._checkpoint_due = time.monotonic() + seconds
-        try:
-            self.checkpoint()
-        except (OSError, LogError) as error:
-            self._checkpoint_due = time.monotonic() + min(5.0, seconds)
-            self._reporter.say("checkpoint-failed", reason=str(error))
-
-    def _refuse_journal_ahead(self, silent_seconds: float) -> None:
-        if silent_seconds >= JOURNAL_SECONDS:
-            raise StateError(
-                f"{self._journal}: holds a decision beyond entry {self._order.emitted} of the order, and the "
-                "log holds no more entries: one of the two is not of this run. Restore it, or start a new "
-                "state folder"
-            )
-
-    def _progress(self, lag: int, healthy: bool) -> None:
+    def _progress(self, intake: Intake) -> None:
         pipeline = self.core.pipeline
         self._reporter.progress(
             applied=pipeline.applied,
             labelled=self.output.written,
             open_impressions=pipeline.open_impressions,
-            lag=lag,
-            log="well" if healthy else "away",
+            lag=sum(max(0, intake.ends[tp] - at) for tp, at in pipeline.positions().items()),
+            log="well" if intake.healthy else "away",
         )
+
+
+def _identity(settings: Settings, log: EventLog) -> dict[str, Any]:
+    """What a checkpoint of the joining process and a configuration must agree on."""
+    names = ("policy", "release", "window_seconds", "horizon_seconds")
+    topics = ("impressions", "clicks", "labelled")
+    return {
+        "join": {name: getattr(settings.join, name) for name in names},
+        "order": order_identity(settings),
+        "topics": {name: getattr(settings.log, name) for name in topics},
+        "labelled_topic_id": log.topic_id(settings.log.labelled),
+    }
 
 
 def join_folder(settings: Settings) -> Path:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from simulators.children import Child, Children, children
-from simulators.demo import ARMS
+from simulators.demo_setup import ARMS
 from stream_ctr.errors import StreamCTRError
+from stream_ctr.events.open import open_log
 from stream_ctr.experiments.report_model import decode_report
 from tests.serving.test_impressions import eventually
 
@@ -108,6 +109,42 @@ def test_a_process_that_fails_is_one_clear_line_and_ends_the_others(tmp_path: Pa
     assert "server ended with status 2" in last
     assert f"cannot listen on 127.0.0.1 port {port}" in last
     assert "Traceback" not in errors
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from simulators.children import children
+with children(Path(sys.argv[1])) as started:
+    for number in range(2):
+        started.start(f"join-{number}", "join", "--config", f"{sys.argv[1]}/{number}.toml")
+    time.sleep(600.0)
+"""
+"""Two processes that read a log without an end, and one that starts them."""
+
+
+def test_killed_it_leaves_no_process_and_those_end_in_their_own_order(tmp_path: Path) -> None:
+    log = open_log(f"sqlite:///{tmp_path}/events.db", create=True)
+    for topic in ("impressions", "clicks"):
+        log.create_topic(topic, 1)
+    log.close()
+    for number in range(2):
+        text = f'[log]\nurl = "sqlite:///{tmp_path}/events.db"\nlabelled = "labelled-{number}"\n'
+        (tmp_path / f"{number}.toml").write_text(f'{text}[train]\nstate = "{tmp_path}/{number}"\n')
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], start_new_session=True)
+    said = [tmp_path / f"join-{number}.log" for number in range(2)]
+    try:
+        eventually(lambda: all(path.exists() and '"new"' in path.read_text() for path in said), seconds=120)
+        assert len(of_session(parent.pid)) == 3
+        parent.kill()
+        assert parent.wait() == -signal.SIGKILL
+        eventually(lambda: not of_session(parent.pid), seconds=60)
+    finally:
+        for pid in of_session(parent.pid):
+            os.kill(pid, signal.SIGKILL)
+        parent.wait()
+    for path in said:
+        assert json.loads(path.read_text().splitlines()[-1])["event"] == "stopped"
 
 
 def _ended(child: Child) -> None:

@@ -27,7 +27,7 @@ from stream_ctr.events.log import TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.pipeline.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import versions
-from stream_ctr.training import trainer as trainer_module
+from stream_ctr.training import intake
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.lock import StateLock
 from stream_ctr.training.report import Reporter
@@ -173,7 +173,7 @@ def test_a_journal_that_is_ahead_of_the_log_is_refused(
     FileJournal(tmp_path / "state" / "main" / "journal").append(
         [Decision(10_000, "idle", TopicPartition("clicks", 0))]
     )
-    monkeypatch.setattr(trainer_module, "JOURNAL_SECONDS", 0.2)
+    monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.2)
     with pytest.raises(StateError, match="holds a decision beyond entry"):
         run(config)
 

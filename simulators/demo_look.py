@@ -1,0 +1,112 @@
+"""What the demo sees of the processes it started: where they answer, from what, and how far they are."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulators.children import Child
+from simulators.demo_setup import ARMS, LABEL_SECONDS
+from simulators.freshness import Freshness
+
+
+@dataclass(frozen=True)
+class Places:
+    """What runs, and where it answers."""
+
+    server: Child
+    watcher: Child
+    trainers: tuple[Child, ...]
+
+    def told(self) -> dict[str, str | None]:
+        """Addresses by what is there."""
+        page = self.watcher.address()
+        trainers = {f"metrics of {child.name}": child.address() for child in self.trainers}
+        return {
+            "server": self.server.address(),
+            "page": page,
+            **{name: url and f"{url}/metrics" for name, url in trainers.items()},
+        }
+
+
+def ready(places: Places) -> bool:
+    """Whether the server has a model of every arm."""
+    try:
+        told = json.loads(_get(f"{places.server.address()}/health/ready"))
+    except (OSError, ValueError):
+        return False
+    arms = told.get("arms", {})
+    return bool(arms) and all(arms.get(arm, {}).get("version") is not None for arm in ARMS)
+
+
+def look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
+    """What the server answers from at this moment."""
+    try:
+        series = _series(_get(f"{places.server.address()}/metrics"))
+    except OSError:
+        return {}
+    shown: dict[str, Any] = {}
+    seen = time.time()
+    answers = {arm: _answers(series, arm) for arm in fresh}
+    for arm, freshness in fresh.items():
+        if not any(answers.values()):
+            freshness.begin(seen)  # no visit yet: what comes is later than now
+        told = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
+        if told > 0.0:
+            freshness.look(seen, told - LABEL_SECONDS)
+        shown[f"{arm}_answers"] = answers[arm]
+        p50 = freshness.quantile(0.5)
+        shown[f"{arm}_freshness"] = "-" if p50 is None else f"{p50:.1f} s"
+    return shown
+
+
+def _answers(series: dict[str, float], arm: str) -> int:
+    return round(series.get(f'stream_ctr_serve_requests_total{{arm="{arm}",code="200"}}', 0.0))
+
+
+def behind(places: Places, folder: Path, since_ms: float) -> dict[str, float | None]:
+    """Entries of the log that each reader has not applied; None where that is not known.
+
+    The watcher is in it once it has written a report; one from before ``since_ms`` says nothing.
+    """
+    from stream_ctr.experiments.report_model import read_report
+    from stream_ctr.experiments.shared import FOLDER
+
+    left: dict[str, float | None] = {child.name: _lag(child) for child in places.trainers}
+    report = folder / "state" / FOLDER / "report.json"
+    if report.exists():
+        found = read_report(report)
+        left["watcher"] = found.progress.lag_entries if found.generated_ms > since_ms else None
+    return left
+
+
+def _lag(trainer: Child) -> float | None:
+    """Entries of the log that a trainer has not applied."""
+    try:
+        series = _series(_get(f"{trainer.address()}/metrics"))
+    except OSError:
+        return None
+    found = [value for name, value in series.items() if name.startswith("stream_ctr_log_lag_entries{")]
+    return sum(found) if found else None
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        text: bytes = answer.read()
+    return text.decode()
+
+
+def _series(exposition: str) -> dict[str, float]:
+    """Series of Prometheus' text and their values, labels in the order of their names."""
+    found = {}
+    for line in exposition.splitlines():
+        if line and not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            name, brace, labels = series.partition("{")
+            ordered = ",".join(sorted(labels.removesuffix("}").split(",")))
+            found[f"{name}{{{ordered}}}" if brace else name] = float(value)
+    return found

@@ -1,0 +1,13 @@
+"""``python -m simulators.tethered COMMAND``: a ``stream-ctr`` command that ends with what started it."""
+
+from __future__ import annotations
+
+import sys
+
+from simulators.children import END_SECONDS
+from stream_ctr.cli import main
+from stream_ctr.lifeline import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent(END_SECONDS)
+    sys.exit(main())
