@@ -10,6 +10,7 @@ from stream_ctr.experiments.override import HEADER as OVERRIDE
 from stream_ctr.serving.api import ApiError, decode_request
 from stream_ctr.serving.asgi import Receive, Scope, Send, header, respond
 from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.door import RANK, Door
 from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.metrics import CONTENT_TYPE, NO_ARM, ServeMetrics
@@ -44,11 +45,12 @@ class RankApp:
         self._metrics = metrics
         self._ranker = Ranker(routing, metrics)
         self._gate = Gate(serve)
+        self.door = Door(self._gate, self._count_refusal)
         self._max_candidates = serve.max_candidates
         self._workers = serve.workers
         tokens = Tokens(serve.token_file) if tokens is None else tokens
         routes: Routes = {
-            "/v1/rank": (POST, self._rank),
+            RANK.decode(): (POST, self._rank),
             "/openapi.json": (GET, Description(arms, serve, secured=len(tokens) > 0).show),
             "/metrics": (GET, self.show_metrics if serve.workers == 1 else self._metrics_elsewhere),
             **self.health,
@@ -94,6 +96,12 @@ class RankApp:
             self._gate.check_deadline(started)
             self._exposures.put(ranking, record)
             return ranking.answer.arm, body
+
+    def _count_refusal(self, path: bytes) -> None:
+        if path == RANK:
+            self._metrics.count_request(503, NO_ARM)
+        else:
+            self._metrics.count_inference(503, NO_ARM)
 
     async def _live(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await respond(send, 200, b'{"live":true}')

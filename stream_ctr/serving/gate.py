@@ -35,17 +35,44 @@ def unavailable(text: str) -> ApiError:
     return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
 
 
+def overloaded(places: int) -> str:
+    """Why a request is refused."""
+    return f"{places} requests are under way already; try again soon"
+
+
 class Gate:
     """One worker's gate, for all requests that compute."""
 
     def __init__(self, serve: ServeConfig) -> None:
+        self.places = serve.max_waiting
+        """Requests that may be under way at once."""
         self._serve = serve
         self._under_way = 0
+        self._expected = 0
+        """Requests that the protocol has let in and that have not come to ``admit`` yet."""
+        self._when_free: Callable[[int], None] = lambda room: None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._usher: asyncio.Task[None] | None = None
         self._typical = FIRST_GUESS_SECONDS
         self._computed = 0.0
         """Seconds of computing since the usher last looked."""
+
+    def when_free(self, hear: Callable[[int], None]) -> None:
+        """Let ``hear`` know of the room that there is, each time that half of the places or more are free."""
+        self._when_free = hear
+
+    def expect(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a request of which nobody has told the gate yet finds room; it has to come in this round
+        of the loop, or its place is another's."""
+        if self._under_way + self._expected >= self.places:
+            return False
+        if not self._expected:
+            loop.call_soon(self._expect_none)  # before the tasks of those that are expected: they come later
+        self._expected += 1
+        return True
+
+    def _expect_none(self) -> None:
+        self._expected = 0
 
     async def admit(self, work: Callable[[], Awaitable[T]], refused: Callable[[int], None]) -> T:
         """The work's result; ``refused`` hears the status of every request that ends without one.
@@ -55,13 +82,13 @@ class Gate:
             Disconnected: the client went away first.
         """
         try:
-            if self._under_way >= self._serve.max_waiting:
-                raise unavailable(f"{self._under_way} requests are under way already; try again soon")
+            if self._under_way >= self.places:
+                raise unavailable(overloaded(self._under_way))
             self._under_way += 1
             try:
                 return await work()
             finally:
-                self._under_way -= 1
+                self._leave()
         except ApiError as error:
             refused(error.status)
             raise
@@ -71,6 +98,12 @@ class Gate:
             logger.exception("a request failed")
             refused(500)
             raise ApiError(500, "internal error") from None
+
+    def _leave(self) -> None:
+        self._under_way -= 1
+        room = self.places // 2 - self._under_way
+        if room > 0:
+            self._when_free(room)
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """The request's body.

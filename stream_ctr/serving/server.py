@@ -23,10 +23,12 @@ from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
+from stream_ctr.serving.door import Door, DoorProtocol
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import ImpressionLog
 from stream_ctr.serving.listen import address, is_loopback, listen, tls_context, uvicorn_config
 from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.protocol import PatientProtocol
 from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
 from stream_ctr.serving.routing import Routing
 from stream_ctr.serving.shadows import Shadows
@@ -128,15 +130,21 @@ def run_process(
         stack.callback(arms.stop)
         routing.start(serve.poll_seconds)
         stack.callback(routing.stop)
-        server = _Server(uvicorn_config(app, tls, serve.header_seconds), listening)
+        server = _Server(uvicorn_config(app, tls, _protocol(serve, app.door)), listening)
         inner_tls = None if is_loopback(serve.admin_host) else tls
-        inner = _Inner(
-            uvicorn_config(AdminApp(app, tokens, admin_routes(routing)), inner_tls, serve.header_seconds)
-        )
+        inner_app = AdminApp(app, tokens, admin_routes(routing))
+        inner = _Inner(uvicorn_config(inner_app, inner_tls, _protocol(serve)))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(_serve(server, listener, inner, admin))
     return 0
+
+
+def _protocol(serve: ServeConfig, door: Door | None = None) -> type[PatientProtocol]:
+    """What speaks HTTP on one listener."""
+    if door is None:
+        return type("Protocol", (PatientProtocol,), {"patience_seconds": serve.header_seconds})
+    return type("Protocol", (DoorProtocol,), {"patience_seconds": serve.header_seconds, "door": door})
 
 
 async def _serve(
