@@ -25,9 +25,6 @@ import numpy as np
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 END_SECONDS: Final = 10.0
 """Time after the last request was due in which answers are still waited for."""
-ACCEPT_SECONDS: Final = 0.5
-"""Time between connecting and the first request: connections that come with an overload wait for seconds
-until they are taken in, which is another question than how long a request takes."""
 LATE_SECONDS: Final = 0.001
 """Sending that much after a request was due is the client's own lateness, and is told."""
 
@@ -111,7 +108,6 @@ class Run:
             _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", load.port)
             self._open.add(connection)
             self._free.append(connection)
-        await asyncio.sleep(ACCEPT_SECONDS)
         began = time.perf_counter()
         lags = asyncio.create_task(self._watch_lag())
         if load.rate > 0.0:

@@ -2,14 +2,17 @@
 
 Refusing one the way that others are answered takes a good part of the time of computing one: a task, the
 route, the error, its encoding. So a request for a computation is refused as soon as its headers are in, with
-an answer that lies ready, and its body is thrown away. The connection is then not listened to for a moment:
-a client that asks again at once, instead of after ``Retry-After`` seconds, waits in its own socket and takes
-no time from those that were let in.
+an answer that lies ready, and its body is thrown away.
+
+Who does not wait for ``Retry-After`` is told by the connection. Its next refusal comes late, so that it asks
+less often; and half of the places are kept from it, so that those who have waited find one. A proxy, whose
+connections are shared, loses little by that: what is let in is never held up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -17,61 +20,57 @@ from typing import Final
 from stream_ctr.serving.gate import RETRY_SECONDS, Gate, overloaded
 from stream_ctr.serving.protocol import PatientProtocol, response
 
-PAUSE_SECONDS: Final = 0.25
-"""Time in which a connection is not listened to after a refusal, unless there is room before: well below
-RETRY_SECONDS, since other requests of a proxy may come over the same connection."""
+HOLD_SECONDS: Final = 0.25
+"""Time until a refusal is told to a connection that has come again too early."""
+TICK_SECONDS: Final = 0.005
 RANK: Final = b"/v1/rank"
 MODELS, INFER = b"/v2/models/", b"/infer"
 
 
 class Door:
-    """One worker's door: who is turned away, and the connections that are not listened to."""
+    """One worker's door: who is turned away, and who has to wait to hear it."""
 
     def __init__(self, gate: Gate, refused: Callable[[bytes], None]) -> None:
         """``refused`` hears the path of each request that is turned away."""
         self._gate = gate
         self._refused = refused
-        self._paused: deque[tuple[float, DoorProtocol]] = deque()
+        self._held: deque[tuple[float, DoorProtocol]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        gate.when_free(self._let_in)
+        text = overloaded(gate.places)
+        self._answers = {
+            closing: response(
+                b"503 Service Unavailable", text, b"retry-after: %d\r\n" % RETRY_SECONDS, closing=closing
+            )
+            for closing in (False, True)
+        }
 
-    def admits(self, path: bytes, loop: asyncio.AbstractEventLoop) -> bool:
+    def admits(self, path: bytes, early: bool, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a request is let in; one that computes nothing always is."""
         computes = path == RANK or (path.startswith(MODELS) and path.endswith(INFER))
-        if not computes or self._gate.expect(loop):
+        places = max(1, self._gate.places // 2) if early else self._gate.places
+        if not computes or self._gate.expect(places, loop):
             return True
         self._refused(path)
         return False
 
     def answer(self, closing: bool) -> bytes:
         """What a request that is turned away gets."""
-        headers = b"retry-after: %d\r\n" % RETRY_SECONDS
-        return response(b"503 Service Unavailable", overloaded(self._gate.places), headers, closing=closing)
+        return self._answers[closing]
 
-    def pause(self, connection: DoorProtocol, loop: asyncio.AbstractEventLoop) -> None:
-        """Do not listen to a connection for a moment."""
-        connection.flow.pause_reading()
-        self._paused.append((loop.time() + PAUSE_SECONDS, connection))
+    def hold(self, connection: DoorProtocol, loop: asyncio.AbstractEventLoop) -> None:
+        """Release this connection a moment later."""
+        self._held.append((loop.time() + HOLD_SECONDS, connection))
         if self._timer is None:
-            self._timer = loop.call_later(PAUSE_SECONDS, self._resume, loop)
+            self._timer = loop.call_later(HOLD_SECONDS, self._release, loop)
 
-    def _resume(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Release those whose time has come, a few at a time: what comes back does not come at once."""
         now = loop.time()
-        while self._paused and self._paused[0][0] <= now:
-            self._listen()
-        if self._paused:
-            self._timer = loop.call_later(self._paused[0][0] - now, self._resume, loop)
-
-    def _let_in(self, room: int) -> None:
-        """Listen to as many as there is room for again."""
-        for _ in range(min(room, len(self._paused))):
-            self._listen()
-
-    def _listen(self) -> None:
-        _, connection = self._paused.popleft()
-        if not connection.transport.is_closing():
-            connection.flow.resume_reading()
+        for _ in range(math.ceil(len(self._held) * TICK_SECONDS / HOLD_SECONDS)):
+            if self._held[0][0] > now:
+                break
+            self._held.popleft()[1].release()
+        self._timer = loop.call_later(TICK_SECONDS, self._release, loop) if self._held else None
 
 
 class DoorProtocol(PatientProtocol):
@@ -81,6 +80,13 @@ class DoorProtocol(PatientProtocol):
     _turned_away = False
     """Whether the request that is coming in is not let in: its body is thrown away."""
     _closing = False
+    _held = False
+    """Whether a request was turned away and has not heard of it."""
+    _refused_at = float("-inf")
+
+    def on_message_begin(self) -> None:
+        self.release()  # a pipelined request of the same piece: answers come in the order of requests
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._turned_away = self._is_turned_away()
@@ -89,7 +95,7 @@ class DoorProtocol(PatientProtocol):
             return
         self._in_headers = False
         self._closing = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if self.expect_100_continue:  # no body will come, or it will: who is to say where the next one begins
+        if self.expect_100_continue:  # a body will come or not: who is to say where the next request begins
             self._turn_away(closing=True)
 
     def on_body(self, body: bytes) -> None:
@@ -97,29 +103,56 @@ class DoorProtocol(PatientProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._turned_away:
-            self._turned_away = False
-            self._turn_away(self._closing)
-        else:
+        if not self._turned_away:
             super().on_message_complete()
+            return
+        self._turned_away = False
+        self._turn_away(self._closing)
+
+    def shutdown(self) -> None:
+        self.release()
+        super().shutdown()
+
+    def release(self) -> None:
+        """Let a request that was turned away hear of it."""
+        if self._held:
+            self._held = False
+            if not self.transport.is_closing():
+                self._answer()
+                self.flow.resume_reading()
+
+    @property
+    def _unfinished(self) -> bool:
+        return not self._held and super()._unfinished
 
     def _is_turned_away(self) -> bool:
         # What waits behind another request of its connection is left to the gate, when its turn has come.
         if not self.idle or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
             return False
-        return not self.door.admits(self.url.partition(b"?")[0], self.loop)
+        early = self.loop.time() - self._refused_at < RETRY_SECONDS
+        return not self.door.admits(self.url.partition(b"?")[0], early, self.loop)
 
     def _turn_away(self, closing: bool) -> None:
         if self.transport.is_closing():
             return
-        self.transport.write(self.door.answer(closing))
-        if closing:
+        if closing or self.flow.write_paused:  # the latter: it asks and asks and never reads an answer
+            self.transport.write(self.door.answer(closing=True))
             self.transport.close()
             return
+        before, self._refused_at = self._refused_at, self.loop.time()
+        if self._refused_at - before < RETRY_SECONDS:
+            self._held = True
+            self.flow.pause_reading()
+            self.door.hold(self, self.loop)
+        else:
+            self._answer()
+
+    def _answer(self) -> None:
+        self.transport.write(self.door.answer(closing=False))
+        self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
-        self.door.pause(self, self.loop)
 
     def _give_up(self) -> None:
         if self._turned_away:

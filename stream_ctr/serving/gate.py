@@ -47,24 +47,20 @@ class Gate:
         self.places = serve.max_waiting
         """Requests that may be under way at once."""
         self._serve = serve
-        self._under_way = 0
+        self.under_way = 0
+        """Requests that are."""
         self._expected = 0
         """Requests that the protocol has let in and that have not come to ``admit`` yet."""
-        self._when_free: Callable[[int], None] = lambda room: None
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._usher: asyncio.Task[None] | None = None
         self._typical = FIRST_GUESS_SECONDS
         self._computed = 0.0
         """Seconds of computing since the usher last looked."""
 
-    def when_free(self, hear: Callable[[int], None]) -> None:
-        """Let ``hear`` know of the room that there is, each time that half of the places or more are free."""
-        self._when_free = hear
-
-    def expect(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether a request of which nobody has told the gate yet finds room; it has to come in this round
-        of the loop, or its place is another's."""
-        if self._under_way + self._expected >= self.places:
+    def expect(self, places: int, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a request finds one of so many places; it has to come to ``admit`` in the next round of
+        the loop, or the place is another's."""
+        if self.under_way + self._expected >= places:
             return False
         if not self._expected:
             loop.call_soon(self._expect_none)  # before the tasks of those that are expected: they come later
@@ -82,13 +78,13 @@ class Gate:
             Disconnected: the client went away first.
         """
         try:
-            if self._under_way >= self.places:
-                raise unavailable(overloaded(self._under_way))
-            self._under_way += 1
+            if self.under_way >= self.places:
+                raise unavailable(overloaded(self.under_way))
+            self.under_way += 1
             try:
                 return await work()
             finally:
-                self._leave()
+                self.under_way -= 1
         except ApiError as error:
             refused(error.status)
             raise
@@ -98,12 +94,6 @@ class Gate:
             logger.exception("a request failed")
             refused(500)
             raise ApiError(500, "internal error") from None
-
-    def _leave(self) -> None:
-        self._under_way -= 1
-        room = self.places // 2 - self._under_way
-        if room > 0:
-            self._when_free(room)
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """The request's body.
@@ -121,7 +111,7 @@ class Gate:
         Raises:
             ApiError: 504 when the deadline has passed by then.
         """
-        if self._under_way <= 1:
+        if self.under_way <= 1:
             await asyncio.sleep(0)
         else:
             await self._wait_in_line()

@@ -13,6 +13,7 @@ import uvicorn
 
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.door import Door, DoorProtocol
 from stream_ctr.serving.protocol import PatientProtocol
 
 GRACE_SECONDS: Final = 5
@@ -100,8 +101,12 @@ def _check_readable(name: str, path: str) -> None:
         raise ConfigError(f"serve.{name} = {path!r} is not readable: {error.strerror}") from None
 
 
-def uvicorn_config(app: Any, tls: ssl.SSLContext | None, protocol: type[PatientProtocol]) -> uvicorn.Config:
-    """uvicorn's settings for one listener."""
+def uvicorn_config(
+    app: Any, tls: ssl.SSLContext | None, header_seconds: float, door: Door | None = None
+) -> uvicorn.Config:
+    """uvicorn's settings for one listener; with a door, requests may be turned away at it."""
+    kept = {"patience_seconds": header_seconds, "door": door}
+    protocol = type("Protocol", (PatientProtocol if door is None else DoorProtocol,), kept)
     # What is no HTTP is answered; a line in the log for each would let any client fill the disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(

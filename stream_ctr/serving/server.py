@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 
@@ -23,16 +24,19 @@ from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
-from stream_ctr.serving.door import Door, DoorProtocol
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import ImpressionLog
 from stream_ctr.serving.listen import address, is_loopback, listen, tls_context, uvicorn_config
 from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.protocol import PatientProtocol
 from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
 from stream_ctr.serving.routing import Routing
 from stream_ctr.serving.shadows import Shadows
 from stream_ctr.serving.tokens import Tokens
+
+TAKEN: Final = 16
+"""Connections that all workers together take in, in one round of their loops. libuv takes one for each time
+that a socket is given to it: with many to come, and a round as long as an overload makes it, the last would
+wait for seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,30 +134,23 @@ def run_process(
         stack.callback(arms.stop)
         routing.start(serve.poll_seconds)
         stack.callback(routing.stop)
-        server = _Server(uvicorn_config(app, tls, _protocol(serve, app.door)), listening)
+        server = _Server(uvicorn_config(app, tls, serve.header_seconds, app.door), listening)
         inner_tls = None if is_loopback(serve.admin_host) else tls
         inner_app = AdminApp(app, tokens, admin_routes(routing))
-        inner = _Inner(uvicorn_config(inner_app, inner_tls, _protocol(serve)))
+        inner = _Inner(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            runner.run(_serve(server, listener, inner, admin))
+            runner.run(_serve(server, listener, serve.workers, inner, admin))
     return 0
 
 
-def _protocol(serve: ServeConfig, door: Door | None = None) -> type[PatientProtocol]:
-    """What speaks HTTP on one listener."""
-    if door is None:
-        return type("Protocol", (PatientProtocol,), {"patience_seconds": serve.header_seconds})
-    return type("Protocol", (DoorProtocol,), {"patience_seconds": serve.header_seconds, "door": door})
-
-
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, inner: uvicorn.Server, admin: socket.socket
+    server: uvicorn.Server, listener: socket.socket, workers: int, inner: uvicorn.Server, admin: socket.socket
 ) -> None:
     """Both listeners in one loop; metrics are there for as long as requests are."""
     beside = asyncio.create_task(inner.serve(sockets=[admin]))
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener, *(listener.dup() for _ in range(max(0, TAKEN // workers - 1)))])
     finally:
         inner.should_exit = True
         await beside
