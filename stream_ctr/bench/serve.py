@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,7 +47,12 @@ BODIES: Final = 200
 CONNECTIONS: Final = 32
 """Open connections; below the server's max_waiting, so that nothing is refused that is only late."""
 OVERLOAD: Final = 10
-"""Requests under way in the overload, times max_waiting: all but one of them are to be refused at once."""
+"""Requests under way in the overload, times max_waiting."""
+BESIDE_CONNECTIONS: Final = 64
+BESIDE_RATE: Final = 50.0
+"""A client beside the load that heeds Retry-After: its connections ask less than once a second each."""
+HEALTH_CONNECTIONS: Final = 2
+HEALTH_RATE: Final = 20.0
 WARM_UP_SECONDS: Final = 1.0
 WARM_UP_RATE: Final = 100.0
 WARM_UPS: Final = 10
@@ -55,6 +61,8 @@ SERVE: Final = [sys.executable, "-c", "from stream_ctr.cli import main; raise Sy
 OURS, EMPTY = "stream-ctr serve", "uvicorn, empty handler"
 
 Note = Callable[[str], object]
+Clients = tuple[subprocess.Popen[str], subprocess.Popen[str]]
+"""The process of the load itself, and that of the clients beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,8 @@ class Kind:
     """Requests a second; 0: as many as the server answers."""
     connections: int = CONNECTIONS
     """Open connections; more than the server's max_waiting are an overload."""
+    beside: bool = False
+    """Whether two other clients, in a process of their own, ask for rankings and for health beside it."""
 
 
 @dataclass
@@ -80,12 +90,14 @@ class Measured:
 
 def kinds(rate: float, large_rate: float) -> list[Kind]:
     """The loads of one run."""
+    most = ServeConfig().max_waiting
     return [
         Kind("1 candidate", 1, rate),
         Kind("100 candidates", 100, large_rate),
         Kind("1 candidate, most", 1, 0.0),
         Kind("100 candidates, most", 100, 0.0),
-        Kind(f"1 candidate, {OVERLOAD} x overload", 1, 0.0, OVERLOAD * ServeConfig().max_waiting),
+        Kind(f"1 candidate, {most} at once", 1, 0.0, most, beside=True),
+        Kind(f"1 candidate, {OVERLOAD} x overload", 1, 0.0, OVERLOAD * most, beside=True),
     ]
 
 
@@ -106,19 +118,19 @@ def measure(
             OURS: stack.enter_context(server(SERVE, environment(state))),
             EMPTY: stack.enter_context(server([sys.executable, "-m", "stream_ctr.bench.serve_empty"])),
         }
-        client = stack.enter_context(_client())
+        clients = stack.enter_context(_client()), stack.enter_context(_client())
         measured = [Measured(name, kind) for kind in loads for name in ports]
         for name, port in ports.items():
             note(f"warming up {name}")
-            _warm_up(client, port)
+            _warm_up(clients, port)
         for number in range(rounds):
             for each in measured:
                 note(f"round {number + 1} of {rounds}: {each.kind.name}, {each.server}")
-                each.rounds.append(_play(client, ports[each.server], each.kind, seconds))
+                each.rounds.append(_play(clients, ports[each.server], each.kind, seconds))
     return measured
 
 
-def _warm_up(client: subprocess.Popen[str], port: int) -> None:
+def _warm_up(clients: Clients, port: int) -> None:
     """Let a server take in its snapshot, its code and its connections, until it answers all.
 
     Raises:
@@ -126,7 +138,7 @@ def _warm_up(client: subprocess.Popen[str], port: int) -> None:
     """
     found: dict[str, Any] = {}
     for _ in range(WARM_UPS):
-        found = _play(client, port, Kind("warm-up", 1, WARM_UP_RATE), WARM_UP_SECONDS)
+        found = _play(clients, port, Kind("warm-up", 1, WARM_UP_RATE), WARM_UP_SECONDS)
         if not found["failed"]:
             return
     raise StreamCTRError(f"the server under test fails requests: {found['statuses']} by HTTP status")
@@ -215,13 +227,28 @@ def _client() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def _play(client: subprocess.Popen[str], port: int, kind: Kind, seconds: float) -> dict[str, Any]:
-    load = Load(port, "/v1/rank", bodies(kind.candidates), seconds, kind.connections, kind.rate)
+def _play(clients: Clients, port: int, kind: Kind, seconds: float) -> dict[str, Any]:
+    """Figures of one load; those of the clients beside it as "beside" and "health"."""
+    crowd, beside = clients
+    ranking = Load(port, "/v1/rank", bodies(kind.candidates), seconds, kind.connections, kind.rate)
+    if not kind.beside:
+        return _ask(crowd, [ranking])[0]
+    polite = Load(port, "/v1/rank", bodies(1), seconds, BESIDE_CONNECTIONS, BESIDE_RATE)
+    health = Load(port, "/health/live", [""], seconds, HEALTH_CONNECTIONS, HEALTH_RATE, "GET")
+    with ThreadPoolExecutor(1) as other:
+        found = other.submit(_ask, beside, [polite, health])
+        result = _ask(crowd, [ranking])[0]
+        result["beside"], result["health"] = found.result()
+    return result
+
+
+def _ask(client: subprocess.Popen[str], loads: list[Load]) -> list[dict[str, Any]]:
+    """Let a client process play loads side by side."""
     assert client.stdin is not None
     assert client.stdout is not None
-    print(msgspec.json.encode(load).decode(), file=client.stdin, flush=True)
+    print(msgspec.json.encode(loads).decode(), file=client.stdin, flush=True)
     answer = client.stdout.readline()
     if not answer:
         raise StreamCTRError("the client under way ended early; run the bench again")
-    result: dict[str, Any] = json.loads(answer)
+    result: list[dict[str, Any]] = json.loads(answer)
     return result

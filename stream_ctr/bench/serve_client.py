@@ -5,7 +5,8 @@ request was due. So a server that stops for a second is charged with every reque
 with one alone (coordinated omission). Closed loop: each connection sends its next request as soon as it has
 the answer to the last, which finds the most that the server does.
 
-``python -m stream_ctr.bench.serve_client`` reads one load a line as JSON and answers with a line of JSON.
+``python -m stream_ctr.bench.serve_client`` reads a list of loads a line as JSON, plays them side by side, and
+answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import numpy as np
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 END_SECONDS: Final = 10.0
 """Time after the last request was due in which answers are still waited for."""
-ACCEPT_SECONDS: Final = 0.5
-"""Time between connecting and the first request: connections that come with an overload wait for seconds
-until they are taken in, which is another question than how long a request takes."""
 LATE_SECONDS: Final = 0.001
 """Sending that much after a request was due is the client's own lateness, and is told."""
+
+
+LAG_SECONDS: Final = 0.01
+"""Time between looks at how late the client itself is: that much of a latency may be its own."""
 
 
 class Load(msgspec.Struct):
@@ -42,6 +44,7 @@ class Load(msgspec.Struct):
     connections: int
     rate: float = 0.0
     """Requests a second; 0: closed loop."""
+    method: str = "POST"
 
 
 class Connection(asyncio.Protocol):
@@ -92,6 +95,7 @@ class Run:
         self._waiting: deque[float] = deque()
         self._latencies: list[float] = []
         self._lateness: list[float] = []
+        self._lags: list[float] = []
         self._failed = 0
         self._statuses: Counter[int] = Counter()
         self._ending = False
@@ -104,8 +108,8 @@ class Run:
             _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", load.port)
             self._open.add(connection)
             self._free.append(connection)
-        await asyncio.sleep(ACCEPT_SECONDS)
         began = time.perf_counter()
+        lags = asyncio.create_task(self._watch_lag())
         if load.rate > 0.0:
             await self._send_on_time(began)
         else:
@@ -113,6 +117,7 @@ class Run:
                 self._send(self._free.popleft(), time.perf_counter())
             await asyncio.sleep(load.seconds)
         self._ending = True
+        lags.cancel()
         took = time.perf_counter() - began
         answered = len(self._latencies)
         while self._open and (self._sent > len(self._latencies) + self._failed or self._waiting):
@@ -128,6 +133,12 @@ class Run:
         for connection in self._open:
             connection.close()
         return self._result(answered / took)
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due = time.perf_counter() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            self._lags.append(time.perf_counter() - due)
 
     async def _send_on_time(self, began: float) -> None:
         load = self._load
@@ -183,12 +194,13 @@ class Run:
             "statuses": dict(self._statuses),
             "per_second": per_second,
             "client_late_share": float((late > LATE_SECONDS).mean()) if len(late) else None,
+            "client_lag_p99": float(np.quantile(self._lags, 0.99)) * 1e3 if self._lags else None,
         }
 
 
 def _message(load: Load, body: bytes) -> bytes:
     head = (
-        f"POST {load.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"{load.method} {load.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -196,16 +208,24 @@ def _message(load: Load, body: bytes) -> bytes:
 
 def play(load: Load) -> dict[str, Any]:
     """Send one load."""
+    return play_all([load])[0]
+
+
+def play_all(loads: list[Load]) -> list[dict[str, Any]]:
+    """Send several loads at once; the figures of each."""
     import uvloop
 
+    async def together() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(Run(load).play() for load in loads))
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Run(load).play())
+        return runner.run(together())
 
 
 def main() -> int:
-    """Play every load that comes as a line of JSON on standard input; its figures go out as one."""
+    """Play the loads that come as a line of JSON on standard input; their figures go out as one."""
     for line in sys.stdin:
-        print(json.dumps(play(msgspec.json.decode(line, type=Load))), flush=True)
+        print(json.dumps(play_all(msgspec.json.decode(line, type=list[Load]))), flush=True)
     return 0
 
 

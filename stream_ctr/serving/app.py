@@ -10,6 +10,7 @@ from stream_ctr.experiments.override import HEADER as OVERRIDE
 from stream_ctr.serving.api import ApiError, decode_request
 from stream_ctr.serving.asgi import Receive, Scope, Send, header, respond
 from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.door import RANK, Door
 from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.metrics import CONTENT_TYPE, NO_ARM, ServeMetrics
@@ -43,16 +44,17 @@ class RankApp:
         self._exposures = exposures
         self._metrics = metrics
         self._ranker = Ranker(routing, metrics)
-        self._gate = Gate(serve)
+        self.gate = Gate(serve)
+        self.door = Door(self.gate, self._count_refusal)
         self._max_candidates = serve.max_candidates
         self._workers = serve.workers
         tokens = Tokens(serve.token_file) if tokens is None else tokens
         routes: Routes = {
-            "/v1/rank": (POST, self._rank),
+            RANK.decode(): (POST, self._rank),
             "/openapi.json": (GET, Description(arms, serve, secured=len(tokens) > 0).show),
             "/metrics": (GET, self.show_metrics if serve.workers == 1 else self._metrics_elsewhere),
             **self.health,
-            **InferenceProtocol(serve, arms, self._gate, metrics).routes,
+            **InferenceProtocol(serve, arms, self.gate, metrics).routes,
         }
         hint = "rankings are at POST /v1/rank, everything else is told at /openapi.json"
         self._router = Router(routes, tokens, (*HEALTH_PATHS, *OPEN_V2_PATHS), hint)
@@ -68,7 +70,7 @@ class RankApp:
 
     async def _rank(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        arm, body = await self._gate.admit(
+        arm, body = await self.gate.admit(
             lambda: self._answer(scope, receive, started),
             lambda status: self._metrics.count_request(status, NO_ARM),
         )
@@ -78,8 +80,8 @@ class RankApp:
 
     async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, bytes]:
         """Arm and body of the answer; its impression is on its way to the log."""
-        raw = await self._gate.read(scope, receive)
-        async with self._gate.turn(started):
+        raw = await self.gate.read(scope, receive)
+        async with self.gate.turn(started):
             request = decode_request(raw, self._max_candidates)
             now_ms = time.time_ns() // 1_000_000
             ranking = self._ranker.rank(request, now_ms, header(scope, OVERRIDE))
@@ -91,9 +93,15 @@ class RankApp:
                     f"more than the {MAX_RECORD_BYTES} of one impression",
                 )
             body = msgspec.json.encode(ranking.answer)
-            self._gate.check_deadline(started)
+            self.gate.check_deadline(started)
             self._exposures.put(ranking, record)
             return ranking.answer.arm, body
+
+    def _count_refusal(self, path: bytes) -> None:
+        if path == RANK:
+            self._metrics.count_request(503, NO_ARM)
+        else:
+            self._metrics.count_inference(503, NO_ARM)
 
     async def _live(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await respond(send, 200, b'{"live":true}')

@@ -35,17 +35,40 @@ def unavailable(text: str) -> ApiError:
     return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
 
 
+def overloaded(places: int) -> str:
+    """Why a request is refused."""
+    return f"{places} requests are under way already; try again soon"
+
+
 class Gate:
     """One worker's gate, for all requests that compute."""
 
     def __init__(self, serve: ServeConfig) -> None:
+        self.places = serve.max_waiting
+        """Requests that may be under way at once."""
         self._serve = serve
-        self._under_way = 0
+        self.under_way = 0
+        """Requests that are."""
+        self._expected = 0
+        """Requests that the protocol has let in and that have not come to ``admit`` yet."""
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._usher: asyncio.Task[None] | None = None
         self._typical = FIRST_GUESS_SECONDS
         self._computed = 0.0
         """Seconds of computing since the usher last looked."""
+
+    def expect(self, places: int, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether a request finds one of so many places; it has to come to ``admit`` in the next round of
+        the loop, or the place is another's."""
+        if self.under_way + self._expected >= places:
+            return False
+        if not self._expected:
+            loop.call_soon(self._expect_none)  # before the tasks of those that are expected: they come later
+        self._expected += 1
+        return True
+
+    def _expect_none(self) -> None:
+        self._expected = 0
 
     async def admit(self, work: Callable[[], Awaitable[T]], refused: Callable[[int], None]) -> T:
         """The work's result; ``refused`` hears the status of every request that ends without one.
@@ -55,13 +78,13 @@ class Gate:
             Disconnected: the client went away first.
         """
         try:
-            if self._under_way >= self._serve.max_waiting:
-                raise unavailable(f"{self._under_way} requests are under way already; try again soon")
-            self._under_way += 1
+            if self.under_way >= self.places:
+                raise unavailable(overloaded(self.under_way))
+            self.under_way += 1
             try:
                 return await work()
             finally:
-                self._under_way -= 1
+                self.under_way -= 1
         except ApiError as error:
             refused(error.status)
             raise
@@ -88,7 +111,7 @@ class Gate:
         Raises:
             ApiError: 504 when the deadline has passed by then.
         """
-        if self._under_way <= 1:
+        if self.under_way <= 1:
             await asyncio.sleep(0)
         else:
             await self._wait_in_line()

@@ -1,8 +1,7 @@
-"""The server's sockets, encryption and HTTP protocol."""
+"""The server's sockets and encryption."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import socket
@@ -10,17 +9,16 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.door import Door, DoorProtocol
+from stream_ctr.serving.protocol import PatientProtocol
 
 GRACE_SECONDS: Final = 5
 """Time that requests under way have to finish after SIGTERM."""
 BACKLOG: Final = 2048
-MAX_HEADER_BYTES: Final = 65_536
 
 
 def listen(host: str, port: int, key: str) -> socket.socket:
@@ -103,18 +101,18 @@ def _check_readable(name: str, path: str) -> None:
         raise ConfigError(f"serve.{name} = {path!r} is not readable: {error.strerror}") from None
 
 
-def uvicorn_config(app: Any, tls: ssl.SSLContext | None, header_seconds: float) -> uvicorn.Config:
-    """uvicorn's settings for one listener."""
+def uvicorn_config(
+    app: Any, tls: ssl.SSLContext | None, header_seconds: float, door: Door | None = None
+) -> uvicorn.Config:
+    """uvicorn's settings for one listener; with a door, requests may be turned away at it."""
+    kept = {"patience_seconds": header_seconds, "door": door}
+    protocol = type("Protocol", (PatientProtocol if door is None else DoorProtocol,), kept)
     # What is no HTTP is answered; a line in the log for each would let any client fill the disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-
-    class Protocol(PatientProtocol):
-        patience_seconds = header_seconds
-
     return uvicorn.Config(
         app,
         loop="auto",
-        http=Protocol,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -123,74 +121,3 @@ def uvicorn_config(app: Any, tls: ssl.SSLContext | None, header_seconds: float) 
         timeout_graceful_shutdown=GRACE_SECONDS,
         ssl_context_factory=None if tls is None else lambda config, default: tls,
     )
-
-
-class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with an end to a request's headers, and JSON for what is not HTTP.
-
-    Without it a client that sends one byte a minute holds its connection for ever, and one that sends
-    headers without end fills the memory.
-    """
-
-    patience_seconds: float
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._headers_due: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
-        self._wait_for_headers()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._headers_due is None:
-            self._header_bytes = 0
-            return
-        self._header_bytes += len(data)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            self._stop_waiting()
-            text = f"the headers are longer than {MAX_HEADER_BYTES} bytes"
-            self._refuse(b"431 Request Header Fields Too Large", text)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._wait_for_headers()
-
-    def on_headers_complete(self) -> None:
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(b"400 Bad Request", msg)
-
-    def _wait_for_headers(self) -> None:
-        if self._headers_due is None:
-            self._headers_due = self.loop.call_later(self.patience_seconds, self._give_up)
-
-    def _stop_waiting(self) -> None:
-        if self._headers_due is not None:
-            self._headers_due.cancel()
-            self._headers_due = None
-
-    def _give_up(self) -> None:
-        self._headers_due = None
-        if self.transport is None:
-            return  # the TLS handshake failed
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._wait_for_headers()  # an earlier request of the connection is still being answered
-            return
-        text = f"the headers did not arrive within {self.patience_seconds:g} seconds"
-        self._refuse(b"408 Request Timeout", text)
-
-    def _refuse(self, status: bytes, text: str) -> None:
-        if self.transport.is_closing():
-            return
-        body = msgspec.json.encode({"error": text})
-        self.transport.write(
-            b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\ncontent-length: "
-            + str(len(body)).encode() + b"\r\nconnection: close\r\n\r\n" + body
-        )  # fmt: skip
-        self.transport.close()

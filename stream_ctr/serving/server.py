@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 
@@ -31,6 +32,11 @@ from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
 from stream_ctr.serving.routing import Routing
 from stream_ctr.serving.shadows import Shadows
 from stream_ctr.serving.tokens import Tokens
+
+TAKEN: Final = 16
+"""Connections that all workers together take in, in one round of their loops. libuv takes one for each time
+that a socket is given to it: with many to come, and a round as long as an overload makes it, the last would
+wait for seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +134,23 @@ def run_process(
         stack.callback(arms.stop)
         routing.start(serve.poll_seconds)
         stack.callback(routing.stop)
-        server = _Server(uvicorn_config(app, tls, serve.header_seconds), listening)
+        server = _Server(uvicorn_config(app, tls, serve.header_seconds, app.door), listening)
         inner_tls = None if is_loopback(serve.admin_host) else tls
-        inner = _Inner(
-            uvicorn_config(AdminApp(app, tokens, admin_routes(routing)), inner_tls, serve.header_seconds)
-        )
+        inner_app = AdminApp(app, tokens, admin_routes(routing))
+        inner = _Inner(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            runner.run(_serve(server, listener, inner, admin))
+            runner.run(_serve(server, listener, serve.workers, inner, admin))
     return 0
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, inner: uvicorn.Server, admin: socket.socket
+    server: uvicorn.Server, listener: socket.socket, workers: int, inner: uvicorn.Server, admin: socket.socket
 ) -> None:
     """Both listeners in one loop; metrics are there for as long as requests are."""
     beside = asyncio.create_task(inner.serve(sockets=[admin]))
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener, *(listener.dup() for _ in range(max(0, TAKEN // workers - 1)))])
     finally:
         inner.should_exit = True
         await beside

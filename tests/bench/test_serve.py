@@ -106,8 +106,13 @@ def test_both_servers_answer_every_load(capsys: pytest.CaptureFixture[str]) -> N
     small = ["--rate", "20", "--large-rate", "5", "--seconds", "1", "--rounds", "1", "--learned", "100"]
     assert main(["bench", "serve", *small, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 10
-    assert len({row["name"] for row in rows}) == 10
+    assert len(rows) == 12
+    assert len({row["name"] for row in rows}) == 12
+    overload = [row for row in rows if "beside_p99_ms" in row]
+    assert len(overload) == 4
+    for each in overload:
+        assert each["beside_failed"] == each["health_failed"] == each["health_refused_share"] == 0
+        assert each["health_p50_ms"] <= each["health_p99_ms"]
     for each in rows:
         assert each["failed"] == 0
         assert each["answered"] > 0
