@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from subprocess import SubprocessError
+from typing import ClassVar
 
 import torch
+from triton.errors import TritonError
 
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.cuda_graph import Run, recorded
-from stream_ctr.learners.cuda_learner import CudaGraphLearner
+from stream_ctr.learners.cuda_learner import CudaGraphLearner, Kind
 from stream_ctr.learners.fused_check import why_not_fused
 from stream_ctr.learners.fused_plan import Blocks
 from stream_ctr.learners.fused_step import FusedStep
@@ -25,6 +28,8 @@ class FusedLearner(CudaGraphLearner):
     Chunks, recording, new rows, growth and states are that learner's; see
     :class:`~stream_ctr.learners.fused_step.FusedStep` for the step.
     """
+
+    kind: ClassVar[str] = "cuda-fused"
 
     def __init__(
         self,
@@ -44,15 +49,15 @@ class FusedLearner(CudaGraphLearner):
         Raises:
             ModelError: as there, or a setting is outside the family, or Triton cannot compile here.
         """
-        reason = why_not_fused(model, optimizer)
-        if reason is not None and optimizer.method != "revisit":
-            raise ModelError(f'{reason} is not for the fused step; set learner.kind = "cuda"')
         self._sizes = blocks
         super().__init__(
             model, optimizer, learner, slot_field, fields, dtype=dtype, labels=labels, record=record
         )
 
     def _make_step(self) -> TorchStep:
+        reason = why_not_fused(self._model, self._optimizer)
+        if reason is not None:
+            raise ModelError(f'{reason} is not for the fused step; set learner.kind = "cuda"')
         self._cursor_step = FusedStep(
             self._model,
             self._network,
@@ -65,3 +70,13 @@ class FusedLearner(CudaGraphLearner):
             self._sizes,
         )
         return self._cursor_step
+
+    def _ready(self, kinds: set[Kind]) -> None:
+        """See :class:`CudaGraphLearner`; kernels are compiled in the runs before a recording."""
+        try:
+            super()._ready(kinds)
+        except (RuntimeError, OSError, SubprocessError, TritonError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise ModelError(
+                f'Triton cannot run the fused step here ({said}); set learner.kind = "cuda"'
+            ) from error

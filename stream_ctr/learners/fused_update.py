@@ -74,7 +74,8 @@ def ascend(
             slot = tl.load(field_slots + f * most + m, mask=f < fields, other=-1)
             row = tl.load(event + ROWS + slot, mask=slot >= 0, other=spare)
             ratio = tl.load(numbers + at * (slots + 2) + slot, mask=row != spare, other=0.0)
-            radius = tl.maximum(ratio.to(tl.float64), xi) * rho_rows * share
+            bound = tl.full((f_block,), xi, tl.float64)  # a bare number would be of single precision
+            radius = tl.maximum(ratio.to(tl.float64), bound) * rho_rows * share
             if sam:
                 radius = radius * 0.0 + rho_rows * share
             factor += tl.where(row != spare, over_root(radius, square, smallest), 0.0)
