@@ -76,9 +76,10 @@ class FreezesWeights(Protocol):
 class LearnerConfig:
     """Where and how the learning step runs."""
 
-    kind: Literal["auto", "compiled", "cuda", "torch", "river"] = "auto"
+    kind: Literal["auto", "compiled", "cuda", "cuda-fused", "torch", "river"] = "auto"
     """Implementation of the learning step. compiled: Numba on one CPU thread, for the dnn family. cuda: any
-    network on a GPU, its step recorded once and replayed for each event. torch: any network on CPU or CUDA,
+    network on a GPU, its step recorded once and replayed for each event. cuda-fused: the same for the dnn
+    family, with a tenth of the operations; no GPU has run it yet, so nothing chooses it by itself. torch: any network on CPU or CUDA,
     the reference. auto: cuda where device asks for a GPU, else compiled where it can, else torch.
     river: the river model named below instead of a network."""
     river: str = "river-ftrl"

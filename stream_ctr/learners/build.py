@@ -50,6 +50,10 @@ def build_learner(
             f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
             "dropout; set model.dropout = 0"
         )
+    if learner.kind == "cuda-fused":
+        from stream_ctr.learners.fused_learner import FusedLearner  # importing Triton takes a second
+
+        return FusedLearner(model, optimizer, learner, slot_field, fields, labels=labels)
     asked = learner.kind == "auto" and learner.device.startswith("cuda")
     if learner.kind == "cuda" or (asked and why_not_cuda(optimizer, learner) is None):
         return CudaGraphLearner(model, optimizer, learner, slot_field, fields, labels=labels)
@@ -73,7 +77,7 @@ def build_batch_learner(
         ModelError: as :func:`build_learner`, or the compiled learner is asked for.
     """
     _check(learner)
-    if learner.kind in ("compiled", "cuda", "river"):
+    if learner.kind in ("compiled", "cuda", "cuda-fused", "river"):
         raise ModelError(
             f"learner.kind = {learner.kind!r} learns event by event; the batch protocol needs torch, or auto"
         )

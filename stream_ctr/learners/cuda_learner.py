@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ class CudaGraphLearner(TorchLearner):
     wall time, spread evenly.
     """
 
+    kind: ClassVar[str] = "cuda"
+    """Its name among ``learner.kind``."""
+
     def __init__(
         self,
         model: ModelConfig,
@@ -67,7 +71,7 @@ class CudaGraphLearner(TorchLearner):
         reason = why_not_cuda(optimizer, learner)
         if reason is not None and (record is recorded or optimizer.method == "revisit"):
             raise ModelError(
-                f"learner.kind = 'cuda' {reason}; set {instead_of_cuda(model, optimizer, learner)}"
+                f"learner.kind = {self.kind!r} {reason}; set {instead_of_cuda(model, optimizer, learner)}"
             )
         super().__init__(model, optimizer, learner, slot_field, fields, dtype=dtype, labels=labels)
         self._record = record
