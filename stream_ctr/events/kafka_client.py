@@ -16,11 +16,24 @@ if importlib.util.find_spec("crc32c") is None:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # importlib.resources.read_text, on Python 3.11
     import kafka
-    from kafka import errors
+    from kafka import codec, errors
+    from kafka.consumer import fetcher
     from kafka.net import sasl
     from kafka.protocol.consumer import OffsetSpec
+    from kafka.record.util import decode_varint
 
-__all__ = ["OffsetSpec", "abandon", "errors", "kafka", "reason", "sasl", "servers_of"]
+__all__ = [
+    "OffsetSpec",
+    "abandon",
+    "codec",
+    "decode_varint",
+    "errors",
+    "fetcher",
+    "kafka",
+    "reason",
+    "sasl",
+    "servers_of",
+]
 
 SCHEME = "kafka://"
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s\[\]:/@,?#]+):(\d{1,5})")

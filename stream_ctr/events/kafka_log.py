@@ -18,8 +18,7 @@ from stream_ctr.events.kafka_client import (
     servers_of,
 )
 from stream_ctr.events.kafka_greeting import check_reachable
-from stream_ctr.events.kafka_reader import KafkaReader
-from stream_ctr.events.log import Record, TopicPartition
+from stream_ctr.events.log import LogReader, Record, TopicPartition
 from stream_ctr.events.security import Access, SecurityConfig
 
 _REQUEST_TIMEOUT_SECONDS = 5.0
@@ -232,8 +231,11 @@ class KafkaLog:
             "some of them may be in the log"
         )
 
-    def reader(self, offsets: Mapping[TopicPartition, int]) -> KafkaReader:
+    def reader(self, offsets: Mapping[TopicPartition, int]) -> LogReader:
         """A reader at these offsets, with a connection of its own."""
+        # Imported here: it brings compiled code, which nobody needs who only writes.
+        from stream_ctr.events.kafka_reader import KafkaReader
+
         ends = {}
         for topic in {place.topic for place in offsets}:
             first, last = self.start_offsets(topic), self.end_offsets(topic)

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from stream_ctr.errors import LogError, OffsetRangeError
 from stream_ctr.events import rules
 from stream_ctr.events.kafka_client import errors, kafka, reason, servers_of
+from stream_ctr.events.kafka_fetch import entry_of, read_compiled
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
 from stream_ctr.events.security import Access
 
@@ -66,6 +67,7 @@ class KafkaReader:
             )
         except errors.KafkaError as error:
             raise LogError(f"{log.url}: Kafka cannot be read: {reason(error)}") from error
+        read_compiled(self._consumer)
         self._consumer.assign(list(self._places.values()))
         for place, offset in offsets.items():
             self._consumer.seek(self._places[place], offset)
@@ -121,6 +123,13 @@ class KafkaReader:
             found = self._consumer.poll(timeout_ms=1000 * timeout_seconds, max_records=sys.maxsize)
         except (errors.OffsetOutOfRangeError, errors.LogTruncationError) as error:
             raise self._out_of_range(error) from error
+        except errors.UnsupportedCodecError as error:
+            raise LogError(f"{self._log.url}: {error.args[0]}") from error
+        except errors.CorruptRecordError as error:
+            raise LogError(
+                f"{self._log.url}: {error.args[0]}; start again, and if that does not help, restore the "
+                "topic: what the broker holds is damaged"
+            ) from error
         except errors.KafkaError as error:
             if not error.retriable:
                 raise LogError(f"{self._log.url}: Kafka cannot be read: {reason(error)}") from error
@@ -128,18 +137,7 @@ class KafkaReader:
             return
         for name, records in found.items():
             self.healthy = True
-            self._fetched[TopicPartition(*name)].extend(
-                Entry(
-                    record.topic,
-                    record.partition,
-                    record.offset,
-                    record.timestamp,
-                    record.key,
-                    record.value,
-                    tuple(record.headers),
-                )
-                for record in records
-            )
+            self._fetched[TopicPartition(*name)].extend(map(entry_of, records))
 
     def _check_health(self) -> None:
         """Ask where the partitions end: an idle log answers, a broker that is away does not."""

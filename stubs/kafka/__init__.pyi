@@ -6,6 +6,7 @@ from typing import NamedTuple, TypedDict
 
 from kafka import admin as admin
 from kafka import partitioner as partitioner
+from kafka.consumer.fetcher import Fetcher
 from kafka.admin import UserScramCredentialUpsertion
 from kafka.protocol.consumer import OffsetSpec
 
@@ -27,7 +28,7 @@ class ConsumerRecord(NamedTuple):
     timestamp_type: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 class PartitionDescription(TypedDict):
     error_code: int
@@ -125,6 +126,7 @@ class KafkaProducer:
     def close(self, timeout: float | None = None) -> None: ...
 
 class KafkaConsumer:
+    _fetcher: Fetcher
     def __init__(
         self,
         *,
