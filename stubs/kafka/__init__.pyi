@@ -6,8 +6,8 @@ from typing import NamedTuple, TypedDict
 
 from kafka import admin as admin
 from kafka import partitioner as partitioner
-from kafka.consumer.fetcher import Fetcher
 from kafka.admin import UserScramCredentialUpsertion
+from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import OffsetSpec
 
 class TopicPartition(NamedTuple):
