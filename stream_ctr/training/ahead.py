@@ -9,22 +9,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, TypeVar
 
-from stream_ctr.learners.base import LearnResult
 from stream_ctr.pipeline.stream import Applied
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 
+Frozen = TypeVar("Frozen")
+
 MOST_CHUNKS: Final = 8
 """Chunks that the learner has been given and that are not measured yet."""
 MOST_SECONDS: Final = 0.25
-"""What they may last beyond the one at work: a stop, a snapshot and a checkpoint wait for them."""
-
-
-class _Learned(NamedTuple):
-    result: LearnResult
-    seconds: float
+"""What they may last beyond the one at work: a stop and a checkpoint wait for them."""
 
 
 class Ahead:
@@ -37,54 +34,64 @@ class Ahead:
 
     def __init__(self, core: Core, on_step: Callable[[Step], None]) -> None:
         self._core, self._on_step = core, on_step
-        self._learning = Background[_Learned]("learn", most=MOST_CHUNKS)
-        self._line: deque[Applied] = deque()
-        self._learned: deque[tuple[Applied, LearnResult]] = deque()
-        """Learned and not measured yet."""
+        self._line = Background[Callable[[], None]]("learn", most=MOST_CHUNKS)
+        """What each comes to is what is then to be done about it in the loop's thread."""
+        self._done: deque[Callable[[], None]] = deque()
         self._chunk_seconds = MOST_SECONDS
 
     @property
     def at_work(self) -> bool:
-        """Whether a chunk was given that is not measured yet."""
-        return bool(self._line)
+        """Whether something is in line whose result was not taken in yet."""
+        return self._line.busy
 
     def give(self, applied: Applied) -> None:
         """Have a chunk learned after those before it; waits while the line is as long as it may be."""
-        while self._line and (len(self._line) == MOST_CHUNKS or self._too_long() or self._learning.done):
-            self._take()
-        # In line before anybody is told of those before it: whoever is may settle, and save what is applied.
-        self._line.append(applied)
-        self._learning.start(lambda: self._learn(applied))
-        self._measure()
+        self._put(lambda: self._learn(applied))
+
+    def freeze(self, freeze: Callable[[], Frozen], then: Callable[[Frozen], None]) -> None:
+        """Freeze something of the learner after all chunks that were given and before any other, without
+        waiting for them. ``then`` has it in the loop's thread, when those chunks are measured and no other.
+        """
+
+        def frozen() -> Callable[[], None]:
+            return partial(then, freeze())
+
+        self._put(frozen)
 
     def settle(self) -> None:
         """Wait until all of it is learned and measured: only then do pipeline, learner and metrics agree."""
-        while self._line:
+        while self._line.busy:
             self._take()
-        self._measure()
+        self._finish()
 
     def close(self) -> None:
         """End the thread; what was not learned is left, for the next start to read again."""
-        self._learning.close()
-        self._line.clear()
-        self._learned.clear()
+        self._line.close()
+        self._done.clear()
+
+    def _put(self, task: Callable[[], Callable[[], None]]) -> None:
+        while self._line.busy and (len(self._line) == MOST_CHUNKS or self._too_long() or self._line.done):
+            self._take()
+        # In line before anybody is told of those before it: whoever is may settle, and save what is applied.
+        self._line.start(task)
+        self._finish()
 
     def _too_long(self) -> bool:
-        return len(self._line) > 1 and (len(self._line) - 1) * self._chunk_seconds > MOST_SECONDS
+        waiting = len(self._line) - 1
+        return waiting > 0 and waiting * self._chunk_seconds > MOST_SECONDS
 
-    def _learn(self, applied: Applied) -> _Learned:
+    def _learn(self, applied: Applied) -> Callable[[], None]:
         began = time.monotonic()
         result = self._core.learner.learn(applied.batch)
-        return _Learned(result, time.monotonic() - began)
+        self._chunk_seconds = time.monotonic() - began
+        return lambda: self._on_step(self._core.measure(applied, result))
 
     def _take(self) -> None:
-        learned = self._learning.take()
-        applied = self._line.popleft()
-        if learned is not None:
-            self._chunk_seconds = learned.seconds
-            self._learned.append((applied, learned.result))
+        done = self._line.take()
+        if done is not None:
+            self._done.append(done)
 
-    def _measure(self) -> None:
+    def _finish(self) -> None:
         """Measure what is learned, in order, also when one who is told of a chunk settles."""
-        while self._learned:
-            self._on_step(self._core.measure(*self._learned.popleft()))
+        while self._done:
+            self._done.popleft()()

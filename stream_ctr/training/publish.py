@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,7 @@ from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.batch import LEARN
 from stream_ctr.predictors.export import model_parts
 from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
+from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
@@ -65,6 +67,8 @@ class Publisher:
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
         self._snapshot_seconds: float | None = None
         self._snapshot_learned = -1
+        self._freezing = False
+        """Whether a snapshot's weights are in the learner's line."""
         self._checkpoint_seconds: float | None = None
         self._rate = _Rate()
         self._writing = Background[int]("snapshot")
@@ -121,19 +125,33 @@ class Publisher:
         if self._writing.done:
             self._end_snapshot()
         due = self._publishes and time.monotonic() >= self._snapshot_due
-        return due and not self._writing.busy
+        return due and not self._freezing and not self._writing.busy
 
-    def snapshot(self, core: Core, *, wait: bool = False) -> None:
-        """Begin to publish what was learned since the last one; ``wait`` until it is written.
-
-        The core must be at rest: it is frozen here, and written in another thread.
-        """
+    def snapshot(self, core: Core, ahead: Ahead) -> None:
+        """Begin to publish what will be learned of all that was applied: the weights are frozen in their
+        place of the learner's line, everything else here. Written in another thread."""
         self._end_snapshot()
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
-        if self._publishes and core.learned != self._snapshot_learned:
-            self._begin_snapshot(core)
-        if wait:
-            self._end_snapshot()
+        if not self._publishes:
+            return
+        self._freezing = True
+        tables, keys = core.pipeline.tables.freeze_lookup(), core.pipeline.key_encoder.state()
+        vocabulary = dict(zip(("table_keys", "table_rows"), tables, strict=True))
+        known = partial(
+            FrozenContent,
+            fields=self._fields,
+            vocabulary=vocabulary,
+            encoder=keys,
+            event_time_ms=core.pipeline.watermark_ms,
+        )
+        ahead.freeze(partial(_frozen_weights, core.learner), partial(self._frozen, core, known))
+
+    def last_snapshot(self, core: Core, ahead: Ahead) -> None:
+        """Publish what was learned since the last snapshot, and wait until it is written."""
+        ahead.settle()
+        self.snapshot(core, ahead)
+        ahead.settle()
+        self._end_snapshot()
 
     def _numbers(self, core: Core, ends: Offsets, moment: float) -> TrainerNumbers:
         tables, metrics, joiner = core.pipeline.tables, core.metrics, core.pipeline.joiner
@@ -190,25 +208,18 @@ class Publisher:
             dead_letters=sum(numbers.dead_letters.values()),
         )
 
-    def _begin_snapshot(self, core: Core) -> None:
-        learner = core.learner
-        frozen = _frozen_weights(learner)
-        model, dense, rows = model_parts(self._arm.model, len(self._fields), frozen)
-        keys, places = core.pipeline.tables.freeze_lookup()
-        content = FrozenContent(
-            model=model,
-            fields=self._fields,
-            dense=dense,
-            rows=rows,
-            vocabulary={"table_keys": keys, "table_rows": places},
-            encoder=core.pipeline.key_encoder.state(),
-            event_time_ms=core.pipeline.watermark_ms,
-            model_version=f"{self._arm.name}-{core.learned}",
-        )
+    def _frozen(self, core: Core, known: Callable[..., FrozenContent], weights: FrozenState) -> None:
+        """Have a snapshot written, unless nothing was learned since the last one."""
+        self._freezing = False
         learned = core.learned
+        if learned == self._snapshot_learned:
+            with weights:
+                return
+        model, dense, rows = model_parts(self._arm.model, len(self._fields), weights)
+        content = known(model=model, dense=dense, rows=rows, model_version=f"{self._arm.name}-{learned}")
 
         def write() -> int:
-            with frozen:
+            with weights:
                 write_snapshot(self._snapshots, content)
             return learned
 

@@ -182,15 +182,14 @@ class Trainer:
                     # A stream that comes in drops: show what was learned before waiting for more.
                     self._ahead.settle()
                 if self._publisher.snapshot_due():
-                    self._ahead.settle()
-                    self._publisher.snapshot(self.core)
+                    self._publisher.snapshot(self.core, self._ahead)
                 self._publisher.publish(self.core, intake.ends, healthy=intake.healthy)
                 self._saver.when_due()
                 if not ordered and intake.ended(until_idle):
                     self._finish()
                     break
             self._ahead.settle()
-            self._publisher.snapshot(self.core, wait=True)
+            self._publisher.last_snapshot(self.core, self._ahead)
             self._publisher.publish(self.core, intake.end_offsets(), healthy=intake.healthy, now=True)
             self.checkpoint()
         return Summary(

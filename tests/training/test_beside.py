@@ -17,15 +17,22 @@ from stream_ctr import frozen
 from stream_ctr.config import load_settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
+from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.files import Files
 from stream_ctr.frozen import FrozenState
-from stream_ctr.learners.base import LearnResult
+from stream_ctr.learners.base import FreezesWeights, LearnResult, Weighted
 from stream_ctr.pipeline.batch import Batch
+from stream_ctr.pipeline.journal import Journal
+from stream_ctr.pipeline.order import Order
+from stream_ctr.pipeline.stream import Applied
 from stream_ctr.state import State
+from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.checkpoint import CheckpointStore
-from stream_ctr.training.core import Step
+from stream_ctr.training.core import Core, Step
+from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.start import input_topics
 from stream_ctr.training.trainer import Trainer
 from tests.training.faulty_files import WatchedFiles
 from tests.training.streams import write_config, write_stream
@@ -267,6 +274,89 @@ def test_a_snapshot_that_cannot_be_written_shows_and_stops_no_learning(tmp_path:
     with trainer(config) as (daemon, said):
         assert daemon.run(threading.Event(), until_idle=0.0).events > 40
     assert "snapshot-failed" in said.events
+
+
+def batches_of(config: Path, core: Core) -> list[Applied]:
+    """The log's events as the daemon's loop hands them to the learner."""
+    settings = load_settings(config)
+    log = open_log(settings.log.url)
+    fields = resolve_fields(settings.features)
+    order = Order(
+        input_topics(settings), core.pipeline.order_state(), Journal(), scanner=RecordScanner(fields)
+    )
+    reader = log.reader(core.pipeline.positions())
+    while entries := reader.poll(1000, 0.0):
+        order.add(entries)
+    reader.close()
+    log.close()
+    ordered = order.finish()
+    return [core.pipeline.apply(ordered[start : start + 24]) for start in range(0, len(ordered), 24)]
+
+
+def core_of(config: Path) -> Core:
+    settings = load_settings(config)
+    return Core(settings, settings.arm(None), resolve_fields(settings.features), 2)
+
+
+def test_what_is_frozen_in_line_is_of_its_place_whatever_was_learned_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stream(tmp_path, 200)
+    config = write_config(tmp_path, "state")
+    core, alone = core_of(config), core_of(config)
+    batches = batches_of(config, core)
+    assert len(batches) > 8
+    expected: list[tuple[int, State]] = []
+    for applied in batches:
+        alone.measure(applied, alone.learner.learn(applied.batch))
+        assert isinstance(alone.learner, Weighted)
+        expected.append((alone.learned, alone.learner.weights()))
+    learner, go_on, frozen_at = core.learner, threading.Event(), list[tuple[int, FrozenState]]()
+    assert isinstance(learner, FreezesWeights)
+    learn = learner.learn
+
+    def slow(batch: Batch) -> LearnResult:
+        assert go_on.wait(20.0)
+        return learn(batch)
+
+    monkeypatch.setattr(learner, "learn", slow)
+    ahead = Ahead(core, lambda step: None)
+    for number, applied in enumerate(batches):
+        ahead.give(applied)
+        ahead.freeze(learner.freeze_weights, lambda state: frozen_at.append((core.learned, state)))
+        if number == 0:
+            assert not frozen_at  # nobody waited
+            go_on.set()
+    ahead.settle()
+    ahead.close()
+    assert [learned for learned, _ in frozen_at] == [learned for learned, _ in expected]
+    for (_, state), (_, weights) in zip(frozen_at, expected, strict=True):
+        with state:  # read only now that all of it is learned
+            assert state.thaw().equals(weights)
+    assert not expected[0][1].equals(expected[-1][1])
+
+
+def test_what_is_frozen_behind_a_failure_reaches_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stream(tmp_path, 60)
+    core = core_of(write_config(tmp_path, "state"))
+    batches = batches_of(tmp_path / "state.toml", core)
+    go_on, reached = threading.Event(), list[int]()
+
+    def failing(batch: Batch) -> LearnResult:
+        assert go_on.wait(20.0)
+        raise StateError("injected")
+
+    monkeypatch.setattr(core.learner, "learn", failing)
+    ahead = Ahead(core, lambda step: None)
+    ahead.give(batches[0])
+    ahead.freeze(lambda: 1, reached.append)
+    go_on.set()
+    with pytest.raises(StateError, match="injected"):
+        ahead.settle()
+    assert (reached, ahead.at_work) == ([], False)
+    ahead.close()
 
 
 def test_an_error_of_the_learner_ends_the_run_and_the_next_start_loses_nothing(
