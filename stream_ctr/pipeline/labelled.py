@@ -138,7 +138,6 @@ class LabelledPipeline(Pipeline):
     ) -> None:
         check_final(join)
         super().__init__(fields, features, join, arm, topic, "", partitions, learn_from=learn_from)
-        self._progress = {tp: progress for tp, progress in self._progress.items() if tp.topic}
         self._sequences: dict[int, int] = {}
         self._counts = {"impressions": 0, "positives": 0, "labelled_repeated": 0, "labelled_missing": 0}
 

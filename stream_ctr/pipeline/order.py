@@ -21,66 +21,15 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.pipeline.decode import EntryDecoder, RecordDecoder
 from stream_ctr.pipeline.journal import Change, Decision, Journal
+from stream_ctr.pipeline.line import Line, Waiting
 from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
-from stream_ctr.pipeline.scanned import BatchDecoder, ScannedImpression
-
-AGREEING: Final = 16
-"""Records in a row that move a partition's time beyond the lead that is allowed: of producers whose clocks
-run ahead in a share s of the records, that happens by chance with probability s^16 a record."""
-
-
-class _Waiting(NamedTuple):
-    """An entry in line. Compares by its place in the order: offsets make the first four unique."""
-
-    time_ms: int
-    rank: int
-    partition: int
-    offset: int
-    entry: Entry
-    record: Impression | ScannedImpression | Click | LabelledImpression | None
-    reason: str
-    lead: tuple[int, int]
-    row: NDArray[np.uint64] | None
-
-
-@dataclass(slots=True)
-class _Line:
-    """One partition: its entries that were read and not emitted."""
-
-    rank: int
-    name: TopicPartition
-    read_time_ms: int
-    position: int
-    waiting: deque[_Waiting]
-    idle: bool = False
-    lead: tuple[int, int] = (0, 0)
-    """Records in a row that are too far ahead, and the least time of them."""
-
-    def see(self, ts_ms: int, max_lead_ms: float) -> None:
-        """Let a record's time move the partition's, as far as it may."""
-        if self.read_time_ms and ts_ms - self.read_time_ms > max_lead_ms:
-            run, least_ms = self.lead
-            least_ms = min(least_ms, ts_ms) if run else ts_ms
-            if run + 1 < AGREEING:
-                self.lead = (run + 1, least_ms)
-                return
-            self.read_time_ms = least_ms
-            if ts_ms - least_ms > max_lead_ms:
-                ts_ms = least_ms
-        self.lead = (0, 0)
-        self.read_time_ms = max(self.read_time_ms, ts_ms)
+from stream_ctr.pipeline.scanned import BatchDecoder
 
 
 class Order:
@@ -123,8 +72,8 @@ class Order:
                 f"checkpoint rests on {start.decisions}: they are not of the same run. Restore the journal "
                 "that was saved with this checkpoint"
             )
-        self._lines: dict[tuple[str, int], _Line] = {
-            tp: _Line(topics.index(tp.topic), tp, time_ms, start.positions[tp], deque(), tp in base.idle)
+        self._lines: dict[tuple[str, int], Line] = {
+            tp: Line(topics.index(tp.topic), tp, time_ms, start.positions[tp], deque(), tp in base.idle)
             for tp, time_ms in start.partition_times.items()
         }
         for tp, lead in start.leads.items():
@@ -136,7 +85,7 @@ class Order:
         named = base.idle.union(d.partition for d in self._pending if d.partition is not None)
         for tp in sorted(named - self._lines.keys()):
             raise StateError(f"{journal}: names {tp.topic}[{tp.partition}], which is not read here")
-        self._heads: list[_Waiting] = []
+        self._heads: list[Waiting] = []
         self._silent: set[TopicPartition] = set()
         self._arrived: set[TopicPartition] = set()
         self._buffered = 0
@@ -187,7 +136,7 @@ class Order:
             if record is not None:
                 line.see(record.ts_ms, self._max_lead_ms)
             place = (line.read_time_ms, line.rank, entry.partition, entry.offset)
-            line.waiting.append(_Waiting(*place, entry, record, reason, line.lead, row))
+            line.waiting.append(Waiting(*place, entry, record, reason, line.lead, row))
             self._buffered += 1
             if len(line.waiting) == 1:
                 heads_change = True

@@ -21,11 +21,11 @@ from stream_ctr.features.tables import FeatureTables
 from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.config import JoinConfig
-from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.encode import Event, encode
 from stream_ctr.pipeline.join import Joiner, Labelled
 from stream_ctr.pipeline.labels import LabelPolicy
 from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
+from stream_ctr.pipeline.progress import Progress
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.state import Json, State
 
@@ -44,20 +44,6 @@ class Applied:
     """Events to score and learn, in order."""
     rejected: list[tuple[Entry, str]]
     """Entries for the dead letters, each with its reason; write them before the next checkpoint."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far one partition is applied."""
-
-    position: int = 0
-    time_ms: int = 0
-    digest: str = ""
-    lead: tuple[int, int] = (0, 0)
-    last: Entry | None = None
-
-    def current_digest(self) -> str:
-        return self.digest if self.last is None else entry_digest(self.last)
 
 
 class Pipeline:
@@ -94,22 +80,19 @@ class Pipeline:
         self.arm = arm
         self.learn_from: LearnFrom = learn_from
         self._planted = _PLANTED[learn_from]
-        self._progress = {
-            TopicPartition(topic, number): _Progress()
+        self._progress = Progress(
+            TopicPartition(topic, number)
             for topic in (impressions_topic, clicks_topic)
+            if topic
             for number in range(partitions)
-        }
-        self._applied = 0
-        self._time_ms = 0
-        self._decisions = 0
+        )
         self._rejected = 0
-        self._skipped = 0
         self._others = 0
 
     @property
     def applied(self) -> int:
         """Entries applied, end marks included."""
-        return self._applied
+        return self._progress.applied
 
     @property
     def watermark_ms(self) -> int:
@@ -128,20 +111,20 @@ class Pipeline:
         others = {} if self.learn_from == "all" else {"others": self._others}
         return {
             **others,
-            "entries": self._applied,
+            "entries": self._progress.applied,
             "rejected": self._rejected,
-            "skipped": self._skipped,
+            "skipped": self._progress.skipped,
             "impressions": self.joiner.impressions,
             **self.joiner.outcomes,
         }
 
     def positions(self) -> dict[TopicPartition, int]:
         """Offset of the next entry of each partition."""
-        return {tp: progress.position for tp, progress in self._progress.items()}
+        return self._progress.positions()
 
     def digests(self) -> dict[TopicPartition, str]:
         """Digest of the last applied entry of each partition that had one: that at position - 1."""
-        return {tp: d for tp, progress in self._progress.items() if (d := progress.current_digest())}
+        return self._progress.digests()
 
     def begin(self, positions: Mapping[TopicPartition, int]) -> None:
         """Start from these offsets instead of 0; for a log that no longer holds its first entries.
@@ -149,28 +132,15 @@ class Pipeline:
         Raises:
             StateError: entries were already applied, or a partition is not one of this pipeline's.
         """
-        if self._applied or positions.keys() - self._progress.keys():
-            raise StateError("a pipeline begins at given offsets of its own partitions, before any entry")
-        for tp, position in positions.items():
-            self._progress[tp].position = position
+        self._progress.begin(positions)
 
     def skip(self, positions: Mapping[TopicPartition, int]) -> None:
         """Go on at later offsets of some partitions; the entries up to there are lost, and counted."""
-        for tp, position in positions.items():
-            before = self._progress[tp]
-            self._skipped += position - before.position
-            self._progress[tp] = _Progress(position, before.time_ms)
+        self._progress.skip(positions)
 
     def order_state(self) -> OrderState:
         """Where the order goes on after the entries applied so far."""
-        return OrderState(
-            self._applied,
-            self._time_ms,
-            self._decisions,
-            {tp: progress.time_ms for tp, progress in self._progress.items()},
-            self.positions(),
-            {tp: progress.lead for tp, progress in self._progress.items()},
-        )
+        return self._progress.order_state()
 
     def apply(self, entries: Sequence[OrderedEntry]) -> Applied:
         """Apply the next entries of the order; chunks of any size come to the same.
@@ -185,11 +155,7 @@ class Pipeline:
         """The events of the next entries, and the entries that are rejected."""
         if not entries:
             return [], []
-        if entries[0].number != self._applied or entries[-1].number != self._applied + len(entries) - 1:
-            raise StateError(
-                f"entry {self._applied} of the order must follow, not {entries[0].number}: order and "
-                "pipeline were not restored from the same checkpoint"
-            )
+        self._progress.check_next(entries)
         events: list[Event] = []
         rejected: list[tuple[Entry, str]] = []
         for ordered in entries:
@@ -202,7 +168,7 @@ class Pipeline:
             if reason:
                 rejected.append((ordered.entry, reason))
         self._rejected += len(rejected)
-        self._note_progress(entries)
+        self._progress.note(entries)
         return events, rejected
 
     def _apply_record(self, ordered: OrderedEntry, events: list[Event]) -> str:
@@ -267,19 +233,6 @@ class Pipeline:
             truth,
         )
 
-    def _note_progress(self, entries: Sequence[OrderedEntry]) -> None:
-        last = entries[-1]
-        self._applied, self._time_ms, self._decisions = last.number + 1, last.time_ms, last.decisions
-        latest = {o.entry[:2]: o for o in entries if o.entry is not None}
-        for ordered in latest.values():
-            entry = ordered.entry
-            if entry is not None:
-                progress = self._progress[TopicPartition(entry.topic, entry.partition)]
-                progress.position = entry.offset + 1
-                progress.time_ms = ordered.partition_time_ms
-                progress.lead = ordered.lead
-                progress.last = entry
-
     def state(self) -> State:
         """Everything that decides what the next entry comes to, and the counters."""
         with self.freeze() as frozen:
@@ -287,18 +240,7 @@ class Pipeline:
 
     def freeze(self) -> FrozenState:
         """What :meth:`state` gives, to be written in another thread while the pipeline goes on."""
-        partitions: list[Json] = [
-            [tp.topic, tp.partition, item.position, item.time_ms, item.current_digest(), *item.lead]
-            for tp, item in self._progress.items()
-        ]
-        order: dict[str, Json] = {
-            "applied": self._applied,
-            "time_ms": self._time_ms,
-            "decisions": self._decisions,
-            "rejected": self._rejected,
-            "skipped": self._skipped,
-            "partitions": partitions,
-        }
+        order: dict[str, Json] = {**self._progress.values(), "rejected": self._rejected}
         if self.learn_from != "all":
             order["others"] = self._others
         return FrozenState.gather(
@@ -318,41 +260,11 @@ class Pipeline:
                 is then not to be used.
         """
         order = state.part("order").values
-        try:
-            progress = _read_partitions(order["partitions"])
-            numbers = [order[name] for name in ("applied", "time_ms", "decisions", "rejected")]
-            numbers += [order.get("skipped", 0), order.get("others", 0)]
-            applied, time_ms, decisions, rejected, skipped, others = (
-                n for n in numbers if isinstance(n, int)
-            )
-        except (KeyError, TypeError, ValueError):
-            raise StateError("saved order is damaged: a number of it is missing") from None
-        if progress.keys() != self._progress.keys():
-            raise StateError(
-                f"saved positions are of {_named(progress)}, the configuration reads "
-                f"{_named(self._progress)}; topics and partition counts cannot change under a state"
-            )
+        progress = self._progress.loaded(order)
+        rejected, others = order.get("rejected"), order.get("others", 0)
+        if not isinstance(rejected, int) or not isinstance(others, int):
+            raise StateError("saved order is damaged: a number of it is missing")
         self.key_encoder.load_state(state.part("keys"))
         self.tables.load_state(state.part("tables"))
         self.joiner.load_state(state.part("join"))
-        self._progress = progress
-        self._applied, self._time_ms, self._decisions = applied, time_ms, decisions
-        self._rejected, self._skipped, self._others = rejected, skipped, others
-
-
-def _read_partitions(table: Json) -> dict[TopicPartition, _Progress]:
-    if not isinstance(table, list):
-        raise TypeError("partitions are no list")
-    progress: dict[TopicPartition, _Progress] = {}
-    for item in table:
-        match item:
-            case [str(topic), int(number), int(position), int(time_ms), str(digest), int(run), int(least)]:
-                name = TopicPartition(topic, number)
-                progress[name] = _Progress(position, time_ms, digest, (run, least))
-            case _:
-                raise ValueError("a partition lacks a part")
-    return progress
-
-
-def _named(partitions: Mapping[TopicPartition, _Progress]) -> str:
-    return ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(partitions))
+        self._progress, self._rejected, self._others = progress, rejected, others

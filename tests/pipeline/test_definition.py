@@ -17,7 +17,8 @@ from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import AGREEING, Order
+from stream_ctr.pipeline.line import AGREEING
+from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Pipeline
 from tests.pipeline.building import (
     CLICKS,
