@@ -19,7 +19,11 @@ from stream_ctr.events.log import Entry, EventLog, TopicPartition
 from stream_ctr.events.security import Access
 
 # A poll that may not wait fetches nothing, and the first fetch has to open a connection too.
-_SHORTEST_POLL_SECONDS = 0.5
+_FIRST_POLL_SECONDS = 0.5
+_SHORTEST_POLL_SECONDS = 0.01
+
+# How often at most an idle reader asks the broker where its partitions end.
+_HEALTH_SECONDS = 0.5
 
 # How long an idle reader waits for the broker to say where its partitions end.
 _HEALTH_TIMEOUT_MS = 500
@@ -43,6 +47,8 @@ class KafkaReader:
         request_timeout_seconds: float,
     ) -> None:
         self.healthy = True
+        self._least_wait_seconds = _FIRST_POLL_SECONDS
+        self._health_due = 0.0
         self._log = log
         self._positions = dict(offsets)
         self._ends = dict(ends)
@@ -78,14 +84,15 @@ class KafkaReader:
         timeout_seconds: float,
         only: Collection[TopicPartition] | None = None,
     ) -> list[Entry]:
-        """The next entries; waits for at least half a second when there are none."""
+        """The next entries; the first poll waits for at least half a second when there are none."""
         wanted = [place for place in self._turn if only is None or place in only]
-        deadline = time.monotonic() + max(timeout_seconds, _SHORTEST_POLL_SECONDS)
+        deadline = time.monotonic() + max(timeout_seconds, self._least_wait_seconds)
         while not any(self._fetched[place] for place in wanted):
             left = deadline - time.monotonic()
             if left <= 0:
                 self._pass_marks()
-                self._check_health()
+                if time.monotonic() >= self._health_due:
+                    self._check_health()
                 return []
             self._fetch(left)
         # Another partition comes first next time, or a long one would keep the others waiting.
@@ -135,19 +142,27 @@ class KafkaReader:
                 raise LogError(f"{self._log.url}: Kafka cannot be read: {reason(error)}") from error
             time.sleep(min(_RETRY_PAUSE_SECONDS, timeout_seconds))
             return
+        if found:
+            self._answered()
         for name, records in found.items():
-            self.healthy = True
             self._fetched[TopicPartition(*name)].extend(map(entry_of, records))
 
     def _check_health(self) -> None:
         """Ask where the partitions end: an idle log answers, a broker that is away does not."""
+        self._health_due = time.monotonic() + _HEALTH_SECONDS
         try:
             ends = self._consumer.end_offsets(list(self._places.values()), timeout_ms=_HEALTH_TIMEOUT_MS)
         except errors.KafkaError:
             self.healthy = False
+            self._least_wait_seconds = _FIRST_POLL_SECONDS
             return
-        self.healthy = True
+        self._answered()
         self._ends = {TopicPartition(*place): end for place, end in ends.items()}
+
+    def _answered(self) -> None:
+        self.healthy = True
+        self._least_wait_seconds = _SHORTEST_POLL_SECONDS
+        self._health_due = time.monotonic() + _HEALTH_SECONDS
 
     def _out_of_range(self, error: errors.KafkaError) -> OffsetRangeError:
         """Name the lost range; when the log cannot be asked for it, say what Kafka said."""
