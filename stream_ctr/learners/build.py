@@ -13,8 +13,9 @@ from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.labels import LabelLoss, refuse_labels
+from stream_ctr.models.check import check_model
 from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.build import check_streaming, for_batches, for_stream
+from stream_ctr.optim.build import check_optimizer, check_streaming, for_batches, for_stream
 from stream_ctr.optim.config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -46,13 +47,7 @@ def build_learner(
         if labels is not None:
             refuse_labels(labels, learner.river)
         return _river_arm(learner)
-    optimizer = for_stream(optimizer)
-    check_streaming(optimizer)
-    if model.dropout != 0.0:
-        raise ModelError(
-            f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
-            "dropout; set model.dropout = 0"
-        )
+    optimizer = check_settings(model, optimizer, learner, fields)
     if learner.kind == "compiled" or (
         learner.kind == "auto" and why_not_compiled(model, optimizer, learner) is None
     ):
@@ -80,6 +75,27 @@ def build_batch_learner(
     from stream_ctr.learners.torch_learner import TorchLearner
 
     return TorchLearner(model, for_batches(optimizer), learner, slot_field, fields)
+
+
+def check_settings(
+    model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig, fields: int
+) -> OptimizerConfig:
+    """Refuse what no learner of networks can learn from a stream; the optimizer with ``auto`` settled.
+
+    Raises:
+        ModelError: as :func:`build_learner`, but for what depends on the machine, or on one implementation.
+    """
+    _check(learner)
+    optimizer = for_stream(optimizer)
+    check_streaming(optimizer)
+    if model.dropout != 0.0:
+        raise ModelError(
+            f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
+            "dropout; set model.dropout = 0"
+        )
+    check_optimizer(optimizer)
+    check_model(model, fields)
+    return optimizer
 
 
 def _check(learner: LearnerConfig) -> None:
