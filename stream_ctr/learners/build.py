@@ -1,21 +1,25 @@
-"""The learner that a configuration names."""
+"""The learner that a configuration names.
+
+torch takes seconds to import and hundreds of megabytes: only a learner that needs it imports it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.cuda_check import why_not_cuda
-from stream_ctr.learners.cuda_learner import CudaGraphLearner
 from stream_ctr.learners.labels import LabelLoss, refuse_labels
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.models.check import check_model
 from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.build import check_streaming, for_batches, for_stream
+from stream_ctr.optim.build import check_optimizer, check_streaming, for_batches, for_stream
 from stream_ctr.optim.config import OptimizerConfig
+
+if TYPE_CHECKING:
+    from stream_ctr.learners.torch_learner import TorchLearner
 
 
 def build_learner(
@@ -43,25 +47,12 @@ def build_learner(
         if labels is not None:
             refuse_labels(labels, learner.river)
         return _river_arm(learner)
-    optimizer = for_stream(optimizer)
-    check_streaming(optimizer)
-    if model.dropout != 0.0:
-        raise ModelError(
-            f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
-            "dropout; set model.dropout = 0"
-        )
-    if learner.kind == "cuda-fused":
-        from stream_ctr.learners.fused_learner import FusedLearner  # importing Triton takes a second
-
-        return FusedLearner(model, optimizer, learner, slot_field, fields, labels=labels)
-    asked = learner.kind == "auto" and learner.device.startswith("cuda")
-    if learner.kind == "cuda" or (asked and why_not_cuda(optimizer, learner) is None):
-        return CudaGraphLearner(model, optimizer, learner, slot_field, fields, labels=labels)
+    optimizer = check_settings(model, optimizer, learner, fields)
     if learner.kind == "compiled" or (
         learner.kind == "auto" and why_not_compiled(model, optimizer, learner) is None
     ):
         return CompiledLearner(model, optimizer, learner, slot_field, fields, labels=labels)
-    return TorchLearner(model, optimizer, learner, slot_field, fields, labels=labels)
+    return _torch_family(optimizer, learner)(model, optimizer, learner, slot_field, fields, labels=labels)
 
 
 def build_batch_learner(
@@ -81,7 +72,30 @@ def build_batch_learner(
         raise ModelError(
             f"learner.kind = {learner.kind!r} learns event by event; the batch protocol needs torch, or auto"
         )
+    from stream_ctr.learners.torch_learner import TorchLearner
+
     return TorchLearner(model, for_batches(optimizer), learner, slot_field, fields)
+
+
+def check_settings(
+    model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig, fields: int
+) -> OptimizerConfig:
+    """Refuse what no learner of networks can learn from a stream; the optimizer with ``auto`` settled.
+
+    Raises:
+        ModelError: as :func:`build_learner`, but for what depends on the machine, or on one implementation.
+    """
+    _check(learner)
+    optimizer = for_stream(optimizer)
+    check_streaming(optimizer)
+    if model.dropout != 0.0:
+        raise ModelError(
+            f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
+            "dropout; set model.dropout = 0"
+        )
+    check_optimizer(optimizer)
+    check_model(model, fields)
+    return optimizer
 
 
 def _check(learner: LearnerConfig) -> None:
@@ -94,6 +108,22 @@ def _check(learner: LearnerConfig) -> None:
         raise ModelError("learner.rebuild = true is for learner.kind = 'river'; leave it out")
     if not 0 <= learner.seed < 2**63:
         raise ModelError(f"learner.seed = {learner.seed} is outside 0 to 2^63 - 1")
+
+
+def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[TorchLearner]:
+    """The learner on torch that is asked for, or that a GPU is asked for with."""
+    if learner.kind == "cuda-fused":
+        from stream_ctr.learners.fused_learner import FusedLearner  # importing Triton takes a second
+
+        return FusedLearner
+    from stream_ctr.learners.cuda_check import why_not_cuda
+    from stream_ctr.learners.cuda_learner import CudaGraphLearner
+    from stream_ctr.learners.torch_learner import TorchLearner
+
+    asked = learner.kind == "auto" and learner.device.startswith("cuda")
+    if learner.kind == "cuda" or (asked and why_not_cuda(optimizer, learner) is None):
+        return CudaGraphLearner
+    return TorchLearner
 
 
 def _river_arm(learner: LearnerConfig) -> Learner:

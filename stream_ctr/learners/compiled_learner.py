@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stream_ctr.errors import ModelError, StateError
@@ -32,16 +30,18 @@ from stream_ctr.learners.compiled_plan import (
     plan_rule,
     plan_shape,
 )
+from stream_ctr.learners.denormals import denormals_flushed
 from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.revisit import PastEvents
-from stream_ctr.learners.row_table import RowTable
+from stream_ctr.learners.rows import NumpyRows
 from stream_ctr.learners.saved import checked_dense
-from stream_ctr.models.build import build_network
+from stream_ctr.models.check import check_model
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.initial import row_values
+from stream_ctr.models.parameters import tower_layout
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import OptimizerConfig
-from stream_ctr.optim.moments import Accumulators, narrowed
+from stream_ctr.optim.moments import narrowed
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state import Json, State
@@ -74,34 +74,31 @@ class CompiledLearner:
             ModelError: the settings do not make sense together, or need the torch learner.
         """
         check_optimizer(optimizer)
-        network = build_network(model, fields)
+        check_model(model, fields)
         require_compiled(model, optimizer, learner)
         if any(not 0 <= field < fields for field in slot_field):
             raise ModelError(f"the slots' fields {list(slot_field)} are not all within 0 to {fields - 1}")
         row_rule = build_rule(optimizer.row_rule, optimizer.row_rate, optimizer.row_initial)
         dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
         self._model, self._seed, self._dtype = model, learner.seed, dtype
-        self._torch_dtype = torch.from_numpy(np.zeros(0, dtype)).dtype
         self.learned = 0
         """Updates so far."""
         self._method = plan_method(optimizer, dtype, labels or LabelLoss())
         self._row_rule = plan_rule(optimizer.row_rule, row_rule, False, learner.seed)
         skip = optimizer.dense_idle == "skip"
         self._dense_rule = plan_rule(optimizer.dense_rule, dense_rule, skip, learner.seed)
-        kept = Accumulators(optimizer.moments, learner.seed, self._torch_dtype)
-        cpu = torch.device("cpu")
-        self._rows = RowTable(model.embedding, row_rule, fields, cpu, self._torch_dtype, kept=kept)
-        self._row_names = row_rule.accumulators
-        self._layout = network.layout
+        half = optimizer.moments == "bfloat16"
+        self._rows = NumpyRows(model.embedding, row_rule, fields, dtype, half)
+        self._layout = tower_layout(model, fields)
         self._places, vectors, size = places(self._layout)
         self._shape = plan_shape(model, fields, slot_field, self._places, dtype)
         self._dense: dict[str, Moments] = {"weight": aligned(size, dtype)}
         self._scatter(self._dense["weight"], self._layout.initial(learner.seed).astype(dtype))
-        self._kind: Kind | type[np.uint16] = np.uint16 if kept.half else dtype
+        self._kind: Kind | type[np.uint16] = np.uint16 if half else dtype
         start = np.full(self._layout.size, dense_rule.initial, dtype)
         for name in dense_rule.accumulators:
             self._dense[name] = aligned(size, self._kind)
-            self._scatter(self._dense[name], narrowed(start) if kept.half else start)
+            self._scatter(self._dense[name], narrowed(start) if half else start)
         self._first, self._second = plan_pass(self._shape, dtype), plan_pass(self._shape, dtype)
         self._scratch = Scratch(
             factor=np.zeros(len(slot_field), dtype),
@@ -114,7 +111,7 @@ class CompiledLearner:
         )
         self._past = PastEvents(self._method.revisit_after, len(slot_field), model.embedding, dtype)
         self._kept: Workspace | None = None
-        self._kept_rows: torch.Tensor | None = None
+        self._kept_rows: NDArray[Any] | None = None
         self._load_kernels()
 
     def learn(self, batch: Batch) -> LearnResult:
@@ -190,7 +187,7 @@ class CompiledLearner:
 
     def load_state(self, state: State) -> None:
         """See :class:`stream_ctr.learners.base.Learner`."""
-        kinds = {name: torch.from_numpy(array[:0]).dtype for name, array in self._dense.items()}
+        kinds = {name: array.dtype for name, array in self._dense.items()}
         learned, saved = checked_dense(state, self._layout, kinds)
         self._rows.load_state(state.part("rows"))
         self._past.load_state(state.part("past"), learned)
@@ -222,7 +219,7 @@ class CompiledLearner:
             if batch.changes.row.min() < 0:
                 raise StateError(f"the batch starts row {batch.changes.row.min()}; rows count from 0")
             needed = int(batch.changes.row.max()) + 1
-            if needed > self._rows.weight.shape[0]:
+            if needed > self._rows.capacity:
                 self._kept = self._kept_rows = None  # the memory that it works on is given up array by array
             self._rows.reserve(needed)
         self._check_rows(batch.rows)
@@ -267,14 +264,14 @@ class CompiledLearner:
     def _table(self) -> Table:
         """The row table's own memory, as arrays."""
         rows, none = self._rows, np.zeros(0, self._kind)
-        arrays = (each.numpy().reshape(-1) for each in rows.accumulators)
-        named = dict(zip(self._row_names, arrays, strict=True))
+        arrays = (each.reshape(-1) for each in rows.accumulators)
+        named = dict(zip(rows.names, arrays, strict=True))
         return Table(
-            weight=rows.weight.numpy().reshape(-1),
+            weight=rows.weight.reshape(-1),
             mean=named.get("mean", none),
             square=named.get("square", none),
-            step=rows.step.numpy().reshape(-1),
-            touched=rows.touched.numpy().reshape(-1),
+            step=rows.step.reshape(-1),
+            touched=rows.touched.reshape(-1),
         )
 
     def _spans(self) -> list[tuple[int, int]]:
@@ -297,17 +294,3 @@ class CompiledLearner:
 def _own(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
     """The array as the kernels are compiled for: contiguous and writable; a copy where it is not."""
     return np.require(array, dtype, ["C", "W"])
-
-
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Denormal numbers count as zero in this thread, and as usual again afterwards.
-
-    First moments of idle units decay into denormal numbers, which make everything that touches them
-    several times slower. Code outside the step (numpy's limits, for one) expects them to exist.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)

@@ -20,10 +20,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from stream_ctr.learners.row_table import check_array
+from stream_ctr.learners.saved import check_array
 from stream_ctr.state import State
 
 
@@ -68,8 +67,8 @@ class PastEvents:
         own = self._arrays()
         count = len(next(iter(saved.values())))
         for name, array in own.items():
-            kind = torch.from_numpy(array[:0]).dtype
-            check_array(f"past.{name}", saved.get(name, np.zeros(0)), (count, *array.shape[1:]), kind)
+            shape = (count, *array.shape[1:])
+            check_array(f"past.{name}", saved.get(name, np.zeros(0)), shape, array.dtype)
         kept = min(count, self.after - 1, learned)
         at = np.arange(learned - kept, learned) % self.after
         for name, array in own.items():

@@ -1,32 +1,21 @@
-"""Embedding rows with their optimizer state: grows by doubling, and only touched rows are read or written."""
+"""Embedding rows as tensors, on any device."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from stream_ctr.errors import StateError
-from stream_ctr.frozen import FrozenRows, Watch
-from stream_ctr.optim.moments import Accumulators
+from stream_ctr.learners.rows import Rows, grown
+from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.rules import Rule
-from stream_ctr.state import State
-
-FIRST_CAPACITY = 1024
-CACHE_LINE_BYTES = 64
 
 
-class RowTable:
-    """Rows 0 to ``used`` - 1 of weights, accumulators, step counts and times of the last touch.
-
-    ``weight`` and each accumulator are [capacity, width]; ``step`` and ``touched`` are int64 [capacity, 1].
-    Where the last column, the first-order weight, has a rule of its own, the accumulators are those of the
-    other columns, [capacity, width - 1], and then its own, [capacity, 1]. Rows are initialised before they
-    are used; the first ``used`` ones start at zero.
-    """
+class RowTable(Rows[Tensor]):
+    """Rows as torch's tensors; on the CPU numpy's memory lies below them."""
 
     def __init__(
         self,
@@ -39,47 +28,9 @@ class RowTable:
         kept: Accumulators | None = None,
     ) -> None:
         """``kept`` says how accumulators are kept; without it as the weights are."""
-        kept = kept or Accumulators("float32", 0, dtype)
-        self.used = used
-        self._names = list(rule.accumulators)
-        self._initial = [rule.initial] * len(self._names)
-        widths = [width if first_order is None else width - 1] * len(self._names)
-        if first_order is not None:
-            self._names += [f"first_order_{name}" for name in first_order.accumulators]
-            self._initial += [first_order.initial] * len(first_order.accumulators)
-            widths += [1] * len(first_order.accumulators)
-        capacity = max(FIRST_CAPACITY, used)
-        self.weight = torch.zeros((capacity, width), device=device, dtype=dtype)
-        self.accumulators = [
-            kept.start((capacity, columns), initial, device)
-            for columns, initial in zip(widths, self._initial, strict=True)
-        ]
-        self._fill: list[float] = [kept.bits(each) if kept.half else each for each in self._initial]
-        self.step = torch.zeros((capacity, 1), device=device, dtype=torch.int64)
-        self.touched = torch.zeros((capacity, 1), device=device, dtype=torch.int64)
-        self._spare = 0
-        self.watch = Watch()
-        """States that were frozen and must be told of writes."""
-
-    def keep_spare(self) -> None:
-        """From now on the last row of the memory is never in use: whoever asked may write anything there."""
-        self._spare = 1
-        self.reserve(self.used)
-
-    def reserve(self, used: int) -> None:
-        """Have at least ``used`` rows."""
-        self.used = max(self.used, used)
-        capacity, needed = self.weight.shape[0], self.used + self._spare
-        if needed <= capacity:
-            return
-        while capacity < needed:
-            capacity *= 2
-        # One array at a time, and each old one let go of at once: never all of them twice.
-        self.weight = _grown(self.weight, capacity)
-        self.step = _grown(self.step, capacity)
-        self.touched = _grown(self.touched, capacity)
-        for index in range(len(self.accumulators)):
-            self.accumulators[index] = _grown(self.accumulators[index], capacity)
+        self._device = device
+        kind = torch.zeros(0, dtype=dtype).numpy().dtype
+        super().__init__(width, rule, used, kind, kept is not None and kept.half, first_order)
 
     def initialise(self, index: Tensor, values: Tensor, now: int) -> None:
         """Start rows ``index`` [K] afresh at ``values`` [K, width], as if last touched at event ``now``."""
@@ -89,102 +40,32 @@ class RowTable:
         self.step.index_fill_(0, index, 0)
         self.touched.index_fill_(0, index, now)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the accumulators."""
-        return tuple(self._names)
-
     def places(self, index: Tensor) -> Tensor:
         """Where each number of rows ``index`` [K] lies in the table, int64 [K, width]."""
         width = self.weight.shape[1]
         return index.unsqueeze(1) * width + torch.arange(width, device=index.device)
 
-    def state(self) -> State:
-        """Copies of all arrays, trimmed to the rows in use."""
-        return State({name: _copied(array[: self.used]) for name, array in self._arrays().items()}, {})
+    def _full(self, shape: tuple[int, int], value: float, dtype: DTypeLike) -> Tensor:
+        return torch.from_numpy(np.full(shape, value, dtype)).to(self._device)
 
-    def freeze(self, names: Collection[str] = ()) -> FrozenRows:
-        """The arrays of :meth:`state` (``names``: these alone) as they are now, on the CPU. From here on
-        whoever writes to rows calls ``watch.keep`` before, until the frozen rows are closed."""
-        arrays = {name: array.numpy() for name, array in self._arrays().items()}
-        chosen = {name: array for name, array in arrays.items() if not names or name in names}
-        return self.watch.add(FrozenRows(chosen, self.used))
+    def _grown(self, array: Tensor, capacity: int) -> Tensor:
+        if self._device.type == "cpu":
+            return torch.from_numpy(grown(array.numpy(), capacity))
+        larger = array.new_zeros((capacity, array.shape[1]))
+        larger[: len(array)] = array
+        return larger
 
-    def weights(self) -> NDArray[np.generic]:
-        """A copy of the weights of the rows in use."""
-        return _copied(self.weight[: self.used])
+    def _host(self, array: Tensor, rows: int) -> NDArray[Any]:
+        host: NDArray[Any] = array[:rows].cpu().numpy()
+        return host
 
-    def load_state(self, state: State) -> None:
-        """Take the rows of ``state``, after checking that it has the arrays and widths of this table.
+    def _clear(self, array: Tensor) -> None:
+        array.zero_()
 
-        Raises:
-            StateError: an array is missing, of another width or type, or the arrays differ in length.
-        """
-        arrays = self._arrays()
-        if arrays.keys() != state.arrays.keys():
-            raise StateError(
-                f"the saved rows hold {', '.join(sorted(state.arrays))}, this optimizer needs "
-                f"{', '.join(sorted(arrays))}; resume with the optimizer that saved them"
-            )
-        used = len(state.arrays["weight"])
-        for name, array in arrays.items():
-            check_array(f"rows.{name}", state.arrays[name], (used, array.shape[1]), array.dtype)
-        self.used = 0
-        # before there is more room: what is new is zero, and takes no memory yet
-        for array in arrays.values():
-            array.zero_()
-        self.reserve(used)
-        for name, array in self._arrays().items():
-            array[:used] = torch.from_numpy(np.ascontiguousarray(state.arrays[name])).to(array.device)
-
-    def _arrays(self) -> dict[str, Tensor]:
-        named = dict(zip(self._names, self.accumulators, strict=True))
-        return {"weight": self.weight, "step": self.step, "touched": self.touched, **named}
+    def _write(self, array: Tensor, values: NDArray[Any]) -> None:
+        array[: len(values)] = torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
 
 def indexable(array: Tensor) -> Tensor:
     """The same memory in a type that torch can write to by index: not unsigned."""
     return array.view(torch.int16) if array.dtype == torch.uint16 else array
-
-
-def check_array(name: str, array: NDArray[np.generic], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Refuse a saved array that does not fit.
-
-    Raises:
-        StateError: its shape or type is not the expected one; both are named.
-    """
-    expected = str(dtype).removeprefix("torch.")
-    if array.dtype.name != expected and "uint16" in (array.dtype.name, expected):
-        kind = "bfloat16" if array.dtype == np.uint16 else "float32"
-        raise StateError(
-            f"the saved array {name} is {array.dtype.name}, this optimizer keeps {expected}; resume with "
-            f'optimizer.moments = "{kind}", with which it was saved'
-        )
-    if array.shape != shape or array.dtype.name != expected:
-        raise StateError(
-            f"the saved array {name} is {array.dtype.name} {list(array.shape)}, this model needs "
-            f"{expected} {list(shape)}; resume with the model and optimizer that saved it"
-        )
-
-
-def _zeros(like: Tensor, capacity: int) -> Tensor:
-    """Zeros [capacity, width] of the type and device of ``like``, from the beginning of a cache line on."""
-    shape = (capacity, like.shape[1])
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    # numpy asks the system for zeros and torch writes them: so rows that nobody uses yet take no memory
-    dtype = like.numpy().dtype
-    room = np.zeros(capacity * like.shape[1] * dtype.itemsize + CACHE_LINE_BYTES, np.uint8)
-    start = -room.ctypes.data % CACHE_LINE_BYTES
-    return torch.from_numpy(room[start : start + room.size - CACHE_LINE_BYTES].view(dtype).reshape(shape))
-
-
-def _grown(array: Tensor, capacity: int) -> Tensor:
-    grown = _zeros(array, capacity)
-    grown[: array.shape[0]] = array
-    return grown
-
-
-def _copied(array: Tensor) -> NDArray[np.generic]:
-    copy: NDArray[np.generic] = array.detach().cpu().numpy().copy()
-    return copy

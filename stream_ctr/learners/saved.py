@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.learners.row_table import check_array
 from stream_ctr.models.layout import Layout
 from stream_ctr.state import Arrays, State
 
 
-def checked_dense(state: State, layout: Layout, kinds: Mapping[str, torch.dtype]) -> tuple[int, Arrays]:
+def checked_dense(state: State, layout: Layout, kinds: Mapping[str, np.dtype[Any]]) -> tuple[int, Arrays]:
     """Count of learned events, and the dense vectors by name (weight and accumulators), each [size].
 
     ``kinds`` are their types by name.
@@ -38,3 +39,22 @@ def checked_dense(state: State, layout: Layout, kinds: Mapping[str, torch.dtype]
     for name, array in saved.items():
         check_array(f"dense.{name}", array, (layout.size,), kinds[name])
     return learned, saved
+
+
+def check_array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse a saved array that does not fit.
+
+    Raises:
+        StateError: its shape or type is not the expected one; both are named.
+    """
+    if array.dtype != dtype and np.uint16 in (array.dtype, dtype):
+        kind = "bfloat16" if array.dtype == np.uint16 else "float32"
+        raise StateError(
+            f"the saved array {name} is {array.dtype}, this optimizer keeps {dtype}; resume with "
+            f'optimizer.moments = "{kind}", with which it was saved'
+        )
+    if array.shape != shape or array.dtype != dtype:
+        raise StateError(
+            f"the saved array {name} is {array.dtype} {list(array.shape)}, this model needs "
+            f"{dtype} {list(shape)}; resume with the model and optimizer that saved it"
+        )

@@ -170,7 +170,7 @@ class TorchLearner:
     def load_state(self, state: State) -> None:
         """See :class:`stream_ctr.learners.base.Learner`."""
         arrays = self._dense()
-        kinds = {name: array.dtype for name, array in arrays.items()}
+        kinds = {name: array[:0].cpu().numpy().dtype for name, array in arrays.items()}
         learned, saved = checked_dense(state, self._network.layout, kinds)
         self._step.rows.load_state(state.part("rows"))
         self._second.past.load_state(state.part("past"), learned)

@@ -17,9 +17,10 @@ from stream_ctr.models.build import Network
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.layout import Layout, Weights
 from stream_ctr.models.pooling import pool
+from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.idle import build_dense_rule
-from stream_ctr.optim.moments import DENSE, ROWS, Accumulators
+from stream_ctr.optim.moments import DENSE, ROWS
 from stream_ctr.optim.perturb import Perturbation
 from stream_ctr.optim.rules import Rule, build_first_order_rule, build_rule
 

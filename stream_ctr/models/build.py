@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.initial import row_values
 from stream_ctr.models.ipnn import IPNN
 from stream_ctr.models.layout import Layout, Parameter, Weights
+from stream_ctr.models.parameters import base_logit
 from stream_ctr.models.sml import SkipMetaLogit
 from stream_ctr.models.wide_deep import WideDeep
 from stream_ctr.models.xdeepfm import XDeepFM
@@ -101,25 +101,25 @@ def build_network(config: ModelConfig, fields: int) -> Network:
 
 
 def _backbone(c: ModelConfig, fields: int) -> Backbone:
-    base_logit = math.log(c.base_rate) - math.log1p(-c.base_rate)
+    begin = base_logit(c)
     sizes = (fields, c.embedding, c.hidden)
     match c.backbone:
         case "dnn":
-            return DNN(*sizes, base_logit)
+            return DNN(*sizes, begin)
         case "wide_deep":
-            return WideDeep(*sizes, base_logit)
+            return WideDeep(*sizes, begin)
         case "ipnn":
-            return IPNN(*sizes, base_logit)
+            return IPNN(*sizes, begin)
         case "deepfm":
-            return DeepFM(*sizes, base_logit)
+            return DeepFM(*sizes, begin)
         case "dcn":
-            return DCN(*sizes, c.cross_layers, base_logit)
+            return DCN(*sizes, c.cross_layers, begin)
         case "dcnv2":
-            return DCNV2(*sizes, c.cross_layers, c.cross_experts, c.cross_rank, base_logit)
+            return DCNV2(*sizes, c.cross_layers, c.cross_experts, c.cross_rank, begin)
         case "dlrm":
-            return DLRM(*sizes, c.bottom_fields, c.bottom, base_logit)
+            return DLRM(*sizes, c.bottom_fields, c.bottom, begin)
         case "xdeepfm":
-            return XDeepFM(*sizes, c.cin, base_logit)
+            return XDeepFM(*sizes, c.cin, begin)
         case "autoint":
             heads, width = c.attention_heads, c.attention_width
-            return AutoInt(*sizes, c.attention_layers, heads, width, c.attention_scale, base_logit)
+            return AutoInt(*sizes, c.attention_layers, heads, width, c.attention_scale, begin)

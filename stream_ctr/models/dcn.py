@@ -13,7 +13,8 @@ from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.layout import Parameter, Weights, xavier
-from stream_ctr.models.tower import hidden_parameters, output, output_parameters, tower
+from stream_ctr.models.parameters import hidden_parameters, output_parameters
+from stream_ctr.models.tower import output, tower
 
 
 @dataclass(frozen=True, slots=True)

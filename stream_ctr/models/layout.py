@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stream_ctr.models.initial import dense_values
 from stream_ctr.state import Json
 
-Weights = dict[str, torch.Tensor]
+if TYPE_CHECKING:  # a layout is needed where torch is not: only views of a tensor need it
+    from torch import Tensor
+
+Weights = dict[str, "Tensor"]
 """Dense parameters by name."""
 
 
@@ -27,16 +30,6 @@ class Parameter:
     """Standard deviation of the initial values."""
     mean: float = 0.0
     """Mean of the initial values."""
-
-
-def affine(weight_OI: torch.Tensor, bias_O: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """weight x + bias of a batch [B, I] -> [B, O], or of one event [I] -> [O].
-
-    One event goes through matrix-vector products, whose backward pass is shorter than that of a batch of 1.
-    """
-    if x.dim() == 1:
-        return torch.addmv(bias_O, weight_OI, x)
-    return torch.nn.functional.linear(x, weight_OI, bias_O)
 
 
 def he(fan_in: int) -> float:
@@ -55,8 +48,8 @@ class Layout:
     >>> layout = Layout([Parameter("weight", (2, 3)), Parameter("bias", (2,))])
     >>> layout.size
     8
-    >>> {name: tuple(view.shape) for name, view in layout.views(torch.arange(8.0)).items()}
-    {'weight': (2, 3), 'bias': (2,)}
+    >>> layout.describe()
+    [['weight', [2, 3]], ['bias', [2]]]
     """
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
@@ -64,15 +57,15 @@ class Layout:
         self.sizes = tuple(math.prod(parameter.shape) for parameter in self.parameters)
         self.size = sum(self.sizes)
 
-    def views(self, flat: torch.Tensor) -> Weights:
+    def views(self, flat: Tensor) -> Weights:
         """Each parameter as a view of ``flat`` [size]: writing to one writes to the other."""
-        parts = torch.split_with_sizes(flat, self.sizes)
+        parts = flat.split_with_sizes(list(self.sizes))
         return {
             parameter.name: part.view(parameter.shape)
             for parameter, part in zip(self.parameters, parts, strict=True)
         }
 
-    def leaves(self, flat: torch.Tensor) -> Weights:
+    def leaves(self, flat: Tensor) -> Weights:
         """The views as leaves of the autograd graph, to take gradients at."""
         return {name: view.detach().requires_grad_() for name, view in self.views(flat).items()}
 

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from stream_ctr.models.config import ModelConfig, SkipForm
-from stream_ctr.models.layout import Parameter, Weights, affine, xavier
+from stream_ctr.models.layout import Parameter, Weights
+from stream_ctr.models.parameters import skip_parameters
+from stream_ctr.models.tower import affine
 
 FUNCTIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "vanilla": lambda x: x,
@@ -51,22 +53,8 @@ class SkipMetaLogit:
         return cls(config.hidden, config.scale, config.slope, config.beta, config.skip, config.scale_rank)
 
     def parameters(self) -> list[Parameter]:
-        """w_i [h, h] or [1, h] (low rank: [h, r] and [r, h]), beta_i [h] or [1], and W_i [h] of each layer.
-
-        Forms without a meta network have no w_i; those without a scale no beta_i.
-        """
-        parameters = []
-        for i, width in enumerate(self.hidden, start=1):
-            scales = 1 if self.scale == "scalar" else width
-            if self._meta and self.scale == "low_rank":
-                parameters.append(Parameter(f"sml.{i}.up", (width, self.rank), xavier(self.rank, width)))
-                parameters.append(Parameter(f"sml.{i}.down", (self.rank, width), xavier(width, self.rank)))
-            elif self._meta:
-                parameters.append(Parameter(f"sml.{i}.scale", (scales, width), xavier(width, scales)))
-            if self._meta or self.form == "learned_scale":
-                parameters.append(Parameter(f"sml.{i}.beta", (scales,), mean=self.beta))
-            parameters.append(Parameter(f"sml.{i}.weight", (width,), xavier(width, 1)))
-        return parameters
+        """w_i, beta_i and W_i of each layer; see :func:`~.parameters.skip_parameters`."""
+        return skip_parameters(self.hidden, self.form, self.scale, self.rank, self.beta)
 
     @property
     def _meta(self) -> bool:

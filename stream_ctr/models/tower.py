@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.layout import Parameter, Weights, affine, he, xavier
+from stream_ctr.models.layout import Weights
 
 
-def hidden_parameters(inputs: int, hidden: Sequence[int], prefix: str = "tower") -> list[Parameter]:
-    """A_i and b_i of ReLU layers over ``inputs`` numbers."""
-    parameters = []
-    for i, width in enumerate(hidden, start=1):
-        parameters.append(Parameter(f"{prefix}.{i}.weight", (width, inputs), he(inputs)))
-        parameters.append(Parameter(f"{prefix}.{i}.bias", (width,)))
-        inputs = width
-    return parameters
+def affine(weight_OI: Tensor, bias_O: Tensor, x: Tensor) -> Tensor:
+    """weight x + bias of a batch [B, I] -> [B, O], or of one event [I] -> [O].
 
-
-def output_parameters(inputs: int, base_logit: float) -> list[Parameter]:
-    """v and c of z = v . x + c. c starts at ``base_logit``: what is predicted before anything was learned."""
-    parameters = [Parameter("output.bias", (1,), mean=base_logit)]
-    if inputs:
-        parameters.insert(0, Parameter("output.weight", (inputs,), xavier(inputs, 1)))
-    return parameters
-
-
-def tower_parameters(inputs: int, hidden: Sequence[int], base_logit: float = 0.0) -> list[Parameter]:
-    """Parameters of a tower over ``inputs`` numbers and of its output: A_i, b_i, v and c."""
-    last = hidden[-1] if hidden else inputs
-    return hidden_parameters(inputs, hidden) + output_parameters(last, base_logit)
-
-
-def beside_parameters(inputs: int, hidden: Sequence[int], base_logit: float) -> list[Parameter]:
-    """The same for a tower that stands beside another part: without hidden layers there is only c."""
-    return tower_parameters(inputs if hidden else 0, hidden, base_logit)
+    One event goes through matrix-vector products, whose backward pass is shorter than that of a batch of 1.
+    """
+    if x.dim() == 1:
+        return torch.addmv(bias_O, weight_OI, x)
+    return torch.nn.functional.linear(x, weight_OI, bias_O)
 
 
 def tower(

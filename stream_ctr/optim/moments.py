@@ -1,4 +1,4 @@
-"""Accumulators in 16 bits: bfloat16 with stochastic rounding, as plain arrays and tensors.
+"""Accumulators in 16 bits: bfloat16 with stochastic rounding.
 
 A bfloat16 number is the upper half of a float32: its 8 significant bits cannot hold a sum that grows by less
 than one part in 256. Rounded to the nearest, a second moment stalls as soon as it is some 256 times a step's
@@ -15,13 +15,10 @@ evenly. Second moments take the upper 16 bits of the sum and all others its lowe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stream_ctr.kernels import kernel
 from stream_ctr.models.initial import mix
@@ -66,46 +63,10 @@ def widened(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
     return wide
 
 
-class Accumulators:
-    """How the accumulators of a rule are kept, in the weights' own type or in 16 bits.
+def bits_of(value: float) -> int:
+    """The bits of one number, to the nearest.
 
-    A rule calculates with what :meth:`opened` hands out; :meth:`close` keeps the result.
+    >>> hex(bits_of(1.0))
+    '0x3f80'
     """
-
-    def __init__(self, moments: str, seed: int, dtype: torch.dtype) -> None:
-        """``moments`` as in the configuration; ``dtype`` is that of the weights."""
-        self.half = moments == "bfloat16"
-        self._seed, self._dtype = seed, dtype
-
-    def start(self, shape: Sequence[int], initial: float, device: torch.device) -> Tensor:
-        """An accumulator that starts at ``initial``."""
-        if not self.half:
-            return torch.full(tuple(shape), initial, device=device, dtype=self._dtype)
-        return torch.full(tuple(shape), self.bits(initial), device=device, dtype=torch.uint16)
-
-    def bits(self, initial: float) -> int:
-        """What an accumulator in 16 bits holds at its start."""
-        return int(narrowed(np.array([initial]))[0])
-
-    def opened(self, stored: Sequence[Tensor]) -> list[Tensor]:
-        """The numbers, to calculate with and to change."""
-        if not self.half:
-            return list(stored)
-        wide = ((array.to(torch.int32) << 16).view(torch.float32) for array in stored)
-        return [array.to(self._dtype) for array in wide]
-
-    def closed(
-        self, names: Sequence[str], values: Sequence[Tensor], place: Tensor, step: int, kind: int
-    ) -> list[Tensor]:
-        """What is to be kept of ``values`` after ``step``; ``place`` int64 is broadcast to their shapes."""
-        if not self.half:
-            return list(values)
-        weyl = (place * WEYL + int(rounding_key(self._seed, step, kind))) & 0xFFFFFFFF
-        kept = []
-        for name, value in zip(names, values, strict=True):
-            square = name.endswith("square")
-            r = weyl >> 16 if square else weyl & 0xFFFF
-            single = (value.clamp(max=MOST) if square else value).to(torch.float32)
-            bits = single.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
-            kept.append(((bits + r) >> 16).to(torch.uint16))
-        return kept
+    return int(narrowed(np.array([value]))[0])

@@ -3,6 +3,9 @@
 A rule does not know whether it holds all dense parameters as one vector or the rows of one event: it is
 handed the weights, their gradient, their accumulators and the number of this step. Rows are stepped lazily,
 only when an event touches them, so each row has a step count of its own.
+
+Rules calculate through the methods of the tensors that they are handed. So their settings can be read, as the
+compiled learner does, without torch.
 """
 
 from __future__ import annotations
@@ -10,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from stream_ctr.optim.config import OptimizerConfig
 
-Step = TypeVar("Step", float, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Step = TypeVar("Step", float, Tensor)
 
 
 class Rule(Protocol):
@@ -114,13 +117,13 @@ class Adam:
         mean.lerp_(gradient, 1.0 - self.beta_1)
         square.mul_(self.beta_2).addcmul_(gradient, gradient, value=1.0 - self.beta_2)
         # rate * (m / c1) / (sqrt(v / c2) + epsilon), both sides of the fraction times sqrt(c2).
-        if isinstance(step, Tensor):
+        if isinstance(step, float | int):
+            factor, root_2 = self._corrections(step)
+            weight.addcdiv_(mean, square.sqrt().add_(self.epsilon * root_2), value=-factor)
+        else:
             factor_N1, root_2_N1 = self._corrections(step.double())
             denominator = square.sqrt().add_((self.epsilon * root_2_N1).to(weight.dtype))
             weight.addcdiv_(mean * factor_N1.to(weight.dtype), denominator, value=-1.0)
-        else:
-            factor, root_2 = self._corrections(step)
-            weight.addcdiv_(mean, square.sqrt().add_(self.epsilon * root_2), value=-factor)
 
     def _corrections(self, step: Step) -> tuple[Step, Step]:
         """rate * sqrt(c2) / c1 and sqrt(c2), with c_i = 1 - beta_i^step."""
@@ -168,7 +171,7 @@ class NAdam:
         Every mu is below beta_1, so after ``places`` factors 1 - P_t is 1 to the last bit of a double.
         """
         places = math.ceil(54.0 * math.log(0.5) / math.log(self.beta_1))
-        each = self._momentum(torch.arange(1.0, places + 1.0, dtype=torch.float64, device=t.device))
+        each = self._momentum(t.new_ones(places).cumsum(0))
         return each.cumprod(0)[t.long().clamp(max=places) - 1]
 
 
@@ -197,7 +200,7 @@ class RAdam:
         share = (safe - 4.0) * (safe - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * safe)
         scale = (share * (1.0 - self.beta_2**t)).sqrt().to(weight.dtype)
         adaptive = scale / square.sqrt().add_(self.epsilon)
-        weight.sub_(mean * rate * torch.where(rectified, adaptive, 1.0))
+        weight.sub_(mean * rate * adaptive.where(rectified, 1.0))
 
     def _length(self, t: Tensor) -> Tensor:
         """rho_t: how many steps the second moment effectively averages over."""
@@ -233,7 +236,7 @@ class FTRL:
         shrunk = linear.sign() * (linear.abs() - self.l1).clamp_(min=0.0)
         divisor = (new_root + self.beta) / self.rate + self.l2
         # Without beta and l2 a weight that never had a gradient would be 0 / 0.
-        weight.copy_(torch.where(shrunk == 0.0, 0.0, -shrunk / divisor))
+        weight.copy_((-shrunk / divisor).where(shrunk != 0.0, 0.0))
 
 
 Rules = type[SGD] | type[AdaGrad] | type[RMSprop] | type[Adam] | type[NAdam] | type[RAdam]
@@ -269,6 +272,6 @@ def _moments(mean: Tensor, square: Tensor, gradient: Tensor, beta_1: float, beta
 
 def _as_double(step: float | Tensor, weight: Tensor) -> Tensor:
     """The number of the step in float64: 1 - beta^t of late steps needs its digits."""
-    if isinstance(step, Tensor):
-        return step.double()
-    return torch.tensor(float(step), dtype=torch.float64, device=weight.device)
+    if isinstance(step, float | int):
+        return weight.new_zeros(()).double() + step
+    return step.double()

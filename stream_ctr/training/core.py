@@ -35,6 +35,25 @@ class Step:
     """Entries for the dead letters, with the reason."""
 
 
+def build_pipeline(
+    settings: Settings,
+    arm: Arm,
+    fields: tuple[FieldConfig, ...],
+    partitions: int,
+    segments: SegmentFolder | None = None,
+) -> Pipeline:
+    """The pipeline of one arm, over the topics that its trainer reads.
+
+    Raises:
+        StreamCTRError: the settings do not make sense together.
+    """
+    shared = fields, settings.features, settings.join, arm.name
+    if settings.join.input == "labelled":
+        return LabelledPipeline(*shared, settings.log.labelled, partitions, arm.learn_from)
+    topics = settings.log.impressions, settings.log.clicks
+    return Pipeline(*shared, *topics, partitions, segments, arm.learn_from)
+
+
 class Core:
     """Pipeline, learner and metrics of one arm."""
 
@@ -46,29 +65,7 @@ class Core:
         partitions: int,
         segments: SegmentFolder | None = None,
     ) -> None:
-        self.pipeline: Pipeline
-        if settings.join.input == "labelled":
-            self.pipeline = LabelledPipeline(
-                fields,
-                settings.features,
-                settings.join,
-                arm.name,
-                settings.log.labelled,
-                partitions,
-                arm.learn_from,
-            )
-        else:
-            self.pipeline = Pipeline(
-                fields,
-                settings.features,
-                settings.join,
-                arm.name,
-                settings.log.impressions,
-                settings.log.clicks,
-                partitions,
-                segments,
-                arm.learn_from,
-            )
+        self.pipeline = build_pipeline(settings, arm, fields, partitions, segments)
         self.learner: Learner = build_learner(
             arm.model, arm.optimizer, arm.learner, slot_fields(fields), len(fields), self.pipeline.labels.loss
         )

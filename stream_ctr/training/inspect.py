@@ -147,10 +147,11 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
         StreamCTRError: the first thing that cannot work.
     """
     from stream_ctr.experiments.assignment import intervals
-    from stream_ctr.learners.compiled_check import require_compiled
+    from stream_ctr.learners.build import check_settings
+    from stream_ctr.learners.compiled_check import require_compiled, why_not_compiled
     from stream_ctr.optim.build import for_stream
     from stream_ctr.serving.arms import frozen_predictor
-    from stream_ctr.training.core import Core
+    from stream_ctr.training.core import Core, build_pipeline
 
     intervals(settings.experiment)
     for frozen in settings.experiment.arms:
@@ -160,8 +161,12 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
         if arm.learner.kind == "compiled":
             require_compiled(arm.model, for_stream(arm.optimizer), arm.learner)
         if arm.learner.kind != "river":
-            # The reference learner refuses whatever any learner of networks refuses, and compiles nothing.
+            # Nothing is compiled to look at settings, and torch imported only for what needs it.
             learner = dataclasses.replace(arm.learner, kind="torch", device="cpu")
+            optimizer = check_settings(arm.model, arm.optimizer, learner, len(fields))
+            if why_not_compiled(arm.model, optimizer, learner) is None:
+                build_pipeline(settings, arm, fields, 1)
+                continue
             arm = dataclasses.replace(arm, learner=learner)
         Core(settings, arm, fields, 1)
 

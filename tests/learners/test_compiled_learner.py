@@ -24,7 +24,7 @@ from stream_ctr.learners import (
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.row_table import FIRST_CAPACITY
+from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models import initial
 from stream_ctr.models.config import ModelConfig

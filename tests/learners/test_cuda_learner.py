@@ -25,7 +25,7 @@ from stream_ctr.learners.cuda_graph import Run, recorded, rehearsed
 from stream_ctr.learners.cuda_learner import CudaGraphLearner
 from stream_ctr.learners.cuda_step import CHUNK_EVENTS, CursorStep
 from stream_ctr.learners.labels import LabelLoss
-from stream_ctr.learners.row_table import FIRST_CAPACITY
+from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.learners.torch_step import Events, TorchStep
 from stream_ctr.models.build import build_network

@@ -12,7 +12,7 @@ import torch
 
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnerConfig
-from stream_ctr.learners.row_table import FIRST_CAPACITY
+from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig

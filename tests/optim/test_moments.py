@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_ctr.errors import ModelError
+from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import BaseRule, OptimizerConfig
 from stream_ctr.optim.idle import SkipIdle, build_dense_rule
@@ -21,7 +22,6 @@ from stream_ctr.optim.moments import (
     MOST,
     ROWS,
     SECOND_TURN,
-    Accumulators,
     narrowed,
     rounding_key,
     widened,
