@@ -11,6 +11,7 @@ from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.cuda_check import why_not_cuda
 from stream_ctr.learners.cuda_learner import CudaGraphLearner
+from stream_ctr.learners.fused_check import require_triton
 from stream_ctr.learners.labels import LabelLoss, refuse_labels
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
@@ -51,6 +52,7 @@ def build_learner(
             "dropout; set model.dropout = 0"
         )
     if learner.kind == "cuda-fused":
+        require_triton()
         from stream_ctr.learners.fused_learner import FusedLearner  # importing Triton takes a second
 
         return FusedLearner(model, optimizer, learner, slot_field, fields, labels=labels)
