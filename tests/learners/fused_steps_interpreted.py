@@ -43,7 +43,7 @@ CASES = {
     "base": (SINGLE, replace(MODEL, hidden=(1,)), ADAM_IDLE, LabelLoss("fast", 0.5), WIDE),
     "table": (
         MULTI,
-        replace(MODEL, hidden=(4, 1, 3)),
+        replace(MODEL, hidden=(4, 1)),
         replace(HELEN, row_norm="table", dense_norm="global", xi=0.5, dense_rule="sgd"),
         LabelLoss("wait", 0.3),
         WIDE,
