@@ -1,4 +1,4 @@
-"""What ``stream-ctr bench step`` adds on a GPU: the CUDA graph learner, and eager torch beside it."""
+"""What ``stream-ctr bench step`` adds on a GPU: both CUDA learners, and eager torch beside them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import torch
 
 from stream_ctr.bench.step_data import FIELDS
 from stream_ctr.learners.base import Learner, LearnerConfig
-from stream_ctr.learners.cuda_learner import CudaGraphLearner
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.build import build_learner
+from stream_ctr.learners.fused_check import has_triton, why_not_fused
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 
-GPU_LEARNERS: dict[str, type[CudaGraphLearner] | type[TorchLearner]] = {
-    "cuda graph": CudaGraphLearner,
-    "torch eager": TorchLearner,
+GPU_LEARNERS = {
+    "cuda graph": LearnerConfig(kind="cuda", device="cuda"),
+    "cuda fused": LearnerConfig(kind="cuda-fused", device="cuda"),
+    "torch eager": LearnerConfig(kind="torch", device="cuda"),
 }
-"""Both on the GPU: what the graph is worth is its ratio to eager torch on the same device."""
+"""All on the GPU: what the first two are worth is their ratio to eager torch on the same device."""
 
 
 def gpu_learners(model: ModelConfig, optimizer: OptimizerConfig) -> list[tuple[str, Callable[[], Learner]]]:
     """Names and makers of the learners on a GPU; none where torch finds no GPU."""
     if not torch.cuda.is_available():
         return []
-    return [(name, partial(_make, kind, model, optimizer)) for name, kind in GPU_LEARNERS.items()]
+    fused = has_triton() and why_not_fused(model, optimizer) is None
+    chosen = {name: config for name, config in GPU_LEARNERS.items() if fused or config.kind != "cuda-fused"}
+    return [(name, partial(_make, config, model, optimizer)) for name, config in chosen.items()]
 
 
-def _make(
-    kind: type[CudaGraphLearner] | type[TorchLearner], model: ModelConfig, optimizer: OptimizerConfig
-) -> Learner:
-    return kind(model, optimizer, LearnerConfig(device="cuda"), list(range(FIELDS)), FIELDS)
+def _make(config: LearnerConfig, model: ModelConfig, optimizer: OptimizerConfig) -> Learner:
+    return build_learner(model, optimizer, config, list(range(FIELDS)), FIELDS)

@@ -79,9 +79,9 @@ class LearnerConfig:
     kind: Literal["auto", "compiled", "cuda", "cuda-fused", "torch", "river"] = "auto"
     """Implementation of the learning step. compiled: Numba on one CPU thread, for the dnn family. cuda: any
     network on a GPU, its step recorded once and replayed for each event. cuda-fused: the same for the dnn
-    family, with a tenth of the operations; no GPU has run it yet, so nothing chooses it by itself. torch: any network on CPU or CUDA,
-    the reference. auto: cuda where device asks for a GPU, else compiled where it can, else torch.
-    river: the river model named below instead of a network."""
+    family, in a tenth of the operations; no GPU has run it yet, so nothing chooses it by itself. torch: any
+    network on CPU or CUDA, the reference. auto: cuda where device asks for a GPU, else compiled where it
+    can, else torch. river: the river model named below instead of a network."""
     river: str = "river-ftrl"
     """kind river: river-ftrl, river-lr or river-fm; with ``rebuild`` any other classifier."""
     rebuild: bool = False

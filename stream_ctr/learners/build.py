@@ -12,6 +12,7 @@ from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
+from stream_ctr.learners.fused_check import require_triton
 from stream_ctr.learners.labels import LabelLoss, refuse_labels
 from stream_ctr.models.check import check_model
 from stream_ctr.models.config import ModelConfig
@@ -113,6 +114,7 @@ def _check(learner: LearnerConfig) -> None:
 def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[TorchLearner]:
     """The learner on torch that is asked for, or that a GPU is asked for with."""
     if learner.kind == "cuda-fused":
+        require_triton()
         from stream_ctr.learners.fused_learner import FusedLearner  # importing Triton takes a second
 
         return FusedLearner

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
+from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.models.config import ModelConfig
@@ -12,6 +13,24 @@ from stream_ctr.optim.config import OptimizerConfig
 
 WIDEST_ROW = 4096
 """Numbers of an embedding row: one program holds whole rows."""
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed, which torch brings along where it is built for GPUs on Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def require_triton() -> None:
+    """Refuse a machine on which there is none.
+
+    Raises:
+        ModelError: Triton is not installed.
+    """
+    if not has_triton():
+        raise ModelError(
+            "learner.kind = 'cuda-fused' needs Triton, which comes with torch for GPUs on Linux and is not "
+            'installed here; set learner.kind = "cuda", or "compiled" without a GPU'
+        )
 
 
 def why_not_fused(model: ModelConfig, optimizer: OptimizerConfig) -> str | None:
@@ -22,8 +41,6 @@ def why_not_fused(model: ModelConfig, optimizer: OptimizerConfig) -> str | None:
     >>> why_not_fused(ModelConfig(backbone="dcn"), OptimizerConfig(method="helen"))
     "model.backbone = 'dcn'"
     """
-    if importlib.util.find_spec("triton") is None:
-        return "Triton, which is not installed here"
     if optimizer.method in ("auto", "revisit"):
         return f"optimizer.method = {optimizer.method!r}"
     if optimizer.moments != "float32":

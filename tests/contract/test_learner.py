@@ -43,7 +43,9 @@ NO_CUDA = "torch finds no CUDA device: run where there is a GPU and torch is bui
 
 
 def network(
-    optimizer: OptimizerConfig, device: str, kind: Literal["compiled", "cuda", "torch"] = "torch"
+    optimizer: OptimizerConfig,
+    device: str,
+    kind: Literal["compiled", "cuda", "cuda-fused", "torch"] = "torch",
 ) -> Callable[[Schema], Learner]:
     def make(schema: Schema) -> Learner:
         config = LearnerConfig(kind=kind, device=device, seed=3)
@@ -78,6 +80,8 @@ IMPLEMENTATIONS = [
     pytest.param(Implementation(cursor_steps(ADAM)), id="cuda-steps-adam"),
     pytest.param(Implementation(network(HELEN, "cuda", "cuda"), exact=False), id="cuda-helen", marks=CUDA),
     pytest.param(Implementation(network(ADAM, "cuda", "cuda"), exact=False), id="cuda-adam", marks=CUDA),
+    pytest.param(Implementation(network(HELEN, "cuda", "cuda-fused")), id="cuda-fused-helen", marks=CUDA),
+    pytest.param(Implementation(network(ADAM, "cuda", "cuda-fused")), id="cuda-fused-adam", marks=CUDA),
     pytest.param(Implementation(network(HELEN, "cpu", "compiled")), id="compiled-helen"),
     pytest.param(Implementation(network(ADAM, "cpu", "compiled")), id="compiled-adam"),
     pytest.param(Implementation(network(FEWER_BYTES, "cpu", "compiled")), id="compiled-16-bit"),
@@ -220,8 +224,8 @@ def test_update_that_is_not_finite_is_left_out(implementation: Implementation) -
     not torch.cuda.is_available(),
     reason=NO_CUDA,
 )
-@pytest.mark.parametrize("kind", ["torch", "cuda"])
-def test_gpu_learns_what_the_cpu_learns(kind: Literal["cuda", "torch"]) -> None:
+@pytest.mark.parametrize("kind", ["torch", "cuda", "cuda-fused"])
+def test_gpu_learns_what_the_cpu_learns(kind: Literal["cuda", "cuda-fused", "torch"]) -> None:
     batch = make_batch(MULTI, 300, seed=19)
     cpu, gpu = network(HELEN, "cpu")(MULTI), network(HELEN, "cuda", kind)(MULTI)
     np.testing.assert_allclose(cpu.learn(batch).probability, gpu.learn(batch).probability, atol=1e-4)

@@ -114,10 +114,15 @@ def test_backward(second: bool, lowest: bool) -> None:
     close(norm, [d @ d])
 
 
-@both_passes
-@pytest.mark.parametrize("per_unit", [True, False], ids=["unit", "scalar"])
 @pytest.mark.parametrize(
-    "labels", [LabelLoss(), LabelLoss("fast", 0.5), LabelLoss("fnw"), LabelLoss("wait", 0.3)]
+    ("second", "per_unit", "labels"),
+    [
+        (False, True, LabelLoss()),
+        (True, True, LabelLoss("fnw")),
+        (False, False, LabelLoss("wait", 0.3)),
+        (True, False, LabelLoss("fast", 0.5)),
+    ],
+    ids=["first-unit", "second-unit-fnw", "first-scalar-thinned", "second-scalar-fast"],
 )
 def test_head(second: bool, per_unit: bool, labels: LabelLoss) -> None:
     starts, slope, c, z_old = (0, 2, 5, 9), 0.2, 0.3, -0.4

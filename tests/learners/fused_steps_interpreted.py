@@ -33,7 +33,7 @@ MODEL = ModelConfig(embedding=3, hidden=(6, 5), embedding_scale=0.3)
 LINEAR = replace(MODEL, sml=False, hidden=())
 HELEN = OptimizerConfig(method="helen", perturb="both", rho=0.3, rho_dense=0.4, dense_rate=0.01)
 SAM = replace(HELEN, method="sam", rho=0.5, warm_up_events=4, row_rule="adam", dense_rule="adam", l2=0.02)
-SMALL = Blocks(units=4, up_rows=4, up_columns=4, down_rows=4, down_columns=4, tile_rows=4, tile_columns=4)
+SMALL = Blocks(units=4, up_rows=4, up_columns=4, down_rows=4, down_columns=8, tile_rows=8, tile_columns=8)
 WIDE = Blocks(up_rows=8, tile_rows=8, tile_columns=16, down_columns=16)
 SCALAR = replace(MODEL, scale="scalar", pooling="sum")
 ADAM_IDLE = replace(HELEN, method="base", dense_rule="adam", dense_idle="skip", row_rule="sgd")
@@ -43,7 +43,7 @@ CASES = {
     "base": (SINGLE, replace(MODEL, hidden=(1,)), ADAM_IDLE, LabelLoss("fast", 0.5), WIDE),
     "table": (
         MULTI,
-        replace(MODEL, hidden=(4, 1, 3)),
+        replace(MODEL, hidden=(4, 1)),
         replace(HELEN, row_norm="table", dense_norm="global", xi=0.5, dense_rule="sgd"),
         LabelLoss("wait", 0.3),
         WIDE,
