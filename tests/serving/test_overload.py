@@ -22,8 +22,9 @@ import uvicorn
 import uvloop
 
 from stream_ctr.serving import door
+from stream_ctr.serving.certificates import tls_context
 from stream_ctr.serving.config import ServeConfig
-from stream_ctr.serving.listen import listen, tls_context, uvicorn_config
+from stream_ctr.serving.listen import listen, uvicorn_config
 from tests.serving.support import USERS, Served, constant, publish, request, sample
 from tests.serving.test_impressions import eventually
 from tests.serving.test_tls import certificate
