@@ -106,6 +106,7 @@ class DoorProtocol(PatientProtocol):
         if not self._turned_away:
             super().on_message_complete()
             return
+        self._end_message()
         self._turned_away = False
         self._turn_away(self._closing)
 
@@ -127,7 +128,7 @@ class DoorProtocol(PatientProtocol):
 
     def _is_turned_away(self) -> bool:
         # What waits behind another request of its connection is left to the gate, when its turn has come.
-        if not self.idle or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
+        if not self.idle or self.parser.get_method() != b"POST":
             return False
         early = self.loop.time() - self._refused_at < RETRY_SECONDS
         return not self.door.admits(self.url.partition(b"?")[0], early, self.loop)
@@ -135,7 +136,10 @@ class DoorProtocol(PatientProtocol):
     def _turn_away(self, closing: bool) -> None:
         if self.transport.is_closing():
             return
-        if closing or self.flow.write_paused:  # the latter: it asks and asks and never reads an answer
+        if self.flow.write_paused:
+            self.transport.abort()  # it asks and asks and never reads an answer
+            return
+        if closing:
             self.transport.write(self.door.answer(closing=True))
             self.transport.close()
             return
