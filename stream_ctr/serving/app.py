@@ -45,10 +45,10 @@ class RankApp:
         self._metrics = metrics
         self._ranker = Ranker(routing, metrics)
         self.gate = Gate(serve)
-        self.door = Door(self.gate, self._count_refusal)
         self._max_candidates = serve.max_candidates
         self._workers = serve.workers
         tokens = Tokens(serve.token_file) if tokens is None else tokens
+        self.door = Door(self.gate, tokens, self._count_refusal)
         routes: Routes = {
             RANK.decode(): (POST, self._rank),
             "/openapi.json": (GET, Description(arms, serve, secured=len(tokens) > 0).show),

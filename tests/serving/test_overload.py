@@ -24,7 +24,7 @@ import uvloop
 
 from stream_ctr.serving import door
 from stream_ctr.serving.certificates import tls_context
-from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.listen import listen, uvicorn_config
 from tests.serving.support import USERS, Served, constant, publish, request, sample
@@ -38,6 +38,7 @@ POST = WITH_LENGTH + BODY
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 FOR_EVER = 3600.0
+TOKEN = "test-token-0123456789"
 
 
 def chunk(data: bytes) -> bytes:
@@ -227,6 +228,24 @@ def test_connections_that_cannot_go_on_are_closed_with_the_refusal(tmp_path: Pat
         check_refused(other.ask(asked), closing=True)
         assert other.ended()
         assert place.ask(BODY[-1:]).status == 200
+
+
+def test_who_has_no_token_takes_no_place_and_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKENS_VARIABLE, TOKEN)
+    known = POST.replace(b"host: x", b"authorization: Bearer " + TOKEN.encode())
+    with listening(tmp_path) as server:
+        stranger = server.connect()
+        stranger.send(POST + known)
+        assert stranger.answer().status == 401
+        assert server.connect().ask(known).status == 200
+        place = server.connect()
+        place.send(known[:-1])
+        eventually(lambda: server.under_way == 1)
+        assert server.connect().ask(POST).status == 401
+        check_refused(server.connect().ask(known))
+        assert place.ask(known[-1:]).status == 200
 
 
 def test_pipelined_requests_are_answered_in_their_order(tmp_path: Path) -> None:
