@@ -272,6 +272,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("train.poll_seconds", train.poll_seconds, 0, 60),
         ("serve.port", serve.port, 0, 65_535),
         ("serve.workers", serve.workers, 1, 1024),
+        ("serve.hang_seconds", serve.hang_seconds, 0, 1e6),
         ("serve.admin_port", serve.admin_port, 0, 65_536 - serve.workers),
         ("serve.poll_seconds", serve.poll_seconds, 0.001, 3600),
         ("serve.header_seconds", serve.header_seconds, 0.001, 1e6),

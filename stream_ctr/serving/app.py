@@ -45,10 +45,10 @@ class RankApp:
         self._metrics = metrics
         self._ranker = Ranker(routing, metrics)
         self.gate = Gate(serve)
-        self.door = Door(self.gate, self._count_refusal)
         self._max_candidates = serve.max_candidates
         self._workers = serve.workers
         tokens = Tokens(serve.token_file) if tokens is None else tokens
+        self.door = Door(self.gate, tokens, self._count_refusal)
         routes: Routes = {
             RANK.decode(): (POST, self._rank),
             "/openapi.json": (GET, Description(arms, serve, secured=len(tokens) > 0).show),
@@ -108,15 +108,18 @@ class RankApp:
 
     async def _ready(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """200 as soon as the control arm has a snapshot; each arm's version and trouble either way."""
-        arms, current = self._arms, self._arms.current
-        ready = arms.control in current
+        arms = self._arms
+        plan, current = arms.view
+        ready = plan.control in current
         shown = {}
-        for name in arms.names:
-            predictor = current.get(name)
+        for name in (arm.name for arm in plan.experiment.arms):
+            predictor, kill = current.get(name), plan.killed.get(name)
             shown[name] = {
+                "ready": predictor is not None,
                 "version": None if predictor is None else predictor.version,
                 "model_version": None if predictor is None else predictor.model_version,
                 "error": arms.error(name) or None,
+                "killed": None if kill is None else kill.cause,
             }
         status: dict[str, object] = {"ready": ready, "arms": shown}
         if not ready:

@@ -20,6 +20,8 @@ class ServeConfig:
     """Port to listen on; 0 takes a free one."""
     workers: int = 1
     """Processes that answer on that port; they share the memory of the snapshots."""
+    hang_seconds: float = 30.0
+    """A worker of several that stands still for so long is killed and started anew; 0: never."""
     admin_host: str = "127.0.0.1"
     """Address of the metrics and admin ports; beyond loopback, tokens are required."""
     admin_port: int = 0

@@ -17,8 +17,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from stream_ctr.serving.api import ApiError
+from stream_ctr.serving.asgi import Scope
 from stream_ctr.serving.gate import RETRY_SECONDS, Gate, overloaded
 from stream_ctr.serving.protocol import PatientProtocol, response
+from stream_ctr.serving.tokens import Tokens
 
 HOLD_SECONDS: Final = 0.25
 """Time until a refusal is told to a connection that has come again too early."""
@@ -30,9 +33,10 @@ MODELS, INFER = b"/v2/models/", b"/infer"
 class Door:
     """One worker's door: who is turned away, and who has to wait to hear it."""
 
-    def __init__(self, gate: Gate, refused: Callable[[bytes], None]) -> None:
+    def __init__(self, gate: Gate, tokens: Tokens, refused: Callable[[bytes], None]) -> None:
         """``refused`` hears the path of each request that is turned away."""
         self._gate = gate
+        self._tokens = tokens
         self._refused = refused
         self._held: deque[tuple[float, DoorProtocol]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -44,11 +48,15 @@ class Door:
             for closing in (False, True)
         }
 
-    def admits(self, path: bytes, early: bool, loop: asyncio.AbstractEventLoop) -> bool:
+    def admits(self, path: bytes, scope: Scope, early: bool, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether a request is let in; one that computes nothing always is."""
-        computes = path == RANK or (path.startswith(MODELS) and path.endswith(INFER))
-        places = max(1, self._gate.places // 2) if early else self._gate.places
-        if not computes or self._gate.expect(places, loop):
+        if path != RANK and not (path.startswith(MODELS) and path.endswith(INFER)):
+            return True
+        try:
+            self._tokens.check(scope)
+        except ApiError:
+            return True  # the application says so; it takes no place
+        if self._gate.expect(max(1, self._gate.places // 2) if early else self._gate.places, loop):
             return True
         self._refused(path)
         return False
@@ -106,6 +114,7 @@ class DoorProtocol(PatientProtocol):
         if not self._turned_away:
             super().on_message_complete()
             return
+        self._end_message()
         self._turned_away = False
         self._turn_away(self._closing)
 
@@ -127,15 +136,18 @@ class DoorProtocol(PatientProtocol):
 
     def _is_turned_away(self) -> bool:
         # What waits behind another request of its connection is left to the gate, when its turn has come.
-        if not self.idle or self.parser.get_method() != b"POST" or self.parser.should_upgrade():
+        if not self.idle or self.parser.get_method() != b"POST":
             return False
         early = self.loop.time() - self._refused_at < RETRY_SECONDS
-        return not self.door.admits(self.url.partition(b"?")[0], early, self.loop)
+        return not self.door.admits(self.url.partition(b"?")[0], {"headers": self.headers}, early, self.loop)
 
     def _turn_away(self, closing: bool) -> None:
         if self.transport.is_closing():
             return
-        if closing or self.flow.write_paused:  # the latter: it asks and asks and never reads an answer
+        if self.flow.write_paused:
+            self.transport.abort()  # it asks and asks and never reads an answer
+            return
+        if closing:
             self.transport.write(self.door.answer(closing=True))
             self.transport.close()
             return

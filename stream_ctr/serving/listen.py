@@ -1,4 +1,4 @@
-"""The server's sockets and encryption."""
+"""The server's sockets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import ipaddress
 import logging
 import socket
 import ssl
-from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 
-from stream_ctr.errors import ConfigError, UsageError
-from stream_ctr.serving.config import ServeConfig
+from stream_ctr.errors import UsageError
 from stream_ctr.serving.door import Door, DoorProtocol
 from stream_ctr.serving.protocol import PatientProtocol
 
@@ -55,50 +53,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def tls_context(serve: ServeConfig) -> ssl.SSLContext | None:
-    """How the server encrypts; None where it does not.
-
-    Raises:
-        ConfigError: a file is missing, unreadable or not what it should be, or has no effect.
-    """
-    if not serve.tls_certificate:
-        for name in ("tls_key", "tls_client_ca"):
-            if getattr(serve, name):
-                raise ConfigError(f"serve.{name} has no effect without serve.tls_certificate; set both")
-        return None
-    for name in ("tls_certificate", "tls_key", "tls_client_ca"):
-        _check_readable(name, getattr(serve, name))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    key = serve.tls_key or serve.tls_certificate
-    try:
-        # Without a passphrase of ours, OpenSSL would ask for one on the terminal and wait.
-        context.load_cert_chain(serve.tls_certificate, key, password=lambda: b"")
-    except ssl.SSLError:
-        raise ConfigError(
-            f"serve.tls_certificate = {serve.tls_certificate!r} is no certificate with the unencrypted "
-            f"private key in {key}, both PEM"
-        ) from None
-    if serve.tls_client_ca:
-        try:
-            context.load_verify_locations(serve.tls_client_ca)
-        except ssl.SSLError:
-            raise ConfigError(
-                f"serve.tls_client_ca = {serve.tls_client_ca!r} is no PEM file of certificates"
-            ) from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _check_readable(name: str, path: str) -> None:
-    if not path:
-        return
-    try:
-        Path(path).open("rb").close()
-    except OSError as error:
-        raise ConfigError(f"serve.{name} = {path!r} is not readable: {error.strerror}") from None
 
 
 def uvicorn_config(

@@ -33,6 +33,7 @@ class ServeMetrics:
         self._make_answers(self.registry)
         self._make_snapshots(self.registry)
         self._make_impressions(self.registry)
+        self._make_process(self.registry)
         self.routing = RoutingMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         self._counted: dict[tuple[int, str], Counter] = {}
@@ -117,6 +118,22 @@ class ServeMetrics:
         )
         self._queue = Gauge(
             "stream_ctr_serve_impressions_queued", "Impressions waiting for the log.", registry=registry
+        )
+
+    def _make_process(self, registry: CollectorRegistry) -> None:
+        self.replaced = Counter(
+            "stream_ctr_serve_worker_replacements",
+            "Times that the worker of this port was started anew, by why: ended, or hung.",
+            ["cause"],
+            registry=registry,
+        )
+        self.tls_reloads = Counter(
+            "stream_ctr_serve_tls_reloads", "Renewed certificates that were taken.", registry=registry
+        )
+        self.tls_stale = Gauge(
+            "stream_ctr_serve_tls_stale",
+            "1 while the certificate's files cannot be used and those of before serve.",
+            registry=registry,
         )
 
     def watch_queue(self, waiting: Callable[[], float]) -> None:

@@ -59,11 +59,13 @@ class Live(msgspec.Struct):
 
 
 class ArmState(msgspec.Struct):
-    """What serves for an arm, and why not something newer."""
+    """What serves for an arm, why not something newer, and what killed it if it meets nobody."""
 
+    ready: bool
     version: int | None
     model_version: str | None
     error: str | None
+    killed: str | None
 
 
 class Ready(msgspec.Struct, omit_defaults=True):

@@ -22,12 +22,13 @@ class PatientProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._header_bytes = 0
+        self._piece_bytes = self._header_bytes = 0
         self._in_headers = False
         self._due: asyncio.TimerHandle | None = None
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        self._piece_bytes = len(data)
         super().data_received(data)
         if not self._unfinished:
             self._stop_waiting()
@@ -57,12 +58,20 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_headers = False
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._end_message()
+        super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(b"400 Bad Request", msg)
+
+    def _end_message(self) -> None:
+        """What came in the same piece as the end of a request is not counted to the next one's headers."""
+        self._header_bytes = -self._piece_bytes
 
     def _wait(self) -> None:
         if self._due is None:

@@ -6,9 +6,9 @@ import asyncio
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,10 +23,11 @@ from stream_ctr.experiments.shared import FOLDER
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms
+from stream_ctr.serving.certificates import Certificates, tls_context
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import ImpressionLog
-from stream_ctr.serving.listen import address, is_loopback, listen, tls_context, uvicorn_config
+from stream_ctr.serving.listen import address, is_loopback, listen, uvicorn_config
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
 from stream_ctr.serving.routing import Routing
@@ -37,6 +38,9 @@ TAKEN: Final = 16
 """Connections that all workers together take in, in one round of their loops. libuv takes one for each time
 that a socket is given to it: with many to come, and a round as long as an overload makes it, the last would
 wait for seconds."""
+
+BEATS: Final = 5
+"""Signs of life of a worker within ``serve.hang_seconds``, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Job:
     """Folder of the arms' states."""
     config: ConfigSource | None = None
     """The file that the experiment came from, where there is one."""
+    replaced: dict[str, int] = field(default_factory=dict)
+    """How often this worker was started anew, by cause."""
 
 
 def run_server(
@@ -106,15 +112,22 @@ def _admin_ports(serve: ServeConfig) -> list[int]:
 
 
 def run_process(
-    job: Job, listener: socket.socket, admin: socket.socket, listening: Callable[[], None]
+    job: Job,
+    listener: socket.socket,
+    admin: socket.socket,
+    listening: Callable[[], None],
+    beat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Serve from this process on these sockets until SIGTERM or SIGINT; ``listening`` hears when it does.
+    """Serve from this process on these sockets until SIGTERM or SIGINT; ``listening`` hears when it does, and
+    ``beat`` is called again and again while the loop goes on.
 
     Raises:
         ConfigError, LogError, UsageError: as run_server does.
     """
     serve = job.serve
     metrics = ServeMetrics()
+    for cause, count in job.replaced.items():
+        metrics.replaced.labels(cause).inc(count)
     arms = Arms(job.experiment, Path(job.state), metrics)
     file = None if job.config is None else ConfigFile(job.config, Running(serve, job.log, job.state))
     routing = Routing(arms, Path(job.state), metrics, file)
@@ -124,7 +137,8 @@ def run_process(
     tokens = Tokens(serve.token_file)
     shadows = Shadows(impressions, routing, metrics)
     app = RankApp(serve, routing, shadows, metrics, tokens)
-    tls = tls_context(serve)
+    certificates = Certificates(serve, metrics)
+    tls = certificates.context
     with ExitStack() as stack:
         stack.enter_context(_reload_on_hangup(routing))
         impressions.start()
@@ -140,20 +154,33 @@ def run_process(
         inner = _Inner(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            runner.run(_serve(server, listener, serve.workers, inner, admin))
+            places = (listener, *(listener.dup() for _ in range(TAKEN // serve.workers - 1)))
+            beside = (inner.serve(sockets=[admin]), certificates.follow(), _beat(beat, serve.hang_seconds))
+            runner.run(_serve(server, places, inner, beside))
     return 0
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, workers: int, inner: uvicorn.Server, admin: socket.socket
+    server: uvicorn.Server,
+    listeners: Sequence[socket.socket],
+    inner: uvicorn.Server,
+    beside: Sequence[Coroutine[None, None, None]],
 ) -> None:
-    """Both listeners in one loop; metrics are there for as long as requests are."""
-    beside = asyncio.create_task(inner.serve(sockets=[admin]))
+    """All listeners in one loop; metrics are there for as long as requests are."""
+    metrics, *others = [asyncio.create_task(each) for each in beside]
     try:
-        await server.serve(sockets=[listener, *(listener.dup() for _ in range(max(0, TAKEN // workers - 1)))])
+        await server.serve(sockets=list(listeners))
     finally:
         inner.should_exit = True
-        await beside
+        await metrics
+        for task in others:
+            task.cancel()
+
+
+async def _beat(beat: Callable[[], None], hang_seconds: float) -> None:
+    while hang_seconds > 0.0:
+        beat()
+        await asyncio.sleep(min(1.0, hang_seconds / BEATS))
 
 
 class _Server(uvicorn.Server):

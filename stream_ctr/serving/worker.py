@@ -1,8 +1,8 @@
 """One of several server processes: ``python -m stream_ctr.serving.worker LISTENER ADMIN READY``.
 
 The arguments are the numbers of inherited file descriptors: two listening sockets, and a pipe that takes
-one byte as soon as this worker answers. Its job comes as a line of JSON on standard input, which then stays
-open for as long as the parent lives: a worker never outlives it.
+one byte as soon as this worker answers, and others for as long as its loop goes on. Its job comes as a line
+of JSON on standard input, which then stays open for as long as the parent lives: a worker never outlives it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
+from contextlib import suppress
 
 import msgspec
 
@@ -23,13 +25,24 @@ def main(listener: str, admin: str, ready: str) -> int:
     job = msgspec.json.decode(_read_line(), type=Job)
     end_with_parent()
 
+    pipe, answers = int(ready), threading.Event()
+    os.set_blocking(pipe, False)
+
+    def sign() -> None:
+        with suppress(BlockingIOError, BrokenPipeError):  # a parent that does not look, or is gone
+            os.write(pipe, b"1")
+
     def listening() -> None:
-        os.write(int(ready), b"1")
-        os.close(int(ready))
+        answers.set()
+        sign()
+
+    def beat() -> None:
+        if answers.is_set():
+            sign()
 
     try:
         return run_process(
-            job, socket.socket(fileno=int(listener)), socket.socket(fileno=int(admin)), listening
+            job, socket.socket(fileno=int(listener)), socket.socket(fileno=int(admin)), listening, beat
         )
     except StreamCTRError as error:
         print(f"stream-ctr serve: {error}", file=sys.stderr, flush=True)

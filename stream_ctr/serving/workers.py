@@ -1,5 +1,8 @@
 """Several server processes over one listening socket, and the parent that keeps them.
 
+A worker gives signs of life through a pipe. One that ends is replaced, and so is one that lives and does
+nothing, which would otherwise keep its connections waiting for ever.
+
 The snapshots are files mapped into memory, so all workers share them through the page cache. The parent
 holds the sockets and nothing else: what kills a worker does not reach it, and a connection that waits to be
 accepted finds another worker.
@@ -17,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Final
 
@@ -44,8 +48,11 @@ END_SECONDS: Final = GRACE_SECONDS + 10.0
 class Worker:
     """One worker's place: its process of now, and when the next one may be started."""
 
-    def __init__(self, number: int, job: bytes, listener: socket.socket, admin: socket.socket) -> None:
+    def __init__(self, number: int, job: Job, listener: socket.socket, admin: socket.socket) -> None:
         self.number = number
+        self._replaced = {"ended": 0, "hung": 0}
+        self._hung = self._alive = False
+        self._looked = self._silent = 0.0
         self._job = job
         self._sockets = (listener, admin)
         self._pause = FIRST_PAUSE_SECONDS
@@ -66,10 +73,13 @@ class Worker:
             )
         finally:
             os.close(theirs)
-        self._started = time.monotonic()
+        self._started = self._looked = time.monotonic()
+        self._silent, self._alive, self._hung = 0.0, False, False
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(self._job + b"\n")
+            self._process.stdin.write(
+                msgspec.json.encode(replace(self._job, replaced=self._replaced)) + b"\n"
+            )
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended already, which is told by its status
@@ -85,26 +95,48 @@ class Worker:
                 return False
             readable, _, _ = select.select([self._ready], [], [], LOOK_SECONDS)
             if readable:
-                answers = os.read(self._ready, 1) == b"1"
-                os.close(self._ready)
-                self._ready = -1
-                return answers
+                self._alive = os.read(self._ready, 1) == b"1"
+                return self._alive
         raise StreamCTRError(f"worker {self.number} did not start within {START_SECONDS:g} seconds")
 
     def look(self) -> None:
         """Replace a process that has ended; after a short life not at once, so that a fault costs little."""
+        if self._process is not None:
+            self._listen()
         if self._process is not None and self._process.poll() is not None:
             now = time.monotonic()
             steady = now - self._started > STEADY_SECONDS
             self._pause = FIRST_PAUSE_SECONDS if steady else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             self._due = now if steady else now + self._pause
-            logger.warning(
-                "worker %d (process %d) ended with status %d; another one is started",
-                self.number, self._process.pid, self._process.returncode,
-            )  # fmt: skip
+            if not self._hung:
+                logger.warning(
+                    "worker %d (process %d) ended with status %d; another one is started",
+                    self.number, self._process.pid, self._process.returncode,
+                )  # fmt: skip
+            self._replaced["hung" if self._hung else "ended"] += 1
             self.close()
         if self._process is None and time.monotonic() >= self._due:
             self.start()
+
+    def _listen(self) -> None:
+        """Kill a process that has given no sign of life for too long."""
+        now = time.monotonic()
+        # Time in which this parent itself did not look (suspended, or starved) is nobody's silence.
+        self._silent += min(now - self._looked, 5 * LOOK_SECONDS)
+        self._looked = now
+        readable, _, _ = select.select([self._ready], [], [], 0.0)
+        if readable and os.read(self._ready, 65_536):
+            self._silent, self._alive = 0.0, True
+        patience = self._job.serve.hang_seconds
+        allowed = patience if self._alive else max(patience, START_SECONDS)
+        if patience > 0.0 and self._silent > allowed and not self._hung:
+            assert self._process is not None
+            self._hung = True
+            logger.warning(
+                "worker %d (process %d) stood still for %.0f seconds and is killed; another one is started",
+                self.number, self._process.pid, self._silent,
+            )  # fmt: skip
+            self._process.kill()
 
     def send(self, number: int) -> None:
         """Send a signal to the process, if there is one."""
@@ -146,8 +178,7 @@ class Workers:
         listening: Callable[[], None],
     ) -> None:
         """``admins``: one socket a worker, for its metrics; it outlives the worker's processes."""
-        told = msgspec.json.encode(job)
-        self._workers = [Worker(number, told, listener, admin) for number, admin in enumerate(admins)]
+        self._workers = [Worker(number, job, listener, admin) for number, admin in enumerate(admins)]
         self._listening = listening
 
     def run(self) -> int:

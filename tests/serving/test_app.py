@@ -164,6 +164,10 @@ def test_without_a_control_snapshot_the_server_lives_but_is_not_ready(tmp_path: 
     ready = served.get("/health/ready")
     assert ready.status_code == 503
     assert "control" in ready.json()["error"]
+    assert {name: arm["ready"] for name, arm in ready.json()["arms"].items()} == {
+        "control": False,
+        "new": True,
+    }
     refused = served.rank(request(USERS["control"]))
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert served.kept.records == []

@@ -5,6 +5,7 @@ A place is held by a request whose body does not come, so that the server is ful
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -22,8 +23,10 @@ import uvicorn
 import uvloop
 
 from stream_ctr.serving import door
-from stream_ctr.serving.config import ServeConfig
-from stream_ctr.serving.listen import listen, tls_context, uvicorn_config
+from stream_ctr.serving.certificates import tls_context
+from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
+from stream_ctr.serving.gate import Gate
+from stream_ctr.serving.listen import listen, uvicorn_config
 from tests.serving.support import USERS, Served, constant, publish, request, sample
 from tests.serving.test_impressions import eventually
 from tests.serving.test_tls import certificate
@@ -35,6 +38,7 @@ POST = WITH_LENGTH + BODY
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 FOR_EVER = 3600.0
+TOKEN = "test-token-0123456789"
 
 
 def chunk(data: bytes) -> bytes:
@@ -178,6 +182,7 @@ def check_refused(answer: Answer, closing: bool = False) -> None:
         [CHUNKED, b"5", b"\r\nab", b"cde\r\n0\r\n", b"trailer: 1\r\n\r\n"],
         [HEAD + b"content-length: 300000\r\n\r\n", *([b"x" * 100_000] * 3)],
         [POST.replace(b"/v1/rank", b"/v1/rank?a=b")],
+        [POST.replace(b"host: x", b"connection: upgrade\r\nupgrade: websocket")],
         [POST.replace(b"/v1/rank", b"/v2/models/new/infer")],
     ],
 )
@@ -211,6 +216,7 @@ def test_refusals_are_counted(tmp_path: Path) -> None:
     "asked",
     [
         POST.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        POST.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"host: x", b"connection: keep-alive"),
         POST.replace(b"host: x", b"connection: close"),
         WITH_LENGTH.replace(b"host: x", b"expect: 100-continue"),
         WITH_LENGTH.replace(b"host: x", b"expect: 100-continue") + BODY + POST,
@@ -222,6 +228,24 @@ def test_connections_that_cannot_go_on_are_closed_with_the_refusal(tmp_path: Pat
         check_refused(other.ask(asked), closing=True)
         assert other.ended()
         assert place.ask(BODY[-1:]).status == 200
+
+
+def test_who_has_no_token_takes_no_place_and_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKENS_VARIABLE, TOKEN)
+    known = POST.replace(b"host: x", b"authorization: Bearer " + TOKEN.encode())
+    with listening(tmp_path) as server:
+        stranger = server.connect()
+        stranger.send(POST + known)
+        assert stranger.answer().status == 401
+        assert server.connect().ask(known).status == 200
+        place = server.connect()
+        place.send(known[:-1])
+        eventually(lambda: server.under_way == 1)
+        assert server.connect().ask(POST).status == 401
+        check_refused(server.connect().ask(known))
+        assert place.ask(known[-1:]).status == 200
 
 
 def test_pipelined_requests_are_answered_in_their_order(tmp_path: Path) -> None:
@@ -291,6 +315,24 @@ def test_who_came_too_early_is_let_in_when_there_is_room(
         for place in (first, second):
             assert place.ask(BODY[-1:]).status == 200
         assert other.ask(POST).status == 200
+
+
+def test_who_waits_to_hear_of_a_refusal_is_not_called_slow(tmp_path: Path) -> None:
+    with listening(tmp_path, header_seconds=0.05) as server:
+        server.occupy()
+        other = server.connect()
+        check_refused(other.ask(POST))
+        check_refused(other.ask(POST))
+
+
+def test_a_place_is_given_once_in_a_round_of_the_loop() -> None:
+    async def rounds() -> list[bool]:
+        gate, loop = Gate(ServeConfig(max_waiting=2)), asyncio.get_running_loop()
+        first = [gate.expect(places, loop) for places in (1, 1, 2, 2)]
+        await asyncio.sleep(0)
+        return [*first, gate.expect(1, loop)]
+
+    assert asyncio.run(rounds()) == [True, False, True, False, True]
 
 
 def test_a_refused_client_that_leaves_is_forgotten(tmp_path: Path) -> None:

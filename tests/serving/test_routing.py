@@ -60,12 +60,17 @@ def test_a_killed_arms_users_meet_the_control_and_stay_assigned(state: Path) -> 
     assert logged.bucket == impressions(served)[0].bucket
     assert logged.p == {"control": P["control"]}, "a killed arm is not asked"
     assert metric(served, "arm_killed", arm="new") == 1
+    ready = served.get("/health/ready")
+    assert ready.status_code == 200, "some arm answers"
+    killed = {name: arm["killed"] for name, arm in ready.json()["arms"].items()}
+    assert killed == {"control": None, "new": "manual"}
     assert metric(served, "kills_total", arm="new", cause="manual") == 1
     assert metric(served, "routed_total", arm="control", reason="killed") == 1
     ControlFile(state).revive("new")
     served.routing.poll()
     assert served.rank(request(USERS["new"])).json()["arm"] == "new"
     assert metric(served, "arm_killed", arm="new") == 0
+    assert served.get("/health/ready").json()["arms"]["new"]["killed"] is None
 
 
 def test_a_kill_outlives_the_server(state: Path) -> None:

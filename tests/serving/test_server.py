@@ -288,6 +288,10 @@ def test_bare_connections_get_their_answers(state: Path, log: str) -> None:
         endless = raw(server.url, head + b"x: " + b"y" * 65_536)
         assert endless.startswith(b"HTTP/1.1 431")
         assert endless.endswith(b'{"error":"the headers are longer than 65536 bytes"}')
+        body = json.dumps(request(event_id="e", features={"site": "s" * 70_000})).encode()
+        long = raw(server.url, head + b"content-length: %d\r\n\r\n" % len(body) + body + head[:50])
+        assert long.startswith(b"HTTP/1.1 200"), "the next one's headers are not as long as this body"
+        assert b"HTTP/1.1 408" in long
         nonsense = raw(server.url, b"\x16\x03\x01 nonsense\r\n\r\n")
         assert nonsense.startswith(b"HTTP/1.1 400")
         assert json.loads(nonsense.partition(b"\r\n\r\n")[2]).keys() == {"error"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -12,10 +13,11 @@ import httpx
 import pytest
 
 from stream_ctr.errors import ConfigError
+from stream_ctr.serving.certificates import tls_context
 from stream_ctr.serving.config import ServeConfig
-from stream_ctr.serving.listen import tls_context
 from tests.serving.running import running
 from tests.serving.support import USERS, constant, publish, request
+from tests.serving.test_impressions import eventually
 from tests.serving.test_server import run
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl: install it")
@@ -91,3 +93,71 @@ def test_files_that_are_no_certificates_are_one_clear_line(folder: Path) -> None
     beyond = run(str(folder / "state"), f"sqlite:///{folder}/l.db", json.dumps({"admin_host": "0.0.0.0"}))
     assert (beyond.returncode, len(beyond.stderr.splitlines())) == (2, 1)
     assert "admin_host" in beyond.stderr
+
+
+def serial(url: str, context: ssl.SSLContext) -> str:
+    """Serial number of the certificate that a new connection is shown."""
+    host, port = url.removeprefix("https://").split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        shown = connection.getpeercert()
+    assert shown is not None
+    return str(shown["serialNumber"])
+
+
+def test_a_renewed_certificate_is_taken_and_an_unusable_one_refused_whole(folder: Path) -> None:
+    old, new = certificate(folder, "old"), certificate(folder, "new")
+    pem, key = folder / "server.pem", folder / "server.key"
+
+    def put(source: tuple[str, str]) -> None:
+        for path, content in ((pem, source[0]), (key, source[1])):
+            beside = path.with_suffix(".beside")
+            shutil.copy(content, beside)
+            beside.rename(path)
+
+    put(old)
+    trusting = ssl.create_default_context(cafile=old[0])
+    trusting.load_verify_locations(new[0])
+    serve = {"tls_certificate": str(pem), "tls_key": str(key)}
+    with running(folder / "state", f"sqlite:///{folder}/log.db", serve, tls=trusting) as server:
+        first = serial(server.url, trusting)
+        shutil.copy(new[0], pem)  # with the key of before
+        eventually(lambda: server.metric("tls_stale") == 1)
+        assert serial(server.url, trusting) == first, "the old pair serves on, certificate and key"
+        put(new)
+        eventually(lambda: serial(server.url, trusting) != first)
+        eventually(lambda: server.metric("tls_stale") == 0)
+        assert server.metric("tls_reloads_total") == 1
+        assert server.rank(USERS["control"]).status_code == 200, "on a connection made before"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            serial(server.url, ssl.create_default_context(cafile=old[0]))
+        _, err = server.stop()
+    assert "Traceback" not in err
+    assert err.count("the certificate of before goes on serving") == 1
+    assert err.count("new connections get the new one") == 1
+
+
+def test_renewed_authorities_of_clients_are_taken_with_the_certificate(folder: Path) -> None:
+    pem, key = certificate(folder, "server")
+    first, second = certificate(folder, "first"), certificate(folder, "second")
+    authority = folder / "clients.pem"
+    shutil.copy(first[0], authority)
+    contexts = []
+    for client in (first, second):
+        contexts.append(ssl.create_default_context(cafile=pem))
+        contexts[-1].load_cert_chain(*client)
+    serve = {"tls_certificate": pem, "tls_key": key, "tls_client_ca": str(authority)}
+    with running(folder / "state", f"sqlite:///{folder}/log.db", serve, tls=contexts[0]) as server:
+
+        def met(context: ssl.SSLContext) -> bool:
+            try:
+                return httpx.get(f"{server.url}/health/live", verify=context).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        assert [met(each) for each in contexts] == [True, False]
+        shutil.copy(second[0], authority)
+        eventually(lambda: met(contexts[1]))
+        assert not met(contexts[0])

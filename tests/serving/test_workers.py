@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -99,6 +100,39 @@ def test_workers_share_the_requests_and_one_that_dies_is_replaced(state: Path, l
     assert len(err.splitlines()) == 1
     assert f"process {before[0]}" in err
     assert len(logged(log)) >= answers.count(200) - 50, "impressions queued in the killed worker may be lost"
+
+
+def replaced(admin: str, cause: str) -> float:
+    """How often this worker was started anew for that cause; 0 while it cannot say."""
+    try:
+        text = httpx.get(f"{admin}/metrics", timeout=20).text
+    except httpx.TransportError:
+        return 0.0
+    name = "stream_ctr_serve_worker_replacements_total"
+    return sample(text, name, cause=cause) if f'{name}{{cause="{cause}"}}' in text else 0.0
+
+
+def test_a_worker_that_stands_still_is_killed_and_replaced(state: Path, log: str) -> None:
+    with running(state, log, {"workers": 2, "hang_seconds": 3.0}) as server:
+        before = children(server)
+        os.kill(before[0], signal.SIGSTOP)
+        eventually(lambda: gone(before[0]), 60)
+        eventually(lambda: replaced(server.admin[0], "hung") == 1, 60)
+        assert replaced(server.admin[0], "ended") == 0
+        assert before[1] in children(server), "the other one is left alone"
+        assert httpx.get(f"{server.admin[0]}/health/ready", timeout=60).status_code == 200
+        # one that stands still while its parent does as well is not to blame
+        for number in (server.child.pid, *children(server)):
+            os.kill(number, signal.SIGSTOP)
+        stopped = children(server)
+        time.sleep(3.5)
+        for number in (*stopped, server.child.pid):
+            os.kill(number, signal.SIGCONT)
+        assert httpx.get(f"{server.admin[1]}/health/ready", timeout=60).status_code == 200
+        assert children(server) == stopped
+        _, err = server.stop()
+    assert len(err.splitlines()) == 1
+    assert f"worker 0 (process {before[0]}) stood still" in err
 
 
 def test_workers_end_with_their_parent(state: Path, log: str) -> None:

@@ -1,0 +1,112 @@
+"""The server's encryption, and certificates that are renewed while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import Final
+
+from stream_ctr.errors import ConfigError
+from stream_ctr.experiments.control import Stamp, stamp_of
+from stream_ctr.serving.config import ServeConfig
+from stream_ctr.serving.metrics import ServeMetrics
+
+logger = logging.getLogger("stream_ctr.serving")
+
+LOOK_SECONDS: Final = 1.0
+"""Time between looks at the files for a change."""
+
+
+class Certificates:
+    """The certificate, key and authorities of now.
+
+    Listeners keep the context that they were given, so each connection is handed over to the newest one as
+    soon as its client has said hello. Files that cannot be used are refused together: those of before stay.
+    """
+
+    def __init__(self, serve: ServeConfig, metrics: ServeMetrics) -> None:
+        """Raises ConfigError: a file is missing, unreadable or not what it should be, or has no effect."""
+        self._serve = serve
+        self._metrics = metrics
+        self._stamps = self._look()
+        self.context = self._newest = tls_context(serve)
+        """What listeners are given; None where the server does not encrypt."""
+        if self.context is not None:
+            self.context.sni_callback = self._hand_over
+
+    def poll(self) -> None:
+        """Take the files if they have changed."""
+        stamps = self._look()
+        if self.context is None or stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            self._newest = tls_context(self._serve)
+        except ConfigError as error:
+            self._metrics.tls_stale.set(1)
+            logger.warning("the certificate of before goes on serving: %s", error)
+            return
+        self._metrics.tls_stale.set(0)
+        self._metrics.tls_reloads.inc()
+        logger.warning("serve.tls_certificate has changed: new connections get the new one")
+
+    async def follow(self) -> None:
+        """Look at the files for as long as the server runs."""
+        while self.context is not None:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.poll()
+
+    def _look(self) -> list[Stamp]:
+        serve = self._serve
+        paths = (serve.tls_certificate, serve.tls_key, serve.tls_client_ca)
+        return [stamp_of(Path(path)) for path in paths if path]
+
+    def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        if self._newest is not None:
+            connection.context = self._newest
+
+
+def tls_context(serve: ServeConfig) -> ssl.SSLContext | None:
+    """How the server encrypts; None where it does not.
+
+    Raises:
+        ConfigError: a file is missing, unreadable or not what it should be, or has no effect.
+    """
+    if not serve.tls_certificate:
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(serve, name):
+                raise ConfigError(f"serve.{name} has no effect without serve.tls_certificate; set both")
+        return None
+    for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+        _check_readable(name, getattr(serve, name))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    key = serve.tls_key or serve.tls_certificate
+    try:
+        # Without a passphrase of ours, OpenSSL would ask for one on the terminal and wait.
+        context.load_cert_chain(serve.tls_certificate, key, password=lambda: b"")
+    except ssl.SSLError:
+        raise ConfigError(
+            f"serve.tls_certificate = {serve.tls_certificate!r} is no certificate with the unencrypted "
+            f"private key in {key}, both PEM"
+        ) from None
+    if serve.tls_client_ca:
+        try:
+            context.load_verify_locations(serve.tls_client_ca)
+        except ssl.SSLError:
+            raise ConfigError(
+                f"serve.tls_client_ca = {serve.tls_client_ca!r} is no PEM file of certificates"
+            ) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _check_readable(name: str, path: str) -> None:
+    if not path:
+        return
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"serve.{name} = {path!r} is not readable: {error.strerror}") from None
