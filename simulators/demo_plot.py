@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_ctr.errors import StreamCTRError, UsageError
 from stream_ctr.experiments.report_model import Report
 from stream_ctr.metrics.curve import CurvePoint
+from stream_ctr.metrics.picture import dress, new_figure, write_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE, short
 
 if TYPE_CHECKING:
@@ -34,22 +34,13 @@ def plot_demo(
         UsageError: matplotlib is not installed.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
-    figure = Figure(figsize=(9.0, 10.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.0, 10.0)
     loss, difference, worth = figure.subplots(3, 1, height_ratios=(1.2, 1.0, 1.0))
     _loss(loss, curves, window)
     _difference(difference, report)
     _worth(worth, shown, tuple(curves))
     figure.align_ylabels()
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+    write_figure(figure, path)
 
 
 def _loss(axes: Axes, curves: Mapping[str, Sequence[CurvePoint]], window: int) -> None:
@@ -115,7 +106,5 @@ def _worth(axes: Axes, shown: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
 
 
 def _dress(axes: Axes) -> None:
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.margins(x=0.01)

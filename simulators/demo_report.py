@@ -95,14 +95,10 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
 
 
 def _against_the_truth(result: Mapping[str, Any]) -> Any:
-    from rich.table import Table
+    from stream_ctr.experiments.report_table import arms_table
 
-    table = Table(
-        title="Against the planted truth, which a real experiment does not know", title_justify="left"
-    )
-    table.add_column("")
-    for arm in result["arms"]:
-        table.add_column(arm, justify="right")
+    title = "Against the planted truth, which a real experiment does not know"
+    table = arms_table(title, result["arms"])
 
     def row(name: str, part: str, key: str, form: str) -> None:
         found = [(arm[part] or {}).get(key) for arm in result["arms"].values()]

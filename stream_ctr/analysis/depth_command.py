@@ -209,7 +209,8 @@ def print_report(found: dict[str, Any]) -> None:
 
 def plot(results: list[DepthResult], path: Path, title: str) -> None:
     """Six panels, a line with and one without skip logits."""
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number, save
+    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number
+    from stream_ctr.metrics.picture import write_figure
 
     figure, axes = panels(2, 3, title, "each point one network, trained on the same rows")
     for number, (sml, name) in enumerate(((False, "plain"), (True, "SML"))):
@@ -241,4 +242,4 @@ def plot(results: list[DepthResult], path: Path, title: str) -> None:
         panel.xaxis.set_major_formatter(plain_number)
         dress(panel, heading, "hidden layers", y)
     axes[1].legend(frameon=False)
-    save(figure, path)
+    write_figure(figure, path)

@@ -200,7 +200,8 @@ def _bracket(own: dict[str, float | None], part: str, form: str) -> str:
 
 def plot(results: list[FieldResult], path: Path, title: str) -> None:
     """Eigenvalue and gradient norm against frequency, raw and per event: first field, first seed."""
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, save
+    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels
+    from stream_ctr.metrics.picture import write_figure
 
     first = results[0]
     shown = [r for r in results if r.field == first.field and r.seed == first.seed]
@@ -233,4 +234,4 @@ def plot(results: list[FieldResult], path: Path, title: str) -> None:
         panel.set_yscale("log", nonpositive="mask")
         dress(panel, name, "N, events of the feature", y)
     axes[0].legend(frameon=False)
-    save(figure, path)
+    write_figure(figure, path)

@@ -1,11 +1,11 @@
-"""Pictures of the analyses: a figure of panels, dressed alike, written as PNG."""
+"""Pictures of the analyses: a figure of panels, dressed alike, for PNGs."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stream_ctr.errors import StreamCTRError
+from stream_ctr.metrics.picture import dress as dress_axes
+from stream_ctr.metrics.picture import new_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
@@ -18,12 +18,8 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def panels(rows: int, columns: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
-    """A figure of its own, not pyplot's: no global state, no display, safe in any thread."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6 * columns, 3.6 * rows + 0.7), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    """A figure of panels under one heading."""
+    figure = new_figure(4.6 * columns, 3.6 * rows + 0.7, dpi=130)
     figure.suptitle(f"{title}\n{subtitle}", fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
@@ -36,11 +32,9 @@ def dress(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
+    dress_axes(axes)
     if axes.get_xscale() == "log":  # labels between the powers of ten run into each other
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def plain_number(value: float, _: object) -> str:
@@ -50,15 +44,3 @@ def plain_number(value: float, _: object) -> str:
     '100'
     """
     return f"{value:g}"
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the PNG.
-
-    Raises:
-        StreamCTRError: the file cannot be written.
-    """
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None

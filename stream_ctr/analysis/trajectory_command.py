@@ -174,7 +174,8 @@ def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
     """The ways in their common plane, moves and loss along the stream."""
     import numpy as np
 
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, save
+    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels
+    from stream_ctr.metrics.picture import write_figure
 
     figure, axes = panels(2, 2, title, "all optimizers from one start, on the same events")
     for number, (way, place) in enumerate(zip(ways, plane.places, strict=True)):
@@ -196,7 +197,7 @@ def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
     dress(axes[3], "move of the embedding rows, each interval", "events", "length")
     for panel in (axes[2], axes[3]):
         panel.set_yscale("log", nonpositive="mask")
-    save(figure, path)
+    write_figure(figure, path)
 
 
 def _smooth(values: Any, width: int) -> Any:

@@ -132,7 +132,8 @@ def print_report(found: dict[str, Any]) -> None:
 
 def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> None:
     """Measured points over predicted lines, both axes logarithmic."""
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number, save
+    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number
+    from stream_ctr.metrics.picture import write_figure
 
     figure, axes = panels(
         1, 2, f"variance of the logit before learning, width {width}", f"{seeds} networks a point"
@@ -164,4 +165,4 @@ def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> N
         panel.xaxis.set_major_formatter(plain_number)
         dress(panel, name, "hidden layers", "Var(z)")
     axes[0].legend(frameon=False, fontsize=8)
-    save(figure, path)
+    write_figure(figure, path)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.metrics.picture import dress, new_figure, write_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
@@ -22,14 +22,10 @@ def plot_fits(fits: Mapping[str, Fit], path: str | os.PathLike[str], title: str)
         UsageError: matplotlib is not installed.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
-    figure = Figure(figsize=(9.0, 7.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.0, 7.5)
+
+    from matplotlib.ticker import MaxNLocator
+
     loss, ranking = figure.subplots(2, 1, sharex=True)
     for number, (name, fit) in enumerate(fits.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -47,10 +43,5 @@ def plot_fits(fits: Mapping[str, Fit], path: str | os.PathLike[str], title: str)
     ranking.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.legend(frameon=False, fontsize=9)
     for axes in (loss, ranking):
-        axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+        dress(axes)
+    write_figure(figure, path)

@@ -11,7 +11,7 @@ from typing import Any
 from stream_ctr.bench.labels import CLICK_RATE, STEADY, WINDOW_SECONDS, PolicyRun
 from stream_ctr.bench.labels_join import JoinRun
 from stream_ctr.bench.machine import describe_machine
-from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.metrics.picture import dress, new_figure, write_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE, short
 
 STYLES = {"wait": (GREY, "-"), "fast": (BLUE, "-"), "fnw": (GREEN, "--"), "naive": (ORANGE, "-.")}
@@ -96,13 +96,7 @@ def plot_policies(runs: Sequence[PolicyRun], events: int, path: Path) -> None:
         UsageError: matplotlib is not installed.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
-    figure = Figure(figsize=(9.0, 5.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.0, 5.0)
     axes = figure.subplots()
     for run in runs:
         if run.keep_negatives == 1.0:
@@ -115,11 +109,6 @@ def plot_policies(runs: Sequence[PolicyRun], events: int, path: Path) -> None:
     axes.set_ylabel("log loss above the planted optimum\n(nats / impression)")
     axes.set_title("Label policies on one simulated stream", loc="left", fontsize=14)
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.legend(frameon=False)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+    write_figure(figure, path)

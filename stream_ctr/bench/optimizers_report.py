@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.optimizers import Plan, Tested, compared, log_losses
-from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.errors import StreamCTRError
+from stream_ctr.metrics.picture import new_figure
 from stream_ctr.metrics.sums import Sums
 
 if TYPE_CHECKING:
@@ -141,13 +142,7 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
         UsageError: matplotlib is not installed.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
-    figure = Figure(figsize=(10.0, 6.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10.0, 6.0)
     axes = figure.subplots()
     named = {tested.method.name: tested for tested in results}
     styles = ["-", "--", "-.", ":"]

@@ -19,7 +19,8 @@ from stream_ctr.bench.papers_tables import (
     gain_test,
     optimizer_table,
 )
-from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.errors import UsageError
+from stream_ctr.metrics.picture import new_figure, write_figure
 
 TITLES: Final = {"": "without SML", META_TANH: "with SML"}
 
@@ -178,17 +179,11 @@ def plot_grid(results: Results, path: str | os.PathLike[str], title: str) -> Non
         UsageError: matplotlib is not installed, or no cell has an AUC.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
     aucs = cell_aucs(results)
     shown = [skip for skip in TITLES if any(cell.skip == skip for cell in aucs)]
     if not shown:
         raise UsageError(f"{path}: no cell has an AUC to draw")
-    figure = Figure(figsize=(6.0 * len(shown) + 1.0, 5.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.0 * len(shown) + 1.0, 5.5)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, skip in zip(panels, shown, strict=True):
         _panel(axes, aucs, skip)
@@ -196,10 +191,7 @@ def plot_grid(results: Results, path: str | os.PathLike[str], title: str) -> Non
     panels[0].set_ylabel("test AUC")
     panels[-1].legend(frameon=False, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+    write_figure(figure, path)
 
 
 def _panel(axes: Any, aucs: Aucs, skip: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.errors import UsageError
 from stream_ctr.experiments.report_model import Point, Report
+from stream_ctr.metrics.picture import dress, new_figure, write_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
@@ -31,19 +32,13 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
         UsageError: matplotlib is not installed, or no window has closed yet.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
+    figure = new_figure(11.0, 7.5)
     points = [point for point in report.series if point.final]
     if not points or not report.comparisons:
         raise UsageError(
             f"{path}: nothing to draw: the report has {len(points)} closed windows and "
             f"{len(report.comparisons)} comparisons; let a window close"
         )
-    figure = Figure(figsize=(11.0, 7.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2, sharex=True).ravel()
     start_ms, unit_ms, unit = _scale(points)
     for axes, (name, title, factor) in zip(panels, PANELS, strict=True):
@@ -64,10 +59,7 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
     if not report.sample_ratio.sound:
         text = "withheld: the split of users is not sound"
     panels[0].set_title(text, loc="left", fontsize=9, color=GREY)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+    write_figure(figure, path)
 
 
 def _scale(points: list[Point]) -> tuple[int, float, str]:
@@ -118,9 +110,7 @@ def _draw(
 def _dress(axes: Axes, title: str) -> None:
     axes.axhline(0.0, color=GREY, linestyle="--", linewidth=1)
     axes.set_ylabel(title)
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.margins(x=0.01)
     if len(axes.lines) == 1:
         axes.text(0.5, 0.6, "no interval yet", transform=axes.transAxes, ha="center", color=GREY)

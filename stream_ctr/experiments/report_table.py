@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -52,11 +52,17 @@ def print_report(report: Report, console: Console | None = None) -> None:
         say(f"note: {note}")
 
 
-def _arms(report: Report) -> Table:
-    table = Table(title="Arms", title_justify="left")
+def arms_table(title: str, arms: Iterable[str]) -> Table:
+    """A table with a column for each arm, and no row yet."""
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    for arm in report.arms:
-        table.add_column(arm.name, justify="right")
+    for arm in arms:
+        table.add_column(arm, justify="right")
+    return table
+
+
+def _arms(report: Report) -> Table:
+    table = arms_table("Arms", (arm.name for arm in report.arms))
 
     def row(name: str, told: Callable[[Arm], str]) -> None:
         table.add_row(name, *(told(arm) for arm in report.arms))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_ctr.errors import StreamCTRError, UsageError
+from stream_ctr.errors import UsageError
 from stream_ctr.metrics.curve import CurvePoint
+from stream_ctr.metrics.picture import dress, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,17 +31,12 @@ def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title
         UsageError: matplotlib is not installed, or there is no point to draw.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.transforms import ScaledTranslation
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
+    figure = new_figure(9.0, 8.0)
+
+    from matplotlib.transforms import ScaledTranslation
+
     if not points:
         raise UsageError(f"{path}: there is no point of the learning curve yet; let more impressions pass")
-    # A figure of its own, not pyplot's: no global state, no display, safe in any thread.
-    figure = Figure(figsize=(9.0, 8.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     loss, ranking, calibration = figure.subplots(3, 1, sharex=True, height_ratios=(2.0, 1.0, 1.0))
     _loss(loss, points)
     _ranking(ranking, points)
@@ -59,10 +54,7 @@ def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title
         color=GREY,
     )
     figure.align_ylabels()
-    try:
-        figure.savefig(Path(path), format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+    write_figure(figure, path)
 
 
 def short(count: float) -> str:
@@ -113,7 +105,5 @@ def _dress(axes: Any) -> None:
         # A line through one point, or through points beside undefined ones, cannot be seen.
         if len(line.get_xdata()) < 30 and line.get_label() != "_one":
             line.set_marker(".")
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.margins(x=0.01)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final, Protocol
 
-from stream_ctr.errors import LogError
+from stream_ctr.errors import LogError, StateError
 from stream_ctr.state import State
 from stream_ctr.training.opening import Opening
 from stream_ctr.training.report import Reporter
@@ -30,7 +30,7 @@ class InlineSaver:
 
     Args:
         opening: the state that the run goes on from.
-        reporter: told of checkpoints that failed.
+        reporter: told of what failed.
         every_seconds: time between two of them.
         flush: called before each: what must be in the log before the offsets behind it are saved.
     """
@@ -65,7 +65,11 @@ class InlineSaver:
             emitted=pipeline.order_state().emitted,
             segments=pipeline.joiner.segments(),
         )
-        opening.journal.trim(opening.store.oldest_emitted())
+        try:
+            opening.journal.trim(opening.store.oldest_emitted())
+        except StateError as error:
+            # The journal only stays longer than it must; the checkpoint is complete.
+            self._reporter.say("journal-not-trimmed", reason=str(error))
 
     def when_due(self) -> None:
         """Write one if it is time. It may fail: the daemon goes on, and it is tried again."""

@@ -1,0 +1,144 @@
+"""What trainer, joining process and watcher begin from, and what they refuse: all three alike."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_ctr.config import load_settings
+from stream_ctr.errors import OffsetRangeError, StateError
+from stream_ctr.events.log import EventLog, TopicPartition
+from stream_ctr.events.open import open_log
+from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.pipeline.journal import Decision, FileJournal
+from stream_ctr.training import intake
+from stream_ctr.training.join_daemon import JoinDaemon
+from stream_ctr.training.report import Reporter
+from stream_ctr.training.trainer import Trainer
+from tests.training.streams import extend_stream, write_config, write_stream
+
+KINDS = {"train": "main", "join": "join", "watch": "experiment"}
+"""Folder of each in the state folder."""
+COMMANDS = {"train": ["train"], "join": ["join"], "watch": ["experiment", "watch"]}
+SETTLED = '[watch]\nport = -1\n[learner]\nkind = "river"\nriver = "river-lr"\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A stream of 40 impressions, and a configuration for it."""
+    write_stream(tmp_path, 40)
+    return write_config(tmp_path, "state", SETTLED)
+
+
+def run(kind: str, config: Path, *, skip_lost: bool = False) -> list[dict[str, Any]]:
+    """Read the log to its end; what was said."""
+    settings, said = load_settings(config), io.StringIO()
+    log = open_log(settings.log.url)
+    try:
+        with Reporter("test", stream=said, line_seconds=1e9) as reporter:
+            _daemon(kind, config, log, reporter, skip_lost).run(threading.Event(), 0.0)
+    finally:
+        log.close()
+    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    return [{key: line[key] for key in line if key not in ("time", "job")} for line in lines]
+
+
+def _daemon(
+    kind: str, config: Path, log: EventLog, reporter: Reporter, skip_lost: bool
+) -> Trainer | JoinDaemon | Watcher:
+    settings = load_settings(config)
+    if kind == "train":
+        return Trainer(settings, settings.arm(None), log, reporter, skip_lost=skip_lost)
+    if kind == "watch":
+        return Watcher(settings, log, reporter, skip_lost=skip_lost)
+    return JoinDaemon(settings, log, reporter)
+
+
+def checkpoints(kind: str, config: Path) -> list[Path]:
+    return sorted((config.parent / "state" / KINDS[kind] / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_run_a_resumed_one_and_what_is_damaged_are_told(kind: str, config: Path) -> None:
+    folder = config.parent / "state" / KINDS[kind]
+    (new,) = run(kind, config)
+    assert (new["event"], new["state"]) == ("new", str(folder))
+    assert set(new) - {"reason"} == {"event", "state"}
+    first, *_, newest = checkpoints(kind, config)
+    (resumed,) = run(kind, config)
+    assert (resumed["event"], resumed["checkpoint"]) == ("resumed", str(newest))
+    assert resumed["learned" if kind == "train" else "applied"] > 0
+    broken = checkpoints(kind, config)[1:]
+    for path in broken:
+        (path / "manifest.json").write_text("no manifest")
+    *damaged, resumed, kept = run(kind, config)
+    assert {line["event"] for line in damaged} == {"damaged"}
+    for path, line in zip(reversed(broken), damaged, strict=True):
+        assert str(path) in line["checkpoint"]
+    assert (resumed["event"], resumed["checkpoint"]) == ("resumed", str(first))
+    # How far back the journal must go cannot be told by a damaged one; no reason to end.
+    assert kept["event"] == "journal-not-trimmed"
+    assert len(checkpoints(kind, config)) > 1 + len(broken)
+
+
+@pytest.mark.parametrize("kind", ["train", "watch"])
+def test_entries_that_are_lost_are_refused_or_told_and_saved(kind: str, config: Path) -> None:
+    run(kind, config)
+    log = open_log(load_settings(config).log.url)
+    before = log.end_offsets("impressions")
+    extend_stream(log, 40, 80)
+    for partition, end in before.items():
+        log.trim("impressions", partition, end + 3)
+    log.close()
+    with pytest.raises(OffsetRangeError, match="are lost to retention"):
+        run(kind, config)
+    resumed, skipped = run(kind, config, skip_lost=True)
+    assert (resumed["event"], skipped["event"], skipped["entries"]) == ("resumed", "skipped", 6)
+    assert [line["event"] for line in run(kind, config)] == ["resumed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_journal_that_is_ahead_of_the_log_is_refused(
+    kind: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(kind, config)
+    FileJournal(config.parent / "state" / KINDS[kind] / "journal").append(
+        [Decision(10_000, "idle", TopicPartition("clicks", 0))]
+    )
+    monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.2)
+    with pytest.raises(StateError, match="holds a decision beyond entry"):
+        run(kind, config)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_another_setup_is_refused(kind: str, config: Path) -> None:
+    run(kind, config)
+    config.write_text(config.read_text().replace("window_seconds = 20.0", "window_seconds = 21.0"))
+    with pytest.raises(StateError, match=r"window_seconds is 20\.0 there and 21\.0 in"):
+        run(kind, config)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_that_is_asked_to_stop_before_the_log_answers_ends_well(kind: str, config: Path) -> None:
+    away = config.with_name("away.toml")
+    away.write_text(config.read_text().replace(f"sqlite:///{config.parent}/clicks.db", "kafka://127.0.0.1:1"))
+    command = [sys.executable, "-m", "stream_ctr.cli", *COMMANDS[kind], "--config", str(away), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert json.loads(process.stderr.readline())["event"] == "waiting"
+            process.send_signal(signal.SIGTERM)
+            last = json.loads(process.stderr.read().splitlines()[-1])
+            assert (last["event"], last["reason"]) == ("stopped", "asked to, before the log answered")
+            assert (process.stdout.read(), process.wait(60.0)) == ("", 0)
+        finally:
+            process.kill()
