@@ -45,6 +45,7 @@ TYPES = {
 Started = list[tuple[Any, int, Mapping[str, Any]]]
 
 
+@pytest.mark.timeout(900)  # the interpreter is slow, the more so on a machine with other work
 def test_kernels_do_what_the_formulas_say() -> None:
     ended = subprocess.run(
         [
