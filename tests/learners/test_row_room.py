@@ -1,46 +1,132 @@
-"""Room of the row table that no row uses yet: zero, on cache lines, and without memory of its own."""
+"""What holds for rows in numpy's arrays and in torch's tensors; and room that no row uses yet: zero, on cache
+lines, and without memory of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from stream_ctr.bench.memory import resident_bytes
+from stream_ctr.errors import StateError
 from stream_ctr.learners.row_table import RowTable
+from stream_ctr.learners.rows import NumpyRows, Rows
+from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.rules import build_rule
+from stream_ctr.state import State
+
+ADAGRAD = build_rule("adagrad", 0.1, 1e-3)
+Make = Callable[[bool], Rows[Any]]
 
 
-def table() -> RowTable:
-    return RowTable(16, build_rule("adagrad", 0.1, 1e-3), 2, torch.device("cpu"), torch.float32)
+def of_torch(half: bool = False) -> RowTable:
+    kept = Accumulators("bfloat16" if half else "float32", 0, torch.float32)
+    return RowTable(16, ADAGRAD, 2, torch.device("cpu"), torch.float32, kept=kept)
 
 
-def test_room_takes_no_memory_before_it_is_used() -> None:
-    rows, before = table(), resident_bytes()
+def of_numpy(half: bool = False) -> NumpyRows:
+    return NumpyRows(16, ADAGRAD, 2, np.float32, half)
+
+
+def filled(rows: int, half: bool = False) -> State:
+    """A saved state whose every number is another one."""
+    square = np.arange(rows * 16).reshape(rows, 16)
+    arrays: dict[str, NDArray[Any]] = {
+        "weight": np.arange(rows * 16, dtype=np.float32).reshape(rows, 16),
+        "step": np.arange(rows)[:, None],
+        "touched": 7 * np.arange(rows)[:, None],
+        "square": square.astype(np.uint16 if half else np.float32),
+    }
+    return State(arrays, {})
+
+
+@pytest.fixture(params=[of_torch, of_numpy])
+def make(request: pytest.FixtureRequest) -> Make:
+    made: Make = request.param
+    return made
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_was_saved_comes_back_with_every_bit_and_type(make: Make, half: bool) -> None:
+    saved, rows = filled(3000, half), make(half)
+    rows.load_state(saved)
+    for found in (rows.state(), State({n: rows.freeze()[n] for n in saved.arrays}, {})):
+        for name, array in saved.arrays.items():
+            source = found.arrays[name]
+            whole = source if isinstance(source, np.ndarray) else np.concatenate(list(source.pieces()))
+            assert whole.dtype == array.dtype
+            np.testing.assert_array_equal(whole, array)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_both_kinds_begin_alike(half: bool) -> None:
+    one, other = of_torch(half).state().arrays, of_numpy(half).state().arrays
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype
+        np.testing.assert_array_equal(array, other[name])
+
+
+def test_a_state_is_a_copy(make: Make) -> None:
+    rows = make(False)
+    rows.load_state(filled(3))
+    before = rows.state()
+    rows.weight[:] = 9.0
+    np.testing.assert_array_equal(before.arrays["weight"], filled(3).arrays["weight"])
+    assert (rows.weights() == 9.0).all()
+
+
+def test_another_optimizers_rows_are_refused(make: Make) -> None:
+    with pytest.raises(StateError, match=r"rows\.square is uint16, this optimizer keeps float32; .*bfloat16"):
+        make(False).load_state(filled(3, half=True))
+    arrays = filled(3).arrays
+    del arrays["square"]
+    with pytest.raises(StateError, match="hold step, touched, weight, this optimizer needs square, step"):
+        make(False).load_state(State(arrays, {}))
+
+
+def test_room_takes_no_memory_before_it_is_used(make: Make) -> None:
+    rows, before = make(False), resident_bytes()
     if before is None:
         pytest.skip("this system does not tell a process its memory")
     rows.reserve(2**20 + 1)  # room for 2 million rows, 144 bytes each
     after = resident_bytes()
     assert after is not None
-    assert after - before < 0.1 * rows.weight.shape[0] * 144
+    assert after - before < 0.1 * rows.capacity * 144
 
 
-def test_new_room_is_zero_on_cache_lines_and_keeps_what_was() -> None:
-    rows = table()
-    rows.initialise(torch.tensor([0, 1]), torch.ones(2, 16), 7)
+def test_new_room_is_zero_on_cache_lines_and_keeps_what_was(make: Make) -> None:
+    rows = make(False)
+    rows.load_state(filled(2))
     rows.reserve(5_000)
-    assert rows.weight.data_ptr() % 64 == 0
-    assert rows.weight[:2].eq(1.0).all()
-    assert rows.touched[:2].eq(7).all()
-    assert not rows.weight[2:].any()
-    assert rows.step.dtype == torch.int64
+    weight, touched = np.asarray(rows.weight), np.asarray(rows.touched)
+    assert weight.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(weight[:2], filled(2).arrays["weight"])
+    np.testing.assert_array_equal(touched[:2], [[0], [7]])
+    assert not weight[2:].any()
+    assert np.asarray(rows.step).dtype == np.int64
 
 
-def test_loading_leaves_nothing_of_the_rows_before() -> None:
-    saved = table().state()
-    rows = table()
-    rows.reserve(900)
-    rows.initialise(torch.arange(900), torch.ones(900, 16), 3)
-    rows.load_state(saved)
+def test_loading_leaves_nothing_of_the_rows_before(make: Make) -> None:
+    rows = make(False)
+    rows.load_state(filled(900))
+    rows.load_state(filled(2))
     assert rows.used == 2
-    assert not rows.weight[2:].any()
-    assert not rows.touched[2:].any()
+    assert not np.asarray(rows.weight)[2:].any()
+    assert not np.asarray(rows.touched)[2:].any()
+
+
+def test_a_row_begins_anew_with_nothing_of_its_past() -> None:
+    rows = of_torch()
+    rows.load_state(filled(4))
+    rows.initialise(torch.tensor([1, 3]), torch.ones(2, 16), 7)
+    arrays = rows.state().arrays
+    np.testing.assert_array_equal(arrays["weight"][[1, 3]], 1.0)
+    np.testing.assert_array_equal(arrays["square"][[1, 3]], np.float32(1e-3))
+    np.testing.assert_array_equal(arrays["touched"], [[0], [7], [14], [7]])
+    np.testing.assert_array_equal(arrays["step"], [[0], [0], [2], [0]])
+    np.testing.assert_array_equal(arrays["square"][2], filled(4).arrays["square"][2])
