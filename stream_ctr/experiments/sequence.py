@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Final
 
 from stream_ctr.errors import ConfigError
 from stream_ctr.experiments.estimates import Estimate
@@ -55,7 +56,7 @@ def check_level(alpha: float) -> None:
     """
     if not LEAST_LEVEL <= alpha < 1.0:
         raise ConfigError(
-            f"level alpha = {alpha:g} must lie strictly between 0 and 1, from {LEAST_LEVEL:g} on; 0.05 is usual"
+            f"level alpha = {alpha:g} must lie strictly between 0 and 1, from {LEAST_LEVEL:g}; 0.05 is usual"
         )
 
 
