@@ -182,7 +182,7 @@ class Writer:
         wait_seconds = self._pace.wait_seconds(time_ms)
         if wait_seconds > 0:
             self._flush()
-            self._stop.wait(max(wait_seconds, TICK_SECONDS))
+            self._stop.wait(min(max(wait_seconds, TICK_SECONDS), threading.TIMEOUT_MAX))
 
     def _flush(self) -> None:
         """Impressions before clicks, so that no click is seen whose impression is still to come."""

@@ -16,7 +16,7 @@ import platform
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,30 @@ def cache_folder() -> Iterator[None]:
         yield
     finally:
         config.CACHE_DIR = before
+
+
+def forgive(kernel: Any) -> None:
+    """Let no trouble with the kept files reach whoever calls the kernel.
+
+    What cannot be read, such as a file that a crash of the machine left empty, is compiled again; what
+    cannot be kept, for want of room, is compiled by the next process as well.
+    """
+    cache = kernel._cache
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_if_whole(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:  # unpickling what was damaged may raise anything
+            with suppress(OSError):
+                cache.flush()
+            return None
+
+    def save_if_possible(*arguments: Any) -> None:
+        with suppress(OSError):
+            save(*arguments)
+
+    cache.load_overload, cache.save_overload = load_if_whole, save_if_possible
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar, cast
 
 import numba
 
-from stream_ctr.kernel_cache import cache_folder
+from stream_ctr.kernel_cache import cache_folder, forgive
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,6 +26,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile for integers, hashing and tables; floating point stays strictly as written."""
     with cache_folder():
         compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    forgive(compiled)
     return cast("Callable[P, R]", compiled)
 
 
@@ -33,6 +34,7 @@ def fast_kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile for dense arithmetic: sums may be reordered, so results hold to a tolerance."""
     with cache_folder():
         compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
+    forgive(compiled)
     return cast("Callable[P, R]", compiled)
 
 

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from stream_ctr import kernel_cache
+from stream_ctr.kernels import kernel
 
 PROGRAM = """
 from stream_ctr.features import hashing
@@ -62,6 +65,43 @@ def test_where_there_can_be_no_folder_numba_finds_its_own(tmp_path: Path) -> Non
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert not cache_path(blocked).is_relative_to(tmp_path)
+
+
+USE = """
+import numpy as np
+from tests.test_kernel_cache import twice
+assert twice(np.arange(3.0)).tolist() == [0.0, 2.0, 4.0]
+print(sum(twice.stats.cache_hits.values()), sum(twice.stats.cache_misses.values()))
+"""
+
+
+@kernel
+def twice(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A kernel for these tests."""
+    return values * 2.0
+
+
+def used(home: Path, code: str = USE) -> str:
+    """Hits and misses of a new process that needs one kernel."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_files_that_are_damaged_are_made_again(tmp_path: Path) -> None:
+    assert used(tmp_path) == "0 1"
+    for ending in ("*.nbi", "*.nbc"):
+        (path,) = tmp_path.rglob(f"*twice*{ending[1:]}")
+        path.write_bytes(b"")
+        assert used(tmp_path) == "0 1"
+    assert used(tmp_path) == "1 0"
+
+
+def test_a_cache_without_room_costs_only_time(tmp_path: Path) -> None:
+    no_room = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))"
+    assert used(tmp_path, no_room + USE) == "0 1"
 
 
 def test_other_sources_have_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

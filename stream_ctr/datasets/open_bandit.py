@@ -58,6 +58,14 @@ class Round:
             yield features
 
 
+def _whole(path: str | PathLike[str]) -> Path:
+    """The path from the root, whose folders name the policy and the campaign."""
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a character that no path has
+        raise DataError(f"cannot read {str(path)!r}: {error}") from None
+
+
 @dataclass(frozen=True)
 class OpenBandit:
     """Reads one campaign of one policy, given as its file or its folder."""
@@ -80,11 +88,11 @@ class OpenBandit:
         Raises:
             DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`; also without item_context.
         """
-        return islice(self._examples(Path(path).resolve()), limit)
+        return islice(self._examples(_whole(path)), limit)
 
     def rounds(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Round]:
         """The rows with every item that could have been shown; the same order, ids and errors as ``read``."""
-        return islice(self._rounds(Path(path).resolve()), limit)
+        return islice(self._rounds(_whole(path)), limit)
 
     def _examples(self, path: Path) -> Iterator[Example]:
         for each in self._rounds(path):

@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Final
 
 from stream_ctr.errors import ConfigError
 from stream_ctr.experiments.estimates import Estimate
@@ -43,14 +44,20 @@ EVERYTHING = Span(-math.inf, math.inf)
 """The interval of which nothing is known."""
 
 
+LEAST_LEVEL: Final = 1e-12
+"""Below it the boundary's terms leave the range of a float."""
+
+
 def check_level(alpha: float) -> None:
     """Refuse a level that is none.
 
     Raises:
-        ConfigError: alpha is not strictly between 0 and 1.
+        ConfigError: alpha is not strictly between 0 and 1, or too small to reckon with.
     """
-    if not 0.0 < alpha < 1.0:
-        raise ConfigError(f"level alpha = {alpha:g} must lie strictly between 0 and 1; 0.05 is usual")
+    if not LEAST_LEVEL <= alpha < 1.0:
+        raise ConfigError(
+            f"level alpha = {alpha:g} must lie strictly between 0 and 1, from {LEAST_LEVEL:g}; 0.05 is usual"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("columns.tsv").write_text(f"{ROW}\n0\t1\n")
     Path("label.tsv").write_text(f"{ROW}\n2{ROW[1:]}\n")
     Path("empty.tsv").write_text("")
+    Path("loop").symlink_to("loop")
     Path("cut.xz").write_bytes(lzma.compress(f"{ROW}\n".encode() * 500)[:-40])
     Path("broken.toml").write_text("x = [")
     Path("unknown.toml").write_text("[train]\nchunks = 3\n")
@@ -98,6 +99,9 @@ CASES = [
     ("experiment off-policy good.tsv --limit 99999999999999999999", 2, "--limit 9999"),
     ("bench papers criteo good.tsv --limit 99999999999999999999", 2, "--limit 9999"),
     ("bench optimizers criteo good.tsv --test-to 99999999999999999999", 2, "--test-to 9999"),
+    ("experiment off-policy loop", 1, "cannot read 'loop': Symlink loop"),
+    ("experiment off-policy a\0b", 1, "embedded null byte"),
+    ("bench experiment --alpha 1e-300", 2, "level alpha = 1e-300 must lie"),
     ("dead-letters list --limit -1", 2, "--limit -1"),
     ("demo --rate nan", 2, "--rate"),
     ("demo --metrics-port -1", 2, "--metrics-port -1"),
