@@ -156,7 +156,7 @@ def _unpack(packed: bytes, kind: int) -> bytes:
     name, is_there, unpack = _CODECS[kind]
     if not is_there():
         raise errors.UnsupportedCodecError(
-            f"holds records packed by {name}, whose library is not installed; install kafka-python[{name}]"
+            f"holds records packed by {name}, whose library is not installed; install stream-ctr[codecs]"
         )
     return bytes(unpack(packed))
 

@@ -185,7 +185,7 @@ def test_a_packing_without_its_library_is_one_clear_error(monkeypatch: pytest.Mo
     assert read is not None
     assert isinstance(read.failure, errors.UnsupportedCodecError)
     assert read.failure.args == (
-        "events[2] holds records packed by lz4, whose library is not installed; install kafka-python[lz4]",
+        "events[2] holds records packed by lz4, whose library is not installed; install stream-ctr[codecs]",
     )
 
 
