@@ -54,12 +54,11 @@ def make(request: pytest.FixtureRequest) -> Make:
 def test_what_was_saved_comes_back_with_every_bit_and_type(make: Make, half: bool) -> None:
     saved, rows = filled(3000, half), make(half)
     rows.load_state(saved)
-    for found in (rows.state(), State({n: rows.freeze()[n] for n in saved.arrays}, {})):
-        for name, array in saved.arrays.items():
-            source = found.arrays[name]
-            whole = source if isinstance(source, np.ndarray) else np.concatenate(list(source.pieces()))
-            assert whole.dtype == array.dtype
-            np.testing.assert_array_equal(whole, array)
+    live, frozen = rows.state().arrays, rows.freeze()
+    for name, array in saved.arrays.items():
+        for found in (live[name], np.concatenate(list(frozen[name].pieces()))):
+            assert found.dtype == array.dtype
+            np.testing.assert_array_equal(found, array)
 
 
 @pytest.mark.parametrize("half", [False, True])
