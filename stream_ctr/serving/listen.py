@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 import ssl
 from typing import Any, Final
@@ -34,6 +35,15 @@ def listen(host: str, port: int, key: str) -> socket.socket:
             f"cannot listen on {host} port {port}: {reason}; choose another {key.replace('port', 'host')} "
             f"or {key}"
         ) from None
+
+
+def same_socket(listener: socket.socket) -> socket.socket:
+    """Another handle on a listening socket.
+
+    ``socket.dup`` would make it block, and with it the handles of all other workers: one that then takes a
+    connection which another worker has taken already would stand still until the next one comes.
+    """
+    return socket.socket(fileno=os.dup(listener.fileno()))
 
 
 def address(listener: socket.socket, encrypted: bool) -> str:

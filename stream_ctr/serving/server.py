@@ -27,7 +27,7 @@ from stream_ctr.serving.certificates import Certificates, tls_context
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import ImpressionLog
-from stream_ctr.serving.listen import address, is_loopback, listen, uvicorn_config
+from stream_ctr.serving.listen import address, is_loopback, listen, same_socket, uvicorn_config
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
 from stream_ctr.serving.routing import Routing
@@ -154,7 +154,7 @@ def run_process(
         inner = _Inner(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            places = (listener, *(listener.dup() for _ in range(TAKEN // serve.workers - 1)))
+            places = (listener, *(same_socket(listener) for _ in range(TAKEN // serve.workers - 1)))
             beside = (inner.serve(sockets=[admin]), certificates.follow(), _beat(beat, serve.hang_seconds))
             runner.run(_serve(server, places, inner, beside))
     return 0

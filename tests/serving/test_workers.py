@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stream_ctr.serving.listen import listen, same_socket
 from tests.serving.running import Process, running
 from tests.serving.support import USERS, constant, publish, request, sample
 from tests.serving.test_impressions import eventually, logged
@@ -27,6 +28,17 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def log(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/log.db"
+
+
+def test_another_handle_blocks_none_of_the_workers() -> None:
+    with listen("127.0.0.1", 0, "serve.port") as listener:
+        os.set_blocking(listener.fileno(), False)  # as the loop of a worker that runs already has made it
+        with same_socket(listener) as other:
+            assert other.getsockname() == listener.getsockname()
+            assert not os.get_blocking(listener.fileno())
+            assert not os.get_blocking(other.fileno())
+            with pytest.raises(BlockingIOError):
+                other.accept()
 
 
 def children(server: Process) -> list[int]:
