@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from stream_ctr.kernels import fast_part, finite_part
+from stream_ctr.kernels import fast_leaf, fast_part, finite_part
 from stream_ctr.learners.compiled_moments import (
     closed_mean,
     closed_square,
@@ -48,7 +48,7 @@ def _divide(a: Number, b: Number) -> Number:
     return a / b
 
 
-@fast_part
+@fast_leaf
 def _corrected(rule: RulePlan, step: int) -> tuple[Number, Number]:
     """Learning rate and epsilon of this step; Adam's with both sides of its fraction times sqrt(c2)."""
     if rule.kind != ADAM:
@@ -57,7 +57,7 @@ def _corrected(rule: RulePlan, step: int) -> tuple[Number, Number]:
     return rule.rate * root_2 / (1.0 - rule.beta_1 ** float(step)), rule.epsilon * root_2
 
 
-@fast_part
+@fast_leaf
 def _adam(
     w: Floats,
     mean: Moments,
@@ -91,7 +91,7 @@ def _adam(
         weyl = next_weyl(weyl)
 
 
-@fast_part
+@fast_leaf
 def _adagrad(
     w: Floats,
     square: Moments,
@@ -115,7 +115,7 @@ def _adagrad(
         weyl = next_weyl(weyl)
 
 
-@fast_part
+@fast_leaf
 def _sgd(w: Floats, at: np.uint64, d: Number, x: Floats, rate: Number) -> None:
     """w <- w - rate g, g = d x."""
     for i in range(x.size):
@@ -152,7 +152,7 @@ def _update_outer(
             _sgd(w, row, d[o], x, rate)
 
 
-@fast_part
+@fast_leaf
 def _put(out: Floats, at: int, d: Number, x: Floats) -> None:
     """The gradient d x of a vector parameter, from place ``at`` on."""
     for k in range(x.size):
