@@ -107,7 +107,8 @@ class Line:
                 while least and least[-1][1] >= following.ts_ms:
                     least.pop()
                 least.append((offset, following.ts_ms))
-        if not bounded and self._looked <= LOOKAHEAD:
+        # After a restart, the entries up to the bound have to be read again first.
+        if self._looked <= LOOKAHEAD and not (bounded and self.bound < self.position):
             return None
         while least and least[0][0] <= head:
             least.popleft()

@@ -28,10 +28,6 @@ AHEAD_SHARE: Final = 4
 """Records ahead of the order cannot be spilled: they get at most this part (a quarter) of the budget."""
 
 
-def _number(held: Held) -> int:
-    return held.number
-
-
 class JoinMemory:
     """Impressions and early clicks, each forgotten when its time is over."""
 
@@ -49,7 +45,7 @@ class JoinMemory:
         self._ahead_ids: list[tuple[int, int, Held]] = []
         self._ahead_clicks: dict[str, Held] = {}
         self._ahead_click_number = 0
-        self._ahead_click_ids: list[tuple[int, int, Held]] = []
+        self._ahead_click_ids: list[tuple[int, str, int, Held]] = []
 
     @property
     def used_bytes(self) -> int:
@@ -157,7 +153,7 @@ class JoinMemory:
             del self._ahead[held.event_id]
         clicks = self._clicks.forget(before_ms, OPEN) if self._clicks.may_be_old(before_ms) else 0
         while self._ahead_click_ids and self._ahead_click_ids[0][0] < before_ms:
-            click = heapq.heappop(self._ahead_click_ids)[2]
+            click = heapq.heappop(self._ahead_click_ids)[-1]
             self._ahead_bytes -= size_of(click)
             clicks += click.status == OPEN
             if self._ahead_clicks.get(click.event_id) is click:
@@ -170,7 +166,7 @@ class JoinMemory:
             "impressions": self._impressions.state(),
             "clicks": self._clicks.state(),
             "ahead": State(columns_of(self._ahead.values()), {}),
-            "ahead_clicks": State(columns_of(sorted(self._held_ahead(), key=_number)), {}),
+            "ahead_clicks": State(columns_of(self._clicks_ahead()), {}),
         }
         gathered = State.gather(parts)
         return State(gathered.arrays, {**gathered.values, "open": self.open, "written": self._written})
@@ -208,14 +204,17 @@ class JoinMemory:
             heapq.heappush(self._ahead_windows, entry)
 
     def _add_ahead_click(self, held: Held) -> None:
-        self._ahead_clicks[held.event_id] = held
+        # One that is taken is remembered until its time is over, another with its id may follow.
+        if held.status != TAKEN or held.event_id not in self._ahead_clicks:
+            self._ahead_clicks[held.event_id] = held
         self._ahead_bytes += size_of(held)
-        held.number = self._ahead_click_number
         self._ahead_click_number += 1
-        heapq.heappush(self._ahead_click_ids, (held.time_ms, held.number, held))
+        heapq.heappush(self._ahead_click_ids, (held.time_ms, held.event_id, self._ahead_click_number, held))
 
-    def _held_ahead(self) -> Iterator[Held]:
-        return (held for _, _, held in self._ahead_click_ids)
+    def _clicks_ahead(self) -> list[Held]:
+        """Clicks ahead of the order, sorted by what is saved of them."""
+        clicks = (held for *_, held in self._ahead_click_ids)
+        return sorted(clicks, key=lambda held: (held.time_ms, held.event_id, held.ts_ms, held.status))
 
     def _spill(self) -> None:
         """Bring the memory down to half of the budget once it is over; the larger queue goes first."""

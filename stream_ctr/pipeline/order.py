@@ -323,14 +323,15 @@ class Order:
             line.place = Place(max(reached_ms, ts_ms), PLAUSIBLE)
             return True
         now_ms = self._read_clock()
-        if now_ms and ts_ms - now_ms > self._max_lead_ms:
-            # The very first entry has nothing else to take its time from.
-            line.place = Place(reached_ms or self._time_ms or now_ms, IGNORED)
-            return True
-        if now_ms and ts_ms - self._now_ms > self._max_lead_ms:
+        # What the clock says counts once the journal holds it: when it is first needed, and when it shows
+        # that a record is no longer of the future.
+        if now_ms and (not self._now_ms or self._now_ms < ts_ms - self._max_lead_ms <= now_ms):
             if not may_decide:
                 return False
             self._decide([Decision(self._emitted, "clock", None, now_ms)])
+        if self._now_ms and ts_ms - self._now_ms > self._max_lead_ms:
+            line.place = Place(reached_ms, IGNORED)
+            return True
         looked = line.look_ahead()
         if looked is None:
             return False
@@ -353,7 +354,8 @@ class Order:
 
     def _end(self) -> OrderedEntry:
         self._emitted += 1
-        return OrderedEntry(self._emitted - 1, self._time_ms, self._time_ms, self._decisions, None, None, "")
+        time_ms, ahead = self._time_ms, self._ahead
+        return OrderedEntry(self._emitted - 1, time_ms, time_ms, self._decisions, None, None, "", ahead)
 
     def _repeat(self, emitted: list[OrderedEntry]) -> bool:
         """Apply the journal's next decision if its place is here; True if there was one."""
