@@ -185,15 +185,16 @@ class Writer:
             self._stop.wait(min(max(wait_seconds, TICK_SECONDS), threading.TIMEOUT_MAX))
 
     def _flush(self) -> None:
-        """Impressions before clicks, so that no click is seen whose impression is still to come."""
+        """Clicks before impressions: a reader waits with a click until the impressions have reached its time,
+        but it cannot know of a click that is still to come."""
         if self._position is not None:
             return
         impressions, clicks = self._waiting
-        if impressions:
-            self._log.append(self._topics.impressions, impressions)
-            self.summary.impressions += len(impressions)
         if clicks:
             self._log.append(self._topics.clicks, clicks)
             self.summary.clicks += len(clicks)
+        if impressions:
+            self._log.append(self._topics.impressions, impressions)
+            self.summary.impressions += len(impressions)
         self._waiting = ([], [])
         self._progress(self.summary)

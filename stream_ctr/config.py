@@ -245,6 +245,12 @@ def _check_values(settings: Settings, where: str) -> None:
             f"{where}: join.horizon_seconds = {settings.join.horizon_seconds:g} is shorter than "
             f"join.window_seconds = {settings.join.window_seconds:g}; set it to at least the window"
         )
+    if settings.order.max_lead_seconds > settings.join.grace_seconds:
+        raise ConfigError(
+            f"{where}: order.max_lead_seconds = {settings.order.max_lead_seconds:g} is more than "
+            f"join.grace_seconds = {settings.join.grace_seconds:g}: clocks that are ahead by less than the "
+            "lead would close windows early. Lower the lead, or raise the grace"
+        )
 
 
 def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
@@ -255,10 +261,11 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("log.partitions", settings.log.partitions, 1, 10_000),
         ("order.idle_seconds", settings.order.idle_seconds, 0, infinity),
         ("order.max_ahead_seconds", settings.order.max_ahead_seconds, 0, infinity),
-        ("order.max_lead_seconds", settings.order.max_lead_seconds, 0, infinity),
+        ("order.max_lead_seconds", settings.order.max_lead_seconds, 0, 1e9),
         ("join.memory_bytes", settings.join.memory_bytes, 2**14, 2**50),
         ("join.keep_seed", settings.join.keep_seed, -(2**63), 2**63 - 1),
         ("join.window_seconds", settings.join.window_seconds, 0, 1e9),
+        ("join.grace_seconds", settings.join.grace_seconds, 0, 1e9),
         ("join.horizon_seconds", settings.join.horizon_seconds, 0, 1e9),
         ("features.half_life_seconds", settings.features.half_life_seconds, 1e-9, infinity),
         ("features.minimum_count", settings.features.minimum_count, 1, infinity),

@@ -14,9 +14,10 @@ class OrderConfig:
     """Wall time after which an empty partition is no longer waited for; the choice is journalled."""
     max_ahead_seconds: float = 86400.0
     """A record whose event time is further ahead of its log timestamp than this is a dead letter."""
-    max_lead_seconds: float = 3600.0
-    """A record whose event time is further ahead of its partition's than this does not move that time, unless
-    the next ones agree with it: a producer's wrong clock must not close everybody's windows."""
+    max_lead_seconds: float = 5.0
+    """A record whose event time is further ahead than this of what its partition and the order have reached
+    moves nobody's time until other records confirm it: a silence and a wrong clock look alike. At most
+    join.grace_seconds, which covers clocks that are ahead by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,11 @@ class JoinConfig:
     fresher, but at the start of a stream and after each rise of traffic they come without their negatives."""
     window_seconds: float = 60.0
     """A label means: clicked within this long after the impression."""
+    grace_seconds: float = 10.0
+    """A window is settled this long after its end, so that a click inside the window counts although the log
+    delivers it late or a clock is ahead: it must cover the sum of both."""
     horizon_seconds: float = 600.0
-    """Repeats of an event id are recognised for this long, at least the window."""
+    """Repeats of an event id are recognised for this long, at least the window; never for less than the
+    window and the grace together."""
     memory_bytes: int = 1_073_741_824
     """Memory for what the joiner remembers; beyond it the oldest goes to files in the state folder."""

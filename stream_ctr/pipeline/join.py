@@ -12,12 +12,13 @@ from, and every prediction runs up towards 1 until the first window closes.
 
 A click belongs to the window when its own time is at most ``window_seconds`` after the impression's own
 time; exactly at the end is inside. A click whose time lies before its impression's counts as age 0 (the
-clocks of two machines differ; a click cannot truly come first). The window's end is counted from the
-impression's place in the order, which is its own time except when it arrives late: it then still waits
-a whole window, because its click is late too. When its own time is ahead of the order's (a clock that runs
-fast, or the first records after a silence), it is counted from that.
+clocks of two machines differ; a click cannot truly come first). The window ends, in the order's time, that
+long after the impression's own time or its place in the order, whichever is later: an impression that arrives
+late still waits a whole window, because its click is late too. It is settled ``grace_seconds`` after that, so
+that a click which the log delivers that late, or whose partition is ahead by that much, still counts.
 
-An event id is remembered for ``horizon_seconds`` after where its window began.
+An event id is remembered for ``horizon_seconds`` after where its window began. A click without an impression
+is held for as long after its own time or its place in the order, whichever is later.
 
 Every impression ends in one outcome:
 
@@ -38,6 +39,7 @@ clicks_after_window    later than the window: the label stays 0
 clicks_too_late        within the window, but the impression was already settled as a negative
 clicks_orphaned        no impression came within the horizon after it
 clicks_late            no impression, and more than the horizon before the order's time
+clicks_ahead           no impression, its time is ahead, and memory for such is full: dropped
 =====================  =====================================================================
 
 ``clicks_first`` counts, besides, the clicks that were held for an impression that came after them. The
@@ -69,6 +71,7 @@ OUTCOMES: Final = (
     "clicks_too_late",
     "clicks_orphaned",
     "clicks_late",
+    "clicks_ahead",
     "clicks_first",
 )
 """The joiner's counters."""
@@ -104,7 +107,7 @@ class Joiner:
     ``folder`` for the rest is given. A payload is any text of bytes that the caller wants back with the
     label (keys, a record, where it came from); it is held within the window only.
 
-    >>> joiner = Joiner(JoinConfig(window_seconds=1.0, horizon_seconds=10.0))
+    >>> joiner = Joiner(JoinConfig(window_seconds=1.0, grace_seconds=0.0, horizon_seconds=10.0))
     >>> joiner.advance(1000), joiner.admits("a", 1000)
     ([], True)
     >>> joiner.hold("a", 1000, b"keys") is None
@@ -114,7 +117,7 @@ class Joiner:
     """
 
     def __init__(self, config: JoinConfig, folder: SegmentFolder | None = None) -> None:
-        """Raises ConfigError for a window or horizon that is negative, not finite or contradictory."""
+        """Raises ConfigError for a window, grace or horizon that is negative, not finite or contradictory."""
         self.window_ms = _milliseconds("join.window_seconds", config.window_seconds)
         self.horizon_ms = _milliseconds("join.horizon_seconds", config.horizon_seconds)
         if self.horizon_ms < self.window_ms:
@@ -122,9 +125,12 @@ class Joiner:
                 f"join.horizon_seconds = {config.horizon_seconds:g} is shorter than join.window_seconds = "
                 f"{config.window_seconds:g}; set it to at least the window"
             )
+        self._open_ms = self.window_ms + _milliseconds("join.grace_seconds", config.grace_seconds)
+        # Nothing may be forgotten before it is settled.
+        self.horizon_ms = max(self.horizon_ms, self._open_ms)
         self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.watermark_ms = 0
-        """Time of the order, as far as it has come; an end mark moves it to the last window's end."""
+        """Time of the order, as far as it has come; an end mark moves it to where the last window settles."""
         self.impressions = 0
         """Impressions held so far: the running number of the next one."""
         self.joined_value = 0.0
@@ -154,7 +160,7 @@ class Joiner:
         if time_ms <= self.watermark_ms:
             return []
         self.watermark_ms = time_ms
-        settled = self._close_windows(time_ms - self.window_ms)
+        settled = self._close_windows(time_ms - self._open_ms)
         self.outcomes["clicks_orphaned"] += self._memory.forget(time_ms - self.horizon_ms)
         return settled
 
@@ -198,6 +204,8 @@ class Joiner:
             self.outcomes["clicks_repeated"] += 1
         elif ts_ms < self.watermark_ms - self.horizon_ms:
             self.outcomes["clicks_late"] += 1
+        elif ts_ms > self.watermark_ms and memory.ahead_is_full:
+            self.outcomes["clicks_ahead"] += 1
         else:
             memory.add_click(Held(event_id, 0, ts_ms, self.watermark_ms, _VALUE.pack(value), OPEN))
         return None
@@ -207,7 +215,7 @@ class Joiner:
         latest_ms = self._memory.latest_open_ms()
         if latest_ms is None:
             return []
-        settled = self.advance(latest_ms + self.window_ms)
+        settled = self.advance(latest_ms + self._open_ms)
         return settled + self._close_windows(latest_ms + 1)
 
     def state(self) -> State:
@@ -233,7 +241,8 @@ class Joiner:
         values = state.values
         saved, memory, value = values.get("outcomes"), values.get("memory"), values.get("joined_value")
         table = saved if isinstance(saved, dict) else {}
-        outcomes = {name: _count(table, name) for name in OUTCOMES}
+        # Checkpoints of version 0.1 have no counter of clicks ahead.
+        outcomes = {name: _count({"clicks_ahead": 0, **table}, name) for name in OUTCOMES}
         watermark_ms = _count(values, "watermark_ms")
         impressions = _count(values, "impressions")
         delays = DelayCounts.from_state(values.get("delays"))

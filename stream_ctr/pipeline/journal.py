@@ -17,7 +17,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,19 +25,23 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.files import Files
 
-Change = Literal["idle", "active", "end"]
-FORMAT = 1
+Change = Literal["idle", "active", "end", "bound", "clock"]
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
+"""Format 1 lacks the decisions "bound" and "clock"; everything else is the same."""
 
 
 class Decision(NamedTuple):
     """One choice, in effect before entry number ``at`` is emitted.
 
-    idle: the partition is not waited for. active: it is again. end: the open windows are closed.
+    idle: the partition is not waited for. active: it is again. end: the open windows are closed. bound: the
+    partition's look-ahead ends at offset ``value``. clock: the wall clock shows ``value`` in milliseconds.
     """
 
     at: int
     change: Change
     partition: TopicPartition | None
+    value: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,17 +53,28 @@ class Base:
     """How many decisions those were."""
     idle: frozenset[TopicPartition] = frozenset()
     """Partitions that they left idle."""
+    bounds: Mapping[TopicPartition, int] = dataclasses.field(default_factory=dict)
+    """Last offset of each partition's look-ahead, where one was set."""
+    clock_ms: int = 0
+    """The latest wall clock time; 0 if there was none."""
 
     def after(self, decisions: Iterable[Decision], count: int) -> Base:
         """The base at a later emission count, given the decisions before it."""
-        idle, number = set(self.idle), self.decisions
-        for decision in decisions:
+        idle, bounds = set(self.idle), dict(self.bounds)
+        number, clock_ms = self.decisions, self.clock_ms
+        for _, change, partition, value in decisions:
             number += 1
-            if decision.partition is not None and decision.change == "idle":
-                idle.add(decision.partition)
-            elif decision.partition is not None:
-                idle.discard(decision.partition)
-        return Base(count, number, frozenset(idle))
+            if change == "clock":
+                clock_ms = value
+            elif partition is None:
+                continue
+            elif change == "bound":
+                bounds[partition] = value
+            elif change == "idle":
+                idle.add(partition)
+            else:
+                idle.discard(partition)
+        return Base(count, number, frozenset(idle), bounds, clock_ms)
 
 
 class Journal:
@@ -244,6 +259,9 @@ class FileJournal(Journal):
         return StateError(f"{self}: cannot {verb} it: {error.strerror or error}")
 
 
+_WITH_VALUE = ("bound", "clock")
+
+
 def _line(value: Any) -> bytes:
     text = json.dumps(value, separators=(",", ":")).encode()
     return b"%s %08x\n" % (text, zlib.crc32(text))
@@ -267,17 +285,21 @@ def _swallowed_a_line(tail: bytes) -> bool:
 
 
 def _plain(decision: Decision) -> list[Any]:
-    return [decision.at, decision.change, *(decision.partition or ())]
+    value = [decision.value] if decision.change in _WITH_VALUE else []
+    return [decision.at, decision.change, *(decision.partition or ()), *value]
 
 
 def _decision(item: Any) -> Decision:
-    count, change, *partition = item
+    count, change, *rest = item
     if change not in get_args(Change) or not isinstance(count, int):
         raise ValueError(change)
-    if change == "end":
-        return Decision(count, change, None)
-    topic, number = partition
-    return Decision(count, change, TopicPartition(str(topic), int(number)))
+    value = int(rest.pop()) if change in _WITH_VALUE else 0
+    if change in ("end", "clock"):
+        if rest:
+            raise ValueError(change)
+        return Decision(count, change, None, value)
+    topic, number = rest
+    return Decision(count, change, TopicPartition(str(topic), int(number)), value)
 
 
 def _plain_base(base: Base) -> dict[str, Any]:
@@ -286,11 +308,17 @@ def _plain_base(base: Base) -> dict[str, Any]:
         "count": base.count,
         "decisions": base.decisions,
         "idle": [list(partition) for partition in sorted(base.idle)],
+        "bounds": [[*partition, offset] for partition, offset in sorted(base.bounds.items())],
+        "clock_ms": base.clock_ms,
     }
 
 
 def _base(item: Any) -> Base:
-    if item["format"] != FORMAT:
+    if item["format"] not in READABLE_FORMATS:
         raise ValueError(item["format"])
     idle = frozenset(TopicPartition(str(topic), int(number)) for topic, number in item["idle"])
-    return Base(int(item["count"]), int(item["decisions"]), idle)
+    bounds = {
+        TopicPartition(str(topic), int(number)): int(offset)
+        for topic, number, offset in item.get("bounds", [])
+    }
+    return Base(int(item["count"]), int(item["decisions"]), idle, bounds, int(item.get("clock_ms", 0)))

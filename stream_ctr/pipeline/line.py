@@ -1,13 +1,16 @@
-"""One partition's line in the order: what was read and not emitted, and how far its event time is.
+"""One partition's queue of entries that were read and not yet emitted, and where its head belongs.
 
-A record that is further ahead of its partition's time than is allowed does not move it; AGREEING records in a
-row that are so far ahead do.
+The head of a queue is *plausible* when its event time is at most the tolerance ahead of what its partition or
+the order has reached. A time further ahead is a silence or a wrong clock, and what follows in the partition
+tells which: the least time among the next LOOKAHEAD entries bounds the head's place. So a wrong clock moves
+nobody as long as an entry with a right one is among them, and after a silence time moves on at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,48 +20,102 @@ from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.pipeline.scanned import ScannedImpression
 
-AGREEING: Final = 16
-"""Records in a row that move a partition's time beyond the lead that is allowed: of producers whose clocks
-run ahead in a share s of the records, that happens by chance with probability s^16 a record."""
+LOOKAHEAD: Final = 1024
+"""Entries of the partition that are looked at behind a head that is far ahead."""
+NO_TIME: Final = -1
+"""Event time of an entry that is no record."""
+_FAR: Final = 2**62
 
 
 class Waiting(NamedTuple):
-    """An entry in line. Compares by its place in the order: offsets make the first four unique."""
+    """An entry in a partition's queue."""
 
-    time_ms: int
-    rank: int
-    partition: int
-    offset: int
+    ts_ms: int
+    """Its own event time; NO_TIME where there is no record."""
     entry: Entry
     record: Impression | ScannedImpression | Click | LabelledImpression | None
     reason: str
-    lead: tuple[int, int]
     row: NDArray[np.uint64] | None
+
+
+class Place(NamedTuple):
+    """Where a head belongs in the merge."""
+
+    time_ms: int
+    support: int
+    """Entries of the partition behind the head that agree with its place; or PLAUSIBLE or IGNORED."""
+
+
+PLAUSIBLE: Final = 2**62
+"""Support of a head that is not far ahead."""
+IGNORED: Final = -1
+"""Support of a head whose own time decides nothing."""
 
 
 @dataclass(slots=True)
 class Line:
-    """One partition: its entries that were read and not emitted, and the event time that it has reached."""
+    """One partition's queue."""
 
     rank: int
+    """Place of its topic among the topics that are read."""
     name: TopicPartition
-    read_time_ms: int
+    time_ms: int
+    """Event time that the partition's emitted entries have reached."""
     position: int
+    """Offset of the next entry to be added."""
     waiting: deque[Waiting]
     idle: bool = False
-    lead: tuple[int, int] = (0, 0)
-    """Records in a row that are too far ahead, and the least time of them."""
+    bound: int = -1
+    """Last offset that the look-ahead may use for heads up to it: the partition ended there when the journal
+    took the decision."""
+    place: Place | None = None
+    """Place of the head; None while it is not known."""
+    _least: deque[tuple[int, int]] = field(default_factory=deque)
+    """Offsets and times of the entries looked at, those only that are less than all behind them."""
+    _looked: int = 0
+    """Entries of ``waiting`` that were looked at, the head included."""
 
-    def see(self, ts_ms: int, max_lead_ms: float) -> None:
-        """Let a record's time move the partition's, as far as it may."""
-        if self.read_time_ms and ts_ms - self.read_time_ms > max_lead_ms:
-            run, least_ms = self.lead
-            least_ms = min(least_ms, ts_ms) if run else ts_ms
-            if run + 1 < AGREEING:
-                self.lead = (run + 1, least_ms)
-                return
-            self.read_time_ms = least_ms
-            if ts_ms - least_ms > max_lead_ms:
-                ts_ms = least_ms
-        self.lead = (0, 0)
-        self.read_time_ms = max(self.read_time_ms, ts_ms)
+    @property
+    def outlook_ms(self) -> int:
+        """The head's place, if an entry beyond the bound may still change it; else 0."""
+        place = self.place
+        if place is None or not 0 <= place.support < LOOKAHEAD:
+            return 0
+        return place.time_ms if self.waiting[0].entry.offset <= self.bound else 0
+
+    def pop(self) -> Waiting:
+        """Take the head out."""
+        self._looked = max(self._looked - 1, 0)
+        self.place = None
+        return self.waiting.popleft()
+
+    def look_ahead(self) -> tuple[int, int] | None:
+        """The least event time behind the head (a very large one where there is none) and how many entries
+        were looked at; None while more entries must be read first."""
+        waiting, least = self.waiting, self._least
+        head = waiting[0].entry.offset
+        bounded = head <= self.bound
+        limit = min(LOOKAHEAD + 1, len(waiting))
+        self._looked = max(self._looked, 1)
+        while self._looked < limit:
+            following = waiting[self._looked]
+            offset = following.entry.offset
+            if bounded and offset > self.bound:
+                break
+            self._looked += 1
+            if following.ts_ms != NO_TIME:
+                while least and least[-1][1] >= following.ts_ms:
+                    least.pop()
+                least.append((offset, following.ts_ms))
+        # After a restart, the entries up to the bound have to be read again first.
+        if self._looked <= LOOKAHEAD and not (bounded and self.bound < self.position):
+            return None
+        while least and least[0][0] <= head:
+            least.popleft()
+        return (least[0][1] if least else _FAR), self._looked - 1
+
+    def least_beyond_bound(self) -> int:
+        """The least event time among the entries of the look-ahead that lie beyond the bound."""
+        following = islice(self.waiting, 1, LOOKAHEAD + 1)
+        times = (item.ts_ms for item in following if item.entry.offset > self.bound)
+        return min((ts_ms for ts_ms in times if ts_ms != NO_TIME), default=_FAR)

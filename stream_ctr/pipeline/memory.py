@@ -1,8 +1,8 @@
 """What the joiner remembers: impressions by event id, and clicks that came before theirs.
 
 All of it lies in two queues. What is over the budget of memory goes to segments on disk, the oldest first;
-when it does depends on the records alone, so a restart comes to the same segments. Impressions whose own
-time is ahead of the order's are few and have no place in a queue: their windows end by their own time.
+when it does depends on the records alone, so a restart comes to the same segments. Records whose own time is
+ahead of the order's are few and have no place in a queue: windows and horizons count from their own time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TAKEN: Final = 4
 """A click that found its impression."""
 UNSETTLED: Final = (OPEN, CLICKED)
 AHEAD_SHARE: Final = 4
-"""Impressions ahead of the order cannot be spilled: they get at most this part (a quarter) of the budget."""
+"""Records ahead of the order cannot be spilled: they get at most this part (a quarter) of the budget."""
 
 
 class JoinMemory:
@@ -43,6 +43,9 @@ class JoinMemory:
         self._ahead_bytes = 0
         self._ahead_windows: list[tuple[int, int, Held]] = []
         self._ahead_ids: list[tuple[int, int, Held]] = []
+        self._ahead_clicks: dict[str, Held] = {}
+        self._ahead_click_number = 0
+        self._ahead_click_ids: list[tuple[int, str, int, Held]] = []
 
     @property
     def used_bytes(self) -> int:
@@ -51,7 +54,7 @@ class JoinMemory:
 
     @property
     def ahead_is_full(self) -> bool:
-        """Whether there is no room for another impression ahead of the order."""
+        """Whether there is no room for another record ahead of the order."""
         return self._ahead_bytes > self.budget_bytes // AHEAD_SHARE
 
     def segments(self) -> list[SegmentName]:
@@ -119,36 +122,51 @@ class JoinMemory:
 
     def find_click(self, event_id: str) -> Held | None:
         """The held click of that id."""
-        held = self._clicks.find(event_id)
+        held = self._ahead_clicks.get(event_id) if self._ahead_clicks else None
+        if held is None or held.status == TAKEN:
+            held = self._clicks.find(event_id)
         return None if held is None or held.status == TAKEN else held
 
     def add_click(self, held: Held) -> None:
         """Hold a click; calls come in the order of the times of the order."""
-        self._clicks.add(held)
+        if held.ts_ms > held.time_ms:
+            held.time_ms = held.ts_ms
+            self._add_ahead_click(held)
+        else:
+            self._clicks.add(held)
         self._spill()
 
     def change_click(self, held: Held, *, ts_ms: int | None = None, taken: bool = False) -> None:
         """Give a held click an earlier time, or let it go."""
         held.ts_ms = held.ts_ms if ts_ms is None else ts_ms
         held.status = TAKEN if taken else held.status
-        self._clicks.change(held)
+        if held.position >= 0:
+            self._clicks.change(held)
 
     def forget(self, before_ms: int) -> int:
-        """Forget what took its place in the order before a time; how many held clicks that were."""
+        """Forget records whose window or horizon began before a time; how many held clicks those were."""
         if self._impressions.may_be_old(before_ms):
             self._impressions.forget(before_ms, OPEN)
         while self._ahead_ids and self._ahead_ids[0][0] < before_ms:
             held = heapq.heappop(self._ahead_ids)[2]
             self._ahead_bytes -= size_of(held)
             del self._ahead[held.event_id]
-        return self._clicks.forget(before_ms, OPEN) if self._clicks.may_be_old(before_ms) else 0
+        clicks = self._clicks.forget(before_ms, OPEN) if self._clicks.may_be_old(before_ms) else 0
+        while self._ahead_click_ids and self._ahead_click_ids[0][0] < before_ms:
+            click = heapq.heappop(self._ahead_click_ids)[-1]
+            self._ahead_bytes -= size_of(click)
+            clicks += click.status == OPEN
+            if self._ahead_clicks.get(click.event_id) is click:
+                del self._ahead_clicks[click.event_id]
+        return clicks
 
     def state(self) -> State:
-        """Both queues, the impressions ahead, and how many segments have been written."""
+        """Both queues, the records ahead, and how many segments have been written."""
         parts = {
             "impressions": self._impressions.state(),
             "clicks": self._clicks.state(),
             "ahead": State(columns_of(self._ahead.values()), {}),
+            "ahead_clicks": State(columns_of(self._clicks_ahead()), {}),
         }
         gathered = State.gather(parts)
         return State(gathered.arrays, {**gathered.values, "open": self.open, "written": self._written})
@@ -171,6 +189,9 @@ class JoinMemory:
         self._clicks = Queue.from_state(state.part("clicks"), self._folder)
         for held in records_of(state.part("ahead").arrays):
             self._add_ahead(held)
+        if "ahead_clicks" in state.values:  # checkpoints of version 0.1 have none
+            for held in records_of(state.part("ahead_clicks").arrays):
+                self._add_ahead_click(held)
         counts = (state.values["open"], state.values["written"])
         self.open, self._written = (count for count in counts if isinstance(count, int) and count >= 0)
 
@@ -181,6 +202,19 @@ class JoinMemory:
         heapq.heappush(self._ahead_ids, entry)
         if held.status in UNSETTLED:
             heapq.heappush(self._ahead_windows, entry)
+
+    def _add_ahead_click(self, held: Held) -> None:
+        # One that is taken is remembered until its time is over, another with its id may follow.
+        if held.status != TAKEN or held.event_id not in self._ahead_clicks:
+            self._ahead_clicks[held.event_id] = held
+        self._ahead_bytes += size_of(held)
+        self._ahead_click_number += 1
+        heapq.heappush(self._ahead_click_ids, (held.time_ms, held.event_id, self._ahead_click_number, held))
+
+    def _clicks_ahead(self) -> list[Held]:
+        """Clicks ahead of the order, sorted by what is saved of them."""
+        clicks = (held for *_, held in self._ahead_click_ids)
+        return sorted(clicks, key=lambda held: (held.time_ms, held.event_id, held.ts_ms, held.status))
 
     def _spill(self) -> None:
         """Bring the memory down to half of the budget once it is over; the larger queue goes first."""

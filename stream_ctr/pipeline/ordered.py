@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +24,16 @@ class OrderedEntry(NamedTuple):
     time_ms: int
     """Time of the order: never less than that of the entry before."""
     partition_time_ms: int
-    """Largest event time of the entry's partition so far."""
+    """Event time that the entry's partition has reached with it."""
     decisions: int
     """Journal decisions in effect."""
     entry: Entry | None
     record: Impression | ScannedImpression | Click | LabelledImpression | None
     reason: str
     """Why there is no record; empty where there is one."""
-    lead: tuple[int, int] = (0, 0)
-    """Its partition's records that are ahead without being agreed on: how many in a row, the least time."""
+    ahead: tuple[int, int] = (0, 0)
+    """Entries in a row, up to this one, that are far ahead of the order without having moved it, and their
+    least time."""
     row: NDArray[np.uint64] | None = None
     """A scanned impression's keys, as :meth:`.keys.KeyEncoder.complete` takes them."""
 
@@ -48,8 +49,8 @@ class OrderState:
     decisions: int
     """Journal decisions in effect when the last entry was emitted."""
     partition_times: dict[TopicPartition, int]
-    """Largest event time of each partition's emitted entries."""
+    """Event time that each partition's emitted entries have reached."""
     positions: dict[TopicPartition, int]
     """Offset after each partition's last emitted entry."""
-    leads: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
-    """``lead`` of each partition's last emitted entry."""
+    ahead: tuple[int, int] = (0, 0)
+    """``ahead`` of the last emitted entry."""

@@ -19,7 +19,6 @@ class _Partition:
     position: int = 0
     time_ms: int = 0
     digest: str = ""
-    lead: tuple[int, int] = (0, 0)
     last: Entry | None = None
 
     def current_digest(self) -> str:
@@ -44,6 +43,7 @@ class Progress:
         """Entries that were lost to the log and passed."""
         self._time_ms = 0
         self._decisions = 0
+        self._ahead = (0, 0)
 
     def positions(self) -> dict[TopicPartition, int]:
         """Offset of the next entry of each partition."""
@@ -83,6 +83,7 @@ class Progress:
         """These were applied."""
         last = entries[-1]
         self.applied, self._time_ms, self._decisions = last.number + 1, last.time_ms, last.decisions
+        self._ahead = last.ahead
         latest = {o.entry[:2]: o for o in entries if o.entry is not None}
         for ordered in latest.values():
             entry = ordered.entry
@@ -90,7 +91,6 @@ class Progress:
                 item = self._partitions[TopicPartition(entry.topic, entry.partition)]
                 item.position = entry.offset + 1
                 item.time_ms = ordered.partition_time_ms
-                item.lead = ordered.lead
                 item.last = entry
 
     def order_state(self) -> OrderState:
@@ -101,13 +101,13 @@ class Progress:
             self._decisions,
             {tp: item.time_ms for tp, item in self._partitions.items()},
             self.positions(),
-            {tp: item.lead for tp, item in self._partitions.items()},
+            self._ahead,
         )
 
     def values(self) -> dict[str, Json]:
         """All of it, for a checkpoint."""
         partitions: list[Json] = [
-            [tp.topic, tp.partition, item.position, item.time_ms, item.current_digest(), *item.lead]
+            [tp.topic, tp.partition, item.position, item.time_ms, item.current_digest()]
             for tp, item in self._partitions.items()
         ]
         return {
@@ -115,6 +115,7 @@ class Progress:
             "time_ms": self._time_ms,
             "decisions": self._decisions,
             "skipped": self.skipped,
+            "ahead": list(self._ahead),
             "partitions": partitions,
         }
 
@@ -128,6 +129,7 @@ class Progress:
             partitions = _read_partitions(values["partitions"])
             read = [values[name] for name in ("applied", "time_ms", "decisions")] + [values.get("skipped", 0)]
             applied, time_ms, decisions, skipped = (number for number in read if isinstance(number, int))
+            ahead = _read_ahead(values.get("ahead", [0, 0]))
         except (KeyError, TypeError, ValueError):
             raise StateError("saved order is damaged: a number of it is missing") from None
         if partitions.keys() != self._partitions.keys():
@@ -138,7 +140,7 @@ class Progress:
         progress = Progress(())
         progress._partitions = partitions
         progress.applied, progress.skipped = applied, skipped
-        progress._time_ms, progress._decisions = time_ms, decisions
+        progress._time_ms, progress._decisions, progress._ahead = time_ms, decisions, ahead
         return progress
 
 
@@ -148,12 +150,20 @@ def _read_partitions(table: Json) -> dict[TopicPartition, _Partition]:
     partitions: dict[TopicPartition, _Partition] = {}
     for item in table:
         match item:
-            case [str(topic), int(number), int(position), int(time_ms), str(digest), int(run), int(least)]:
+            # Checkpoints of version 0.1 hold two more numbers, which no longer decide anything.
+            case [str(topic), int(number), int(position), int(time_ms), str(digest), *_]:
                 name = TopicPartition(topic, number)
-                partitions[name] = _Partition(position, time_ms, digest, (run, least))
+                partitions[name] = _Partition(position, time_ms, digest)
             case _:
                 raise ValueError("a partition lacks a part")
     return partitions
+
+
+def _read_ahead(pair: Json) -> tuple[int, int]:
+    match pair:
+        case [int(run), int(least_ms)]:
+            return run, least_ms
+    raise ValueError("ahead is not a pair of numbers")
 
 
 def _named(partitions: Mapping[TopicPartition, _Partition]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from stream_ctr.config import Settings
 from stream_ctr.errors import StateError
@@ -27,7 +27,9 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
     if arm.optimizer.moments != "float32":
         rules["moments"] = arm.optimizer.moments
     join = asdict(settings.join)
-    join.pop("memory_bytes")  # how much of the joiner lies in memory changes no outcome
+    # Neither how much of the joiner lies in memory nor how long it waits for late clicks changes a label.
+    join.pop("memory_bytes")
+    join.pop("grace_seconds")
     found: dict[str, Any] = _plain(
         {
             "arm": arm.name,
@@ -47,8 +49,7 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
 
 def order_identity(settings: Settings) -> dict[str, Any]:
     """What of the order's settings decides about the order."""
-    order = settings.order
-    return {"max_ahead_seconds": order.max_ahead_seconds, "max_lead_seconds": order.max_lead_seconds}
+    return {"max_ahead_seconds": settings.order.max_ahead_seconds}
 
 
 def _topics(settings: Settings) -> dict[str, str]:
@@ -81,12 +82,17 @@ def refuse_other(saved: dict[str, Any], configured: dict[str, Any], folder: Path
         )
 
 
+RETIRED: Final = frozenset({"order.max_lead_seconds"})
+"""Settings that the checkpoints of version 0.1 name and that no longer belong to an identity."""
+
+
 def difference(saved: Any, configured: Any, path: str = "") -> tuple[str, Any, Any] | None:
     """Path of the first difference of two JSON values, with both values; None where they are equal."""
     if isinstance(saved, dict) and isinstance(configured, dict):
         for key in sorted(saved.keys() | configured.keys()):
-            found = difference(saved.get(key), configured.get(key), f"{path}.{key}" if path else key)
-            if found:
+            name = f"{path}.{key}" if path else key
+            found = difference(saved.get(key), configured.get(key), name)
+            if found and name not in RETIRED:
                 return found
         return None
     if isinstance(saved, list) and isinstance(configured, list) and len(saved) == len(configured):

@@ -26,16 +26,26 @@ class IdleClock:
     def __init__(self, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._idle_seconds = idle_seconds
         self._clock = clock
-        self._since: dict[TopicPartition, float] = {}
+        self._waiting: dict[TopicPartition, float] = {}
+        self._ended: dict[TopicPartition, tuple[int, float]] = {}
         self._news = clock()
 
     def quiet(
         self, waiting: Iterable[TopicPartition], positions: Offsets, ends: Offsets
     ) -> list[TopicPartition]:
-        """Those of the partitions waited for that were at their end for the whole idle time."""
+        """Those of the partitions waited for that have been read to their end, and for the whole idle time
+        either got no entry or were waited for."""
         now = self._clock()
-        self._since = {tp: self._since.get(tp, now) for tp in waiting if positions[tp] >= ends[tp]}
-        return [tp for tp, since in self._since.items() if now - since >= self._idle_seconds]
+        ended: dict[TopicPartition, tuple[int, float]] = {}
+        for tp, position in positions.items():
+            if position >= ends[tp]:
+                before = self._ended.get(tp)
+                ended[tp] = before if before is not None and before[0] == position else (position, now)
+        self._ended = ended
+        self._waiting = {tp: self._waiting.get(tp, now) for tp in waiting if tp in ended}
+        return [
+            tp for tp, since in self._waiting.items() if now - min(since, ended[tp][1]) >= self._idle_seconds
+        ]
 
     def heard(self) -> None:
         """Something was read."""

@@ -63,7 +63,7 @@ class Intake:
         Raises:
             StreamCTRError: the log cannot be read on.
         """
-        chunk, blocking = self._chunk, self._order.waiting_for()
+        chunk, blocking = self._chunk, [*self._order.waiting_for(), *self._behind()]
         if self._order.buffered >= chunk and not blocking:
             return False  # a whole chunk is certain: work on it before asking for more
         crowded = self._order.buffered > BUFFERED_CHUNKS * chunk
@@ -76,12 +76,23 @@ class Intake:
         return bool(entries)
 
     def ordered(self) -> list[OrderedEntry]:
-        """The next chunk of the order, as far as it is certain."""
+        """The next chunk of the order, as far as it is certain.
+
+        Nothing is, while a partition that is not waited for has entries in the log that were not read yet.
+        """
         self._positions, self.ends = self._reader.positions(), self._reader.end_offsets()
         # A log that is away says nothing about what is silent.
         waiting = self._order.waiting_for() if self._reader.healthy else []
         self._order.idle(self._clock.quiet(waiting, self._positions, self.ends))
-        return self._order.emit(self._chunk)
+        return [] if self._behind() else self._order.emit(self._chunk)
+
+    def _behind(self) -> list[TopicPartition]:
+        """Partitions that the order does not wait for although the log holds more of them."""
+        idle = self._order.idle_partitions()
+        if not idle:
+            return []
+        positions, ends = self._reader.positions(), self._reader.end_offsets()
+        return [tp for tp in idle if positions[tp] < ends.get(tp, 0)]
 
     def ended(self, until_idle: float | None) -> bool:
         """Whether the log has been silent for ``until_idle`` seconds (None: it never ends), with nothing

@@ -5,6 +5,7 @@ Trainers, the joining process and the experiment's watcher all begin here, and s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,7 @@ def open_state(
             order.max_lead_seconds,
             scanner,
             LabelledDecoder(order.max_ahead_seconds) if labelled else None,
+            lambda: time.time_ns() // 1_000_000,
         ),
         loaded=loaded,
         lost=lost,

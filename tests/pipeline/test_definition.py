@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.line import AGREEING
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Pipeline
 from tests.pipeline.building import (
@@ -32,7 +30,7 @@ from tests.pipeline.building import (
 )
 
 WINDOW, HORIZON, PARTITIONS = 50, 200, 2
-JOIN = JoinConfig(window_seconds=WINDOW / 1000, horizon_seconds=HORIZON / 1000)
+JOIN = JoinConfig(window_seconds=WINDOW / 1000, grace_seconds=0.0, horizon_seconds=HORIZON / 1000)
 FAST = dataclasses.replace(JOIN, policy="fast")
 POLICIES = (JOIN, FAST, dataclasses.replace(JOIN, policy="fnw"))
 
@@ -145,35 +143,6 @@ def shown_at(ts_ms: list[int]) -> list[bytes]:
     return [impression_value(f"e{n}", t) for n, t in enumerate(ts_ms)]
 
 
-def ordered_times(ts_ms: list[int], max_lead_seconds: float = 3600.0) -> tuple[list[int], Order]:
-    log = log_of(
-        {TopicPartition(IMPRESSIONS, 0): [impression_value(f"e{n}", t) for n, t in enumerate(ts_ms)]}
-    )
-    order = Order(TOPICS, fresh_state(1), Journal(), math.inf, max_lead_seconds)
-    order.add(log[TopicPartition(IMPRESSIONS, 0)])
-    order.idle(order.waiting_for())
-    return [entry.time_ms for entry in order.emit(1000)], order
-
-
-HOUR = 3_600_000
-
-
-def test_one_clock_that_runs_ahead_moves_nobody() -> None:
-    times = [1000, 2000, 2000 + 24 * HOUR, 3000, 4000 + 30 * HOUR, 5000]
-    assert ordered_times(times)[0] == [1000, 2000, 2000, 3000, 3000, 5000]
-    many = [1000, *([9 * HOUR] * (AGREEING - 1)), 2000, *([9 * HOUR] * (AGREEING - 1)), 3000]
-    assert ordered_times(many)[0][-1] == 3000
-
-
-def test_after_a_silence_time_moves_on_to_the_least_that_enough_agree_on() -> None:
-    silence = [5 * HOUR + n for n in range(30, 0, -1)]
-    times = ordered_times([1000, *silence])[0]
-    assert times[:AGREEING] == [1000] * AGREEING
-    assert times[AGREEING] == silence[AGREEING - 1]
-    assert max(times) <= 5 * HOUR + 30
-    assert ordered_times([1000, *silence], math.inf)[0][1] == 5 * HOUR + 30
-
-
 def test_an_impression_ahead_keeps_its_label_and_ages_nothing() -> None:
     """Its click is told by a clock that is as fast; both are joined by their own times."""
     clicks = [(0, 151), (2, 40_000_030), (3, 160)]
@@ -189,24 +158,3 @@ def test_an_impression_ahead_keeps_its_label_and_ages_nothing() -> None:
     assert batch.label[learned].sum() == 2.0
     assert pipeline.outcomes["clicks_after_window"] == 1
     assert batch.time_ms.max() == 150
-
-
-@pytest.mark.parametrize("cut", [3, AGREEING, AGREEING + 3])
-def test_a_restart_remembers_how_many_have_agreed(cut: int) -> None:
-    times = [1000, *(5 * HOUR + n for n in range(AGREEING + 4))]
-    log = log_of(
-        {TopicPartition(IMPRESSIONS, 0): [impression_value(f"e{n}", t) for n, t in enumerate(times)]}
-    )
-    entries = log[TopicPartition(IMPRESSIONS, 0)]
-    journal = Journal()
-    order = Order(TOPICS, fresh_state(1), journal, math.inf, 3600.0)
-    order.add(entries)
-    order.idle(order.waiting_for())
-    whole = order.emit(1000)
-    pipeline = Pipeline((FieldConfig("site"),), FeaturesConfig(), JOIN, "none", IMPRESSIONS, CLICKS, 1)
-    pipeline.apply(whole[:cut])
-    loaded = Pipeline((FieldConfig("site"),), FeaturesConfig(), JOIN, "none", IMPRESSIONS, CLICKS, 1)
-    loaded.load_state(pipeline.state())
-    again = Order(TOPICS, loaded.order_state(), journal, math.inf, 3600.0)
-    again.add(entries[cut:])
-    assert again.emit(1000) == whole[cut:]

@@ -23,7 +23,9 @@ from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.state import Arrays, Json, State
 
 WINDOW, HORIZON = 5, 12
-CONFIG = JoinConfig(release="click", window_seconds=WINDOW / 1000, horizon_seconds=HORIZON / 1000)
+CONFIG = JoinConfig(
+    release="click", window_seconds=WINDOW / 1000, grace_seconds=0.0, horizon_seconds=HORIZON / 1000
+)
 """Most cases are told with positives at their clicks, where place and label can be told apart."""
 LATER = dataclasses.replace(CONFIG, release="window")
 COPIES = dataclasses.replace(CONFIG, policy="fast")
@@ -179,7 +181,7 @@ class SlowJoiner:
         elif late:
             self.count["clicks_late"] += 1
         else:
-            self.waiting.append([event.event_id, event.time_ms, event.ts_ms])
+            self.waiting.append([event.event_id, max(event.time_ms, event.ts_ms), event.ts_ms])
 
 
 @settings(max_examples=300, deadline=None)
@@ -477,7 +479,7 @@ def test_values_of_joined_clicks_are_added_up_and_of_no_others() -> None:
 
 
 def test_memory_stays_inside_its_budget_and_segments_go_with_their_records() -> None:
-    config = JoinConfig(window_seconds=1.0, horizon_seconds=2.0, memory_bytes=50_000)
+    config = JoinConfig(window_seconds=1.0, grace_seconds=0.0, horizon_seconds=2.0, memory_bytes=50_000)
     with segment_folder() as folder:
         joiner, most, named = Joiner(config, folder), 0, set()
         for number in range(4000):
@@ -522,3 +524,39 @@ def test_segment_that_is_missing_or_cut_is_named(tmp_path: Path) -> None:
         if content is None:
             path.write_bytes(whole)
     Joiner(config, folder).load_state(saved)
+
+
+def test_a_click_that_is_ahead_is_held_by_its_own_time() -> None:
+    """After a silence a click may be read before its impression, hours before the order gets there."""
+    joiner, silence = Joiner(CONFIG), 10_000_000
+    joiner.advance(1000)
+    assert joiner.click("a", silence + 3) is None
+    joiner.advance(silence)
+    assert joiner.admits("a", silence)
+    labelled = joiner.hold("a", silence, b"")
+    assert labelled is not None
+    assert labelled.label == 1.0
+    joiner.click("b", silence + 500)
+    joiner.advance(silence + 500 + HORIZON)
+    assert joiner.outcomes["clicks_orphaned"] == 0
+    joiner.advance(silence + 501 + HORIZON)
+    assert joiner.outcomes["clicks_orphaned"] == 1
+
+
+def test_clicks_ahead_are_bounded_and_counted() -> None:
+    joiner = Joiner(dataclasses.replace(CONFIG, memory_bytes=4000))
+    joiner.advance(1000)
+    for number in range(20):
+        joiner.click(f"c{number}", 10_000_000)
+    assert joiner.outcomes["clicks_ahead"] > 10
+    assert joiner.memory_bytes < 2000
+
+
+def test_a_window_is_settled_its_grace_after_its_end() -> None:
+    joiner = Joiner(dataclasses.replace(LATER, grace_seconds=0.002))
+    joiner.advance(100)
+    assert joiner.admits("a", 100)
+    joiner.hold("a", 100, b"")
+    assert joiner.advance(100 + WINDOW + 2) == []
+    joiner.click("a", 100 + WINDOW)
+    assert [item.label for item in joiner.advance(100 + WINDOW + 3)] == [1.0]

@@ -44,7 +44,7 @@ FIELDS = (
 )
 FEATURES = FeaturesConfig(counts="decayed", half_life_seconds=0.01)
 CLICK_OUTCOMES = [name for name in OUTCOMES if name.startswith("clicks_") and name != "clicks_first"]
-JOIN = JoinConfig(window_seconds=0.005, horizon_seconds=0.012)
+JOIN = JoinConfig(window_seconds=0.005, grace_seconds=0.0, horizon_seconds=0.012)
 
 
 def fresh_pipeline(count: int = 2, features: FeaturesConfig = FEATURES) -> Pipeline:
