@@ -1,4 +1,4 @@
-"""How Numba compiles this project's kernels: one decorator, one set of choices.
+"""How Numba compiles this project's kernels: the decorators, with one set of choices.
 
 ``error_model="numpy"`` drops the guard around every division that otherwise stops vectorisation. The
 fast-math flags allow reordering but keep NaN and infinity: checks for non-finite numbers must work.
@@ -31,16 +31,19 @@ def fast_kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def fast_part(function: Callable[P, R]) -> Callable[P, R]:
-    """As :func:`fast_kernel`, but compiled anew with the kernel that calls it, never kept on its own."""
+    """As :func:`fast_kernel`, but compiled into each kernel that calls it, never kept on its own.
+
+    Not to be called from Python in what promises equal bits: by itself it is compiled in every process, and the
+    optimizer may order its sums in another way than within a kernel.
+    """
     compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
     return cast("Callable[P, R]", compiled)
 
 
 def fast_leaf(function: Callable[P, R]) -> Callable[P, R]:
-    """As :func:`fast_part`, and always in line: for arithmetic whose last bit must not depend on the process.
+    """As :func:`fast_part`, and always in line: for the arithmetic of one number inside a loop over many.
 
-    What is not in line exists twice in a process that compiled it, by itself and within the kernel that was
-    kept, optimised once and twice. The process runs the first, and all that load the kernel run the second.
+    LLVM would leave some of these functions as calls, and a step with Adam would take a tenth longer.
     """
     compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH, forceinline=True)(function)
     return cast("Callable[P, R]", compiled)
