@@ -33,8 +33,8 @@ def fast_kernel(function: Callable[P, R]) -> Callable[P, R]:
 def fast_part(function: Callable[P, R]) -> Callable[P, R]:
     """As :func:`fast_kernel`, but compiled into each kernel that calls it, never kept on its own.
 
-    Not to be called from Python in what promises equal bits: by itself it is compiled in every process, and the
-    optimizer may order its sums in another way than within a kernel.
+    Code that promises equal bits does not call it from Python: LLVM may order its sums in another way when it
+    is compiled alone than when it is part of a kernel.
     """
     compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
     return cast("Callable[P, R]", compiled)
