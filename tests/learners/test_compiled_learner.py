@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners import (
-    compiled_passes,
-)
+from stream_ctr.learners import compiled_passes
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
