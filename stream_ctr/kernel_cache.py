@@ -1,9 +1,7 @@
-"""Where compiled kernels are kept between runs, so that a restart does not compile them again.
+"""Compiled kernels on disk: where their files are, and how several processes share them.
 
-The folder is private to the user and named after everything that decides what the machine code is: the
-version of this package, of Python and of Numba, the processor, and a digest of all sources with kernels.
-An upgrade or an edit therefore never meets files of other sources: Numba's own check looks at one source
-file at a time, and only after it has read the file.
+The folder is private to the user. Its name holds the versions of this package and of the compiler, and the
+processor, so machine code never meets another compiler or another processor.
 """
 
 from __future__ import annotations
@@ -11,89 +9,143 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import llvmlite
 import numba
+import numpy as np
 from llvmlite import binding
 
-PACKAGE = Path(__file__).parent
-MARK = b"kernel"
-"""Sources that hold, build or feed kernels have this word in them."""
-
-
-@contextmanager
-def cache_folder() -> Iterator[None]:
-    """While it lasts, Numba gives new functions this folder; where there is none, its own choice stands.
-
-    Where NUMBA_CACHE_DIR is set, the folder is inside that one.
-    """
-    config: Any = numba.config
-    before = config.CACHE_DIR
-    config.CACHE_DIR = os.path.join(before, key()) if before else _folder()
-    try:
-        yield
-    finally:
-        config.CACHE_DIR = before
-
-
-def forgive(kernel: Any) -> None:
-    """Let no trouble with the kept files reach whoever calls the kernel.
-
-    What cannot be read, such as a file that a crash of the machine left empty, is compiled again; what
-    cannot be kept, for want of room, is compiled by the next process as well.
-    """
-    cache = kernel._cache
-    load, save = cache.load_overload, cache.save_overload
-
-    def load_if_whole(*arguments: Any) -> Any:
-        try:
-            return load(*arguments)
-        except Exception:  # unpickling what was damaged may raise anything
-            with suppress(OSError):
-                cache.flush()
-            return None
-
-    def save_if_possible(*arguments: Any) -> None:
-        with suppress(OSError):
-            save(*arguments)
-
-    cache.load_overload, cache.save_overload = load_if_whole, save_if_possible
+PACKAGE: Final = Path(__file__).parent
+_DIGEST_BYTES: Final = 16
+_logger: Final = logging.getLogger("stream_ctr.kernels")
 
 
 @functools.cache
-def _folder() -> str:
-    """The folder, made and private; empty where it cannot be."""
+def folder() -> Path | None:
+    """The folder for compiled kernels, made and private; None, with a warning, where there can be none.
+
+    It is inside NUMBA_CACHE_DIR where that is set. Else it is inside XDG_CACHE_HOME or ~/.cache, or, where
+    that cannot be, beside the package's bytecode.
+    """
+    problems = []
+    for root in _roots():
+        try:
+            place = root / key()
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = place.stat()
+        except OSError as problem:
+            problems.append(f"{root}: {problem.strerror}")
+            continue
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            problems.append(f"{place}: other users may write to it")
+        elif hasattr(os, "getuid") and found.st_uid != os.getuid():
+            problems.append(f"{place}: it belongs to another user")
+        else:
+            return place
+    _warn_not_kept("; ".join(problems))
+    return None
+
+
+def read(name: str) -> bytes | None:
+    """The content of a file; None where there is none, or where it is damaged."""
+    place = folder()
+    if place is None:
+        return None
     try:
+        whole = (place / name).read_bytes()
+    except OSError:
+        return None
+    digest, content = whole[:_DIGEST_BYTES], whole[_DIGEST_BYTES:]
+    return content if digest == _digest(content) else None
+
+
+def keep(name: str, content: bytes) -> bytes:
+    """Write a file and read it back; returns what all processes from now on will read.
+
+    Where another process was first, that is its content. A damaged file is replaced. Where the file cannot
+    be written, the content itself is returned, with a warning.
+    """
+    place = folder()
+    if place is None:
+        return content
+    try:
+        _publish(place / name, _digest(content) + content)
+    except OSError as problem:
+        _warn_not_kept(f"{place}: {problem.strerror}")
+    return read(name) or content
+
+
+def remove(beginning: str) -> None:
+    """Delete all files whose names begin like this."""
+    place = folder()
+    if place is None:
+        return
+    for path in place.iterdir():
+        if path.name.startswith(beginning):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _publish(path: Path, whole: bytes) -> None:
+    """Give a file its name only when it is complete, and only where no whole file has that name."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(whole)
+        try:
+            os.link(temporary, path)  # fails where another process was first
+        except OSError:  # or on a file system without hard links
+            if read(path.name) is None:
+                os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+def _roots() -> Iterator[Path]:
+    """Folders that may hold the folder for compiled kernels, best first."""
+    config: Any = numba.config
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR).absolute()
+        return
+    with suppress(RuntimeError):  # no home
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        if not root.is_absolute():
-            return ""
-        folder = root / "stream-ctr" / "kernels" / key()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except (OSError, RuntimeError):  # no home, no room, no permission
-        return ""
-    private = not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-    return str(folder) if own and private else ""
+        if root.is_absolute():
+            yield root / "stream-ctr" / "kernels"
+    yield PACKAGE / "__pycache__" / "kernels"
 
 
 @functools.cache
 def key() -> str:
-    """Version, Python, and a digest of what else decides the machine code."""
+    """Versions, and a digest of all else that decides the machine code of a source."""
+    config: Any = numba.config
     digest = hashlib.blake2b(digest_size=8)
-    for text in (numba.__version__, platform.machine(), binding.get_host_cpu_name(), _features()):
-        digest.update(text.encode() + b"\0")
-    for path in sorted(PACKAGE.rglob("*.py")):
-        source = path.read_bytes()
-        if MARK in source:
-            digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + source + b"\0")
+    for part in (
+        *(numba.__version__, llvmlite.__version__, np.__version__, platform.machine()),
+        *(
+            config.CPU_NAME or binding.get_host_cpu_name(),
+            config.CPU_FEATURES,
+            _features(),
+            config.ENABLE_AVX,
+        ),
+        *(config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.USING_SVML),
+        *(config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT),
+    ):
+        digest.update(str(part).encode() + b"\0")
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     return f"{importlib.metadata.version('stream-ctr')}-{python}-{digest.hexdigest()}"
 
@@ -103,3 +155,12 @@ def _features() -> str:
         return str(binding.get_host_cpu_features().flatten())
     except RuntimeError:
         return ""
+
+
+@functools.cache
+def _warn_not_kept(problem: str) -> None:
+    _logger.warning(
+        "compiled kernels cannot be kept (%s): every start compiles them again, which takes a minute; free "
+        "space, or set XDG_CACHE_HOME to a writable folder of this user",
+        problem,
+    )

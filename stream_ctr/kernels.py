@@ -1,4 +1,4 @@
-"""How Numba compiles this project's kernels: one decorator, one set of choices.
+"""How Numba compiles this project's kernels: the decorators, with one set of choices.
 
 ``error_model="numpy"`` drops the guard around every division that otherwise stops vectorisation. The
 fast-math flags allow reordering but keep NaN and infinity: checks for non-finite numbers must work.
@@ -6,15 +6,13 @@ fast-math flags allow reordering but keep NaN and infinity: checks for non-finit
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable
-from types import ModuleType
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+from numba.core.dispatcher import Dispatcher
 
-from stream_ctr.kernel_cache import cache_folder, forgive
+from stream_ctr.kernel_compiler import load_only
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,31 +22,28 @@ FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile for integers, hashing and tables; floating point stays strictly as written."""
-    with cache_folder():
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    forgive(compiled)
-    return cast("Callable[P, R]", compiled)
+    return _kept(function, numba.njit(nogil=True, error_model="numpy"))
 
 
 def fast_kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile for dense arithmetic: sums may be reordered, so results hold to a tolerance."""
-    with cache_folder():
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
-    forgive(compiled)
-    return cast("Callable[P, R]", compiled)
+    return _kept(function, numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH))
 
 
 def fast_part(function: Callable[P, R]) -> Callable[P, R]:
-    """As :func:`fast_kernel`, but compiled anew with the kernel that calls it, never kept on its own."""
+    """As :func:`fast_kernel`, but compiled into each kernel that calls it, never kept on its own.
+
+    Code that promises equal bits does not call it from Python: LLVM may order its sums in another way when it
+    is compiled alone than when it is part of a kernel.
+    """
     compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
     return cast("Callable[P, R]", compiled)
 
 
 def fast_leaf(function: Callable[P, R]) -> Callable[P, R]:
-    """As :func:`fast_part`, and always in line: for arithmetic whose last bit must not depend on the process.
+    """As :func:`fast_part`, and always in line: for the arithmetic of one number inside a loop over many.
 
-    What is not in line exists twice in a process that compiled it, by itself and within the kernel that was
-    kept, optimised once and twice. The process runs the first, and all that load the kernel run the second.
+    LLVM would leave some of these functions as calls, and a step with Adam would take a tenth longer.
     """
     compiled = numba.njit(nogil=True, error_model="numpy", fastmath=FAST_MATH, forceinline=True)(function)
     return cast("Callable[P, R]", compiled)
@@ -65,13 +60,9 @@ def finite_part(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", compiled)
 
 
-def source_digest(*modules: ModuleType) -> int:
-    """A digest of the modules' sources, 0 to 2^60 - 1.
-
-    A cached kernel that uses it as a variable of the enclosing function is compiled again whenever one of
-    the modules has changed: such variables are part of the key of Numba's cache.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for module in modules:
-        digest.update(inspect.getsource(module).encode())
-    return int.from_bytes(digest.digest(), "little") >> 4
+def _kept(function: Callable[P, R], jit: Any) -> Callable[P, R]:
+    """A kernel that is kept on disk; the plain function where NUMBA_DISABLE_JIT turns compilation off."""
+    compiled = jit(function)
+    if isinstance(compiled, Dispatcher):
+        load_only(compiled)
+    return cast("Callable[P, R]", compiled)

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr import kernels
-from stream_ctr.kernels import fast_kernel, fast_part, source_digest
-from stream_ctr.learners import (
-    compiled_labels,
-    compiled_moments,
-    compiled_passes,
-    compiled_plan,
-    compiled_revisit,
-    compiled_rules,
-)
+from stream_ctr.kernels import fast_kernel, fast_part
 from stream_ctr.learners.compiled_labels import logit_gradient
 from stream_ctr.learners.compiled_passes import backward, dense_square, forward, share_fields, square
 from stream_ctr.learners.compiled_plan import (
@@ -33,13 +23,9 @@ from stream_ctr.learners.compiled_plan import (
 )
 from stream_ctr.learners.compiled_revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
 from stream_ctr.learners.compiled_rules import start_row, update_dense, update_rows
-from stream_ctr.models import initial
-from stream_ctr.optim import moments
 from stream_ctr.optim.moments import DENSE, SECOND_TURN
 
 Probabilities = NDArray[np.float32]
-Learn = Callable[[Workspace, Chunk, int, Probabilities, NDArray[np.bool_]], int]
-Predict = Callable[[Workspace, Ints, Probabilities], None]
 
 
 @fast_part
@@ -174,50 +160,34 @@ def _revisit(ws: Workspace, now: int) -> None:
         update_dense(ws.dense, ws.shape, run, ws.dense_rule, now, ws.scratch, method.largest, SECOND_TURN)
 
 
-def _compile(digest: int) -> tuple[Learn, Predict]:
-    """The kernels that are kept on disk; ``digest`` is that of the files they call into."""
+@fast_kernel
+def learn_chunk(
+    ws: Workspace, chunk: Chunk, learned: int, probability: Probabilities, skipped: NDArray[np.bool_]
+) -> int:
+    """Learn a chunk, ``learned`` events after the first one; returns the new number of those.
 
-    @fast_kernel
-    def learn_chunk(
-        ws: Workspace, chunk: Chunk, learned: int, probability: Probabilities, skipped: NDArray[np.bool_]
-    ) -> int:
-        """Learn a chunk, ``learned`` events after the first one; returns the new number of those.
-
-        Before each event its rows start afresh. An update that is not finite changes no bit and is
-        flagged. Shapes: probability float32 [B] and skipped bool [B] are written.
-        """
-        if digest < 0:
-            return 0
-        zero = ws.dense.weight.dtype.type(0.0)
-        for b in range(chunk.rows.shape[0]):
-            for k in range(chunk.first[b], chunk.first[b + 1]):
-                start_row(ws.table, chunk.changed[k], chunk.values[k], ws.row_rule, learned)
-            if chunk.learns[b]:
-                p, done = _step(ws, chunk, b, learned)
-                probability[b] = p
-                skipped[b] = not done
-                learned += done
-            elif chunk.scores[b]:
-                probability[b] = _predicted(ws, chunk.rows[b], ws.first, zero, False)
-            else:
-                probability[b] = np.nan
-        return learned
-
-    @fast_kernel
-    def predict_rows(ws: Workspace, rows: Ints, probability: Probabilities) -> None:
-        """Probabilities float32 [B] of rows int64 [B, S]; changes only scratch space."""
-        if digest < 0:
-            return
-        zero = ws.dense.weight.dtype.type(0.0)
-        for b in range(rows.shape[0]):
-            probability[b] = _predicted(ws, rows[b], ws.first, zero, False)
-
-    return learn_chunk, predict_rows
+    Before each event its rows start afresh. An update that is not finite changes no bit and is flagged.
+    Shapes: probability float32 [B] and skipped bool [B] are written.
+    """
+    zero = ws.dense.weight.dtype.type(0.0)
+    for b in range(chunk.rows.shape[0]):
+        for k in range(chunk.first[b], chunk.first[b + 1]):
+            start_row(ws.table, chunk.changed[k], chunk.values[k], ws.row_rule, learned)
+        if chunk.learns[b]:
+            p, done = _step(ws, chunk, b, learned)
+            probability[b] = p
+            skipped[b] = not done
+            learned += done
+        elif chunk.scores[b]:
+            probability[b] = _predicted(ws, chunk.rows[b], ws.first, zero, False)
+        else:
+            probability[b] = np.nan
+    return learned
 
 
-SOURCES = (
-    *(kernels, initial, moments),
-    *(compiled_labels, compiled_moments, compiled_plan, compiled_passes, compiled_revisit, compiled_rules),
-)
-"""What the kernels call into."""
-learn_chunk, predict_rows = _compile(source_digest(*SOURCES))
+@fast_kernel
+def predict_rows(ws: Workspace, rows: Ints, probability: Probabilities) -> None:
+    """Probabilities float32 [B] of rows int64 [B, S]; changes only scratch space."""
+    zero = ws.dense.weight.dtype.type(0.0)
+    for b in range(rows.shape[0]):
+        probability[b] = _predicted(ws, rows[b], ws.first, zero, False)

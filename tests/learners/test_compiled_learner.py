@@ -9,26 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_ctr import kernels
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.kernels import source_digest
-from stream_ctr.learners import (
-    compiled_kernels,
-    compiled_labels,
-    compiled_moments,
-    compiled_passes,
-    compiled_plan,
-    compiled_revisit,
-    compiled_rules,
-)
+from stream_ctr.learners import compiled_passes
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models import initial
 from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim import moments
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.state import State
@@ -500,24 +488,6 @@ def test_every_setting_is_known_to_the_kernels_or_refused_beside_its_default() -
 def test_settings_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ModelError, match=r"optimizer\.rho = -0\.1"):
         make(optimizer=replace(HELEN, rho=-0.1))
-
-
-def test_the_kernels_on_disk_belong_to_the_sources_they_call() -> None:
-    # Numba's cache looks at one file; the digest of the others is part of the key
-    digest = source_digest(*compiled_kernels.SOURCES)
-    called = (
-        compiled_labels,
-        compiled_moments,
-        compiled_plan,
-        compiled_passes,
-        compiled_revisit,
-        compiled_rules,
-    )
-    assert {kernels, initial, moments, *called} == set(compiled_kernels.SOURCES)
-    for kernel in (compiled_kernels.learn_chunk, compiled_kernels.predict_rows):
-        compiled: Any = kernel
-        assert digest in [cell.cell_contents for cell in compiled.py_func.__closure__]
-    assert digest != source_digest(kernels, compiled_labels, compiled_plan, compiled_passes)
 
 
 def test_learning_reduces_the_loss() -> None:
