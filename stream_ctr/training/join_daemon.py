@@ -23,6 +23,8 @@ from stream_ctr.training.intake import Intake
 from stream_ctr.training.join_output import MAX_WAITING, JoinOutput
 from stream_ctr.training.opening import open_state
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.run_outcomes import RunOutcomes
+from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.start import find_place
 
 FOLDER = "join"
@@ -89,6 +91,7 @@ class JoinDaemon:
         self.core, self._order = self._opening.core, self._opening.order
         self.output = JoinOutput(log, settings.log.labelled)
         self._check_output()
+        self._outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
         seconds = settings.train.checkpoint_seconds
         self._saver = InlineSaver(self._opening, reporter, seconds, self._flush)
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
@@ -112,12 +115,15 @@ class JoinDaemon:
                     "name another one and another state folder"
                 )
 
-    def run(self, stop: Event, until_idle: float | None = None) -> None:
+    def run(self, stop: Event, until_idle: float | None = None) -> RunReport:
         """Join until told to stop or, with ``until_idle``, until the log has been silent that long.
+
+        Returns what this run read, wrote and lost.
 
         Raises:
             StreamCTRError: the log cannot be read on, or holds something else than what was read.
         """
+        ended, before = False, sum(self.core.pipeline.sequences)
         with closing(Intake(self._log, self._opening, self._settings)) as intake:
             while not stop.is_set():
                 if not self._write():
@@ -126,12 +132,16 @@ class JoinDaemon:
                 intake.read(self._settings.train.poll_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
+                self._outcomes.look()
                 self._progress(intake)
                 self._saver.when_due()
                 if not ordered and intake.ended(until_idle):
                     self._finish()
+                    ended = True
                     break
             self.checkpoint()
+        written = sum(self.core.pipeline.sequences)
+        return self._outcomes.finish(written - before, "written", ever=written, ended=ended)
 
     def checkpoint(self) -> None:
         """Write what waits to the log, then the state.
@@ -162,6 +172,7 @@ class JoinDaemon:
         if not ordered:
             return
         joined = self.core.pipeline.join(ordered)
+        self._outcomes.count(ordered, joined.rejected)
         self.output.add(joined.records)
         for entry, reason in joined.rejected:
             self._dead_letters.add(entry, reason)
@@ -179,6 +190,7 @@ class JoinDaemon:
             labelled=self.output.written,
             open_impressions=pipeline.open_impressions,
             lag=sum(max(0, intake.ends[tp] - at) for tp, at in pipeline.positions().items()),
+            **self._outcomes.progress(),
             log="well" if intake.healthy else "away",
         )
 

@@ -130,7 +130,9 @@ def test_killed_it_leaves_no_process_and_those_end_in_their_own_order(tmp_path: 
     log.close()
     for number in range(2):
         text = f'[log]\nurl = "sqlite:///{tmp_path}/events.db"\nlabelled = "labelled-{number}"\n'
-        (tmp_path / f"{number}.toml").write_text(f'{text}[train]\nstate = "{tmp_path}/{number}"\n')
+        (tmp_path / f"{number}.toml").write_text(
+            f'{text}[features]\npreset = "world"\n[train]\nstate = "{tmp_path}/{number}"\n'
+        )
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], start_new_session=True)
     said = [tmp_path / f"join-{number}.log" for number in range(2)]
     try:
@@ -166,7 +168,7 @@ def test_last_words_are_told_as_people_read_them(tmp_path: Path) -> None:
 
 def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:
     started = Children(tmp_path)
-    child = started.start("config", "config", "check")
+    child = started.start("config", "config", "show")
     _ended(child)
     started.check(may_end=child)
     with pytest.raises(StreamCTRError, match="config ended with status 0"):
