@@ -288,3 +288,53 @@ def test_output_that_nobody_takes_is_told_once(folder: Path, output: str) -> Non
     assert ended.returncode == 1
     full = f"stream-ctr config: {os.strerror(errno.ENOSPC)}\n"
     assert ended.stderr == (full if output == "full" else "")
+
+
+WITHOUT_TORCH = """
+import json, sys
+from importlib.abc import MetaPathFinder
+class Without(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+from stream_ctr.cli import main
+print([main(command.split()) for command in sys.argv[1:]])
+"""
+"""Commands on a machine where one package is not installed."""
+
+
+def test_a_package_that_is_not_installed_is_named_in_one_line(tmp_path: Path) -> None:
+    text = '[features]\npreset = "world"\n[optimizer]\nmethod = "asam"\n'
+    text += f'[log]\nurl = "sqlite:///{tmp_path}/l.db"\n'
+    (tmp_path / "asam.toml").write_text(text)
+    log = open_log(f"sqlite:///{tmp_path}/l.db", create=True)
+    for topic in ("impressions", "clicks"):
+        log.create_topic(topic, 1)
+    log.close()
+    commands = [
+        "evaluate world --limit 10 --optimizer asam",
+        "config check asam.toml",
+        "train --config asam.toml --until-idle 0",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *commands],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "[1, 1, 1]\n"), ended.stderr
+    told = "this needs the Python package torch, which is not installed; install it with: pip install torch"
+    for command in ("evaluate", "config", "train"):
+        assert f"stream-ctr {command}: {told}" in ended.stderr.splitlines()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_picture_without_matplotlib_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, line = outcome(capsys, "evaluate", "criteo", "good.tsv", "--plot", "x.png")
+    assert status == 2
+    assert line.endswith("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'")

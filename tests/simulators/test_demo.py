@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from simulators.children import Child, Children, children
+from simulators.demo_report import print_result
 from simulators.demo_setup import ARMS
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.open import open_log
@@ -174,3 +175,23 @@ def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:
     with pytest.raises(StreamCTRError, match="config ended with status 0"):
         started.check()
     started.end()
+
+
+def test_without_matplotlib_the_report_is_printed_and_says_how_to_get_the_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report = Path(__file__).parents[1] / "experiments" / "report_example.json"
+    traffic = {"answered": 9, "sent": 9, "latency_ms": {"p50": 1.0, "p99": 2.0}}
+    result = {
+        "experiment": json.loads(report.read_text("utf-8")),
+        "arms": {},
+        "label_window_seconds": 3.0,
+        "traffic": {**traffic, "behind_ms": {"longest": 1.0, "p99": 1.0}},
+        "plot": None,
+        **dict.fromkeys(("report", "log", "config"), "somewhere"),
+    }
+    print_result(result, Path("demo.toml"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("Against the planted truth" in line for line in lines)
+    assert "plot      plots need matplotlib; install it with: pip install 'stream-ctr[plots]'" in lines
