@@ -70,7 +70,7 @@ class Watcher:
         if self.core.earlier:
             self.output.archive(self.core.earlier)
             reporter.say("new-experiment", salt=settings.experiment.salt, before=self.core.earlier)
-        self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
+        self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter, keeps_letters=False)
         self._report_due = 0.0
         self._saver = InlineSaver(self._opening, reporter, settings.train.checkpoint_seconds)
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})

@@ -50,7 +50,7 @@ LOSSES: Final = (
         "impressions",
         "dead letters",
         "became dead letters",
-        "the most frequent reason is: {impression_reason}; list them with `stream-ctr dead-letters list`",
+        "the most frequent reason is: {impression_reason}; {listing}",
     ),
     Loss(
         "impressions_late",
@@ -81,7 +81,7 @@ LOSSES: Final = (
         "clicks",
         "dead letters",
         "became dead letters",
-        "the most frequent reason is: {click_reason}; list them with `stream-ctr dead-letters list`",
+        "the most frequent reason is: {click_reason}; {listing}",
     ),
     Loss(
         "clicks_after_window",

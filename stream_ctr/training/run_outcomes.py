@@ -34,6 +34,8 @@ REPEAT_SECONDS: Final = 300.0
 """Shortest time between two warnings about one loss: the first comes at once."""
 NO_POSITIVES: Final = 1000
 """Settled impressions without a single positive from which on that is a warning."""
+LISTING: Final = "list them with `stream-ctr dead-letters list`"
+NOT_KEPT: Final = "this job keeps none, a trainer of the same log writes them to the dead letters"
 _ENTRY_CLICKS: Final = "clicks_first"
 """The one counter of clicks that is counted besides another one."""
 
@@ -55,6 +57,7 @@ class RunOutcomes:
         pipeline: its counters, as they are when the run begins.
         reporter: where warnings go.
         clock: monotonic seconds.
+        keeps_letters: whether this job writes what it cannot use to the dead letters.
     """
 
     def __init__(
@@ -63,7 +66,10 @@ class RunOutcomes:
         pipeline: Counted,
         reporter: Reporter,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        keeps_letters: bool = True,
     ) -> None:
+        self._listing = LISTING if keeps_letters else NOT_KEPT
         self._settings, self._pipeline, self._reporter, self._clock = settings, pipeline, reporter, clock
         self._before = dict(pipeline.outcomes)
         self._read: dict[Base, int] = {"impressions": 0, "clicks": 0}
@@ -172,6 +178,8 @@ class RunOutcomes:
         if self._unit is not None:
             warnings.append(self._unit_warning(*self._unit))
         settled = self._change("positives") + self._change("negatives")
+        if self._labelled("impressions"):
+            settled = self._change("impressions")
         if not self._change("positives") and settled >= NO_POSITIVES and limit < 1.0:
             text = f"none of {settled:,} impressions is a positive: the model learns a click rate of 0"
             warnings.append(Warned("no_positives", 0.0, text))
@@ -195,6 +203,7 @@ class RunOutcomes:
             ),
             warnings=warnings,
             nothing=nothing,
+            listing=self._listing,
         )
 
     def _late_ever(self) -> int:
@@ -238,13 +247,16 @@ class RunOutcomes:
             behind=f"{self._behind_ms / 1000:,.0f}",
             impression_reason=reasons["impressions"],
             click_reason=reasons["clicks"],
+            listing=self._listing,
         )
 
     def _nothing(self, counts: LossCounts, name: str, left_out: str = "") -> str:
         """Why no impression was of use."""
-        noun = "labelled records" if self._labelled("impressions") else "impressions"
-        read = counts.read["impressions"]
-        text = f"read {read:,} {noun} and {counts.read['clicks']:,} clicks, and {name} none"
+        text = f"read {counts.read['impressions']:,} "
+        if self._labelled("impressions"):
+            text += f"labelled records, of which none was {name}"
+        else:
+            text += f"impressions and {counts.read['clicks']:,} clicks, of which none was {name}"
         lost = [loss for loss in LOSSES if loss.base == "impressions" and counts.lost[loss.name]]
         if lost:
             worst = max(lost, key=lambda loss: counts.lost[loss.name])

@@ -59,6 +59,8 @@ class RunReport:
     warnings: list[Warned]
     nothing: str
     """Why the run is a failure: it read records and used none; empty where it is not."""
+    listing: str
+    """How to see the dead letters."""
 
     def check(self) -> None:
         """Raises NothingUsedError where records were read and none of them was of use."""
@@ -146,7 +148,7 @@ class RunReport:
         more = sum(item.count for item in self.reasons[SHOWN_REASONS:])
         if more:
             console.print(f"  {more:>9,}  other reasons", highlight=False)
-        console.print("List them with `stream-ctr dead-letters list`.", highlight=False)
+        console.print(f"{self.listing[0].upper()}{self.listing[1:]}.", highlight=False)
 
     def _share(self, title: str, count: int, read: int, of: str) -> Row:
         return Row(title, count, self._of(count, read), of)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from stream_ctr.cli import main
 from stream_ctr.config import load_settings
-from stream_ctr.events.log import Record
+from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.users import UserHash
@@ -147,8 +147,10 @@ def test_a_log_of_dead_letters_is_a_failure_that_says_why(
     (reason,) = run_of["dead_letters"]["reasons"]
     assert (reason["count"], reason["first"]) == (200, "impressions[0] offset 0")
     assert "surprise" in reason["reason"]
-    assert f"read 200 impressions and 60 clicks, and {USED[kind]} none: 200 became dead letters" in said[-1]
-    assert "stream-ctr dead-letters list" in said[-1]
+    told = f"read 200 impressions and 60 clicks, of which none was {USED[kind]}: 200 became dead letters"
+    assert told in said[-1]
+    # The watcher writes no dead letters, so it must not point to any.
+    assert ("`stream-ctr dead-letters list`" in said[-1]) == (kind != "watch")
     # Clicks whose impression never comes are counted even where the log ends before their horizon.
     assert lost(run_of)["clicks_orphaned"] + lost(run_of)["clicks_waiting"] == 60
 
@@ -246,7 +248,28 @@ def test_a_watcher_that_counted_nothing_says_why(tmp_path: Path, capsys: pytest.
     config = write(tmp_path, lambda number, record: {**record, "salt": "another"})
     status, run_of, said = run(capsys, "watch", config)
     assert (status, run_of["counted"], run_of["positives"]) == (1, 0, 60)
-    assert said[-1].endswith("and counted none: 200 are excluded as other_salt")
+    assert said[-1].endswith("of which none was counted: 200 are excluded as other_salt")
+
+
+def test_labelled_records_have_losses_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(write(tmp_path))
+    assert main(["join", "--config", str(config), "--until-idle", "0"]) == 0
+    text = CONFIG.format(folder=tmp_path, join='input = "labelled"')
+    config.write_text(text, "utf-8")
+    log = open_log(f"sqlite:///{tmp_path}/log.db")
+    (last,) = log.reader({TopicPartition("labelled", 0): 199}).poll(9, 1.0)
+    value = json.loads(last.value or b"")
+    for sequence in (199, 210):  # again, and after ten that are missing
+        value["sequence"] = sequence
+        log.append("labelled", [Record(b"k", json.dumps(value).encode(), last.timestamp_ms)])
+    log.close()
+    capsys.readouterr()
+    status, run_of, _ = run(capsys, "train", str(config))
+    assert (status, run_of["read"], run_of["learned"]) == (0, {"impressions": 202, "clicks": 0}, 201)
+    assert lost(run_of) == {"labelled_missing": 10, "labelled_repeated": 1}
+    assert [each["loss"] for each in run_of["warnings"]] == ["labelled_missing"]
 
 
 def test_the_table_is_plain_where_there_is_no_terminal(
