@@ -270,6 +270,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("train.checkpoints_kept", train.checkpoints_kept, 2, 1_000_000),
         ("train.snapshot_seconds", train.snapshot_seconds, 0, infinity),
         ("train.metrics_port", train.metrics_port, -1, 65_535),
+        ("train.join_metrics_port", train.join_metrics_port, -1, 65_535),
         ("train.metrics_window", train.metrics_window, 1, 100_000_000),
         ("train.poll_seconds", train.poll_seconds, 0, 60),
         ("losses.warn_share", settings.losses.warn_share, 0, 1),

@@ -158,7 +158,7 @@ def _serve(
     server = MetricsServer(
         settings.watch.host,
         settings.watch.port,
-        ExperimentMetrics(report, lambda: watcher().outcomes),
+        ExperimentMetrics(report, lambda: watcher().outcomes.numbers()),
         ready,
         page_routes(report_json),
         ("watch.host", "watch.port"),

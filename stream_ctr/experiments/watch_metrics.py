@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -11,9 +11,7 @@ from prometheus_client.registry import Collector
 
 from stream_ctr.experiments.figures import DEFINITIONS
 from stream_ctr.experiments.report_model import Bounded, Report
-
-if TYPE_CHECKING:
-    from stream_ctr.training.run_outcomes import RunOutcomes
+from stream_ctr.metrics.loss_metrics import LossNumbers, loss_families
 
 PREFIX: Final = "stream_ctr_experiment_"
 _ENDS: Final = (
@@ -31,14 +29,14 @@ class ExperimentMetrics(Collector):
     """
 
     def __init__(
-        self, latest: Callable[[], Report | None], losses: Callable[[], RunOutcomes | None] = lambda: None
+        self, latest: Callable[[], Report | None], losses: Callable[[], LossNumbers | None] = lambda: None
     ) -> None:
         """``losses`` gives what the watcher's run has read and lost so far."""
         self._latest, self._losses = latest, losses
 
     def collect(self) -> Iterator[Metric]:
         """Every metric family, with a sample for each arm."""
-        yield from _losses(self._losses())
+        yield from loss_families(PREFIX, self._losses())
         report = self._latest()
         if report is None:
             return
@@ -54,20 +52,6 @@ class ExperimentMetrics(Collector):
             uplift = definition.unit == "relative"
             suffix, of = ("", title) if uplift else ("_difference", f"{title}, less the control's")
             yield from _bounded(name + suffix, of, compared)
-
-
-def _losses(outcomes: RunOutcomes | None) -> Iterator[Metric]:
-    read = _counter("read_records", "Records read since the start: impressions and clicks.", "kind")
-    shares = _gauge("recent_loss_ratio", "Share of the most recent records read and not used.", "loss")
-    warnings = _gauge("loss_warning", "1 while a loss is above losses.warn_share, else 0.", "loss")
-    if outcomes is not None:
-        for kind, count in outcomes.read.items():
-            read.add_metric([kind], count)
-        for loss, share in outcomes.monitor.shares().items():
-            shares.add_metric([loss], share)
-        for loss, warns in outcomes.warning_flags().items():
-            warnings.add_metric([loss], float(warns))
-    yield from (read, shares, warnings)
 
 
 def _counts(report: Report) -> Iterator[Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,6 +13,8 @@ from stream_ctr.errors import ConfigError, LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.files import Files
+from stream_ctr.metrics.loss_metrics import JOIN_PREFIX, LossMetrics
+from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
@@ -92,6 +94,8 @@ class JoinDaemon:
         self.output = JoinOutput(log, settings.log.labelled)
         self._check_output()
         self._outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
+        self._metrics = LossMetrics(JOIN_PREFIX)
+        self._healthy = False
         seconds = settings.train.checkpoint_seconds
         self._saver = InlineSaver(self._opening, reporter, seconds, self._flush)
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
@@ -124,7 +128,9 @@ class JoinDaemon:
             StreamCTRError: the log cannot be read on, or holds something else than what was read.
         """
         ended, before = False, sum(self.core.pipeline.sequences)
-        with closing(Intake(self._log, self._opening, self._settings)) as intake:
+        with ExitStack() as stack:
+            intake = stack.enter_context(closing(Intake(self._log, self._opening, self._settings)))
+            self._serve(stack)
             while not stop.is_set():
                 if not self._write():
                     stop.wait(RETRY_SECONDS)
@@ -142,6 +148,24 @@ class JoinDaemon:
             self.checkpoint()
         written = sum(self.core.pipeline.sequences)
         return self._outcomes.finish(written - before, "written", ever=written, ended=ended)
+
+    def _serve(self, stack: ExitStack) -> None:
+        """Open /metrics and /health where a port is named; closed with ``stack``.
+
+        Raises:
+            StreamCTRError: the port cannot be listened on.
+        """
+        host, port = self._settings.train.metrics_host, self._settings.train.join_metrics_port
+        if port < 0:
+            return
+        names = ("train.metrics_host", "train.join_metrics_port")
+
+        def ready() -> str | None:
+            return None if self._healthy else "the log does not answer; it is tried again"
+
+        server = MetricsServer(host, port, self._metrics, ready, settings=names)
+        stack.callback(server.close)
+        self._reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
 
     def checkpoint(self) -> None:
         """Write what waits to the log, then the state.
@@ -184,7 +208,8 @@ class JoinDaemon:
             self._apply(self._order.finish())
 
     def _progress(self, intake: Intake) -> None:
-        pipeline = self.core.pipeline
+        pipeline, self._healthy = self.core.pipeline, intake.healthy
+        self._metrics.publish(self._outcomes.numbers())
         self._reporter.progress(
             applied=pipeline.applied,
             labelled=self.output.written,

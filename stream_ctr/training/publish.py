@@ -167,6 +167,7 @@ class Publisher:
         applied = core.pipeline.positions()
         outcomes = dict(core.pipeline.outcomes)
         entries = outcomes.pop("entries")
+        losses = self._outcomes.numbers()
         return TrainerNumbers(
             arm=self._arm.name,
             learn_from=self._arm.learn_from,
@@ -193,9 +194,9 @@ class Publisher:
             label_delays=tuple(joiner.delays.counts),
             label_delay_sum_seconds=joiner.delays.sum_ms / 1000.0,
             dead_letters=dict(self._dead_letters),
-            read={str(kind): count for kind, count in self._outcomes.read.items()},
-            loss_shares=self._outcomes.monitor.shares(),
-            loss_warnings=self._outcomes.warning_flags(),
+            read=losses.read,
+            loss_shares=losses.shares,
+            loss_warnings=losses.warnings,
         )
 
     def _progress(self, numbers: TrainerNumbers) -> None:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from stream_ctr.config import Settings
 from stream_ctr.events.log import Entry
+from stream_ctr.metrics.loss_metrics import LossNumbers
 from stream_ctr.metrics.losses import (
     LOSSES,
     NOTHING_LEARNED,
@@ -144,6 +145,11 @@ class RunOutcomes:
             yield Warned(NOTHING_LEARNED, 1.0, self._nothing(counts, "used"))
         if self._unit is not None:
             yield self._unit_warning(*self._unit)
+
+    def numbers(self) -> LossNumbers:
+        """What is shown of it on /metrics."""
+        read = {str(kind): count for kind, count in self._read.items()}
+        return LossNumbers(read, self.monitor.shares(), self.warning_flags())
 
     def warning_flags(self) -> dict[str, bool]:
         """Every loss, and whether it is a warning now."""

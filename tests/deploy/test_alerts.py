@@ -55,6 +55,7 @@ QUIET = {
 }
 """Series of a system that is well although it learns nothing yet."""
 WATCHER = 'stream_ctr_experiment_loss_warning{job="watcher", loss="clicks_orphaned"}'
+JOINER = 'stream_ctr_join_loss_warning{job="joiner", loss="clicks_orphaned"}'
 SHORT = 'stream_ctr_loss_warning{arm="a", job="trainer", loss="clicks_late"}'
 ALERTS = {rule["alert"]: rule for rule in read_yaml(DEPLOY / "alerts.yml")["groups"][0]["rules"]}
 
@@ -84,6 +85,7 @@ def test_each_alert_is_raised_by_its_fault_and_by_no_other(tmp_path: Path) -> No
         case({**WELL, **QUIET}, None),
         case({**WELL, SHORT: "0x77 1x3"}, None),
         case({**WELL, WATCHER: "0x70 1x10"}, "RecordsLost"),
+        case({**WELL, JOINER: "0x70 1x10"}, "RecordsLost"),
         *(case({**WELL, name: values}, alert) for alert, (name, values) in FAULTS.items()),
     ]
     tests = tmp_path / "alerts_test.yml"

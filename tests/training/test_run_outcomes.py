@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.users import UserHash
+from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.run_outcomes import REPEAT_SECONDS, RunOutcomes
 from stream_ctr.training.trainer import Trainer
+from tests.serving.test_impressions import eventually
 
 BUCKET_OF = UserHash("s")
 START_MS = 1_764_000_000_000
@@ -270,6 +273,37 @@ def test_labelled_records_have_losses_of_their_own(
     assert (status, run_of["read"], run_of["learned"]) == (0, {"impressions": 202, "clicks": 0}, 201)
     assert lost(run_of) == {"labelled_missing": 10, "labelled_repeated": 1}
     assert [each["loss"] for each in run_of["warnings"]] == ["labelled_missing"]
+
+
+def test_a_joining_process_shows_its_losses_while_it_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(write(tmp_path, unknown_key))
+    text = config.read_text("utf-8").replace("metrics_port = -1", "join_metrics_port = 0")
+    config.write_text(text, "utf-8")
+    settings, said, stop = load_settings(config), io.StringIO(), threading.Event()
+    log, page = open_log(settings.log.url), ""
+    with Reporter("join", stream=said) as reporter:
+        daemon = JoinDaemon(settings, log, reporter)
+        thread = threading.Thread(target=daemon.run, args=(stop,))
+        thread.start()
+        try:
+            eventually(lambda: '"metrics"' in said.getvalue())
+            lines = map(json.loads, said.getvalue().splitlines())
+            url = next(line["url"] for line in lines if line["event"] == "metrics")
+
+            def warned() -> bool:
+                nonlocal page
+                with urllib.request.urlopen(url, timeout=20) as answer:
+                    page = answer.read().decode()
+                return 'stream_ctr_join_loss_warning{loss="dead_impressions"} 1.0' in page
+
+            eventually(warned)
+        finally:
+            stop.set()
+            thread.join()
+    log.close()
+    assert 'stream_ctr_join_read_records_total{kind="impressions"}' in page
 
 
 def test_the_table_is_plain_where_there_is_no_terminal(
