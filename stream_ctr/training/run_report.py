@@ -18,6 +18,15 @@ from stream_ctr.metrics.reasons import ReasonCount
 
 SHOWN_REASONS: Final = 10
 """Reasons of dead letters that the table shows."""
+_ROWS_OF_THEIR_OWN: Final = frozenset(
+    {loss.name for loss in LOSSES}
+    | {"entries", "rejected", "impressions", "positives", "negatives", "clicks_joined", "clicks_first"}
+)
+"""Counters of a pipeline that the table shows in their place, or as part of others."""
+_TITLES: Final = {
+    "skipped": "entries that the log no longer held",
+    "others": "impressions answered by other arms",
+}
 _PLAIN_WIDTH: Final = 200
 """Columns where there is no terminal: long enough that no row is broken."""
 
@@ -87,8 +96,9 @@ class RunReport:
                     lost = self.counts.lost[loss.name]
                     row = self._share(f"  {loss.title}", lost, read, noun)
                     yield row._replace(warns=loss.name in warned)
-        if self.outcomes.get("skipped"):
-            yield Row("entries skipped: the log lost them", self.outcomes["skipped"], None, "", True)
+        for name, count in self.outcomes.items():
+            if count and name not in _ROWS_OF_THEIR_OWN:
+                yield Row(_TITLES.get(name, name.replace("_", " ")), count, None, "", name == "skipped")
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""

@@ -341,6 +341,18 @@ class Pipeline:
         self.outcomes = {"impressions": 0, "impressions_late": 0, "clicks_late": 0, "clicks_orphaned": 0}
 
 
+def test_counters_without_a_row_of_their_own_are_shown_too(tmp_path: Path) -> None:
+    pipeline = Pipeline()
+    settings = load_settings(write(tmp_path))
+    outcomes = RunOutcomes(settings, pipeline, Reporter("test", stream=io.StringIO()))
+    pipeline.outcomes |= {"values_cut": 3, "skipped": 5, "clicks_joined": 2}
+    rows = outcomes.finish(0, "learned", ever=0, ended=False).rows()
+    assert [(row.title, row.records) for row in rows][-2:] == [
+        ("values cut", 3),
+        ("entries that the log no longer held", 5),
+    ]
+
+
 def test_a_warning_is_repeated_only_after_a_while_and_its_end_is_said(tmp_path: Path) -> None:
     settings, said, now = load_settings(write(tmp_path)), io.StringIO(), [0.0]
     pipeline = Pipeline()
