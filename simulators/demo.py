@@ -51,6 +51,7 @@ class Demo:
 
     def run(self, arguments: argparse.Namespace) -> int:
         from simulators.demo_report import make_result, print_result
+        from stream_ctr.metrics.picture import why_no_pictures
         from stream_ctr.training.report import Reporter
 
         _check(arguments)
@@ -62,6 +63,8 @@ class Demo:
             print(
                 "A first run compiles its kernels before it begins; they are kept for the next.", flush=True
             )
+            if reason := why_no_pictures():
+                print(f"The report will have no picture: {reason}", flush=True)
         before = signal.signal(signal.SIGTERM, _interrupt)  # by default it would leave the others running
         try:
             with children(folder) as started:

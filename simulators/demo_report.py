@@ -18,13 +18,14 @@ TOO_SLOW: Final = (
 def make_result(
     config: Path, folder: Path, fresh: Mapping[str, Freshness], places: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The result as ``--json`` prints it; the picture is drawn on the way."""
+    """The result as ``--json`` prints it; the picture is drawn on the way, where matplotlib is installed."""
     import msgspec
 
     from simulators.demo_plot import plot_demo
     from stream_ctr.config import load_settings
     from stream_ctr.experiments.report_model import read_report
     from stream_ctr.experiments.shared import FOLDER
+    from stream_ctr.metrics.picture import why_no_pictures
     from stream_ctr.metrics.progressive import ProgressiveMetrics
     from stream_ctr.training.checkpoint import CheckpointStore
 
@@ -48,14 +49,15 @@ def make_result(
             "shown": traffic["arms"].get(arm),
             "checkpoint": str(store.path(loaded.manifest.version)),
         }
-    picture = folder / "demo.png"
-    plot_demo(report, curves, traffic["curve"], settings.train.metrics_window, picture)
+    picture = None if why_no_pictures() else folder / "demo.png"
+    if picture is not None:
+        plot_demo(report, curves, traffic["curve"], settings.train.metrics_window, picture)
     return {
         "experiment": msgspec.to_builtins(report),
         "arms": arms,
         "label_window_seconds": settings.join.window_seconds,
         "traffic": traffic,
-        "plot": str(picture),
+        "plot": None if picture is None else str(picture),
         "report": str(path),
         "log": settings.log.url,
         "config": str(config),
@@ -70,6 +72,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
 
     from stream_ctr.experiments.report_model import Report
     from stream_ctr.experiments.report_table import print_report
+    from stream_ctr.metrics.picture import why_no_pictures
 
     console = Console()
     console.print()
@@ -88,7 +91,8 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
     ):
         console.print(line, highlight=False)
     for name in ("plot", "report", "log", "config"):
-        console.print(f"{name:10}{result[name]}", highlight=False, soft_wrap=True)
+        shown = result[name] or why_no_pictures()
+        console.print(f"{name:10}{shown}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"again     stream-ctr experiment report --config {config}", highlight=False, soft_wrap=True
     )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from stream_ctr.errors import StreamCTRError
+from stream_ctr.metrics.picture import require_pictures
 
 COMMANDS = {
     "train": "stream_ctr.training.command:Train",
@@ -31,6 +32,8 @@ COMMANDS = {
     "snapshot": "stream_ctr.predictors.command:Snapshot",
     "config": "stream_ctr.training.inspect:ConfigCheck",
 }
+OWN_PACKAGES = ("stream_ctr", "simulators", "")
+"""A module of these that is missing is a defect; of any other package, an incomplete installation."""
 SIMULATORS = "stream_ctr.simulators"
 """Entry point group of the commands that write events; their package imports this one."""
 
@@ -92,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     arguments = parser.parse_args(argv)
     try:
+        if getattr(arguments, "plot", None):
+            require_pictures()  # now, and not after the work that the picture would be of
         status = found[arguments.command].run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a closed pipe and a full disk are still told as such
@@ -111,6 +116,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f": {error.filename}" if error.filename else ""
         print(f"stream-ctr {arguments.command}: {error.strerror or error}{place}", file=sys.stderr)
         _drop_output()
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OWN_PACKAGES:
+            raise  # a defect of ours, not of the installation
+        print(
+            f"stream-ctr {arguments.command}: this needs the Python package {package}, which is not "
+            f"installed; install it with: pip install {package}",
+            file=sys.stderr,
+        )
         return 1
     except MemoryError as error:
         print(f"stream-ctr {arguments.command}: not enough memory. {error}".rstrip(), file=sys.stderr)

@@ -30,6 +30,7 @@ from stream_ctr.experiments.watch_config import ranges as watch_ranges
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.labels import LabelLoss
+from stream_ctr.metrics.losses import LossesConfig
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.config import ranges as model_ranges
 from stream_ctr.optim.config import OptimizerConfig
@@ -53,13 +54,14 @@ class Settings(BaseSettings):
     )
 
     log: LogConfig = LogConfig()
-    features: FeaturesConfig = FeaturesConfig(preset="world")
+    features: FeaturesConfig = FeaturesConfig()
     order: OrderConfig = OrderConfig()
     join: JoinConfig = JoinConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     learner: LearnerConfig = LearnerConfig()
     train: TrainConfig = TrainConfig()
+    losses: LossesConfig = LossesConfig()
     serve: ServeConfig = ServeConfig()
     experiment: ExperimentConfig = ExperimentConfig()
     watch: WatchConfig = WatchConfig()
@@ -275,8 +277,12 @@ def _ranges(settings: Settings) -> list[tuple[str, float, float, float]]:
         ("train.checkpoints_kept", train.checkpoints_kept, 2, 1_000_000),
         ("train.snapshot_seconds", train.snapshot_seconds, 0, infinity),
         ("train.metrics_port", train.metrics_port, -1, 65_535),
+        ("train.join_metrics_port", train.join_metrics_port, -1, 65_535),
         ("train.metrics_window", train.metrics_window, 1, 100_000_000),
         ("train.poll_seconds", train.poll_seconds, 0, 60),
+        ("losses.warn_share", settings.losses.warn_share, 0, 1),
+        ("losses.window_records", settings.losses.window_records, 100, 1_000_000_000),
+        ("losses.minimum_records", settings.losses.minimum_records, 1, 1_000_000_000),
         ("serve.port", serve.port, 0, 65_535),
         ("serve.workers", serve.workers, 1, 1024),
         ("serve.hang_seconds", serve.hang_seconds, 0, 1e6),

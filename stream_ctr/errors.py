@@ -29,6 +29,10 @@ class DataError(StreamCTRError):
     """A dataset file cannot be read, or a line of it is not what its format says."""
 
 
+class NothingUsedError(StreamCTRError):
+    """A log with records was read to its end, and not one impression of it was of use."""
+
+
 class RecordError(StreamCTRError):
     """One record of the log is malformed; it goes to the dead letters with this reason."""
 

@@ -19,6 +19,7 @@ from stream_ctr.config import Settings, load_settings
 from stream_ctr.experiments.report_model import read_report
 from stream_ctr.experiments.watch_metrics import ExperimentMetrics
 from stream_ctr.metrics.exposition import TrainerMetrics
+from stream_ctr.metrics.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.serving.metrics import ServeMetrics
 from tests.metrics.test_exposition import full_numbers
 
@@ -185,7 +186,10 @@ def metrics() -> frozenset[str]:
     registry = CollectorRegistry()
     registry.register(trainer)
     watcher.register(ExperimentMetrics(lambda: read_report(REPORT)))
-    texts = (generate_latest(registry), generate_latest(watcher), ServeMetrics().render())
+    joiner = CollectorRegistry()
+    joiner.register(LossMetrics(JOIN_PREFIX))
+    registries = (registry, watcher, joiner)
+    texts = (*map(generate_latest, registries), ServeMetrics().render())
     found: set[str] = set()
     for text in texts:
         for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text.decode(), re.MULTILINE):

@@ -186,6 +186,7 @@ def environment(state: Path, **more: str) -> dict[str, str]:
     variables = {
         "TRAIN__STATE": str(state),
         "SERVE__PORT": "0",
+        "FEATURES__PRESET": "world",
         "LOG__URL": f"sqlite:///{state}/log.db",
         **more,
     }

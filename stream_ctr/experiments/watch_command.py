@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -14,6 +15,7 @@ from stream_ctr.training.daemon_command import (
     add_skip_lost,
     add_until_idle,
     run_daemon,
+    show_outcomes,
     until_idle,
 )
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from stream_ctr.experiments.report_model import Report
     from stream_ctr.experiments.watch_daemon import Watcher
     from stream_ctr.training.report import Reporter
+    from stream_ctr.training.run_report import RunReport
 
 
 class WatchCommand:
@@ -46,17 +49,21 @@ class WatchCommand:
         idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)
 
-        def work(log: EventLog, stop: Event, reporter: Reporter) -> Report:
+        def work(log: EventLog, stop: Event, reporter: Reporter) -> tuple[Report, RunReport]:
             tune_interpreter()
             follow = _Follow(arguments.config, settings, reporter)
             with contextlib.ExitStack() as stack:
-                report = _watch(follow, log, reporter, stop, idle_seconds, arguments.skip_lost, stack)
+                report, outcomes = _watch(
+                    follow, log, reporter, stop, idle_seconds, arguments.skip_lost, stack
+                )
                 reporter.say("stopped", impressions=sum(arm.impressions for arm in report.arms))
-            return report
+            return report, outcomes
 
-        report = run_daemon("watch", Path(settings.train.state) / FOLDER, settings, idle_seconds, work)
-        if report is not None and arguments.json:
-            print(encode_report(report).decode())
+        done = run_daemon("watch", Path(settings.train.state) / FOLDER, settings, idle_seconds, work)
+        if done is not None:
+            report, outcomes = done
+            figures = {**json.loads(encode_report(report)), "run": outcomes.as_dict()}
+            show_outcomes(outcomes, "watch", arguments.json and figures)
         return 0
 
 
@@ -113,7 +120,7 @@ def _watch(
     until_idle: float | None,
     skip_lost: bool,
     stack: contextlib.ExitStack,
-) -> Report:
+) -> tuple[Report, RunReport]:
     """Watch one experiment after the other, shown on one port."""
     from stream_ctr.experiments.watch_daemon import Watcher
 
@@ -122,9 +129,9 @@ def _watch(
         _serve(follow.settings, lambda: watcher, reporter, stack)
     while True:
         before = follow.settings
-        report = watcher.run(stop, until_idle, follow.changed)
+        report, outcomes = watcher.run(stop, until_idle, follow.changed)
         if follow.settings is before:
-            return report
+            return report, outcomes
         watcher = Watcher(follow.settings, log, reporter)
 
 
@@ -151,7 +158,7 @@ def _serve(
     server = MetricsServer(
         settings.watch.host,
         settings.watch.port,
-        ExperimentMetrics(report),
+        ExperimentMetrics(report, lambda: watcher().outcomes.numbers()),
         ready,
         page_routes(report_json),
         ("watch.host", "watch.port"),

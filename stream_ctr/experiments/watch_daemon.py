@@ -20,6 +20,8 @@ from stream_ctr.training.inline_saving import InlineSaver
 from stream_ctr.training.intake import Intake
 from stream_ctr.training.opening import open_state
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.run_outcomes import RunOutcomes
+from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.start import find_place, input_topics
 
 
@@ -68,8 +70,7 @@ class Watcher:
         if self.core.earlier:
             self.output.archive(self.core.earlier)
             reporter.say("new-experiment", salt=settings.experiment.salt, before=self.core.earlier)
-        self.rejected = 0
-        """Entries of this run that were no usable records."""
+        self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter, keeps_letters=False)
         self._report_due = 0.0
         self._saver = InlineSaver(self._opening, reporter, settings.train.checkpoint_seconds)
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
@@ -82,22 +83,25 @@ class Watcher:
         stop: Event,
         until_idle: float | None = None,
         changed: Callable[[], bool] = lambda: False,
-    ) -> Report:
+    ) -> tuple[Report, RunReport]:
         """Watch until told to stop or, with ``until_idle``, until the log has been silent that long.
 
         Also until ``changed``, which is asked at every report, says that the configuration is another.
-        The last acts are a checkpoint and a report, which is returned.
+        The last acts are a checkpoint and a report, which is returned together with what this run read,
+        counted and lost.
 
         Raises:
             StreamCTRError: the log cannot be read on, or holds something else than what was read.
         """
         # The report must not wait for the log: it shows how far behind the watcher is.
         patience_seconds = min(self._settings.train.poll_seconds, self._settings.watch.report_seconds)
+        ended, before = False, self._counted()
         with closing(Intake(self._log, self._opening, self._settings)) as intake:
             while not stop.is_set():
                 intake.read(patience_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
+                self.outcomes.look()
                 if time.monotonic() >= self._report_due:
                     self._report(intake)
                     if changed():
@@ -105,9 +109,19 @@ class Watcher:
                 self._saver.when_due()
                 if not ordered and intake.ended(until_idle):
                     self._finish()
+                    ended = True
                     break
             self.checkpoint()
-            return self._report(intake)
+            counted = self._counted()
+            excluded = self.core.experiment.noted.excluded
+            outcomes = self.outcomes.finish(
+                counted - before,
+                "counted",
+                ever=counted,
+                ended=ended,
+                left_out=", ".join(f"{n:,} are excluded as {why}" for why, n in excluded.items() if n),
+            )
+            return self._report(intake), outcomes
 
     def checkpoint(self) -> None:
         """Write the state of everything applied so far.
@@ -119,8 +133,12 @@ class Watcher:
 
     def _apply(self, ordered: list[OrderedEntry]) -> None:
         if ordered:
-            self.rejected += self.core.pipeline.watch(ordered)
+            self.outcomes.count(ordered, self.core.pipeline.watch(ordered))
             self._on_step()
+
+    def _counted(self) -> int:
+        """Impressions in the experiment's sums so far."""
+        return int(self.core.experiment.sums.impressions.sum())
 
     def _finish(self) -> None:
         """Take the log as ended: what waits is applied, open windows are closed."""
@@ -142,6 +160,7 @@ class Watcher:
             closed_windows=len(self.core.experiment.noted.ends),
             lag=progress.lag_entries,
             open_impressions=progress.open_impressions,
+            **self.outcomes.progress(),
             log="well" if intake.healthy else "away",
         )
         return report

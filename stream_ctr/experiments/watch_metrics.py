@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from stream_ctr.experiments.figures import DEFINITIONS
 from stream_ctr.experiments.report_model import Bounded, Report
+from stream_ctr.metrics.loss_metrics import LossNumbers, loss_families
 
 PREFIX: Final = "stream_ctr_experiment_"
 _ENDS: Final = (
@@ -27,11 +28,15 @@ class ExperimentMetrics(Collector):
     and ``_high``; those of a comparison with the control: ``stream_ctr_experiment_ctr_difference{arm}``.
     """
 
-    def __init__(self, latest: Callable[[], Report | None]) -> None:
-        self._latest = latest
+    def __init__(
+        self, latest: Callable[[], Report | None], losses: Callable[[], LossNumbers | None] = lambda: None
+    ) -> None:
+        """``losses`` gives what the watcher's run has read and lost so far."""
+        self._latest, self._losses = latest, losses
 
     def collect(self) -> Iterator[Metric]:
         """Every metric family, with a sample for each arm."""
+        yield from loss_families(PREFIX, self._losses())
         report = self._latest()
         if report is None:
             return

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stream_ctr.errors import ConfigError
+from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.experiments.fold import Experiment
@@ -37,24 +38,25 @@ class Watching(Pipeline):
 
     experiment: Experiment
 
-    def watch(self, entries: Sequence[OrderedEntry]) -> int:
-        """Apply the next entries of the order; how many of them were no usable records.
+    def watch(self, entries: Sequence[OrderedEntry]) -> list[tuple[Entry, str]]:
+        """Apply the next entries of the order; those that are no usable records, each with its reason.
 
         Raises:
             StateError: these are not the entries that follow the ones applied so far.
         """
         # An end mark closes the window that is open there, so what comes behind it is another chunk.
-        rejected, start = 0, 0
+        rejected: list[tuple[Entry, str]] = []
+        start = 0
         for place, ordered in enumerate(entries):
             if ordered.entry is None:
                 rejected += self._watch(entries[start : place + 1], ended=True)
                 start = place + 1
         return rejected + self._watch(entries[start:], ended=False)
 
-    def _watch(self, entries: Sequence[OrderedEntry], *, ended: bool) -> int:
+    def _watch(self, entries: Sequence[OrderedEntry], *, ended: bool) -> list[tuple[Entry, str]]:
         if not entries:
-            return 0
-        rejected = len(self._collect(entries)[1])
+            return []
+        rejected = self._collect(entries)[1]
         self.experiment.absorb(self.watermark_ms, ended=ended)
         return rejected
 

@@ -143,6 +143,12 @@ COUNTERS: Final[tuple[Family, ...]] = (
         ("reason",),
         lambda n: [((reason,), float(count)) for reason, count in sorted(n.dead_letters.items())],
     ),
+    Family(
+        "read_records",
+        "Records read since the start: impressions (or labelled records), and clicks.",
+        ("kind",),
+        lambda n: [((kind,), float(count)) for kind, count in sorted(n.read.items())],
+    ),
 )
 
 GAUGES: Final[tuple[Family, ...]] = (
@@ -188,6 +194,18 @@ GAUGES: Final[tuple[Family, ...]] = (
         "1 while the progressive log loss rose lately, else 0.",
         (),
         lambda n: one(n.drift_detected),
+    ),
+    Family(
+        "recent_loss_ratio",
+        "Share of the most recent impressions or clicks that were read and not used, by loss.",
+        ("loss",),
+        lambda n: [((loss,), share) for loss, share in sorted(n.loss_shares.items())],
+    ),
+    Family(
+        "loss_warning",
+        "1 while a loss is above losses.warn_share, else 0.",
+        ("loss",),
+        lambda n: [((loss,), float(warns)) for loss, warns in sorted(n.loss_warnings.items())],
     ),
     *metric_gauges(),
     *spread_gauges(

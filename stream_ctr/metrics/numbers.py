@@ -131,3 +131,9 @@ class TrainerNumbers:
     """Sum of those times."""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     """Records that could not be used, by class of reason."""
+    read: Mapping[str, int] = field(default_factory=dict)
+    """Records read since the start: impressions (or labelled records), and clicks."""
+    loss_shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of the recent records that were lost, by loss."""
+    loss_warnings: Mapping[str, bool] = field(default_factory=dict)
+    """Whether that is a warning, by loss."""

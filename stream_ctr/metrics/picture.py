@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def why_no_pictures() -> str | None:
+    """Why no picture can be drawn here, and what to do; None where one can. Nothing is imported to look."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "plots need matplotlib; install it with: pip install 'stream-ctr[plots]'"
+    return None
+
+
+def require_pictures() -> None:
+    """Refuse a job that is to end with a picture before it begins.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    reason = why_no_pictures()
+    if reason is not None:
+        raise UsageError(reason)
+
+
 def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
     """A figure of its own, not pyplot's: no global state, no display, safe in any thread. Sizes in inches.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
+    require_pictures()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -14,6 +14,7 @@ import msgspec
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression, LabelledImpression
+from stream_ctr.pipeline.time_units import LAST_SECOND, outside, surely_seconds
 
 READABLE_VERSIONS: Final = tuple(v for v in (RECORD_VERSION, RECORD_VERSION - 1) if v >= 1)
 """Versions of records that are read: the current one and the one before it."""
@@ -66,7 +67,8 @@ class RecordDecoder:
     def entry(self, entry: Entry) -> tuple[Impression | Click | None, str]:
         """The record of an entry and an empty text, or None and the reason why there is none.
 
-        A record far ahead of the log's own timestamp is refused: alone it would close every window.
+        A record far ahead of the log's own timestamp is refused: alone it would close every window. So is
+        one whose time is in seconds where that timestamp shows it.
         """
         try:
             if entry.topic == self.impressions_topic:
@@ -79,7 +81,10 @@ class RecordDecoder:
         return (None, reason) if reason else (record, "")
 
     def too_far_ahead(self, ts_ms: int, entry: Entry) -> str:
-        """Why a record of that time is refused for being ahead of the log's own timestamp; empty if not."""
+        """Why the log's own timestamp contradicts a record's time: it is far ahead, or in seconds. Empty if
+        it does not."""
+        if ts_ms < LAST_SECOND and surely_seconds(ts_ms, entry.timestamp_ms):
+            return f"ts_ms = {ts_ms} looks like seconds; write milliseconds"
         ahead_ms = ts_ms - entry.timestamp_ms
         # A log without timestamps (-1) gives nothing to compare with.
         if ahead_ms > self._max_ahead_ms and entry.timestamp_ms >= 0:
@@ -196,7 +201,7 @@ def check_common(record: Named) -> None:
         if size > MAX_EVENT_ID_BYTES:
             raise RecordError(f"event_id has {size} bytes, more than {MAX_EVENT_ID_BYTES}")
     if not 0 <= record.ts_ms <= MAX_TIME_MS:
-        raise RecordError(f"ts_ms = {_shown(record.ts_ms)} is outside 0 to {MAX_TIME_MS}")
+        raise RecordError(outside(record.ts_ms, _shown(record.ts_ms), MAX_TIME_MS))
 
 
 _OPTIONAL = tuple(

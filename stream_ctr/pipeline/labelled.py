@@ -26,6 +26,7 @@ from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VE
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.stream import NAN, LearnFrom, Pipeline
+from stream_ctr.pipeline.time_units import outside
 from stream_ctr.state import Json, State
 
 ENVELOPE_BYTES = 4096
@@ -112,7 +113,7 @@ class LabelledDecoder:
         if envelope.label not in (0, 1):
             raise RecordError(f"label = {envelope.label} is neither 0 nor 1")
         if not 0 <= envelope.ts_ms <= MAX_TIME_MS:
-            raise RecordError(f"ts_ms = {envelope.ts_ms} is outside 0 to {MAX_TIME_MS}")
+            raise RecordError(outside(envelope.ts_ms, str(envelope.ts_ms), MAX_TIME_MS))
         return LabelledImpression(
             v=envelope.v,
             ts_ms=envelope.ts_ms,

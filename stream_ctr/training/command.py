@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from stream_ctr.training.daemon_command import (
     add_skip_lost,
     add_until_idle,
     run_daemon,
+    show_outcomes,
     until_idle,
 )
 
@@ -76,8 +76,8 @@ class Train:
 
         folder = settings.arm_state(arm.name)
         done = run_daemon(f"train {arm.name}", folder, settings, idle_seconds, work, metrics=True)
-        if done is not None and arguments.json:
-            print(json.dumps(_figures(*done), indent=2))
+        if done is not None:
+            show_outcomes(done[1].outcomes, f"train {arm.name}", arguments.json and _figures(*done))
         return 0
 
 
@@ -108,5 +108,6 @@ def _figures(trainer: Trainer, summary: Summary) -> dict[str, Any]:
         "rows": trainer.core.pipeline.tables.rows_in_use,
         "peak_bytes": peak_bytes(),
         "outcomes": trainer.core.pipeline.outcomes,
+        "run": summary.outcomes.as_dict(),
         "lifetime": trainer.core.metrics.result("lifetime").as_dict(),
     }

@@ -23,6 +23,9 @@ class TrainConfig:
     """Address of the Prometheus endpoint."""
     metrics_port: int = 9108
     """Port of the Prometheus endpoint; 0 takes a free one, -1 opens none."""
+    join_metrics_port: int = -1
+    """Port of the Prometheus endpoint of `stream-ctr join`, at the same address; 0 takes a free one, -1 opens
+    none."""
     metrics_window: int = 10_000
     """Impressions in the window of the windowed metrics."""
     poll_seconds: float = 0.5

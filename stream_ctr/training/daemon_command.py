@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from stream_ctr.config import Settings
     from stream_ctr.events.log import EventLog
     from stream_ctr.training.report import Reporter
+    from stream_ctr.training.run_report import RunReport
 
 T = TypeVar("T")
 
@@ -101,3 +103,16 @@ def run_daemon(
             return None
         with contextlib.closing(log):
             return work(log, stop, reporter)
+
+
+def show_outcomes(outcomes: RunReport, job: str, figures: dict[str, Any] | Literal[False]) -> None:
+    """Print what a run came to: ``figures`` as JSON, or without them the table of outcomes.
+
+    Raises:
+        NothingUsedError: it read records, and none of them was of use.
+    """
+    if figures:
+        print(json.dumps(figures, indent=2))
+    else:
+        outcomes.print(f"{job}: what this run read, and what came of it")
+    outcomes.check()

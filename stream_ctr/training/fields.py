@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream_ctr.datasets.base import preset_fields
+from stream_ctr.datasets.base import PRESETS, preset_fields
 from stream_ctr.errors import ConfigError
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 
@@ -17,7 +17,11 @@ def resolve_fields(features: FeaturesConfig) -> tuple[FieldConfig, ...]:
         raise ConfigError("features.preset and features.fields are both set; keep one of them")
     fields = features.fields or (preset_fields(features.preset) if features.preset else ())
     if not fields:
-        raise ConfigError("features: set a preset (such as criteo) or at least one [[features.fields]]")
+        raise ConfigError(
+            "the configuration names no features: write a [[features.fields]] table with the name of each "
+            f"feature of your impressions, or [features] preset = one of {', '.join(PRESETS)} "
+            '("world" for `stream-ctr simulate`)'
+        )
     names = [field.name for field in fields]
     for name in names:
         if names.count(name) > 1:

@@ -117,8 +117,8 @@ class ConfigCheck:
         from stream_ctr.training.fields import resolve_fields
 
         settings = load_settings(arguments.file)
-        fields = resolve_fields(settings.features)
         if arguments.action == "check":
+            fields = resolve_fields(settings.features)
             _check(settings, fields)
             arms = [arm.name for arm in settings.experiment.arms]
             summary = {

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_ctr.training.daemon_command import add_config, add_until_idle, run_daemon, until_idle
+from stream_ctr.training.daemon_command import (
+    add_config,
+    add_until_idle,
+    run_daemon,
+    show_outcomes,
+    until_idle,
+)
 
 if TYPE_CHECKING:
     from stream_ctr.events.log import EventLog
     from stream_ctr.training.join_daemon import JoinDaemon
     from stream_ctr.training.report import Reporter
+    from stream_ctr.training.run_report import RunReport
 
 
 class Join:
@@ -28,25 +34,29 @@ class Join:
     def run(self, arguments: argparse.Namespace) -> int:
         """Join until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config import load_settings
+        from stream_ctr.training.fields import resolve_fields
         from stream_ctr.training.join_daemon import JoinDaemon, join_folder
 
         idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)
+        resolve_fields(settings.features)  # the joiner reads none, the trainers of the same file do
 
-        def work(log: EventLog, stop: Event, reporter: Reporter) -> JoinDaemon:
+        def work(log: EventLog, stop: Event, reporter: Reporter) -> tuple[JoinDaemon, RunReport]:
             daemon = JoinDaemon(settings, log, reporter)
-            daemon.run(stop, idle_seconds)
+            outcomes = daemon.run(stop, idle_seconds)
             written, applied = daemon.output.written, daemon.core.pipeline.applied
             reporter.say("stopped", written=written, applied=applied)
-            return daemon
+            return daemon, outcomes
 
-        daemon = run_daemon("join", join_folder(settings), settings, idle_seconds, work)
-        if daemon is not None and arguments.json:
+        done = run_daemon("join", join_folder(settings), settings, idle_seconds, work)
+        if done is not None:
+            daemon, outcomes = done
             figures = {
                 "written": daemon.output.written,
                 "there_before": daemon.output.there_before,
                 "topic": settings.log.labelled,
                 "outcomes": daemon.core.pipeline.outcomes,
+                "run": outcomes.as_dict(),
             }
-            print(json.dumps(figures, indent=2))
+            show_outcomes(outcomes, "join", arguments.json and figures)
         return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,6 +13,8 @@ from stream_ctr.errors import ConfigError, LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.files import Files
+from stream_ctr.metrics.loss_metrics import JOIN_PREFIX, LossMetrics
+from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
@@ -23,6 +25,8 @@ from stream_ctr.training.intake import Intake
 from stream_ctr.training.join_output import MAX_WAITING, JoinOutput
 from stream_ctr.training.opening import open_state
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.run_outcomes import RunOutcomes
+from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.start import find_place
 
 FOLDER = "join"
@@ -89,6 +93,9 @@ class JoinDaemon:
         self.core, self._order = self._opening.core, self._opening.order
         self.output = JoinOutput(log, settings.log.labelled)
         self._check_output()
+        self._outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
+        self._metrics = LossMetrics(JOIN_PREFIX)
+        self._healthy = False
         seconds = settings.train.checkpoint_seconds
         self._saver = InlineSaver(self._opening, reporter, seconds, self._flush)
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
@@ -112,13 +119,18 @@ class JoinDaemon:
                     "name another one and another state folder"
                 )
 
-    def run(self, stop: Event, until_idle: float | None = None) -> None:
+    def run(self, stop: Event, until_idle: float | None = None) -> RunReport:
         """Join until told to stop or, with ``until_idle``, until the log has been silent that long.
+
+        Returns what this run read, wrote and lost.
 
         Raises:
             StreamCTRError: the log cannot be read on, or holds something else than what was read.
         """
-        with closing(Intake(self._log, self._opening, self._settings)) as intake:
+        ended, before = False, sum(self.core.pipeline.sequences)
+        with ExitStack() as stack:
+            intake = stack.enter_context(closing(Intake(self._log, self._opening, self._settings)))
+            self._serve(stack)
             while not stop.is_set():
                 if not self._write():
                     stop.wait(RETRY_SECONDS)
@@ -126,12 +138,34 @@ class JoinDaemon:
                 intake.read(self._settings.train.poll_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
+                self._outcomes.look()
                 self._progress(intake)
                 self._saver.when_due()
                 if not ordered and intake.ended(until_idle):
                     self._finish()
+                    ended = True
                     break
             self.checkpoint()
+        written = sum(self.core.pipeline.sequences)
+        return self._outcomes.finish(written - before, "written", ever=written, ended=ended)
+
+    def _serve(self, stack: ExitStack) -> None:
+        """Open /metrics and /health where a port is named; closed with ``stack``.
+
+        Raises:
+            StreamCTRError: the port cannot be listened on.
+        """
+        host, port = self._settings.train.metrics_host, self._settings.train.join_metrics_port
+        if port < 0:
+            return
+        names = ("train.metrics_host", "train.join_metrics_port")
+
+        def ready() -> str | None:
+            return None if self._healthy else "the log does not answer; it is tried again"
+
+        server = MetricsServer(host, port, self._metrics, ready, settings=names)
+        stack.callback(server.close)
+        self._reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
 
     def checkpoint(self) -> None:
         """Write what waits to the log, then the state.
@@ -162,6 +196,7 @@ class JoinDaemon:
         if not ordered:
             return
         joined = self.core.pipeline.join(ordered)
+        self._outcomes.count(ordered, joined.rejected)
         self.output.add(joined.records)
         for entry, reason in joined.rejected:
             self._dead_letters.add(entry, reason)
@@ -173,12 +208,14 @@ class JoinDaemon:
             self._apply(self._order.finish())
 
     def _progress(self, intake: Intake) -> None:
-        pipeline = self.core.pipeline
+        pipeline, self._healthy = self.core.pipeline, intake.healthy
+        self._metrics.publish(self._outcomes.numbers())
         self._reporter.progress(
             applied=pipeline.applied,
             labelled=self.output.written,
             open_impressions=pipeline.open_impressions,
             lag=sum(max(0, intake.ends[tp] - at) for tp, at in pipeline.positions().items()),
+            **self._outcomes.progress(),
             log="well" if intake.healthy else "away",
         )
 

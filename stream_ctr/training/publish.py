@@ -30,6 +30,7 @@ from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.run_outcomes import RunOutcomes
 
 PUBLISH_SECONDS = 0.25
 """Time between two publications of the numbers: what a scrape can see."""
@@ -53,7 +54,9 @@ class Publisher:
         fields: tuple[FieldConfig, ...],
         folder: Path,
         reporter: Reporter,
+        outcomes: RunOutcomes,
     ) -> None:
+        self._outcomes = outcomes
         self._train, self._arm, self._fields = settings.train, arm, fields
         self._snapshots = folder / "snapshots"
         self._reporter = reporter
@@ -164,6 +167,7 @@ class Publisher:
         applied = core.pipeline.positions()
         outcomes = dict(core.pipeline.outcomes)
         entries = outcomes.pop("entries")
+        losses = self._outcomes.numbers()
         return TrainerNumbers(
             arm=self._arm.name,
             learn_from=self._arm.learn_from,
@@ -190,6 +194,9 @@ class Publisher:
             label_delays=tuple(joiner.delays.counts),
             label_delay_sum_seconds=joiner.delays.sum_ms / 1000.0,
             dead_letters=dict(self._dead_letters),
+            read=losses.read,
+            loss_shares=losses.shares,
+            loss_warnings=losses.warnings,
         )
 
     def _progress(self, numbers: TrainerNumbers) -> None:
@@ -205,7 +212,7 @@ class Publisher:
             recent_auc=round(numbers.recent.auc, 4),
             recent_calibration=round(numbers.recent.calibration, 3),
             rows=numbers.vocabulary_rows,
-            dead_letters=sum(numbers.dead_letters.values()),
+            **self._outcomes.progress(),
         )
 
     def _frozen(self, core: Core, known: Callable[..., FrozenContent], weights: FrozenState) -> None:

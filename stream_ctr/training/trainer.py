@@ -22,6 +22,7 @@ from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.files import Files
+from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.fields import resolve_fields
@@ -30,6 +31,8 @@ from stream_ctr.training.intake import Intake
 from stream_ctr.training.opening import open_state
 from stream_ctr.training.publish import Publisher
 from stream_ctr.training.report import Reporter
+from stream_ctr.training.run_outcomes import RunOutcomes
+from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.saving import Saver
 from stream_ctr.training.start import find_place, input_topics
 
@@ -53,6 +56,8 @@ class Summary:
     """Wall time of this run's loop."""
     checkpoint: Path
     """The newest checkpoint."""
+    outcomes: RunReport
+    """What this run read, learned and lost."""
 
 
 class Trainer:
@@ -109,7 +114,8 @@ class Trainer:
             begin=lambda core: _begin_warm(core, warm, expected),
         )
         self.core, self._order = self._opening.core, self._opening.order
-        self._publisher = Publisher(settings, arm, fields, self.folder, reporter)
+        self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
+        self._publisher = Publisher(settings, arm, fields, self.folder, reporter, self.outcomes)
         self._ahead = Ahead(self.core, self._measured)
         self._saver = Saver(
             self._opening.store,
@@ -162,7 +168,7 @@ class Trainer:
             StreamCTRError: the log cannot be read on; what was learned since the last checkpoint is read
                 again by the next start.
         """
-        began, before = time.monotonic(), self.core.learned
+        began, before, ended = time.monotonic(), self.core.learned, False
         with (
             closing(self._saver),
             closing(self._ahead),
@@ -177,19 +183,23 @@ class Trainer:
                 heard = intake.read(self._patience_seconds())
                 ordered = intake.ordered()
                 if ordered:
-                    self._ahead.give(self.core.pipeline.apply(ordered))
+                    self._apply(ordered)
                 elif not heard:
                     # A stream that comes in drops: show what was learned before waiting for more.
                     self._ahead.settle()
                 if self._publisher.snapshot_due():
                     self._publisher.snapshot(self.core, self._ahead)
+                self.outcomes.look()
                 self._publisher.publish(self.core, intake.ends, healthy=intake.healthy)
                 self._saver.when_due()
                 if not ordered and intake.ended(until_idle):
                     self._finish()
+                    ended = True
                     break
             self._ahead.settle()
             self._publisher.last_snapshot(self.core, self._ahead)
+            learned = self.core.learned
+            outcomes = self.outcomes.finish(learned - before, "learned", ever=learned, ended=ended)
             self._publisher.publish(self.core, intake.end_offsets(), healthy=intake.healthy, now=True)
             self.checkpoint()
         return Summary(
@@ -198,6 +208,7 @@ class Trainer:
             self.core.learned - before,
             time.monotonic() - began,
             self.checkpoint_path,
+            outcomes,
         )
 
     def checkpoint(self) -> None:
@@ -215,6 +226,12 @@ class Trainer:
         # drop brought is shown soon.
         poll_seconds = self._settings.train.poll_seconds
         return min(poll_seconds, GLANCE_SECONDS) if self._ahead.at_work else poll_seconds
+
+    def _apply(self, ordered: list[OrderedEntry]) -> None:
+        """Apply entries, and have what they give learned."""
+        applied = self.core.pipeline.apply(ordered)
+        self.outcomes.count(ordered, applied.rejected)
+        self._ahead.give(applied)
 
     def _measured(self, step: Step) -> None:
         for entry, reason in step.rejected:
@@ -237,7 +254,7 @@ class Trainer:
             return  # ended before, by this run or by the one that the journal repeats
         ordered, chunk = self._order.finish(), self._settings.train.chunk
         for start in range(0, len(ordered), chunk):
-            self._ahead.give(self.core.pipeline.apply(ordered[start : start + chunk]))
+            self._apply(ordered[start : start + chunk])
         self._ahead.settle()
 
 

@@ -60,7 +60,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("nolog.toml").write_text('[log]\nurl = "sqlite:///none.db"\n')
     Path("nobroker.toml").write_text('[log]\nurl = "kafka://127.0.0.1:1"\n')
     Path("scheme.toml").write_text('[log]\nurl = "ftp://x"\n')
-    Path("notopic.toml").write_text('[log]\nurl = "sqlite:///topics.db"\n')
+    Path("notopic.toml").write_text('[features]\npreset = "world"\n[log]\nurl = "sqlite:///topics.db"\n')
+    Path("world.toml").write_text('[features]\npreset = "world"\n')
+    Path("nofields.toml").write_text('[log]\nurl = "sqlite:///topics.db"\n')
     open_log("sqlite:///topics.db", create=True).close()
     return tmp_path
 
@@ -116,6 +118,10 @@ CASES = [
     ("train --config nobroker.toml --until-idle 0", 1, "no broker can be reached"),
     ("train --config scheme.toml", 2, "'ftp://x' is no log address"),
     ("train --config notopic.toml", 1, "impressions"),
+    ("train --config nofields.toml", 2, "the configuration names no features: write a [[features.fields]]"),
+    ("serve --config nofields.toml", 2, "the configuration names no features"),
+    ("join --config nofields.toml", 2, "the configuration names no features"),
+    ("config check nofields.toml", 2, "[features] preset = one of criteo, avazu, taobao, open-bandit, world"),
     ("train --config notopic.toml --arm b", 2, "no arm named 'b'; the arms are main"),
     ("train --config weight.toml", 2, "weights [nan]"),
     ("train --config topics.toml", 2, "'impressions' is named twice"),
@@ -206,7 +212,7 @@ def test_a_list_can_come_from_the_environment(
 def test_a_check_refuses_what_the_daemon_would_refuse_at_its_start(
     capsys: pytest.CaptureFixture[str], text: str, told: str
 ) -> None:
-    Path("file.toml").write_text(text)
+    Path("file.toml").write_text(text if "[features]" in text else f'{text}\n[features]\npreset = "world"\n')
     status, line = outcome(capsys, "config", "check", "file.toml")
     assert status == 2
     assert told in line
@@ -235,7 +241,8 @@ def test_a_picture_that_cannot_be_drawn_takes_no_figures_with_it(capsys: pytest.
 
 @pytest.mark.usefixtures("folder")
 def test_a_terminal_that_lacks_a_character_shows_a_mark_in_its_place() -> None:
-    Path("name.toml").write_text('[[experiment.arms]]\nname = "\u017elu\u0165"\nweight = 1\n', "utf-8")
+    text = '[features]\npreset = "world"\n[[experiment.arms]]\nname = "\u017elu\u0165"\nweight = 1\n'
+    Path("name.toml").write_text(text, "utf-8")
     ended = subprocess.run(
         [sys.executable, "-m", "stream_ctr.cli", "config", "check", "name.toml"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -268,7 +275,7 @@ def test_output_that_nobody_takes_is_told_once(folder: Path, output: str) -> Non
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     try:
         ended = subprocess.run(
-            [sys.executable, "-m", "stream_ctr.cli", "config", "check"],
+            [sys.executable, "-m", "stream_ctr.cli", "config", "check", "world.toml"],
             stdout=write,
             stderr=subprocess.PIPE,
             text=True,
@@ -281,3 +288,53 @@ def test_output_that_nobody_takes_is_told_once(folder: Path, output: str) -> Non
     assert ended.returncode == 1
     full = f"stream-ctr config: {os.strerror(errno.ENOSPC)}\n"
     assert ended.stderr == (full if output == "full" else "")
+
+
+WITHOUT_TORCH = """
+import json, sys
+from importlib.abc import MetaPathFinder
+class Without(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+from stream_ctr.cli import main
+print([main(command.split()) for command in sys.argv[1:]])
+"""
+"""Commands on a machine where one package is not installed."""
+
+
+def test_a_package_that_is_not_installed_is_named_in_one_line(tmp_path: Path) -> None:
+    text = '[features]\npreset = "world"\n[optimizer]\nmethod = "asam"\n'
+    text += f'[log]\nurl = "sqlite:///{tmp_path}/l.db"\n'
+    (tmp_path / "asam.toml").write_text(text)
+    log = open_log(f"sqlite:///{tmp_path}/l.db", create=True)
+    for topic in ("impressions", "clicks"):
+        log.create_topic(topic, 1)
+    log.close()
+    commands = [
+        "evaluate world --limit 10 --optimizer asam",
+        "config check asam.toml",
+        "train --config asam.toml --until-idle 0",
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *commands],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "[1, 1, 1]\n"), ended.stderr
+    told = "this needs the Python package torch, which is not installed; install it with: pip install torch"
+    for command in ("evaluate", "config", "train"):
+        assert f"stream-ctr {command}: {told}" in ended.stderr.splitlines()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_picture_without_matplotlib_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, line = outcome(capsys, "evaluate", "criteo", "good.tsv", "--plot", "x.png")
+    assert status == 2
+    assert line.endswith("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'")

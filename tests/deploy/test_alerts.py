@@ -26,6 +26,12 @@ WELL = {
     'stream_ctr_serve_arm_killed{arm="a"}': "0+0x80",
     'stream_ctr_non_finite_updates_total{arm="a"}': "2+0x80",
     'stream_ctr_drift_detected{arm="a"}': "0+0x80",
+    'stream_ctr_loss_warning{arm="a", job="trainer", loss="clicks_late"}': "0+0x80",
+    'stream_ctr_experiment_loss_warning{job="watcher", loss="clicks_orphaned"}': "0+0x80",
+    'stream_ctr_recent_loss_ratio{arm="a", job="trainer", loss="clicks_late"}': "0.009+0x80",
+    'stream_ctr_read_records_total{arm="a", job="trainer", kind="impressions"}': "0+100x80",
+    'stream_ctr_events_total{arm="a", job="trainer", outcome="learned"}': "0+100x80",
+    'stream_ctr_open_impressions{arm="a", job="trainer"}': "0+0x80",
 }
 """Series of a system that is well, a sample every 15 seconds."""
 FAULTS = {
@@ -38,8 +44,19 @@ FAULTS = {
     "ArmSwitchedOff": ('stream_ctr_serve_arm_killed{arm="a"}', "0x70 1x10"),
     "UpdatesNotFinite": ('stream_ctr_non_finite_updates_total{arm="a"}', "2x70 4x10"),
     "LossRose": ('stream_ctr_drift_detected{arm="a"}', "0x70 1x10"),
+    "RecordsLost": ('stream_ctr_loss_warning{arm="a", job="trainer", loss="clicks_late"}', "0x70 1x10"),
+    "NothingLearned": ('stream_ctr_events_total{arm="a", job="trainer", outcome="learned"}', "0x80"),
 }
 """What goes wrong for each alert: a series, and its values instead."""
+QUIET = {
+    # The first label window of a new log is still open.
+    'stream_ctr_events_total{arm="a", job="trainer", outcome="learned"}': "0x80",
+    'stream_ctr_open_impressions{arm="a", job="trainer"}': "0+100x80",
+}
+"""Series of a system that is well although it learns nothing yet."""
+WATCHER = 'stream_ctr_experiment_loss_warning{job="watcher", loss="clicks_orphaned"}'
+JOINER = 'stream_ctr_join_loss_warning{job="joiner", loss="clicks_orphaned"}'
+SHORT = 'stream_ctr_loss_warning{arm="a", job="trainer", loss="clicks_late"}'
 ALERTS = {rule["alert"]: rule for rule in read_yaml(DEPLOY / "alerts.yml")["groups"][0]["rules"]}
 
 
@@ -65,6 +82,10 @@ def test_each_alert_is_raised_by_its_fault_and_by_no_other(tmp_path: Path) -> No
     assert set(FAULTS) == set(ALERTS)
     cases = [
         case(WELL, None),
+        case({**WELL, **QUIET}, None),
+        case({**WELL, SHORT: "0x77 1x3"}, None),
+        case({**WELL, WATCHER: "0x70 1x10"}, "RecordsLost"),
+        case({**WELL, JOINER: "0x70 1x10"}, "RecordsLost"),
         *(case({**WELL, name: values}, alert) for alert, (name, values) in FAULTS.items()),
     ]
     tests = tmp_path / "alerts_test.yml"

@@ -106,6 +106,8 @@ def test_sums_are_read_or_told(tmp_path: Path) -> None:
 
 
 CONFIG = """
+[features]
+preset = "world"
 [train]
 state = "{state}"
 [experiment]

@@ -87,6 +87,8 @@ def test_the_command_watches_a_log_to_its_end_and_the_report_is_found(
     write_log(tmp_path, load_settings(config), World(1_500, uplift=0.3))
     assert main(["experiment", "watch", "--config", str(config), "--until-idle", "0", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
+    run = shown.pop("run")
+    assert (run["read"]["impressions"], run["counted"]) == (1_500, 1_500)
     assert sum(arm["impressions"] for arm in shown["arms"]) == 1_500
     assert main(["experiment", "report", "--config", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == shown

@@ -175,7 +175,7 @@ def watch(
     try:
         with Reporter("test", quiet=True) as reporter:
             watcher = Watcher(settings, log, reporter, on_step=lambda: on_step(watcher))
-            report = watcher.run(stop or threading.Event(), None if stop else 0.0)
+            report, _ = watcher.run(stop or threading.Event(), None if stop else 0.0)
     finally:
         log.close()
     return report, watcher

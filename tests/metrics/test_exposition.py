@@ -53,6 +53,9 @@ def full_numbers(arm: str) -> TrainerNumbers:
         label_delays=(2, 0, 1, *([0] * 18)),
         label_delay_sum_seconds=0.5,
         dead_letters={"json": 1, "value": 2},
+        read={"impressions": 2000, "clicks": 400},
+        loss_shares={"clicks_orphaned": 0.25},
+        loss_warnings={"clicks_orphaned": True, "time_unit": False},
     )
 
 
@@ -85,6 +88,11 @@ def test_every_number_is_shown_under_its_name() -> None:
         ("events_total", {"outcome": "learned"}, 1990),
         ("events_total", {"outcome": "late"}, 3),
         ("applied_entries_total", {}, 2500),
+        ("read_records_total", {"kind": "impressions"}, 2000),
+        ("read_records_total", {"kind": "clicks"}, 400),
+        ("recent_loss_ratio", {"loss": "clicks_orphaned"}, 0.25),
+        ("loss_warning", {"loss": "clicks_orphaned"}, 1),
+        ("loss_warning", {"loss": "time_unit"}, 0),
         ("behind_seconds", {}, 12.5),
         ("log_lag_entries", {"topic": "impressions", "partition": "0"}, 40),
         ("log_lag_entries", {"topic": "clicks", "partition": "1"}, 2),

@@ -24,6 +24,8 @@ from tests.serving.support import Served, constant, publish, request, sample
 from tests.serving.test_impressions import eventually, logged
 
 CONFIG = """
+[features]
+preset = "world"
 [train]
 state = "{folder}"
 [log]

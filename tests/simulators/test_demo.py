@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from simulators.children import Child, Children, children
+from simulators.demo_report import print_result
 from simulators.demo_setup import ARMS
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.open import open_log
@@ -130,7 +131,9 @@ def test_killed_it_leaves_no_process_and_those_end_in_their_own_order(tmp_path: 
     log.close()
     for number in range(2):
         text = f'[log]\nurl = "sqlite:///{tmp_path}/events.db"\nlabelled = "labelled-{number}"\n'
-        (tmp_path / f"{number}.toml").write_text(f'{text}[train]\nstate = "{tmp_path}/{number}"\n')
+        (tmp_path / f"{number}.toml").write_text(
+            f'{text}[features]\npreset = "world"\n[train]\nstate = "{tmp_path}/{number}"\n'
+        )
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], start_new_session=True)
     said = [tmp_path / f"join-{number}.log" for number in range(2)]
     try:
@@ -166,9 +169,29 @@ def test_last_words_are_told_as_people_read_them(tmp_path: Path) -> None:
 
 def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:
     started = Children(tmp_path)
-    child = started.start("config", "config", "check")
+    child = started.start("config", "config", "show")
     _ended(child)
     started.check(may_end=child)
     with pytest.raises(StreamCTRError, match="config ended with status 0"):
         started.check()
     started.end()
+
+
+def test_without_matplotlib_the_report_is_printed_and_says_how_to_get_the_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report = Path(__file__).parents[1] / "experiments" / "report_example.json"
+    traffic = {"answered": 9, "sent": 9, "latency_ms": {"p50": 1.0, "p99": 2.0}}
+    result = {
+        "experiment": json.loads(report.read_text("utf-8")),
+        "arms": {},
+        "label_window_seconds": 3.0,
+        "traffic": {**traffic, "behind_ms": {"longest": 1.0, "p99": 1.0}},
+        "plot": None,
+        **dict.fromkeys(("report", "log", "config"), "somewhere"),
+    }
+    print_result(result, Path("demo.toml"))
+    lines = capsys.readouterr().out.splitlines()
+    assert any("Against the planted truth" in line for line in lines)
+    assert "plot      plots need matplotlib; install it with: pip install 'stream-ctr[plots]'" in lines

@@ -63,6 +63,7 @@ def test_a_whole_run_does_without_it(tmp_path: Path, kind: str) -> None:
     """Learn, save, publish, resume with more events, join, look into what was written, check settings."""
     log = f"sqlite:///{tmp_path / 'log.db'}"
     (tmp_path / "stream.toml").write_text(
+        '[features]\npreset = "world"\n'
         f'[log]\nurl = "{log}"\n[train]\nstate = "state"\nmetrics_port = 0\n[learner]\nkind = "{kind}"\n'
     )
     config = ["--config", "stream.toml"]

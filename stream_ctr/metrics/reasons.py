@@ -1,0 +1,95 @@
+"""Why records became dead letters: counted by reason, values left out.
+
+A reason names the values that a sender chose, so that each record can have a reason of its own. Here numbers
+and quoted texts are left out; names of fields and keys stay. The number of reasons that are told apart is
+bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from stream_ctr.events.log import Entry
+
+MOST_REASONS: Final = 50
+"""Reasons that are told apart; records with further ones are counted together."""
+OTHER: Final = "other reasons"
+LONGEST: Final = 300
+"""Characters of a reason that are kept."""
+
+_QUOTED: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_VARIABLE: Final = re.compile(
+    rf"(?P<name>\b(?:field|key|feature) (?:{_QUOTED})|`[^`]*`)"
+    rf"|(?P<text>{_QUOTED})"
+    r"|(?P<number>[-+]?\b\d[\d.,_]*(?:[eE][-+]?\d+)?)"
+)
+
+
+@lru_cache(maxsize=1024)
+def reason_pattern(reason: str) -> str:
+    """A reason without the values in it.
+
+    >>> reason_pattern("field 'age': 'x17' (str) where a number is due")
+    "field 'age': '...' (str) where a number is due"
+    >>> reason_pattern("ts_ms = 1764000000 looks like seconds")
+    'ts_ms = N looks like seconds'
+    """
+
+    def shortened(found: re.Match[str]) -> str:
+        if found["name"] is not None:
+            return found["name"]
+        return "'...'" if found["text"] is not None else "N"
+
+    return _VARIABLE.sub(shortened, reason[:LONGEST])
+
+
+@dataclass(slots=True)
+class ReasonCount:
+    """One reason, how many records have it, and the first of them."""
+
+    reason: str
+    """The first record's reason, with its values."""
+    count: int
+    topic: str
+    partition: int
+    offset: int
+    """Place of the first record."""
+
+    @property
+    def place(self) -> str:
+        """Place of the first record as text."""
+        return f"{self.topic}[{self.partition}] offset {self.offset}"
+
+
+class ReasonCounts:
+    """Counts dead letters by reason.
+
+    >>> counts = ReasonCounts()
+    >>> for offset in range(3):
+    ...     counts.add(Entry("clicks", 0, offset, 0, None, b"{"), f"v = {offset} is not a version")
+    >>> [(item.count, item.reason, item.place) for item in counts.most()]
+    [(3, 'v = 0 is not a version', 'clicks[0] offset 0')]
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, ReasonCount] = {}
+
+    def add(self, entry: Entry, reason: str) -> None:
+        """Count one dead letter."""
+        pattern = reason_pattern(reason)
+        known = self._found.get(pattern)
+        if known is None and len(self._found) >= MOST_REASONS:
+            pattern, reason = OTHER, OTHER
+            known = self._found.get(pattern)
+        if known is not None:
+            known.count += 1
+            return
+        place = entry.topic, entry.partition, entry.offset
+        self._found[pattern] = ReasonCount(reason[:LONGEST], 1, *place)
+
+    def most(self, limit: int | None = None) -> list[ReasonCount]:
+        """The reasons, most frequent first; of equal ones the first seen."""
+        return sorted(self._found.values(), key=lambda item: -item.count)[:limit]
