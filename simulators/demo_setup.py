@@ -16,9 +16,11 @@ preset = "world"
 
 [order]
 idle_seconds = 0.5
+max_lead_seconds = 0.5
 
 [join]
 window_seconds = {window}
+grace_seconds = 1.0
 horizon_seconds = 60.0
 
 [train]

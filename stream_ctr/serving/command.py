@@ -18,12 +18,8 @@ class Serve:
         from stream_ctr.config import load_settings
         from stream_ctr.serving.reload import ConfigSource
         from stream_ctr.serving.server import run_server
-        from stream_ctr.training.fields import resolve_fields
 
         source = ConfigSource.of(arguments.config)
         settings = load_settings(arguments.config)
-        resolve_fields(
-            settings.features
-        )  # snapshots name their own; the trainers of the same file need these
         state = Path(settings.train.state)
         return run_server(settings.serve, settings.experiment, settings.log, state, source)

@@ -34,12 +34,10 @@ class Join:
     def run(self, arguments: argparse.Namespace) -> int:
         """Join until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config import load_settings
-        from stream_ctr.training.fields import resolve_fields
         from stream_ctr.training.join_daemon import JoinDaemon, join_folder
 
         idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)
-        resolve_fields(settings.features)  # the joiner reads none, the trainers of the same file do
 
         def work(log: EventLog, stop: Event, reporter: Reporter) -> tuple[JoinDaemon, RunReport]:
             daemon = JoinDaemon(settings, log, reporter)

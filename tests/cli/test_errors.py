@@ -119,8 +119,6 @@ CASES = [
     ("train --config scheme.toml", 2, "'ftp://x' is no log address"),
     ("train --config notopic.toml", 1, "impressions"),
     ("train --config nofields.toml", 2, "the configuration names no features: write a [[features.fields]]"),
-    ("serve --config nofields.toml", 2, "the configuration names no features"),
-    ("join --config nofields.toml", 2, "the configuration names no features"),
     ("config check nofields.toml", 2, "[features] preset = one of criteo, avazu, taobao, open-bandit, world"),
     ("train --config notopic.toml --arm b", 2, "no arm named 'b'; the arms are main"),
     ("train --config weight.toml", 2, "weights [nan]"),
