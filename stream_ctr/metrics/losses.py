@@ -95,7 +95,7 @@ LOSSES: Final = (
         "clicks",
         "delivered too late",
         "reached the log after the window of their impression was closed",
-        "raise order.idle_seconds to the longest delay between the two topics",
+        "raise join.grace_seconds to the longest delay between the two topics",
     ),
     Loss(
         "clicks_orphaned",
@@ -112,6 +112,13 @@ LOSSES: Final = (
         "found no impression and came more than join.horizon_seconds = {horizon} behind",
         "the log is out of order by up to {behind} s; write it in order (a file: `stream-ctr replay --sort`) "
         "or raise join.horizon_seconds",
+    ),
+    Loss(
+        "clicks_ahead",
+        "clicks",
+        "ahead",
+        "came so far before their impression that the memory for records ahead was full",
+        "check the clocks of whatever stamps ts_ms, or raise join.memory_bytes",
     ),
     Loss(
         "clicks_waiting",
