@@ -171,6 +171,13 @@ class SqliteFile:
         with self._lock, self._errors():
             return self.connection.execute(sql, values).fetchall()
 
+    def pieces(self, sql: str, values: Sequence[object], rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of one statement, so many at a time; only those are in memory."""
+        with self._lock, self._errors():
+            cursor = self.connection.execute(sql, values)
+            while found := cursor.fetchmany(rows):
+                yield found
+
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """One statement for each row."""
         with self._lock, self._errors():
