@@ -198,7 +198,7 @@ class FetchedBatches:
         return part
 
     def _pointer(self, head: list[int], packed: str) -> Entry:
-        """What stands for a batch that is too large: at its last offset, so that reading goes on behind it."""
+        """The entry in place of a batch that is too large, at its last offset: reading goes on after it."""
         first, last = head[scan.BASE], head[scan.BASE] + head[scan.LAST]
         reason = (
             f"the record batch of {head[scan.COUNT]} records at the offsets {first} to {last}{packed} is "

@@ -1,7 +1,7 @@
 """Messages of the formats before Kafka 0.11 (magic 0 and 1), which brokers of version 3 still hand out.
 
-They are rare, so kafka-python takes them apart. What is packed is first unpacked here up to the limit: kafka-python
-unpacks it whatever its size.
+They are rare, so kafka-python takes them apart. What is packed is first unpacked here, up to the limit:
+kafka-python unpacks it whatever its size.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class LegacyMessages:
             self.failure = errors.CorruptRecordError(f"{said} cannot be unpacked: {error}")
             return []
         entries = [
-            Entry(
-                *self._place, one.offset, -1 if one.timestamp is None else one.timestamp, one.key, one.value
-            )
+            Entry(*self._place, one.offset, _time(one.timestamp), one.key, one.value)
             for one in records
             if one.offset >= self._fetch_offset
         ]
@@ -114,6 +112,11 @@ class LegacyMessages:
         if size_bytes <= self._limits.record:
             return entry
         return entry._replace(key=None, value=None, unread=too_large(size_bytes, self._limits.record))
+
+
+def _time(timestamp_ms: int | None) -> int:
+    """Messages of magic 0 have no timestamp."""
+    return -1 if timestamp_ms is None else timestamp_ms
 
 
 def _packed(message: LegacyRecordBatch) -> bytes:

@@ -18,7 +18,7 @@ from stream_ctr.events.kafka_client import (
     servers_of,
 )
 from stream_ctr.events.kafka_greeting import check_reachable
-from stream_ctr.events.limits import ReadLimits
+from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import LogReader, Record, TopicPartition
 from stream_ctr.events.security import Access, SecurityConfig
 
@@ -249,7 +249,7 @@ class KafkaLog:
             "some of them may be in the log"
         )
 
-    def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = ReadLimits()) -> LogReader:
+    def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
         """A reader at these offsets, with a connection of its own."""
         # Imported here: it brings compiled code, which nobody needs who only writes.
         from stream_ctr.events.kafka_reader import KafkaReader

@@ -39,7 +39,7 @@ HELD_BYTES: Final = 64 * 1024 * 1024
 """Fetched and not taken, of all partitions; beyond it, what nobody asks for is let go and fetched again."""
 _FETCH_BYTES: Final = 32 * 1024 * 1024
 _PARTITION_BYTES: Final = (64 * 1024, 1024 * 1024)
-"""Least and most that are fetched of one partition at once. One batch is always fetched, whatever its size."""
+"""Least and most that are fetched of one partition at once. One batch always comes, whatever its size."""
 
 
 class KafkaReader:
@@ -154,7 +154,8 @@ class KafkaReader:
         if isinstance(failure, errors.UnsupportedCodecError):
             raise LogError(what) from failure
         raise LogError(
-            f"{what}; start again, and if that does not help, restore the topic: what the broker holds is damaged"
+            f"{what}; start again, and if that does not help, restore the topic: what the broker holds is "
+            "damaged"
         ) from failure
 
     def _let_go(self, place: TopicPartition) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 ENTRY_BYTES: Final = 256
-"""What an entry costs in memory in addition to its own bytes: the tuple, its numbers, the headers of objects."""
+"""What an entry costs in memory in addition to its own bytes: a tuple, numbers, object headers."""
 MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 """Largest record batch, unpacked, where the configuration names no other limit."""
 
@@ -25,6 +25,9 @@ class ReadLimits:
     """Largest record batch after decompression. A larger one becomes a single entry without key and value."""
     poll: int = 16 * 1024 * 1024
     """Entries that one poll returns, together. The entry that exceeds it is the last one."""
+
+
+DEFAULT_LIMITS: Final = ReadLimits()
 
 
 class Unread(NamedTuple):

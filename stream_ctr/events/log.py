@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from stream_ctr.errors import ConfigError
-from stream_ctr.events.limits import MAX_BATCH_BYTES, MIN_BATCH_BYTES, ReadLimits, Unread
+from stream_ctr.events.limits import DEFAULT_LIMITS, MAX_BATCH_BYTES, MIN_BATCH_BYTES, ReadLimits, Unread
 from stream_ctr.events.security import SecurityConfig, check_no_secret
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -82,7 +82,7 @@ class LogReader(Protocol):
         ...
 
     def taken_bytes(self) -> dict[TopicPartition, int]:
-        """What the entries of the last poll take in memory, by partition; those without entries are left out."""
+        """What the entries of the last poll take in memory, by partition, where there were some."""
         ...
 
     def partition_counts(self) -> dict[str, int]:
@@ -164,7 +164,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = ReadLimits()) -> LogReader:
+    def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
         """A reader at these offsets (next entry to read). Raises OffsetRangeError as ``poll``."""
         ...
 
@@ -206,8 +206,8 @@ class LogConfig:
         self.security.check()
         if self.max_batch_bytes < MIN_BATCH_BYTES:
             raise ConfigError(
-                f"log.max_batch_bytes = {self.max_batch_bytes} is below {MIN_BATCH_BYTES}, which a batch with "
-                "one record of the largest size needs; raise it"
+                f"log.max_batch_bytes = {self.max_batch_bytes} is too small for a batch with one record of "
+                f"the largest size; set {MIN_BATCH_BYTES} or more"
             )
         topics = (self.impressions, self.clicks, self.labelled, self.dead_letters)
         for topic in topics:

@@ -10,7 +10,7 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.partitioner import partition_of
 
 MAX_RECORD_BYTES = 32 * 1024 * 1024
-"""Largest key and value together. Leaves room for a dead letter around a record of 16 MiB."""
+"""Largest key and value together."""
 
 MAX_PARTITIONS = 10_000
 
@@ -57,8 +57,8 @@ def recreated(
     else:
         what = f"topic {topic!r} was deleted and created again while it was read (id {before}, now {now})"
     return OffsetRangeError(
-        f"{url}: {what}: its offsets mean other events. Nothing of it was read, and the last checkpoint holds "
-        "only what came before. Restore it, or start a new state folder"
+        f"{url}: {what}: its offsets mean other events. None of them was read: the last checkpoint holds "
+        "the state before. Restore the topic, or start a new state folder"
     )
 
 

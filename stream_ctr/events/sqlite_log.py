@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from stream_ctr.errors import LogError
 from stream_ctr.events import rules
-from stream_ctr.events.limits import ENTRY_BYTES, ReadLimits, too_large
+from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits, too_large
 from stream_ctr.events.log import Entry, Record, TopicPartition
 from stream_ctr.events.sqlite_file import SqliteFile, path_of
 from stream_ctr.events.sqlite_headers import drop_headers, read_headers, write_headers
@@ -34,9 +35,10 @@ _LOOK: Final = (
     "SELECT (SELECT id FROM log), topics.name, topics.uuid, partitions.id, start_offset, end_offset "
     "FROM topics JOIN partitions ON topics.id = partitions.topic"
 )
-_SIZE: Final = "ifnull(length(key), 0) + ifnull(length(value), 0)"
 _ENTRIES: Final = (
-    f"SELECT id - ?1, timestamp_ms, key, iif({_SIZE} > ?5, {_SIZE}, value) "
+    "SELECT id - ?1, timestamp_ms, key, iif("
+    "ifnull(length(key), 0) + ifnull(length(value), 0) > ?5, "
+    "ifnull(length(key), 0) + ifnull(length(value), 0), value) "
     "FROM entries WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4"
 )
 """Rows, with the size in place of the value where it is above the limit; SQLite knows a size without reading
@@ -164,7 +166,7 @@ class SqliteLog:
             )
 
     def reader(
-        self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = ReadLimits()
+        self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS
     ) -> SqliteReader:
         """A reader at these offsets, on a connection of its own."""
         ids = {}
@@ -208,6 +210,11 @@ class SqliteLog:
     def close(self) -> None:
         """Close the file; readers go on until they are closed."""
         self._file.close()
+
+
+def _values_bytes(rows: list[tuple[Any, ...]]) -> int:
+    """What the values take; where a size is in the place of one, nothing."""
+    return sum([len(row[3]) for row in rows if type(row[3]) is bytes])
 
 
 def _range(file: SqliteFile, partition_id: int) -> tuple[int, int]:
@@ -338,13 +345,13 @@ class SqliteReader:
         at_once = max(1, min(_PIECE_ROWS, _PIECE_BYTES // limit))
         rows: list[tuple[Any, ...]] = []
         size_bytes = 0
-        for piece in self._file.pieces(_ENTRIES, (base, first, end, max_entries, limit), at_once):
-            rows += piece
-            size_bytes += len(piece) * ENTRY_BYTES + sum(
-                [len(row[3]) for row in piece if type(row[3]) is bytes]
-            )
-            if size_bytes >= most_bytes:
-                break
+        values = base, first, end, max_entries, limit
+        with closing(self._file.pieces(_ENTRIES, values, at_once)) as pieces:
+            for piece in pieces:
+                rows += piece
+                size_bytes += len(piece) * ENTRY_BYTES + _values_bytes(piece)
+                if size_bytes >= most_bytes:
+                    break
         topic, partition = place
         headers = read_headers(self._file, base, rows)
         entries = [

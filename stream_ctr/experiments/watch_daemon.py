@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from stream_ctr.config import Settings
+from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report_model import Progress, Report
 from stream_ctr.experiments.shared import FOLDER
@@ -95,7 +96,7 @@ class Watcher:
         patience_seconds = min(self._settings.train.poll_seconds, self._settings.watch.report_seconds)
         with closing(Intake(self._log, self._opening, self._settings)) as intake:
             while not stop.is_set():
-                intake.read(patience_seconds)
+                self._read(intake, patience_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
                 if time.monotonic() >= self._report_due:
@@ -108,6 +109,13 @@ class Watcher:
                     break
             self.checkpoint()
             return self._report(intake)
+
+    def _read(self, intake: Intake, patience_seconds: float) -> None:
+        try:
+            intake.read(patience_seconds)
+        except PartitionsAddedError:
+            self.checkpoint()
+            raise
 
     def checkpoint(self) -> None:
         """Write the state of everything applied so far.

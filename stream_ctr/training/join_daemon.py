@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from stream_ctr.config import Settings
-from stream_ctr.errors import ConfigError, LogError, StateError
+from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.files import Files
@@ -74,8 +74,8 @@ class JoinDaemon:
         self._settings, self._log, self._reporter, self._on_step = settings, log, reporter, on_step
         topics = (settings.log.impressions, settings.log.clicks)
         place = find_place(log, topics)
-        for topic in (settings.log.labelled, settings.log.dead_letters):
-            log.create_topic(topic, place.partitions)
+        log.create_topic(settings.log.labelled, place.partitions)
+        log.ensure_topic(settings.log.dead_letters, place.partitions)
         self._dead_letters = DeadLetters(log, settings.log.dead_letters)
         self._opening = open_state(
             settings,
@@ -123,7 +123,7 @@ class JoinDaemon:
                 if not self._write():
                     stop.wait(RETRY_SECONDS)
                     continue
-                intake.read(self._settings.train.poll_seconds)
+                self._read(intake, self._settings.train.poll_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
                 self._progress(intake)
@@ -132,6 +132,13 @@ class JoinDaemon:
                     self._finish()
                     break
             self.checkpoint()
+
+    def _read(self, intake: Intake, patience_seconds: float) -> None:
+        try:
+            intake.read(patience_seconds)
+        except PartitionsAddedError:
+            self.checkpoint()
+            raise
 
     def checkpoint(self) -> None:
         """Write what waits to the log, then the state.
