@@ -59,8 +59,8 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
     timestamp_ms: int
     key: bytes | None = None
     value: bytes | None = None
-    size_bytes: int | None = None
-    """Size of the record in the log, where the letter does not hold all of it; else None."""
+    size_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    """Size of the record in the log, where the letter does not hold all of it; else left out."""
 
     @classmethod
     def of(cls, entry: Entry, reason: str) -> DeadLetter:
@@ -84,7 +84,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
             timestamp_ms=entry.timestamp_ms,
             key=key,
             value=value,
-            size_bytes=None if whole else size_bytes,
+            size_bytes=msgspec.UNSET if whole else size_bytes,
         )
 
     @property
@@ -95,7 +95,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def cut_short(self) -> bool:
         """Whether the letter holds only the beginning of the record, or nothing of it."""
-        if self.size_bytes is not None:
+        if self.size_bytes is not msgspec.UNSET:
             return True
         # Letters of versions that wrote no size.
         kept_bytes = len(self.key or b"") + len(self.value or b"")

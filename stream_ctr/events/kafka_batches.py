@@ -104,7 +104,8 @@ class FetchedBatches:
     @property
     def done(self) -> bool:
         """Whether everything was taken."""
-        return self._window is None and self._next == len(self._heads) and not self._broken
+        left = self._window is not None or self._next < len(self._heads) or self._broken
+        return not left and self.failure is None
 
     @property
     def held_bytes(self) -> int:

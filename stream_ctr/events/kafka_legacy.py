@@ -42,7 +42,7 @@ class LegacyMessages:
     @property
     def done(self) -> bool:
         """Whether everything was taken."""
-        return not self._messages and not self._ready
+        return not self._messages and not self._ready and self.failure is None
 
     @property
     def held_bytes(self) -> int:
