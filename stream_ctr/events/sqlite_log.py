@@ -48,7 +48,7 @@ _PIECE_ROWS, _PIECE_BYTES = 64, 64 * 1024 * 1024
 
 
 class _Topic(NamedTuple):
-    """What never changes about a topic: its id and the row id of each partition."""
+    """What does not change about a topic: its id and the row id of each partition."""
 
     uuid: str
     partition_ids: tuple[int, ...]
@@ -123,7 +123,8 @@ class SqliteLog:
         return found
 
     def topic_id(self, topic: str) -> str:
-        """The id that was made with the topic."""
+        """The id that was made with the topic, as the file has it now."""
+        self._topics.pop(topic, None)
         return self._topic(topic).uuid
 
     def partitions(self, topic: str) -> int:

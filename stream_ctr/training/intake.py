@@ -107,7 +107,6 @@ class Intake:
         chunk, blocking = self._chunk, self._order.waiting_for()
         if self._order.buffered >= chunk and not blocking:
             return False  # a whole chunk is certain: work on it before asking for more
-        self._check_partitions()
         crowded = (
             self._order.buffered > BUFFERED_CHUNKS * chunk
             or self._held.bytes_beyond(self._applied()) > BUFFERED_BYTES
@@ -118,6 +117,7 @@ class Intake:
         most_bytes = POLL_BYTES // len(self._positions or [0]) if crowded else POLL_BYTES
         only = blocking if crowded else None
         entries = self._reader.poll(POLL_CHUNKS * chunk, wait_seconds, only, most_bytes)
+        self._check_partitions()
         self._held.add(self._reader.taken_bytes(), self._reader.positions())
         self._order.add(entries)
         if entries:

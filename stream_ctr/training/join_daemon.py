@@ -74,7 +74,7 @@ class JoinDaemon:
         self._settings, self._log, self._reporter, self._on_step = settings, log, reporter, on_step
         topics = (settings.log.impressions, settings.log.clicks)
         place = find_place(log, topics)
-        log.create_topic(settings.log.labelled, place.partitions)
+        self._ensure_labelled(place.partitions)
         log.ensure_topic(settings.log.dead_letters, place.partitions)
         self._dead_letters = DeadLetters(log, settings.log.dead_letters)
         self._opening = open_state(
@@ -94,6 +94,16 @@ class JoinDaemon:
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
         if self._opening.moved:
             self.checkpoint()
+
+    def _ensure_labelled(self, partitions: int) -> None:
+        """Make the topic of labelled records, with a partition for each one of the inputs."""
+        topic = self._settings.log.labelled
+        there = self._log.ensure_topic(topic, partitions)
+        if there != partitions:
+            raise LogError(
+                f"{self._log.url}: topic {topic!r} has {there} partitions, the inputs have {partitions}, "
+                "and each needs its own. Name another topic in log.labelled and another state folder"
+            )
 
     def _check_output(self) -> None:
         """The topic must hold what the state has written, and nothing where there is no state."""
@@ -153,6 +163,14 @@ class JoinDaemon:
         """Have the log acknowledge what waits: the offsets of what it came from are saved next."""
         self._dead_letters.flush()
         self.output.flush()
+        topic = self._settings.log.labelled
+        before, now = self._opening.identity["labelled_topic_id"], self._log.topic_id(topic)
+        if now != before:
+            raise StateError(
+                f"topic {topic!r} was deleted and created again while it was written (id {before}, "
+                f"now {now}): labelled records were lost. Name another topic in log.labelled and another "
+                "state folder"
+            )
 
     def _write(self) -> bool:
         """Write what waits; False while the log takes nothing and there is too much to read on."""
