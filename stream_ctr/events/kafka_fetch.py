@@ -8,7 +8,6 @@ request, Kafka 3.1) is refused by the broker itself, so that no entry of the oth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from stream_ctr.errors import LogError
 from stream_ctr.events.kafka_batches import FetchedBatches, read_fetch
 from stream_ctr.events.kafka_client import fetcher, kafka
 from stream_ctr.events.kafka_legacy import LegacyMessages
-from stream_ctr.events.limits import ReadLimits
+from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import TopicPartition
 
 Batches: TypeAlias = FetchedBatches | LegacyMessages
@@ -33,18 +32,17 @@ class Fetched(fetcher.Fetcher.PartitionRecords):
     part is in memory, and when, is the reader's to decide.
     """
 
+    limits: ReadLimits = DEFAULT_LIMITS
+
     def __init__(
         self,
         fetch_offset: int,
         tp: kafka.TopicPartition,
         records: fetcher.MemoryRecords,
-        *,
-        limits: ReadLimits,
         **options: Any,
     ) -> None:
         super().__init__(fetch_offset, tp, records, **options)
         self._content = bytes(records._buffer)
-        self._limits = limits
 
     def take(self, n: int | None = None) -> list[Any]:
         """The batches, once; whatever ``n`` is."""
@@ -53,7 +51,7 @@ class Fetched(fetcher.Fetcher.PartitionRecords):
             self.drain()
             return []
         place, aborted = TopicPartition(*self.topic_partition), self.aborted_transactions
-        batches = read_fetch(content, place, self.fetch_offset, self._limits, aborted)
+        batches = read_fetch(content, place, self.fetch_offset, self.limits, aborted)
         self.next_fetch_offset, self.leader_epoch = batches.next_offset, batches.leader_epoch
         self.bytes_read = len(content)  # a partition that gave something comes last next time
         self.drain()
@@ -95,6 +93,16 @@ class Fetcher(fetcher.Fetcher):
         super()._handle_fetch_response(node_id, fetch_offsets, send_time, response)
 
 
+def _limited(limits: ReadLimits) -> type[Fetched]:
+    """kafka-python makes the parts itself, and knows nothing of limits."""
+
+    class Limited(Fetched):
+        pass
+
+    Limited.limits = limits
+    return Limited
+
+
 def take_over(
     consumer: kafka.KafkaConsumer, ids: Mapping[str, UUID], limits: ReadLimits, most_version: int = BY_ID
 ) -> Fetcher:
@@ -109,5 +117,5 @@ def take_over(
     own.__class__ = Fetcher
     assert isinstance(own, Fetcher)
     own.ids, own.most_version, own.version = ids, most_version, 0
-    own.PartitionRecords = partial(Fetched, limits=limits)
+    own.PartitionRecords = _limited(limits)
     return own

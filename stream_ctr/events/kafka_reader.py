@@ -73,6 +73,7 @@ class KafkaReader:
         self._taken_bytes: dict[TopicPartition, int] = {}
         self._places = {place: kafka.TopicPartition(*place) for place in offsets}
         self._paused: set[kafka.TopicPartition] = set()
+        self._ended: OffsetRangeError | None = None
         least, most = _PARTITION_BYTES
         try:
             self._consumer = kafka.KafkaConsumer(
@@ -108,6 +109,8 @@ class KafkaReader:
         max_bytes: int | None = None,
     ) -> list[Entry]:
         """The next entries; the first poll waits for at least half a second when there are none."""
+        if self._ended is not None:
+            raise self._ended
         wanted = [place for place in self._turn if only is None or place in only]
         # Another partition comes first next time, or a long one would keep the others waiting.
         self._turn = self._turn[1:] + self._turn[:1]
@@ -221,8 +224,11 @@ class KafkaReader:
         for topic, (topic_id, _) in self._topics.items():
             heard = self._log.topic_id(topic) if asked else self._consumer._cluster.topic_id(topic)
             if heard is not None and str(heard) != topic_id:
-                cluster = self._consumer._cluster.cluster_id
-                raise rules.recreated(self._log.url, topic, topic_id, str(heard), self._log.log_id(), cluster)
+                self._ended = rules.recreated(
+                    *(self._log.url, topic, topic_id, str(heard)),
+                    *(self._log.log_id(), self._consumer._cluster.cluster_id),
+                )
+                raise self._ended
 
     def _check_health(self) -> None:
         """Ask where the partitions end: an idle log answers, a broker that is away does not."""

@@ -45,6 +45,7 @@ _ENTRIES: Final = (
 the value."""
 _PIECE_ROWS, _PIECE_BYTES = 64, 64 * 1024 * 1024
 """Most rows that are taken from SQLite together, and what they may amount to."""
+_LEAST_PIECE_ROWS = 8
 
 
 class _Topic(NamedTuple):
@@ -104,7 +105,8 @@ class SqliteLog:
         return len(there.partition_ids)
 
     def _look_up(self, topic: str) -> _Topic | None:
-        if topic not in self._topics:
+        found = self._topics.get(topic)
+        if found is None:
             rows = self._file.execute(
                 "SELECT topics.uuid, partitions.id FROM topics "
                 "JOIN partitions ON topics.id = partitions.topic "
@@ -113,8 +115,9 @@ class SqliteLog:
             )
             if not rows:
                 return None
-            self._topics[topic] = _Topic(rows[0][0], tuple(partition_id for _, partition_id in rows))
-        return self._topics[topic]
+            found = _Topic(rows[0][0], tuple(partition_id for _, partition_id in rows))
+            self._topics[topic] = found
+        return found
 
     def _topic(self, topic: str) -> _Topic:
         found = self._look_up(topic)
@@ -213,9 +216,12 @@ class SqliteLog:
         self._file.close()
 
 
-def _values_bytes(rows: list[tuple[Any, ...]]) -> int:
-    """What the values take; where a size is in the place of one, nothing."""
-    return sum([len(row[3]) for row in rows if type(row[3]) is bytes])
+def _values_bytes(rows: list[tuple[Any, ...]]) -> tuple[int, bool]:
+    """What the values take, and whether all of them are there; a size in the place of one takes nothing."""
+    try:
+        return sum([len(row[3]) for row in rows]), True
+    except TypeError:
+        return sum([len(row[3]) for row in rows if type(row[3]) is bytes]), False
 
 
 def _range(file: SqliteFile, partition_id: int) -> tuple[int, int]:
@@ -343,29 +349,28 @@ class SqliteReader:
         """The next entries of one partition, and what they take in memory."""
         base, limit = self._ids[place] << _OFFSET_BITS, self._limits.record
         first, end = base | self._positions[place], base | self._ends[place]
-        at_once = max(1, min(_PIECE_ROWS, _PIECE_BYTES // limit))
+        at_once = max(_LEAST_PIECE_ROWS, min(_PIECE_ROWS, _PIECE_BYTES // limit))
         rows: list[tuple[Any, ...]] = []
-        size_bytes = 0
+        size_bytes, usual = 0, True
         values = base, first, end, max_entries, limit
         with closing(self._file.pieces(_ENTRIES, values, at_once)) as pieces:
             for piece in pieces:
                 rows += piece
-                size_bytes += len(piece) * ENTRY_BYTES + _values_bytes(piece)
+                values_bytes, all_values = _values_bytes(piece)
+                size_bytes += len(piece) * ENTRY_BYTES + values_bytes
+                usual = usual and all_values
                 if size_bytes >= most_bytes:
                     break
         topic, partition = place
         headers = read_headers(self._file, base, rows)
+        if usual and not headers:
+            return [Entry(topic, partition, *row) for row in rows], size_bytes
         entries = [
-            Entry(topic, partition, offset, timestamp_ms, key, value)
+            Entry(topic, partition, offset, timestamp_ms, key, value, headers.get(offset, ()))
             if type(value) is not int
             else Entry(topic, partition, offset, timestamp_ms, None, None, (), too_large(value, limit))
             for offset, timestamp_ms, key, value in rows
         ]
-        if headers:
-            entries = [
-                entry._replace(headers=headers.get(entry.offset, ())) if entry.unread is None else entry
-                for entry in entries
-            ]
         return entries, size_bytes
 
     def positions(self) -> dict[TopicPartition, int]:

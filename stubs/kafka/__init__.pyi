@@ -97,6 +97,7 @@ class KafkaProducer:
         bootstrap_servers: Sequence[str],
         bootstrap_timeout_ms: int = ...,
         acks: int | str = ...,
+        compression_type: str | None = ...,
         enable_idempotence: bool = ...,
         transactional_id: str | None = ...,
         delivery_timeout_ms: int = ...,
