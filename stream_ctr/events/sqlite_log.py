@@ -323,6 +323,7 @@ class SqliteReader:
     ) -> list[Entry]:
         entries: list[Entry] = []
         taken_bytes: dict[TopicPartition, int] = {}
+        following: dict[TopicPartition, int] = {}
         with self._file.transaction("DEFERRED"):
             self._look()
             for place in self._turn:
@@ -334,10 +335,9 @@ class SqliteReader:
                     break
                 read, size_bytes = self._read_partition(place, max_entries - len(entries), left_bytes)
                 if read:
-                    taken_bytes[place] = size_bytes
+                    taken_bytes[place], following[place] = size_bytes, read[-1].offset + 1
                 entries += read
-        for entry in entries:
-            self._positions[TopicPartition(entry.topic, entry.partition)] = entry.offset + 1
+        self._positions.update(following)
         self._taken_bytes = taken_bytes
         # Another partition comes first next time, or a long one would keep the others waiting.
         self._turn = self._turn[1:] + self._turn[:1]
