@@ -240,6 +240,7 @@ def test_what_is_read_and_not_applied_is_bounded_in_bytes(
     monkeypatch.setattr(intake.HeldBytes, "bytes_beyond", measured)
     monkeypatch.setattr(SqliteReader, "poll", polling)
     monkeypatch.setattr("stream_ctr.events.sqlite_log._PIECE_ROWS", 1)
+    monkeypatch.setattr("stream_ctr.events.sqlite_log._LEAST_PIECE_ROWS", 1)
     bounded, _ = run("train", write_config(config.parent, "bounded", SETTLED))
     assert max(polled) <= 250_000 + 50_100
     assert 400_000 < max(held) <= 400_000 + 4 * 300_000
