@@ -49,6 +49,10 @@ class OffsetRangeError(LogError):
     """Saved offsets lie outside what the log still holds, or belong to another log."""
 
 
+class PartitionsAddedError(LogError):
+    """A topic has other partitions than when reading began: a daemon saves its state and stops."""
+
+
 class StateError(StreamCTRError):
     """A checkpoint or snapshot is missing, damaged, locked, or belongs to another model."""
 

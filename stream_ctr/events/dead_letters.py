@@ -18,14 +18,21 @@ from stream_ctr.events.rules import MAX_RECORD_BYTES
 
 DEAD_LETTER_VERSION = 1
 
-MAX_KEPT_BYTES = MAX_RECORD_BYTES // 2
-"""Most bytes of a key and value together that are kept; base64 makes them a third longer."""
+MAX_KEPT_BYTES = 1024 * 1024 + 64 * 1024
+"""Largest key and value together that are kept whole; base64 makes them a third longer. Values beyond 1 MiB
+are never decoded, so that nothing is lost that could be replayed."""
+
+PREFIX_BYTES = 4096
+"""What is kept of a larger one: enough to see what it is."""
 
 MAX_WAITING = 1000
 """Letters that may wait for a flush."""
 
-MAX_WAITING_BYTES = 64 * 1024 * 1024
+MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Bytes that may: together with the number, what a log that takes no letters costs in memory."""
+
+_APPEND_BYTES = 4 * 1024 * 1024
+"""Letters that are encoded and appended together."""
 
 NOTE_HEADER = "stream-ctr-replay-note"
 """Header of the topic's records that are no letters but notes about one; its value is the note's kind."""
@@ -52,18 +59,23 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
     timestamp_ms: int
     key: bytes | None = None
     value: bytes | None = None
+    size_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    """Size of the record in the log, where the letter does not hold all of it; else left out."""
 
     @classmethod
     def of(cls, entry: Entry, reason: str) -> DeadLetter:
-        """The dead letter of one entry. Of one too large to be wrapped, the beginning is kept; the
-        reason says so, and the log holds the whole until it is trimmed.
+        """The dead letter of one entry. Of a large one, the beginning is kept; of one that was not read,
+        its place, reason and size. The log holds the whole until it is trimmed.
         """
         key, value = entry.key, entry.value
         size_bytes = len(key or b"") + len(value or b"")
-        if size_bytes > MAX_KEPT_BYTES:
-            reason = f"{reason} (the first {MAX_KEPT_BYTES} of {size_bytes} {_CUT_SHORT}"
-            key = key if key is None else key[:MAX_KEPT_BYTES]
-            value = value if value is None else value[: MAX_KEPT_BYTES - len(key or b"")]
+        whole = size_bytes <= MAX_KEPT_BYTES
+        if entry.unread is not None:
+            reason, size_bytes, whole = entry.unread.reason, entry.unread.size_bytes, False
+        elif not whole:
+            reason = f"{reason} (the first {PREFIX_BYTES} of {size_bytes} {_CUT_SHORT}"
+            key = key if key is None else key[:PREFIX_BYTES]
+            value = value if value is None else value[: PREFIX_BYTES - len(key or b"")]
         return cls(
             reason=reason,
             topic=entry.topic,
@@ -72,6 +84,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
             timestamp_ms=entry.timestamp_ms,
             key=key,
             value=value,
+            size_bytes=msgspec.UNSET if whole else size_bytes,
         )
 
     @property
@@ -81,9 +94,12 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def cut_short(self) -> bool:
-        """Whether only the beginning of the record is kept."""
+        """Whether the letter holds only the beginning of the record, or nothing of it."""
+        if self.size_bytes is not msgspec.UNSET:
+            return True
+        # Letters of versions that wrote no size.
         kept_bytes = len(self.key or b"") + len(self.value or b"")
-        return kept_bytes == MAX_KEPT_BYTES and self.reason.endswith(_CUT_SHORT)
+        return kept_bytes == MAX_RECORD_BYTES // 2 and self.reason.endswith(_CUT_SHORT)
 
     def record(self) -> Record:
         """As it is appended: keyed by the place of the unusable record."""
@@ -128,18 +144,30 @@ class DeadLetters:
         """Take one unusable record; it is safe only after the next ``flush``."""
         letter = DeadLetter.of(entry, reason)
         self._waiting.append(letter)
-        self._waiting_bytes += len(letter.key or b"") + len(letter.value or b"")
+        self._waiting_bytes += _kept_bytes(letter)
 
     def flush(self) -> None:
         """Append all that wait; the log has acknowledged them when this returns.
 
         Raises:
-            LogError: not acknowledged; they still wait, and another flush appends them all again.
+            LogError: not acknowledged; those that were not still wait, and another flush appends them.
         """
-        if self._waiting:
-            self._log.append(self._topic, [letter.record() for letter in self._waiting])
-            self._waiting.clear()
-            self._waiting_bytes = 0
+        while self._waiting:
+            records: list[Record] = []
+            left = _APPEND_BYTES
+            for letter in self._waiting:
+                records.append(letter.record())
+                left -= len(records[-1].value or b"")
+                if left <= 0:
+                    break
+            self._log.append(self._topic, records)
+            for letter in self._waiting[: len(records)]:
+                self._waiting_bytes -= _kept_bytes(letter)
+            del self._waiting[: len(records)]
+
+
+def _kept_bytes(letter: DeadLetter) -> int:
+    return len(letter.key or b"") + len(letter.value or b"")
 
 
 def list_dead_letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:

@@ -2,163 +2,328 @@
 
 kafka-python makes some ten Python objects of each record. Here the batches of a fetch are laid out in a
 table (:mod:`.kafka_scan`), and only the entries themselves are made. Connections, metadata, fetch sessions
-and positions stay with kafka-python. What is unusual, formats before magic 2 and fetches in which
-transactions were aborted, is left to its own reading too.
+and positions stay with kafka-python.
+
+A fetch is taken apart step by step: one window of batches is unpacked at a time, and only as many entries are
+made as are asked for. So memory is bounded by the bytes of the fetch, one window and the entries handed out,
+whatever the batches unpack to.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
 import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
 from stream_ctr.events import kafka_scan as scan
-from stream_ctr.events.kafka_client import codec, decode_varint, errors
+from stream_ctr.events.kafka_client import decode_varint, errors
+from stream_ctr.events.kafka_legacy import LegacyMessages
+from stream_ctr.events.kafka_unpack import TooLargeError, codec_name, unpack
+from stream_ctr.events.limits import ENTRY_BYTES, ReadLimits, Unread, too_large
 from stream_ctr.events.log import Entry, Headers, TopicPartition
 
 _CHECKED_FROM: Final = 21
 """Bytes of a batch before those that its checksum covers."""
-_CODEC, _CONTROL = 0x07, 0x20
-"""Attributes: how the records are packed; that they are a transaction's mark and nobody's records."""
-_CODECS: Final = {
-    1: ("gzip", codec.has_gzip, codec.gzip_decode),
-    2: ("snappy", codec.has_snappy, codec.snappy_decode),
-    3: ("lz4", codec.has_lz4, codec.lz4_decode),
-    4: ("zstd", codec.has_zstd, codec.zstd_decode),
-}
-"""Name, whether its library is there, and how to unpack."""
+_PRODUCER_ID_AT: Final = 43
+_CODEC, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
+"""Attributes: how the records are packed; that they belong to a transaction; that they are a transaction's
+mark and nobody's records."""
+_WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Unpacked batches that are scanned together; a single batch may be larger."""
 
 
-class Read(NamedTuple):
-    """What the batches of one fetch come to."""
+class Aborted(Protocol):
+    """A transaction that was taken back, as the broker names it beside the batches."""
 
-    entries: list[Entry]
-    next_offset: int | None
-    """After the last batch, with marks of transactions and gaps; None where there is no whole batch."""
-    leader_epoch: int
-    """The last batch's; -1 where there is none."""
-    failure: errors.KafkaError | None = None
-    """Why the entries end before the batches do, if so."""
+    @property
+    def producer_id(self) -> int: ...
+    @property
+    def first_offset(self) -> int: ...
 
 
-def read_batches(data: bytes, place: TopicPartition) -> Read | None:
-    """The entries of all whole batches in ``data``; None where they are not all of magic 2."""
-    octets = np.frombuffer(data, np.uint8)
-    batches = np.empty((len(data) // scan.HEAD_BYTES, scan.BATCH_COLUMNS), np.int64)
-    found, then = scan.find_batches(octets, batches)
-    if then == scan.OTHER:
-        return None
-    batches, failure = batches[:found], None
-    if then == scan.BROKEN:
-        failure = _corrupt(place, "what follows the last record batch is none")
-    good = _matching(data, batches)
-    if good < found:
-        failure = _damaged(place, batches[good], "does not match its checksum")
-        batches = batches[:good]
-    if not len(batches):
-        return Read([], None, -1, failure)
-    last = batches[-1]
-    next_offset, epoch = int(last[scan.BASE] + last[scan.LAST]) + 1, int(last[scan.EPOCH])
-    entries, unread = _entries(data, batches[batches[:, scan.ATTRIBUTES] & _CONTROL == 0], place)
-    return Read(entries, next_offset, epoch, unread or failure)
+@dataclass(slots=True)
+class _Window:
+    """Batches that are unpacked, and how far their records are read."""
+
+    data: bytes
+    octets: NDArray[np.uint8]
+    batches: NDArray[np.int64]
+    cursor: NDArray[np.int64]
+    held_bytes: int
+    """What it adds to the bytes of the fetch."""
+
+    @property
+    def left(self) -> int:
+        """Records that are not read, as the batches' heads say."""
+        return int(self.batches[self.cursor[0] :, scan.COUNT].sum() - self.cursor[2])
+
+
+class FetchedBatches:
+    """What a broker sent of one partition.
+
+    Args:
+        data: record batches of magic 2; the last one may be cut off.
+        place: the partition.
+        fetch_offset: the offset that was asked for; what lies before it in its batch is left out.
+        limits: see there.
+        aborted: transactions whose records are left out.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        place: TopicPartition,
+        fetch_offset: int,
+        limits: ReadLimits,
+        aborted: Sequence[Aborted] = (),
+    ) -> None:
+        self._data, self._place, self._fetch_offset, self._limits = data, place, fetch_offset, limits
+        table = np.empty((len(data) // scan.HEAD_BYTES, scan.BATCH_COLUMNS), np.int64)
+        found, then = scan.find_batches(np.frombuffer(data, np.uint8), table)
+        self._table = table[:found]
+        self._heads: list[list[int]] = self._table.tolist()
+        self._left_out = _left_out(data, self._heads, aborted)
+        self._next = 0
+        self._window: _Window | None = None
+        self._broken = then == scan.BROKEN
+        self.failure: errors.KafkaError | None = None
+        """Why the entries end before the batches do, as soon as all entries before that are taken."""
+        self.next_offset, self.leader_epoch = fetch_offset, -1
+        """Offset after the last batch, marks of transactions and gaps included; the last batch's epoch."""
+        if found:
+            last = self._heads[-1]
+            self.next_offset = max(fetch_offset, last[scan.BASE] + last[scan.LAST] + 1)
+            self.leader_epoch = last[scan.EPOCH]
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was taken."""
+        left = self._window is not None or self._next < len(self._heads) or self._broken
+        return not left and self.failure is None
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that is held for what was not taken."""
+        return len(self._data) + (0 if self._window is None else self._window.held_bytes)
+
+    def take(self, max_entries: int, max_bytes: int) -> tuple[list[Entry], int]:
+        """The next entries and what they take in memory; none where all is taken, or a failure comes next.
+
+        The entry that reaches ``max_bytes`` is the last one.
+        """
+        while self.failure is None:
+            if self._window is None:
+                pointer = self._advance()
+                if pointer is not None:
+                    return [pointer], ENTRY_BYTES
+            if self._window is None:
+                break
+            entries, size_bytes = self._scan(self._window, max_entries, max_bytes)
+            if entries:
+                return entries, size_bytes
+        return [], 0
+
+    def _advance(self) -> Entry | None:
+        """Unpack the next window, or give the entry that stands for a batch that is too large."""
+        start = self._next
+        if start == len(self._heads):
+            if self._broken:
+                self.failure = _corrupt(self._place, "what follows the last record batch is none")
+            return None
+        pointer: Entry | None = None
+        chosen: list[int] = []
+        parts: list[bytes] = []
+        in_place = not (self._table[start:, scan.ATTRIBUTES] & _CODEC).any()
+        unpacked_bytes = 0
+        while self._next < len(self._heads) and unpacked_bytes < _WINDOW_BYTES:
+            number = self._next
+            head = self._heads[number]
+            if (
+                crc32c(memoryview(self._data)[head[scan.START] + _CHECKED_FROM : head[scan.STOP]])
+                != head[scan.CHECKSUM]
+            ):
+                self._fail(head, "does not match its checksum", bool(chosen))
+                break
+            if not self._left_out[number]:
+                part = self._part(head, bool(chosen), in_place)
+                if part is None:
+                    break
+                if isinstance(part, Entry):
+                    if chosen:
+                        break  # the window comes first; the batch is looked at again
+                    self._next += 1
+                    if part.offset < self._fetch_offset:
+                        continue
+                    pointer = part
+                    break
+                chosen.append(number)
+                parts.append(part)
+                unpacked_bytes += len(part)
+            self._next += 1
+        if chosen:
+            self._window = self._laid_out(chosen, parts, in_place)
+        return pointer
+
+    def _part(self, head: list[int], later: bool, in_place: bool) -> bytes | Entry | None:
+        """The records of a batch, an entry in their place, or None where it has failed."""
+        kind, count = head[scan.ATTRIBUTES] & _CODEC, head[scan.COUNT]
+        start, stop = head[scan.START] + scan.HEAD_BYTES, head[scan.STOP]
+        most = self._limits.batch
+        if not kind:
+            part = b"" if in_place else self._data[start:stop]
+            length = stop - start
+        else:
+            try:
+                part = unpack(self._data[start:stop], kind, most)
+            except TooLargeError:
+                return self._pointer(head, f", packed by {codec_name(kind)} in {stop - start} bytes,")
+            except errors.UnsupportedCodecError as error:
+                if not later:
+                    self.failure = errors.UnsupportedCodecError(
+                        f"{self._place.topic}[{self._place.partition}] {error.args[0]}"
+                    )
+                return None
+            except Exception as error:  # each library has its own
+                self._fail(head, f"cannot be unpacked: {error}", later)
+                return None
+            length = len(part)
+        if count < 0 or count > length // scan.LEAST_RECORD_BYTES:
+            self._fail(head, f"cannot hold {count} records", later)
+            return None
+        return part
+
+    def _pointer(self, head: list[int], packed: str) -> Entry:
+        """The entry in place of a batch that is too large, at its last offset: reading goes on after it."""
+        first, last = head[scan.BASE], head[scan.BASE] + head[scan.LAST]
+        reason = (
+            f"the record batch of {head[scan.COUNT]} records at the offsets {first} to {last}{packed} is "
+            f"larger than log.max_batch_bytes = {self._limits.batch} when it is unpacked; its records are "
+            "not read"
+        )
+        size_bytes = head[scan.STOP] - head[scan.START]
+        return Entry(*self._place, last, head[scan.MAX_MS], None, None, (), Unread(reason, size_bytes))
+
+    def _fail(self, head: list[int], what: str, later: bool) -> None:
+        """A damaged batch; where others come before it, they are read first and it is found again."""
+        if not later:
+            self.failure = _corrupt(self._place, f"the record batch at offset {head[scan.BASE]} {what}")
+
+    def _laid_out(self, chosen: list[int], parts: list[bytes], in_place: bool) -> _Window:
+        batches = self._table[chosen]
+        if in_place:
+            data = self._data
+            batches[:, scan.START] += scan.HEAD_BYTES
+        else:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            ends = np.cumsum([len(part) for part in parts])
+            batches[:, scan.STOP] = ends
+            batches[1:, scan.START] = ends[:-1]
+            batches[0, scan.START] = 0
+        held_bytes = 0 if in_place else len(data)
+        return _Window(data, np.frombuffer(data, np.uint8), batches, np.zeros(3, np.int64), held_bytes)
+
+    def _scan(self, window: _Window, max_entries: int, max_bytes: int) -> tuple[list[Entry], int]:
+        table = np.empty((min(max_entries, window.left), scan.RECORD_COLUMNS), np.int64)
+        most, limit = self._limits.record, min(max_bytes, 2**62)
+        count, size_bytes, damaged = scan.scan_records(
+            window.octets, window.batches, window.cursor, table, self._fetch_offset, limit, most, ENTRY_BYTES
+        )
+        table = table[:count]
+        entries = self._entries(window.data, table)
+        if damaged and len(entries) == count:
+            if not count:
+                head = window.batches[window.cursor[0]]
+                self._fail(head.tolist(), "holds a record of another form", False)
+        elif window.cursor[0] == len(window.batches):
+            self._window = None
+        return entries, size_bytes
+
+    def _entries(self, data: bytes, table: NDArray[np.int64]) -> list[Entry]:
+        """The entries of a table's rows, as far as they can be made."""
+        larger = np.flatnonzero(table[:, scan.SIZE] > self._limits.record)
+        sizes = table[larger, scan.SIZE].tolist()
+        table[larger, scan.KEY_STOP] = table[larger, scan.VALUE_STOP] = scan.NULL
+        table[larger, scan.HEADERS] = 0
+        offsets, times, keys, key_ends, values, value_ends, heads, _ = table.T.tolist()
+        made = map(
+            Entry,
+            repeat(self._place.topic),
+            repeat(self._place.partition),
+            offsets,
+            times,
+            [data[at:end] if end >= 0 else None for at, end in zip(keys, key_ends, strict=True)],
+            [data[at:end] if end >= 0 else None for at, end in zip(values, value_ends, strict=True)],
+            (_headers(data, at) for at in heads) if any(heads) else repeat(()),
+        )
+        entries: list[Entry] = []
+        try:
+            entries.extend(made)  # as far as it goes
+        except UnicodeDecodeError:
+            offset = offsets[len(entries)]
+            self.failure = _corrupt(self._place, f"a header's name at offset {offset} is not in UTF-8")
+        for row, size in zip(larger.tolist(), sizes, strict=True):
+            if row < len(entries):
+                entries[row] = entries[row]._replace(unread=too_large(size, self._limits.record))
+        return entries
+
+
+def read_fetch(
+    data: bytes,
+    place: TopicPartition,
+    fetch_offset: int,
+    limits: ReadLimits,
+    aborted: Sequence[Aborted] = (),
+) -> FetchedBatches | LegacyMessages:
+    """What the bytes of one partition's part of a fetch hold, in the format that they begin with."""
+    if len(data) > scan.MAGIC_AT and data[scan.MAGIC_AT] < 2:
+        return LegacyMessages(data, place, fetch_offset, limits)
+    return FetchedBatches(data, place, fetch_offset, limits, aborted)
+
+
+def _left_out(data: bytes, heads: list[list[int]], aborted: Sequence[Aborted]) -> list[bool]:
+    """Which batches are marks of transactions, or belong to transactions that were taken back.
+
+    As the protocol says: a producer's transactional batches from an aborted transaction's first offset up to
+    its abort mark are not to be read.
+    """
+    if not aborted:
+        return [bool(head[scan.ATTRIBUTES] & _CONTROL) for head in heads]
+    pending = sorted(((one.first_offset, one.producer_id) for one in aborted), reverse=True)
+    taken_back: set[int] = set()
+    left_out: list[bool] = []
+    for head in heads:
+        while pending and pending[-1][0] <= head[scan.BASE] + head[scan.LAST]:
+            taken_back.add(pending.pop()[1])
+        (producer,) = struct.unpack_from(">q", data, head[scan.START] + _PRODUCER_ID_AT)
+        if head[scan.ATTRIBUTES] & _CONTROL:
+            left_out.append(True)
+            if producer in taken_back and _is_abort(data, head):
+                taken_back.discard(producer)
+        else:
+            left_out.append(bool(head[scan.ATTRIBUTES] & _TRANSACTIONAL) and producer in taken_back)
+    return left_out
+
+
+def _is_abort(data: bytes, head: list[int]) -> bool:
+    """Whether a mark ends its transaction by taking it back; its key is two numbers, version and kind."""
+    try:
+        _, at = decode_varint(data, head[scan.START] + scan.HEAD_BYTES)
+        _, at = decode_varint(data, at + 1)
+        _, at = decode_varint(data, at)
+        _, at = decode_varint(data, at)
+        return at + 4 <= head[scan.STOP] and struct.unpack_from(">hh", data, at)[1] == 0
+    except IndexError:
+        return False
 
 
 def _corrupt(place: TopicPartition, what: str) -> errors.KafkaError:
     return errors.CorruptRecordError(f"{place.topic}[{place.partition}]: {what}")
-
-
-def _damaged(place: TopicPartition, batch: NDArray[np.int64], what: str) -> errors.KafkaError:
-    return _corrupt(place, f"the record batch at offset {batch[scan.BASE]} {what}")
-
-
-def _matching(data: bytes, batches: NDArray[np.int64]) -> int:
-    """Batches before the first whose checksum is another one."""
-    view = memoryview(data)
-    parts = batches[:, [scan.START, scan.STOP, scan.CHECKSUM]].tolist()
-    for number, (start, stop, checksum) in enumerate(parts):
-        if crc32c(view[start + _CHECKED_FROM : stop]) != checksum:
-            return number
-    return len(batches)
-
-
-def _entries(
-    data: bytes, batches: NDArray[np.int64], place: TopicPartition
-) -> tuple[list[Entry], errors.KafkaError | None]:
-    """The entries of batches, and why they are not all, if so; ``batches`` is written to."""
-    data, batches, failure = _unpacked(data, batches, place)
-    lengths, counts = batches[:, scan.STOP] - batches[:, scan.START], batches[:, scan.COUNT]
-    # Before memory is taken for so many.
-    impossible = np.flatnonzero((counts < 0) | (counts > lengths // scan.LEAST_RECORD_BYTES))
-    if len(impossible):
-        first = int(impossible[0])
-        failure = _damaged(place, batches[first], f"cannot hold {counts[first]} records")
-        batches = batches[:first]
-    records = np.empty((int(batches[:, scan.COUNT].sum()), scan.RECORD_COLUMNS), np.int64)
-    found, whole = scan.scan_records(np.frombuffer(data, np.uint8), batches, records)
-    if whole < len(batches):
-        failure = _damaged(place, batches[whole], "holds a record of another form")
-    offsets, times, keys, key_ends, values, value_ends, heads = records[:found].T.tolist()
-    entries = map(
-        Entry,
-        repeat(place.topic),
-        repeat(place.partition),
-        offsets,
-        times,
-        [data[at:end] if end >= 0 else None for at, end in zip(keys, key_ends, strict=True)],
-        [data[at:end] if end >= 0 else None for at, end in zip(values, value_ends, strict=True)],
-        (_headers(data, at) for at in heads) if any(heads) else repeat(()),
-    )
-    read: list[Entry] = []
-    try:
-        read.extend(entries)  # as far as it goes
-    except UnicodeDecodeError:
-        failure = _corrupt(place, f"a header's name at offset {offsets[len(read)]} is not in UTF-8")
-    return read, failure
-
-
-def _unpacked(
-    data: bytes, batches: NDArray[np.int64], place: TopicPartition
-) -> tuple[bytes, NDArray[np.int64], errors.KafkaError | None]:
-    """Bytes, batches with the places of their records therein, and why these are not all, if so."""
-    batches[:, scan.START] += scan.HEAD_BYTES
-    packing = batches[:, scan.ATTRIBUTES] & _CODEC
-    if not packing.any():
-        return data, batches, None
-    parts: list[bytes] = []
-    end = 0
-    for number, (start, stop, kind) in enumerate(
-        zip(*batches[:, [scan.START, scan.STOP]].T.tolist(), packing.tolist(), strict=True)
-    ):
-        part = data[start:stop]
-        if kind:
-            try:
-                part = _unpack(part, kind)
-            except errors.UnsupportedCodecError as error:
-                failure: errors.KafkaError = errors.UnsupportedCodecError(
-                    f"{place.topic}[{place.partition}] {error.args[0]}"
-                )
-                return b"".join(parts), batches[:number], failure
-            except Exception as error:  # each library has its own
-                failure = _damaged(place, batches[number], f"cannot be unpacked: {error}")
-                return b"".join(parts), batches[:number], failure
-        batches[number, [scan.START, scan.STOP]] = end, end + len(part)
-        end += len(part)
-        parts.append(part)
-    return b"".join(parts), batches, None
-
-
-def _unpack(packed: bytes, kind: int) -> bytes:
-    if kind not in _CODECS:
-        raise errors.UnsupportedCodecError(f"holds records packed in a way that is not known: {kind}")
-    name, is_there, unpack = _CODECS[kind]
-    if not is_there():
-        raise errors.UnsupportedCodecError(
-            f"holds records packed by {name}, whose library is not installed; install stream-ctr[codecs]"
-        )
-    return bytes(unpack(packed))
 
 
 def _headers(data: bytes, at: int) -> Headers:

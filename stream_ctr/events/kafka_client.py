@@ -20,9 +20,13 @@ with warnings.catch_warnings():
     from kafka.consumer import fetcher
     from kafka.net import sasl
     from kafka.protocol.consumer import OffsetSpec
+    from kafka.record import MemoryRecords
+    from kafka.record.legacy_records import LegacyRecordBatch
     from kafka.record.util import decode_varint
 
 __all__ = [
+    "LegacyRecordBatch",
+    "MemoryRecords",
     "OffsetSpec",
     "abandon",
     "codec",

@@ -1,21 +1,38 @@
-"""Where compiled reading takes the place of kafka-python's: the part of its fetcher that reads one
-partition's bytes, and nothing else of it.
+"""What differs from kafka-python's fetcher: what a fetch holds is handed on as it came, and topics are asked
+for by their id.
+
+A fetch by name goes on in a topic that was deleted and created again in between. One by id (version 13 of the
+request, Kafka 3.1) is refused by the broker itself, so that no entry of the other topic is ever read.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+from uuid import UUID
 
-from stream_ctr.events.kafka_batches import Read, read_batches
-from stream_ctr.events.kafka_client import errors, fetcher, kafka
-from stream_ctr.events.log import Entry, TopicPartition
+from stream_ctr.errors import LogError
+from stream_ctr.events.kafka_batches import FetchedBatches, read_fetch
+from stream_ctr.events.kafka_client import fetcher, kafka
+from stream_ctr.events.kafka_legacy import LegacyMessages
+from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
+from stream_ctr.events.log import TopicPartition
+
+Batches: TypeAlias = FetchedBatches | LegacyMessages
+"""What was fetched of one partition."""
+
+BY_ID: Final = 13
+"""Version of the fetch request from which on topics are named by id."""
 
 
-class FetchedEntries(fetcher.Fetcher.PartitionRecords):
-    """One partition's part of a fetch; gives out entries where kafka-python gives its own records.
+class Fetched(fetcher.Fetcher.PartitionRecords):
+    """One partition's part of a fetch; gives out what it holds in one piece where kafka-python gives records.
 
-    Formats before magic 2, and fetches in which transactions were aborted, are left to kafka-python.
+    The position moves behind all of it at once, so that the next part is asked for meanwhile. How much of a
+    part is in memory, and when, is the reader's to decide.
     """
+
+    limits: ReadLimits = DEFAULT_LIMITS
 
     def __init__(
         self,
@@ -25,70 +42,80 @@ class FetchedEntries(fetcher.Fetcher.PartitionRecords):
         **options: Any,
     ) -> None:
         super().__init__(fetch_offset, tp, records, **options)
-        self._data = b"" if self.aborted_transactions else bytes(records._buffer)
-        self._read: Read | None = None
-        self._next = 0
-        self._failure: errors.KafkaError | None = None
+        self._content = bytes(records._buffer)
 
     def take(self, n: int | None = None) -> list[Any]:
-        """The next entries, at most ``n``; what ends them too early is raised by the call after.
-
-        Raises:
-            KafkaError: the batches cannot be read.
-        """
-        if self._data:
-            self._begin(self._data)
-            self._data = b""
-        if self._read is None:
-            return super().take(n)
-        if self._failure is not None and self._next == len(self._read.entries):
+        """The batches, once; whatever ``n`` is."""
+        content, self._content = self._content, b""
+        if not content:
             self.drain()
-            raise self._failure
-        given = self._read.entries[self._next : None if n is None else self._next + n]
-        self._next += len(given)
-        if given:
-            self.next_fetch_offset = given[-1].offset + 1
-        if self._next == len(self._read.entries) and self._failure is None:
-            if self._read.next_offset is not None:
-                self.next_fetch_offset = self._read.next_offset
-            self.drain()
-        return given
-
-    def _begin(self, data: bytes) -> None:
-        """Read all of it, but for what lies before the place that was asked for."""
-        read = read_batches(data, TopicPartition(*self.topic_partition))
-        if read is None:
-            return
-        entries = read.entries
-        self._next = next(
-            (i for i, entry in enumerate(entries) if entry.offset >= self.fetch_offset), len(entries)
-        )
-        self._read, self._failure = read, read.failure
-        self.leader_epoch = read.leader_epoch
-        self.bytes_read, self.records_read = len(data), len(entries) - self._next
+            return []
+        place, aborted = TopicPartition(*self.topic_partition), self.aborted_transactions
+        batches = read_fetch(content, place, self.fetch_offset, self.limits, aborted)
+        self.next_fetch_offset, self.leader_epoch = batches.next_offset, batches.leader_epoch
+        self.bytes_read = len(content)  # a partition that gave something comes last next time
+        self.drain()
+        return [batches]
 
 
-class _Fetcher(fetcher.Fetcher):
-    class PartitionRecords(FetchedEntries):
-        """What the fetcher makes of each partition's part of a fetch."""
+class Fetcher(fetcher.Fetcher):
+    """kafka-python's fetcher, with the two differences."""
+
+    ids: Mapping[str, UUID]
+    """Ids of the topics that are read."""
+    most_version: int
+    """Highest version of the request that is used."""
+    version: int
+    """Version in which the broker answered last; 0 before."""
+
+    def _create_fetch_requests(
+        self,
+    ) -> dict[int, tuple[fetcher.FetchRequest, Mapping[kafka.TopicPartition, int]]]:
+        requests = super()._create_fetch_requests()
+        for request, _ in requests.values():
+            request._max_version = self.most_version
+            for topic in (*request.topics, *request.forgotten_topics_data):
+                topic.topic_id = self.ids[topic.topic]
+        return requests
+
+    def _handle_fetch_response(
+        self,
+        node_id: int,
+        fetch_offsets: Mapping[kafka.TopicPartition, int],
+        send_time: float,
+        response: fetcher.FetchResponse,
+    ) -> None:
+        self.version = response.API_VERSION
+        if response.API_VERSION >= BY_ID:
+            names = {topic_id: name for name, topic_id in self.ids.items()}
+            for topic in response.responses:
+                topic.topic = names[topic.topic_id]
+        super()._handle_fetch_response(node_id, fetch_offsets, send_time, response)
 
 
-def read_compiled(consumer: kafka.KafkaConsumer) -> None:
-    """Have a consumer's ``poll`` give entries, where its fetcher is made as that of kafka-python 3.0."""
-    if type(consumer._fetcher) is fetcher.Fetcher:
-        consumer._fetcher.__class__ = _Fetcher
+def _limited(limits: ReadLimits) -> type[Fetched]:
+    """kafka-python makes the parts itself, and knows nothing of limits."""
+
+    class Limited(Fetched):
+        pass
+
+    Limited.limits = limits
+    return Limited
 
 
-def entry_of(record: Entry | fetcher.ConsumerRecord) -> Entry:
-    """What was fetched as an entry, whichever way it was read."""
-    if isinstance(record, Entry):
-        return record
-    return Entry(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value,
-        tuple((name, value or b"") for name, value in record.headers),
-    )
+def take_over(
+    consumer: kafka.KafkaConsumer, ids: Mapping[str, UUID], limits: ReadLimits, most_version: int = BY_ID
+) -> Fetcher:
+    """Have a consumer's ``poll`` give :data:`Batches`, and ask for topics by these ids.
+
+    Raises:
+        LogError: the consumer is made in another way than that of kafka-python 3.0.
+    """
+    own = consumer._fetcher
+    if type(own) is not fetcher.Fetcher:
+        raise LogError("this version of kafka-python is made in another way; install kafka-python 3.0")
+    own.__class__ = Fetcher
+    assert isinstance(own, Fetcher)
+    own.ids, own.most_version, own.version = ids, most_version, 0
+    own.PartitionRecords = _limited(limits)
+    return own

@@ -18,6 +18,7 @@ from stream_ctr.events.kafka_client import (
     servers_of,
 )
 from stream_ctr.events.kafka_greeting import check_reachable
+from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import LogReader, Record, TopicPartition
 from stream_ctr.events.security import Access, SecurityConfig
 
@@ -105,6 +106,12 @@ class KafkaLog:
         """Create the topic with the cluster's default replication, kept until trimmed; or do nothing
         when it exists with that many partitions, whatever else it is set to.
         """
+        there = self.ensure_topic(topic, partitions)
+        if there != partitions:
+            raise rules.other_partitions(self.url, topic, there, partitions)
+
+    def ensure_topic(self, topic: str, partitions: int) -> int:
+        """Create the topic unless it exists; how many partitions it has."""
         rules.check_topic(self.url, topic, partitions)
 
         def create() -> None:
@@ -117,9 +124,20 @@ class KafkaLog:
                 self._admin.wait_for_topics([topic])
 
         self._ask(f"topic {topic!r}", create)
-        there = self.partitions(topic)
-        if there != partitions:
-            raise rules.other_partitions(self.url, topic, there, partitions)
+        return self.partitions(topic)
+
+    def is_compacted(self, topic: str) -> bool:
+        """Whether the topic's cleanup.policy has ``compact``. False where this client may not read it."""
+        name = "cleanup.policy"
+        resource = kafka.admin.ConfigResource("topic", topic, [name])
+        try:
+            found = self._ask(
+                f"the settings of topic {topic!r}",
+                lambda: self._admin.describe_configs([resource], config_filter="all"),
+            )
+        except LogError:
+            return False
+        return "compact" in str(found.get("topic", {}).get(topic, {}).get(name, {}).get("value", ""))
 
     def _describe(self, topic: str) -> kafka.TopicDescription:
         found = self._ask(f"topic {topic!r}", lambda: self._admin.describe_topics([topic]))[0]
@@ -231,13 +249,17 @@ class KafkaLog:
             "some of them may be in the log"
         )
 
-    def reader(self, offsets: Mapping[TopicPartition, int]) -> LogReader:
+    def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
         """A reader at these offsets, with a connection of its own."""
         # Imported here: it brings compiled code, which nobody needs who only writes.
         from stream_ctr.events.kafka_reader import KafkaReader
 
         ends = {}
+        topics: dict[str, tuple[str, int]] = {}
         for topic in {place.topic for place in offsets}:
+            # Before the offsets: those of a topic that is recreated in between are then refused as such.
+            described = self._describe(topic)
+            topics[topic] = str(described["topic_id"]), len(described["partitions"])
             first, last = self.start_offsets(topic), self.end_offsets(topic)
             for place, offset in offsets.items():
                 if place.topic == topic:
@@ -246,7 +268,7 @@ class KafkaLog:
                     rules.check_offset(self.url, place, offset, first[place.partition], last[place.partition])
                     ends[place] = last[place.partition]
         check_reachable(self.url, self._timeout_seconds, self.access)
-        return KafkaReader(self, offsets, ends, self.access, self._timeout_seconds)
+        return KafkaReader(self, offsets, ends, topics, self.access, self._timeout_seconds, limits)
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
         """Have Kafka delete the records before an offset; nothing happens when they are gone already.

@@ -16,6 +16,8 @@ from stream_ctr.kernels import kernel
 
 HEAD_BYTES: Final = 61
 """A batch's head: from its first offset to its count of records."""
+MAGIC_AT: Final = 16
+"""Place of the format's number, in a batch and in the messages before it."""
 LEAST_RECORD_BYTES: Final = 7
 """Length, attributes, time, offset, null key, null value, no headers: a byte each."""
 
@@ -26,10 +28,10 @@ BATCH_COLUMNS: Final = 10
 """Columns of a table of batches: place of the first and after the last byte, first offset, leader's epoch,
 CRC-32C, attributes, last offset less the first, first and largest timestamp, records."""
 
-OFFSET, TIME_MS, KEY, KEY_STOP, VALUE, VALUE_STOP, HEADERS = range(7)
-RECORD_COLUMNS: Final = 7
+OFFSET, TIME_MS, KEY, KEY_STOP, VALUE, VALUE_STOP, HEADERS, SIZE = range(8)
+RECORD_COLUMNS: Final = 8
 """Columns of a table of records: offset, timestamp, places of key and value (their stops NULL where they are
-null), place of the count of headers (0: no headers)."""
+null), place of the count of headers (0: no headers), bytes of the whole record."""
 NULL: Final = -1
 
 APPEND_TIME: Final = 0x08
@@ -128,28 +130,58 @@ def _record(data: NDArray[np.uint8], at: int, end: int, row: NDArray[np.int64]) 
 
 @kernel
 def scan_records(
-    data: NDArray[np.uint8], batches: NDArray[np.int64], records: NDArray[np.int64]
-) -> tuple[int, int]:
-    """Write one row of ``records`` int64 [N, RECORD_COLUMNS] for each record.
+    data: NDArray[np.uint8],
+    batches: NDArray[np.int64],
+    cursor: NDArray[np.int64],
+    records: NDArray[np.int64],
+    first_offset: int,
+    most_bytes: int,
+    record_bytes: int,
+    entry_bytes: int,
+) -> tuple[int, int, bool]:
+    """Write one row of ``records`` int64 [N, RECORD_COLUMNS] for each record, from a cursor on.
 
-    data: what the batches hold; batches int64 [B, BATCH_COLUMNS], where START and STOP are the places of a
-    batch's records in data, and N at least the sum of COUNT. Gives the records before the first damaged one,
-    and the number of that one's batch (B: none is damaged).
+    Args:
+        data: what the batches hold.
+        batches: int64 [B, BATCH_COLUMNS], where START and STOP are the places of a batch's records in data.
+        cursor: int64 [3], moved on: number of the batch, place of its next record, records of it that were
+            read. Begin with the place at 0 for the start of the batch.
+        records: the rows.
+        first_offset: records before it are left out.
+        most_bytes: stop at the record with which this size is reached.
+        record_bytes: most that a record counts.
+        entry_bytes: what a record counts in addition.
+
+    Returns:
+        Rows written, what they count together, and whether the record at the cursor is damaged. All is read
+        when the cursor's batch is B.
     """
-    count = 0
-    for number in range(len(batches)):
-        batch = batches[number]
-        at, stop = batch[START], batch[STOP]
-        for _ in range(batch[COUNT]):
+    count, total = 0, 0
+    while cursor[0] < len(batches):
+        batch = batches[cursor[0]]
+        at = cursor[1] if cursor[1] else batch[START]
+        stop = batch[STOP]
+        while cursor[2] < batch[COUNT]:
+            if count == len(records) or total >= most_bytes:
+                return count, total, False
             row = records[count]
-            at = _record(data, at, stop, row)
-            if at < 0:
-                return count, number
+            following = _record(data, at, stop, row)
+            if following < 0:
+                return count, total, True
+            row[SIZE] = following - at
+            at = following
+            cursor[1] = at
+            cursor[2] += 1
             row[OFFSET] += batch[BASE]
+            if row[OFFSET] < first_offset:
+                continue
             row[TIME_MS] = (
                 batch[MAX_MS] if batch[ATTRIBUTES] & APPEND_TIME else row[TIME_MS] + batch[FIRST_MS]
             )
+            total += min(row[SIZE], record_bytes) + entry_bytes
             count += 1
         if at != stop:
-            return count, number
-    return count, len(batches)
+            return count, total, True
+        cursor[0] += 1
+        cursor[1] = cursor[2] = 0
+    return count, total, False

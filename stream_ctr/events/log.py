@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from stream_ctr.errors import ConfigError
+from stream_ctr.events.limits import DEFAULT_LIMITS, MAX_BATCH_BYTES, MIN_BATCH_BYTES, ReadLimits, Unread
 from stream_ctr.events.security import SecurityConfig, check_no_secret
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -25,7 +26,10 @@ class TopicPartition(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One record at its place in the log; ``timestamp_ms`` is when the log or producer stamped it."""
+    """One record at its place in the log; ``timestamp_ms`` is when the log or producer stamped it.
+
+    An entry with ``unread`` has neither key, value nor headers: the log holds them.
+    """
 
     topic: str
     partition: int
@@ -34,6 +38,7 @@ class Entry(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    unread: Unread | None = None
 
 
 class Record(NamedTuple):
@@ -59,15 +64,33 @@ class LogReader(Protocol):
         max_entries: int,
         timeout_seconds: float,
         only: Collection[TopicPartition] | None = None,
+        max_bytes: int | None = None,
     ) -> list[Entry]:
-        """The next entries, at most ``max_entries``; per partition in offset order, without gaps
-        other than those the log itself has. Empty after ``timeout_seconds`` without news. With
-        ``only``, from these partitions alone: the others stay where they are.
+        """The next entries; per partition in offset order, without gaps other than those the log itself has.
+
+        Args:
+            max_entries: most entries to return.
+            timeout_seconds: how long to wait for the first one; the result is empty after that.
+            only: read these partitions alone; the others stay where they are.
+            max_bytes: most bytes to return, in place of the reader's own limit; at least one entry comes.
 
         Raises:
-            OffsetRangeError: a position lies before the log's first offset or beyond its end.
+            OffsetRangeError: a position lies before the log's first offset or beyond its end, or the topic
+                is no longer the one that the reader was opened on. Entries of another topic are never given.
             LogError: the log cannot be reached and the reader cannot say that it will recover.
         """
+        ...
+
+    def taken_bytes(self) -> dict[TopicPartition, int]:
+        """What the entries of the last poll take in memory, by partition, where there were some."""
+        ...
+
+    def partition_counts(self) -> dict[str, int]:
+        """How many partitions each topic has, as last heard."""
+        ...
+
+    def topic_ids(self) -> dict[str, str]:
+        """Id of each topic that is read, as it was when the reader was opened."""
         ...
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -96,6 +119,18 @@ class EventLog(Protocol):
         Raises:
             LogError: it exists with another number of partitions, or cannot be created.
         """
+        ...
+
+    def ensure_topic(self, topic: str, partitions: int) -> int:
+        """Create the topic unless it exists, with whatever number of partitions; how many it has.
+
+        Raises:
+            LogError: it cannot be created.
+        """
+        ...
+
+    def is_compacted(self, topic: str) -> bool:
+        """Whether the log drops older records of a key. False as well where the log does not say."""
         ...
 
     def topic_id(self, topic: str) -> str:
@@ -129,7 +164,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def reader(self, offsets: Mapping[TopicPartition, int]) -> LogReader:
+    def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
         """A reader at these offsets (next entry to read). Raises OffsetRangeError as ``poll``."""
         ...
 
@@ -155,7 +190,9 @@ class LogConfig:
     dead_letters: str = "dead-letters"
     """Topic that takes every record that cannot be used, with its reason."""
     partitions: int = 3
-    """Partitions of a topic that has to be created."""
+    """Partitions of a topic that has to be created. An existing topic keeps the number it has."""
+    max_batch_bytes: int = MAX_BATCH_BYTES
+    """Largest Kafka record batch, after decompression, that is read. A larger one becomes one dead letter."""
     security: SecurityConfig = field(default_factory=SecurityConfig)
     """Encryption and login, where the Kafka cluster asks for them."""
 
@@ -167,6 +204,11 @@ class LogConfig:
         """
         check_no_secret(self.url)
         self.security.check()
+        if self.max_batch_bytes < MIN_BATCH_BYTES:
+            raise ConfigError(
+                f"log.max_batch_bytes = {self.max_batch_bytes} is too small for a batch with one record of "
+                f"the largest size; set {MIN_BATCH_BYTES} or more"
+            )
         topics = (self.impressions, self.clicks, self.labelled, self.dead_letters)
         for topic in topics:
             if topics.count(topic) > 1:

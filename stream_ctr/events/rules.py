@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from stream_ctr.errors import LogError, OffsetRangeError
+from stream_ctr.errors import LogError, OffsetRangeError, PartitionsAddedError
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.partitioner import partition_of
 
 MAX_RECORD_BYTES = 32 * 1024 * 1024
-"""Largest key and value together. Leaves room for a dead letter around a record of 16 MiB."""
+"""Largest key and value together."""
 
 MAX_PARTITIONS = 10_000
 
@@ -45,6 +45,29 @@ def other_partitions(url: str, topic: str, there: int, wanted: int) -> LogError:
     return LogError(
         f"{url}: topic {topic!r} has {there} partitions, not {wanted}; "
         f"set partitions = {there}, or use another topic"
+    )
+
+
+def recreated(
+    url: str, topic: str, before: str, now: str, log_before: str, log_now: str | None
+) -> OffsetRangeError:
+    """The error for a topic that is another one than when reading began."""
+    if log_now is not None and log_now != log_before:
+        what = f"the log is another one than when reading began (id {log_before}, now {log_now})"
+    else:
+        what = f"topic {topic!r} was deleted and created again while it was read (id {before}, now {now})"
+    return OffsetRangeError(
+        f"{url}: {what}: its offsets mean other events. None of them was read: the last checkpoint holds "
+        "the state before. Restore the topic, or start a new state folder"
+    )
+
+
+def partitions_added(url: str, topic: str, before: int, now: int) -> PartitionsAddedError:
+    """The error for a topic whose partitions were added to while it was read."""
+    return PartitionsAddedError(
+        f"{url}: topic {topic!r} has {now} partitions now, it had {before} when reading began: the order of "
+        "events was begun without the new ones. The state is saved. Give every input topic that number, then "
+        "start a new state folder; train --start-from OLD_STATE --start-at last keeps the weights"
     )
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,15 @@ class SqliteFile:
         """All rows of one statement."""
         with self._lock, self._errors():
             return self.connection.execute(sql, values).fetchall()
+
+    def pieces(
+        self, sql: str, values: Sequence[object], rows: int
+    ) -> Generator[list[tuple[Any, ...]], None, None]:
+        """The rows of one statement, so many at a time; only those are in memory."""
+        with self._lock, self._errors():
+            cursor = self.connection.execute(sql, values)
+            while found := cursor.fetchmany(rows):
+                yield found
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """One statement for each row."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from contextlib import closing
+from typing import Any, Final, NamedTuple
 
 from stream_ctr.errors import LogError
 from stream_ctr.events import rules
+from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits, too_large
 from stream_ctr.events.log import Entry, Record, TopicPartition
 from stream_ctr.events.sqlite_file import SqliteFile, path_of
 from stream_ctr.events.sqlite_headers import drop_headers, read_headers, write_headers
@@ -29,9 +31,25 @@ _TRIM_STEP = 10_000
 _SHORTEST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.02
 
+_LOOK: Final = (
+    "SELECT (SELECT id FROM log), topics.name, topics.uuid, partitions.id, start_offset, end_offset "
+    "FROM topics JOIN partitions ON topics.id = partitions.topic"
+)
+_ENTRIES: Final = (
+    "SELECT id - ?1, timestamp_ms, key, iif("
+    "ifnull(length(key), 0) + ifnull(length(value), 0) > ?5, "
+    "ifnull(length(key), 0) + ifnull(length(value), 0), value) "
+    "FROM entries WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4"
+)
+"""Rows, with the size in place of the value where it is above the limit; SQLite knows a size without reading
+the value."""
+_PIECE_ROWS, _PIECE_BYTES = 64, 64 * 1024 * 1024
+"""Most rows that are taken from SQLite together, and what they may amount to."""
+_LEAST_PIECE_ROWS = 8
+
 
 class _Topic(NamedTuple):
-    """What never changes about a topic: its id and the row id of each partition."""
+    """What does not change about a topic: its id and the row id of each partition."""
 
     uuid: str
     partition_ids: tuple[int, ...]
@@ -61,6 +79,16 @@ class SqliteLog:
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create the topic, or do nothing when it exists with that many partitions."""
+        there = self.ensure_topic(topic, partitions)
+        if there != partitions:
+            raise rules.other_partitions(self.url, topic, there, partitions)
+
+    def is_compacted(self, topic: str) -> bool:
+        """False: nothing is dropped but by :meth:`trim`."""
+        return False
+
+    def ensure_topic(self, topic: str, partitions: int) -> int:
+        """Create the topic unless it exists; how many partitions it has."""
         rules.check_topic(self.url, topic, partitions)
         self._file.check_in_place()
         with self._file.transaction("IMMEDIATE"):
@@ -73,11 +101,12 @@ class SqliteLog:
                     "INSERT INTO partitions (topic, partition, start_offset, end_offset) VALUES (?, ?, 0, 0)",
                     [(topic_row, partition) for partition in range(partitions)],
                 )
-            elif len(there.partition_ids) != partitions:
-                raise rules.other_partitions(self.url, topic, len(there.partition_ids), partitions)
+                return partitions
+        return len(there.partition_ids)
 
     def _look_up(self, topic: str) -> _Topic | None:
-        if topic not in self._topics:
+        found = self._topics.get(topic)
+        if found is None:
             rows = self._file.execute(
                 "SELECT topics.uuid, partitions.id FROM topics "
                 "JOIN partitions ON topics.id = partitions.topic "
@@ -86,8 +115,9 @@ class SqliteLog:
             )
             if not rows:
                 return None
-            self._topics[topic] = _Topic(rows[0][0], tuple(partition_id for _, partition_id in rows))
-        return self._topics[topic]
+            found = _Topic(rows[0][0], tuple(partition_id for _, partition_id in rows))
+            self._topics[topic] = found
+        return found
 
     def _topic(self, topic: str) -> _Topic:
         found = self._look_up(topic)
@@ -96,7 +126,8 @@ class SqliteLog:
         return found
 
     def topic_id(self, topic: str) -> str:
-        """The id that was made with the topic."""
+        """The id that was made with the topic, as the file has it now."""
+        self._topics.pop(topic, None)
         return self._topic(topic).uuid
 
     def partitions(self, topic: str) -> int:
@@ -138,7 +169,9 @@ class SqliteLog:
                 [(end, place) for place, end in ends.items()],
             )
 
-    def reader(self, offsets: Mapping[TopicPartition, int]) -> SqliteReader:
+    def reader(
+        self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS
+    ) -> SqliteReader:
         """A reader at these offsets, on a connection of its own."""
         ids = {}
         for place in offsets:
@@ -150,7 +183,8 @@ class SqliteLog:
         file = SqliteFile(
             self.url, self._file.path, create=False, busy_timeout_seconds=self._busy_timeout_seconds
         )
-        return SqliteReader(file, ids, offsets)
+        topics = {place.topic: self._topic(place.topic).uuid for place in offsets}
+        return SqliteReader(file, self.log_id(), topics, ids, offsets, limits)
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
         """Drop the entries before an offset; nothing happens when they are gone already.
@@ -182,6 +216,14 @@ class SqliteLog:
         self._file.close()
 
 
+def _values_bytes(rows: list[tuple[Any, ...]]) -> tuple[int, bool]:
+    """What the values take, and whether all of them are there; a size in the place of one takes nothing."""
+    try:
+        return sum([len(row[3]) for row in rows]), True
+    except TypeError:
+        return sum([len(row[3]) for row in rows if type(row[3]) is bytes]), False
+
+
 def _range(file: SqliteFile, partition_id: int) -> tuple[int, int]:
     """First offset held and one past the last of one partition."""
     ((start, end),) = file.execute(
@@ -196,13 +238,25 @@ class SqliteReader:
     healthy = True  # a file that cannot be read raises at once
 
     def __init__(
-        self, file: SqliteFile, ids: Mapping[TopicPartition, int], offsets: Mapping[TopicPartition, int]
+        self,
+        file: SqliteFile,
+        log_id: str,
+        topics: Mapping[str, str],
+        ids: Mapping[TopicPartition, int],
+        offsets: Mapping[TopicPartition, int],
+        limits: ReadLimits,
     ) -> None:
+        """``topics`` are the ids of those that are read, ``ids`` the row ids of their partitions."""
         self._file = file
+        self._log_id = log_id
+        self._topics = dict(topics)
+        self._counts: dict[str, int] = {}
         self._ids = dict(ids)
         self._positions = dict(offsets)
         self._ends: dict[TopicPartition, int] = {}
         self._turn = list(ids)
+        self._limits = limits
+        self._taken_bytes: dict[TopicPartition, int] = {}
         try:
             file.execute("PRAGMA query_only = ON")
             with file.transaction("DEFERRED"):
@@ -212,26 +266,47 @@ class SqliteReader:
             raise
 
     def _look(self) -> None:
-        """Take in the present ends, and check that every position is still held."""
+        """Take in the present ends, and check that every position is still held, of the same topic.
+
+        Within the transaction that reads: a file whose content was replaced is never read as the one before.
+        """
+        rows = self._file.execute(_LOOK)
+        self._check_topics({name: (log, topic) for log, name, topic, *_ in rows})
+        found: dict[str, int] = {}
+        ranges: dict[int, tuple[int, int]] = {}
+        for _, name, _, partition_id, start, end in rows:
+            found[name] = found.get(name, 0) + 1
+            ranges[partition_id] = start, end
+        self._counts = found
         for place, partition_id in self._ids.items():
-            start, end = _range(self._file, partition_id)
+            start, end = ranges.get(partition_id, (0, 0))
             rules.check_offset(self._file.url, place, self._positions[place], start, end)
             self._ends[place] = end
+
+    def _check_topics(self, found: Mapping[str, tuple[str, str]]) -> None:
+        for topic, topic_id in self._topics.items():
+            if topic not in found:
+                raise rules.no_such_topic(self._file.url, topic)
+            log, now = found[topic]
+            if now != topic_id or log != self._log_id:
+                raise rules.recreated(self._file.url, topic, topic_id, now, self._log_id, log)
 
     def poll(
         self,
         max_entries: int,
         timeout_seconds: float,
         only: Collection[TopicPartition] | None = None,
+        max_bytes: int | None = None,
     ) -> list[Entry]:
         """The next entries; an idle wait looks for other connections' commits every few milliseconds."""
         deadline = time.monotonic() + timeout_seconds
         pause = _SHORTEST_PAUSE_SECONDS
+        most_bytes = min(self._limits.poll, self._limits.poll if max_bytes is None else max_bytes)
         while True:
             self._file.check_in_place()
             # Asked for before reading: a commit in between makes the next comparison differ.
             version = self._file.execute("PRAGMA data_version")
-            entries = self._read(max_entries, only)
+            entries = self._read(max_entries, most_bytes, only)
             if entries:
                 return entries
             while self._file.execute("PRAGMA data_version") == version:
@@ -241,36 +316,78 @@ class SqliteReader:
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             if time.monotonic() >= deadline:
-                return self._read(max_entries, only)
+                return self._read(max_entries, most_bytes, only)
 
-    def _read(self, max_entries: int, only: Collection[TopicPartition] | None) -> list[Entry]:
+    def _read(
+        self, max_entries: int, most_bytes: int, only: Collection[TopicPartition] | None
+    ) -> list[Entry]:
         entries: list[Entry] = []
+        taken_bytes: dict[TopicPartition, int] = {}
+        following: dict[TopicPartition, int] = {}
         with self._file.transaction("DEFERRED"):
             self._look()
             for place in self._turn:
                 position, end = self._positions[place], self._ends[place]
                 if position == end or len(entries) >= max_entries or (only is not None and place not in only):
                     continue
-                base = self._ids[place] << _OFFSET_BITS
-                rows = self._file.execute(
-                    "SELECT id - ?, timestamp_ms, key, value FROM entries "
-                    "WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-                    (base, base | position, base | end, max_entries - len(entries)),
-                )
-                headers = read_headers(self._file, base, rows)
-                entries += [
-                    Entry(*place, offset, timestamp_ms, key, value, headers.get(offset, ()))
-                    for offset, timestamp_ms, key, value in rows
-                ]
-        for entry in entries:
-            self._positions[TopicPartition(entry.topic, entry.partition)] = entry.offset + 1
+                left_bytes = most_bytes - sum(taken_bytes.values())
+                if left_bytes <= 0:
+                    break
+                read, size_bytes = self._read_partition(place, max_entries - len(entries), left_bytes)
+                if read:
+                    taken_bytes[place], following[place] = size_bytes, read[-1].offset + 1
+                entries += read
+        self._positions.update(following)
+        self._taken_bytes = taken_bytes
         # Another partition comes first next time, or a long one would keep the others waiting.
         self._turn = self._turn[1:] + self._turn[:1]
         return entries
 
+    def _read_partition(
+        self, place: TopicPartition, max_entries: int, most_bytes: int
+    ) -> tuple[list[Entry], int]:
+        """The next entries of one partition, and what they take in memory."""
+        base, limit = self._ids[place] << _OFFSET_BITS, self._limits.record
+        first, end = base | self._positions[place], base | self._ends[place]
+        at_once = max(_LEAST_PIECE_ROWS, min(_PIECE_ROWS, _PIECE_BYTES // limit))
+        rows: list[tuple[Any, ...]] = []
+        size_bytes, usual = 0, True
+        values = base, first, end, max_entries, limit
+        with closing(self._file.pieces(_ENTRIES, values, at_once)) as pieces:
+            for piece in pieces:
+                rows += piece
+                values_bytes, all_values = _values_bytes(piece)
+                size_bytes += len(piece) * ENTRY_BYTES + values_bytes
+                usual = usual and all_values
+                if size_bytes >= most_bytes:
+                    break
+        topic, partition = place
+        headers = read_headers(self._file, base, rows)
+        if usual and not headers:
+            return [Entry(topic, partition, *row) for row in rows], size_bytes
+        entries = [
+            Entry(topic, partition, offset, timestamp_ms, key, value, headers.get(offset, ()))
+            if type(value) is not int
+            else Entry(topic, partition, offset, timestamp_ms, None, None, (), too_large(value, limit))
+            for offset, timestamp_ms, key, value in rows
+        ]
+        return entries, size_bytes
+
     def positions(self) -> dict[TopicPartition, int]:
         """The offset of the next entry of each partition."""
         return dict(self._positions)
+
+    def taken_bytes(self) -> dict[TopicPartition, int]:
+        """What the entries of the last poll take in memory, by partition."""
+        return self._taken_bytes
+
+    def topic_ids(self) -> dict[str, str]:
+        """Id of each topic, as it was when the reader was opened; no other topic is read."""
+        return dict(self._topics)
+
+    def partition_counts(self) -> dict[str, int]:
+        """How many partitions each topic has."""
+        return {topic: self._counts[topic] for topic in self._topics}
 
     def end_offsets(self) -> dict[TopicPartition, int]:
         """Ends as of the last poll."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from stream_ctr.config import Settings
+from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report_model import Progress, Report
 from stream_ctr.experiments.shared import FOLDER
@@ -98,7 +99,7 @@ class Watcher:
         ended, before = False, self._counted()
         with closing(Intake(self._log, self._opening, self._settings)) as intake:
             while not stop.is_set():
-                intake.read(patience_seconds)
+                self._read(intake, patience_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
                 self.outcomes.look()
@@ -122,6 +123,13 @@ class Watcher:
                 left_out=", ".join(f"{n:,} are excluded as {why}" for why, n in excluded.items() if n),
             )
             return self._report(intake), outcomes
+
+    def _read(self, intake: Intake, patience_seconds: float) -> None:
+        try:
+            intake.read(patience_seconds)
+        except PartitionsAddedError:
+            self.checkpoint()
+            raise
 
     def checkpoint(self) -> None:
         """Write the state of everything applied so far.

@@ -76,7 +76,7 @@ class RecordDecoder:
             else:
                 record = self.click(entry.value)
         except RecordError as error:
-            return None, str(error)
+            return None, str(error) if entry.unread is None else entry.unread.reason
         reason = self.too_far_ahead(record.ts_ms, entry)
         return (None, reason) if reason else (record, "")
 

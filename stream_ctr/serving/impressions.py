@@ -160,7 +160,7 @@ class ImpressionLog:
         try:
             if self._log is None:
                 self._log = self._open_log(self._config.url)
-                self._log.create_topic(self._config.impressions, self._config.partitions)
+                self._ensure_topic(self._log)
             if batch:
                 self._log.append(self._config.impressions, batch)
         except LogError as error:
@@ -170,6 +170,24 @@ class ImpressionLog:
         self._recover()
         self._metrics.impressions_logged.inc(len(batch))
         return True
+
+    def _ensure_topic(self, log: EventLog) -> None:
+        """Make the topic of impressions where there is none; an existing one keeps its partitions."""
+        config = self._config
+        there = log.ensure_topic(config.impressions, config.partitions)
+        if there != config.partitions:
+            logger.warning(
+                "topic %s has %d partitions, log.partitions = %d: the topic's number is used",
+                *(config.impressions, there, config.partitions),
+            )
+        with suppress(LogError):  # before the first click there may be no such topic
+            clicks = log.partitions(config.clicks)
+            if clicks != there:
+                logger.warning(
+                    "topic %s has %d partitions, topic %s has %d: trainers refuse them; add partitions "
+                    "to the smaller one until both have %d",
+                    *(config.impressions, there, config.clicks, clicks, max(there, clicks)),
+                )
 
     def _close_log(self) -> None:
         log, self._log = self._log, None

@@ -6,22 +6,57 @@ there were none, :meth:`Intake.ended`. What the wall clock decides about the ord
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from typing import Final
 
 from stream_ctr.config import Settings
 from stream_ctr.errors import StateError
+from stream_ctr.events import rules
+from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.training.idle import IdleClock
 from stream_ctr.training.opening import Opening
-from stream_ctr.training.start import Resumable
+from stream_ctr.training.start import RECORD_BYTES, LogPlace, Resumable
 
 BUFFERED_CHUNKS: Final = 64
 """Chunks of entries read ahead of the order before only the partitions that hold it up are read."""
 POLL_CHUNKS: Final = 4
 """Chunks of entries asked for in one poll."""
+POLL_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of entries asked for in one poll."""
+BUFFERED_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of entries read and not applied before only the partitions that hold the order up are read."""
 JOURNAL_SECONDS = 5.0
 """Silence after which a decision of the journal that is still ahead can no longer be reached."""
+
+
+class HeldBytes:
+    """What was read and is not applied, by the polls that brought it.
+
+    >>> held, place = HeldBytes(), TopicPartition("clicks", 0)
+    >>> held.add({place: 700}, {place: 5})
+    >>> held.bytes_beyond({place: 4}), held.bytes_beyond({place: 5})
+    (700, 0)
+    """
+
+    def __init__(self) -> None:
+        self._polls: dict[TopicPartition, deque[tuple[int, int]]] = {}
+        self._total = 0
+
+    def add(self, taken: Mapping[TopicPartition, int], positions: Mapping[TopicPartition, int]) -> None:
+        """A poll brought so many bytes, up to these positions."""
+        for tp, size_bytes in taken.items():
+            self._polls.setdefault(tp, deque()).append((positions[tp], size_bytes))
+            self._total += size_bytes
+
+    def bytes_beyond(self, applied: Mapping[TopicPartition, int]) -> int:
+        """Bytes of the polls that are not applied to their end."""
+        for tp, polls in self._polls.items():
+            while polls and polls[0][0] <= applied[tp]:
+                self._total -= polls.popleft()[1]
+        return self._total
 
 
 class Intake:
@@ -39,7 +74,12 @@ class Intake:
     def __init__(self, log: EventLog, opening: Opening[Resumable], settings: Settings) -> None:
         self._order, self._journal = opening.order, opening.journal
         self._chunk = settings.train.chunk
-        self._reader = log.reader(opening.core.pipeline.positions())
+        self._url, self._partitions = log.url, opening.place.partitions
+        self._applied = opening.core.pipeline.positions
+        limits = ReadLimits(RECORD_BYTES, settings.log.max_batch_bytes, POLL_BYTES)
+        self._reader = log.reader(self._applied(), limits)
+        self._held = HeldBytes()
+        self._check_ids(opening.place)
         self._clock = IdleClock(settings.order.idle_seconds)
         self._positions: dict[TopicPartition, int] = {}
         self.ends: dict[TopicPartition, int] = {}
@@ -61,15 +101,24 @@ class Intake:
         was any.
 
         Raises:
+            PartitionsAddedError: a topic has more partitions than at the start.
             StreamCTRError: the log cannot be read on.
         """
         chunk, blocking = self._chunk, [*self._order.waiting_for(), *self._behind()]
         if self._order.buffered >= chunk and not blocking:
             return False  # a whole chunk is certain: work on it before asking for more
-        crowded = self._order.buffered > BUFFERED_CHUNKS * chunk
+        crowded = (
+            self._order.buffered > BUFFERED_CHUNKS * chunk
+            or self._held.bytes_beyond(self._applied()) > BUFFERED_BYTES
+        )
         certain = self._order.buffered > 0 and not blocking
         wait_seconds = 0.0 if certain else patience_seconds
-        entries = self._reader.poll(POLL_CHUNKS * chunk, wait_seconds, blocking if crowded else None)
+        # Each partition that holds the order up may add this much to what is held.
+        most_bytes = POLL_BYTES // len(self._positions or [0]) if crowded else POLL_BYTES
+        only = blocking if crowded else None
+        entries = self._reader.poll(POLL_CHUNKS * chunk, wait_seconds, only, most_bytes)
+        self._check_partitions()
+        self._held.add(self._reader.taken_bytes(), self._reader.positions())
         self._order.add(entries)
         if entries:
             self._clock.heard()
@@ -114,6 +163,28 @@ class Intake:
                 "state folder"
             )
         return False
+
+    def _check_ids(self, place: LogPlace) -> None:
+        """Refuse topics that were recreated after the state was compared with them.
+
+        Raises:
+            OffsetRangeError: one was.
+        """
+        for topic, now in self._reader.topic_ids().items():
+            before = place.topic_ids[topic]
+            if now != before:
+                self.close()
+                raise rules.recreated(self._url, topic, before, now, place.log_id, None)
+
+    def _check_partitions(self) -> None:
+        """Refuse to read on when a topic has other partitions than the order was begun with.
+
+        Raises:
+            PartitionsAddedError: one has.
+        """
+        for topic, count in self._reader.partition_counts().items():
+            if count != self._partitions:
+                raise rules.partitions_added(self._url, topic, self._partitions, count)
 
     def close(self) -> None:
         """Stop reading."""

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 from stream_ctr.config import Settings
-from stream_ctr.errors import ConfigError, LogError, StateError
+from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.files import Files
@@ -78,8 +78,8 @@ class JoinDaemon:
         self._settings, self._log, self._reporter, self._on_step = settings, log, reporter, on_step
         topics = (settings.log.impressions, settings.log.clicks)
         place = find_place(log, topics)
-        for topic in (settings.log.labelled, settings.log.dead_letters):
-            log.create_topic(topic, place.partitions)
+        self._ensure_labelled(place.partitions)
+        log.ensure_topic(settings.log.dead_letters, place.partitions)
         self._dead_letters = DeadLetters(log, settings.log.dead_letters)
         self._opening = open_state(
             settings,
@@ -101,6 +101,16 @@ class JoinDaemon:
         self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
         if self._opening.moved:
             self.checkpoint()
+
+    def _ensure_labelled(self, partitions: int) -> None:
+        """Make the topic of labelled records, with a partition for each one of the inputs."""
+        topic = self._settings.log.labelled
+        there = self._log.ensure_topic(topic, partitions)
+        if there != partitions:
+            raise LogError(
+                f"{self._log.url}: topic {topic!r} has {there} partitions, the inputs have {partitions}, "
+                "and each needs its own. Name another topic in log.labelled and another state folder"
+            )
 
     def _check_output(self) -> None:
         """The topic must hold what the state has written, and nothing where there is no state."""
@@ -135,7 +145,7 @@ class JoinDaemon:
                 if not self._write():
                     stop.wait(RETRY_SECONDS)
                     continue
-                intake.read(self._settings.train.poll_seconds)
+                self._read(intake, self._settings.train.poll_seconds)
                 ordered = intake.ordered()
                 self._apply(ordered)
                 self._outcomes.look()
@@ -167,6 +177,13 @@ class JoinDaemon:
         stack.callback(server.close)
         self._reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
 
+    def _read(self, intake: Intake, patience_seconds: float) -> None:
+        try:
+            intake.read(patience_seconds)
+        except PartitionsAddedError:
+            self.checkpoint()
+            raise
+
     def checkpoint(self) -> None:
         """Write what waits to the log, then the state.
 
@@ -180,6 +197,14 @@ class JoinDaemon:
         """Have the log acknowledge what waits: the offsets of what it came from are saved next."""
         self._dead_letters.flush()
         self.output.flush()
+        topic = self._settings.log.labelled
+        before, now = self._opening.identity["labelled_topic_id"], self._log.topic_id(topic)
+        if now != before:
+            raise StateError(
+                f"topic {topic!r} was deleted and created again while it was written (id {before}, "
+                f"now {now}): labelled records were lost. Name another topic in log.labelled and another "
+                "state folder"
+            )
 
     def _write(self) -> bool:
         """Write what waits; False while the log takes nothing and there is too much to read on."""

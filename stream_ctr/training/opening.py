@@ -21,7 +21,7 @@ from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded
 from stream_ctr.training.report import Reporter
-from stream_ctr.training.start import LogPlace, Resumable, resume, skipped_entries
+from stream_ctr.training.start import LogPlace, Resumable, compaction_remarks, resume, skipped_entries
 
 R = TypeVar("R", bound=Resumable)
 R_co = TypeVar("R_co", bound=Resumable, covariant=True)
@@ -32,6 +32,8 @@ class Opening(Generic[R_co]):
     """A state folder that is open, and what a run goes on from."""
 
     folder: Path
+    place: LogPlace
+    """The topics that are read, by their ids."""
     log: dict[str, Any]
     """Which log it belongs to, for the manifest."""
     identity: dict[str, Any]
@@ -44,6 +46,8 @@ class Opening(Generic[R_co]):
     """The checkpoint that the core came from; None for a new run."""
     lost: int
     """Entries behind which the run goes on because the log no longer holds them."""
+    remarks: list[str]
+    """What is unusual about the log and worth a line."""
 
     @property
     def moved(self) -> bool:
@@ -75,6 +79,8 @@ class Opening(Generic[R_co]):
                 reporter.say("start-from-ignored", reason=ignored)
             newest = self.store.path(self.loaded.manifest.version)
             reporter.say("resumed", checkpoint=str(newest), **resumed)
+        for remark in self.remarks:
+            reporter.say("log", warning=remark)
         if self.lost:
             reporter.say("skipped", entries=self.lost, reason="the log no longer holds them")
 
@@ -111,6 +117,7 @@ def open_state(
     folder.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(folder / "checkpoints", settings.train.checkpoints_kept, files or Files())
     segments = SegmentFolder(store.folder / SEGMENTS, files)
+    remarks = compaction_remarks(log, place)
     core, loaded = resume(
         store,
         lambda: make_core(segments),
@@ -120,6 +127,7 @@ def open_state(
         skip_lost=skip_lost,
         at_end=at_end,
         begin=begin,
+        remark=remarks.append,
     )
     journal = FileJournal(folder / "journal", files)
     lost = skipped_entries(core, loaded)
@@ -129,6 +137,7 @@ def open_state(
     labelled = topics == (settings.log.labelled,)
     return Opening(
         folder=folder,
+        place=place,
         log=place.as_json(log.url),
         identity=identity,
         store=store,
@@ -146,4 +155,5 @@ def open_state(
         ),
         loaded=loaded,
         lost=lost,
+        remarks=remarks,
     )

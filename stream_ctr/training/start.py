@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from stream_ctr.config import Settings
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
-from stream_ctr.events.log import EventLog, TopicPartition
+from stream_ctr.events.limits import ReadLimits
+from stream_ctr.events.log import Entry, EventLog, TopicPartition
+from stream_ctr.pipeline.decode import MAX_VALUE_BYTES
 from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.stream import Pipeline
 from stream_ctr.state import State
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.identity import refuse_other
+
+RECORD_BYTES: Final = MAX_VALUE_BYTES + 64 * 1024
+"""Largest record that is read: no longer value is decoded, and a key, if any, is an event id."""
+ENTRY_SECONDS: Final = 10.0
+"""How long a log may take to give one entry."""
+UNREAD: Final = entry_digest(Entry("", 0, 0, 0, None, None))
+"""Digest of an entry whose bytes were not read: it says nothing about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +63,23 @@ def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
         raise LogError(
             f"{log.url}: topics must have equal numbers of partitions, so that keys meet: "
             + ", ".join(f"{topic} has {count}" for topic, count in counts.items())
+            + f"; add partitions to the smaller one until it has {max(counts.values())}"
         )
     return LogPlace(
         log.log_id(),
         {topic: log.topic_id(topic) for topic in topics},
         counts[topics[0]],
     )
+
+
+def compaction_remarks(log: EventLog, place: LogPlace) -> list[str]:
+    """A warning for each topic that the log compacts, as far as the log says."""
+    return [
+        f"topic {topic} has cleanup.policy = compact: Kafka keeps only the last record of a key, so "
+        "events of keys that come again are lost. Set cleanup.policy = delete"
+        for topic in place.topic_ids
+        if log.is_compacted(topic)
+    ]
 
 
 class Resumable(Protocol):
@@ -87,12 +108,13 @@ def resume(
     skip_lost: bool = False,
     at_end: bool = False,
     begin: Callable[[R], None] = lambda core: None,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> tuple[R, Loaded | None]:
     """The core to go on with, and the checkpoint that it came from (None: a new run).
 
     A new run reads from the first entry that the log holds or, ``at_end``, from behind its last; ``begin``
     is told its core. With ``skip_lost``, a run goes on behind entries that the log no longer holds, and has
-    counted them.
+    counted them. ``remark`` is called with what is unusual and refuses nothing.
 
     Raises:
         StateError: the checkpoint belongs to another setup, or none of them is whole.
@@ -112,12 +134,13 @@ def resume(
     saved = sorted((topic, partition) for topic, partition, _ in loaded.manifest.positions)
     if saved != sorted(place.all()):
         raise StateError(
-            f"{folder} was written for {len(saved)} partitions, the log has {len(place.all())}: "
-            "adding partitions moves keys, so start a new state folder"
+            f"{folder} was written for {len(saved) // len(place.topic_ids)} partitions of each topic, "
+            f"the log has {place.partitions}: the order of events was begun without the others. "
+            f"Start a new state folder; train --start-from {folder.parent} --start-at last keeps the weights"
         )
     core.load_parts(loaded.parts)
     _check_range(core, log, place, folder, skip_lost)
-    _refuse_other_records(core, log, folder)
+    _refuse_other_records(core, log, folder, remark)
     return core, loaded
 
 
@@ -167,22 +190,49 @@ def _check_range(core: Resumable, log: EventLog, place: LogPlace, folder: Path, 
     core.pipeline.skip(skipped)
 
 
-def _refuse_other_records(core: Resumable, log: EventLog, folder: Path) -> None:
-    """Compare the last applied record of each partition, where the log still holds it."""
+def _refuse_other_records(
+    core: Resumable, log: EventLog, folder: Path, remark: Callable[[str], None]
+) -> None:
+    """Compare the last applied record of each partition, where the log still holds it.
+
+    Where it does not, although it holds later offsets, compaction has removed the record: topic ids and
+    ranges were compared before, so the log is the one that was read.
+    """
     positions = core.pipeline.positions()
     for tp, digest in sorted(core.pipeline.digests().items()):
         offset = positions[tp] - 1
         if offset < log.start_offsets(tp.topic)[tp.partition]:
             continue
-        reader = log.reader({tp: offset})
-        try:
-            entries = reader.poll(1, 10.0)
-        finally:
-            reader.close()
-        if not entries:
-            raise LogError(f"{log.url}: {tp.topic}[{tp.partition}] did not give entry {offset} in 10 s")
-        if entries[0].offset != offset or entry_digest(entries[0]) != digest:
+        entry = _entry_at(log, tp, offset)
+        if entry is None:
+            remark(
+                f"{tp.topic}[{tp.partition}]: entry {offset}, the last one that {folder} was made from, is "
+                "gone although the log has later offsets: compaction removed it. Reading goes on after it"
+            )
+        elif UNREAD not in (digest, entry_digest(entry)) and entry_digest(entry) != digest:
             raise OffsetRangeError(
                 f"{tp.topic}[{tp.partition}]: entry {offset} of {log.url} is not the one that {folder} was "
                 "made from: the log was replaced. Restore it, or start a new state folder"
             )
+
+
+def _entry_at(log: EventLog, tp: TopicPartition, offset: int) -> Entry | None:
+    """The entry at an offset that the log's range holds; None where there is none.
+
+    Raises:
+        LogError: the log does not answer.
+    """
+    reader = log.reader({tp: offset}, ReadLimits(record=RECORD_BYTES))
+    deadline = time.monotonic() + ENTRY_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            entries = reader.poll(1, 1.0)
+            if entries:
+                return entries[0] if entries[0].offset == offset or entries[0].unread else None
+            if reader.positions()[tp] > offset:  # only marks of transactions are left
+                return None
+    finally:
+        reader.close()
+    raise LogError(
+        f"{log.url}: {tp.topic}[{tp.partition}] did not give entry {offset} in {ENTRY_SECONDS:g} s; try again"
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 from stream_ctr.batch.warm_start import WarmStart, load_warm_start
 from stream_ctr.config import Settings
-from stream_ctr.errors import LogError
+from stream_ctr.errors import LogError, PartitionsAddedError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.config import Arm
@@ -97,7 +97,7 @@ class Trainer:
         self.folder = settings.arm_state(arm.name)
         fields = resolve_fields(settings.features)
         place = find_place(log, input_topics(settings))
-        log.create_topic(settings.log.dead_letters, place.partitions)
+        log.ensure_topic(settings.log.dead_letters, place.partitions)
         self._dead_letters = DeadLetters(log, settings.log.dead_letters)
         expected = identity(settings, arm, fields)
         self._opening = open_state(
@@ -165,6 +165,7 @@ class Trainer:
         way the last act is a checkpoint.
 
         Raises:
+            PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
             StreamCTRError: the log cannot be read on; what was learned since the last checkpoint is read
                 again by the next start.
         """
@@ -180,7 +181,7 @@ class Trainer:
                     self._publisher.publish(self.core, intake.end_offsets(), healthy=False)
                     stop.wait(LETTERS_RETRY_SECONDS)
                     continue
-                heard = intake.read(self._patience_seconds())
+                heard = self._read(intake)
                 ordered = intake.ordered()
                 if ordered:
                     self._apply(ordered)
@@ -219,6 +220,14 @@ class Trainer:
             LogError: dead letters are not acknowledged: without that their offsets must not be saved.
         """
         self._saver.now()
+
+    def _read(self, intake: Intake) -> bool:
+        """Read on; whether there was news."""
+        try:
+            return intake.read(self._patience_seconds())
+        except PartitionsAddedError:
+            self.checkpoint()  # no later start goes on from it, but the weights can be taken from it
+            raise
 
     def _patience_seconds(self) -> float:
         """How long reading may wait for news."""

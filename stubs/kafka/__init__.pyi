@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from ssl import SSLContext
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
+from uuid import UUID
 
 from kafka import admin as admin
 from kafka import partitioner as partitioner
-from kafka.admin import UserScramCredentialUpsertion
+from kafka.admin import ConfigResource, UserScramCredentialUpsertion
 from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import OffsetSpec
 
@@ -64,6 +65,10 @@ class KafkaAdminClient:
         self, new_topics: Mapping[str, Mapping[str, object]], *, wait_for_metadata: bool = False
     ) -> dict[str, object]: ...
     def wait_for_topics(self, topic_names: Sequence[str], timeout_ms: float = 10000) -> None: ...
+    def create_partitions(self, topic_partitions: Mapping[str, int]) -> object: ...
+    def describe_configs(
+        self, config_resources: Sequence[ConfigResource], *, config_filter: str = ...
+    ) -> dict[str, dict[str, dict[str, dict[str, str | None]]]]: ...
     def delete_topics(self, topics: Sequence[str]) -> dict[str, object]: ...
     def list_partition_offsets(
         self, topic_partition_specs: Mapping[TopicPartition, OffsetSpec], *, timeout_ms: float | None = None
@@ -92,6 +97,7 @@ class KafkaProducer:
         bootstrap_servers: Sequence[str],
         bootstrap_timeout_ms: int = ...,
         acks: int | str = ...,
+        compression_type: str | None = ...,
         enable_idempotence: bool = ...,
         transactional_id: str | None = ...,
         delivery_timeout_ms: int = ...,
@@ -125,8 +131,14 @@ class KafkaProducer:
     def abort_transaction(self) -> None: ...
     def close(self, timeout: float | None = None) -> None: ...
 
+class ClusterMetadata:
+    cluster_id: str | None
+    def topic_id(self, topic_name: str) -> UUID | None: ...
+    def partitions_for_topic(self, topic: str) -> set[int] | None: ...
+
 class KafkaConsumer:
     _fetcher: Fetcher
+    _cluster: ClusterMetadata
     def __init__(
         self,
         *,
@@ -138,6 +150,9 @@ class KafkaConsumer:
         allow_auto_create_topics: bool = ...,
         request_timeout_ms: int = ...,
         reconnect_backoff_max_ms: int = ...,
+        metadata_max_age_ms: int = ...,
+        fetch_max_bytes: int = ...,
+        max_partition_fetch_bytes: int = ...,
         metrics_enabled: bool = ...,
         security_protocol: str = ...,
         ssl_context: SSLContext | None = ...,
@@ -149,7 +164,7 @@ class KafkaConsumer:
     def seek(self, partition: TopicPartition, offset: int) -> None: ...
     def poll(
         self, timeout_ms: float = 0, max_records: int | None = None
-    ) -> dict[TopicPartition, list[ConsumerRecord]]: ...
+    ) -> dict[TopicPartition, list[Any]]: ...
     def pause(self, *partitions: TopicPartition) -> None: ...
     def resume(self, *partitions: TopicPartition) -> None: ...
     def position(self, partition: TopicPartition) -> int | None: ...

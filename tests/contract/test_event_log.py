@@ -15,6 +15,7 @@ import pytest
 
 from stream_ctr.errors import LogError, OffsetRangeError
 from stream_ctr.events.dead_letters import DeadLetters, list_dead_letters
+from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, LogReader, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.partitioner import partition_of
@@ -137,6 +138,55 @@ def test_a_poll_gives_no_more_than_asked_and_goes_on_where_it_stopped(
     assert reader.positions() == reader.end_offsets() == {TopicPartition(topic, 0): 25}
     assert reader.poll(7, 0.0) == []
     assert reader.healthy
+
+
+def test_a_poll_gives_no_more_bytes_than_asked(log: EventLog, topic: str) -> None:
+    for partition in range(2):
+        log.append(topic, [Record(b"%d" % i, bytes(20_000), 1, partition) for i in range(20)])
+    limits = ReadLimits(record=100_000, poll=100_000)
+    reader = log.reader({TopicPartition(topic, p): 0 for p in range(PARTITIONS)}, limits)
+    found: list[Entry] = []
+    deadline = time.monotonic() + 60
+    while len(found) < 40:
+        entries = reader.poll(1000, 1.0, max_bytes=50_000 if len(found) % 2 else None)
+        sizes = reader.taken_bytes()
+        assert set(sizes) == {entry[:2] for entry in entries}
+        assert sum(sizes.values()) >= sum(len(entry.value or b"") for entry in entries)
+        # SQLite reads some rows at once, and one of them may be the one too many.
+        assert sum(len(entry.value or b"") for entry in entries) < 100_000 + 20_000 * 64
+        found += entries
+        assert time.monotonic() < deadline
+    assert reader.poll(1000, 0.0, max_bytes=1) == []
+    for partition in range(2):
+        assert [e.offset for e in found if e.partition == partition] == list(range(20))
+    reader.close()
+
+
+def test_a_large_record_is_left_in_the_log_and_the_next_one_is_read(log: EventLog, topic: str) -> None:
+    headers = (("h", b"x"),)
+    records = [Record(b"a", b"1", 5, 0, headers), Record(b"b", bytes(2_000_000), 6, 0, headers)]
+    log.append(topic, [*records, Record(b"c", b"3", 7, 0, headers)])
+    reader = log.reader({TopicPartition(topic, 0): 0}, ReadLimits(record=1_000_000))
+    first, large, last = take(reader, 3)
+    assert (first[4:], last[4:]) == ((b"a", b"1", headers, None), (b"c", b"3", headers, None))
+    assert large[:7] == (topic, 0, 1, 6, None, None, ())
+    assert large.unread is not None
+    assert 2_000_000 < large.unread.size_bytes < 2_000_100
+    assert "more than 1000000: it is not read" in large.unread.reason
+    reader.close()
+
+
+def test_a_reader_says_which_topics_it_reads(log: EventLog, topic: str, open_reader: OpenReader) -> None:
+    reader = open_reader({0: 0})
+    reader.poll(1, 0.0)
+    assert reader.topic_ids() == {topic: log.topic_id(topic)}
+    assert reader.partition_counts() == {topic: PARTITIONS}
+    assert not log.is_compacted(topic)
+
+
+def test_a_topic_that_must_exist_keeps_its_partitions(log: EventLog, topic: str) -> None:
+    assert log.ensure_topic(topic, 7) == PARTITIONS
+    assert log.ensure_topic(f"{topic}-new", 2) == log.partitions(f"{topic}-new") == 2
 
 
 def test_a_poll_can_leave_partitions_where_they_are(

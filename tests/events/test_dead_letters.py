@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from stream_ctr.errors import LogError
-from stream_ctr.events.dead_letters import MAX_KEPT_BYTES, DeadLetter, DeadLetters, list_dead_letters
+from stream_ctr.events.dead_letters import (
+    MAX_KEPT_BYTES,
+    PREFIX_BYTES,
+    DeadLetter,
+    DeadLetters,
+    list_dead_letters,
+)
+from stream_ctr.events.limits import Unread
 from stream_ctr.events.log import Entry, Record, TopicPartition
 from stream_ctr.events.sqlite_log import SqliteLog
 
@@ -75,16 +82,76 @@ def test_letters_wait_until_the_topic_takes_them(log: SqliteLog) -> None:
 
 
 @pytest.mark.parametrize(("key_bytes", "value_bytes"), [(10, 2**25 - 10), (2**24 + 1, 2**24 - 1)])
-def test_the_largest_record_still_fits_a_dead_letter(
+def test_of_a_large_record_the_beginning_and_the_size_are_kept(
     log: SqliteLog, key_bytes: int, value_bytes: int
 ) -> None:
     letters = DeadLetters(log, "dead")
     letters.add(Entry("clicks", 0, 0, 0, b"k" * key_bytes, b"v" * value_bytes), "too large to parse")
     letters.flush()
     (letter,) = list_dead_letters(log, "dead")
-    assert letter.reason == "too large to parse (the first 16777216 of 33554432 bytes are kept here)"
-    assert letter.key == b"k" * min(key_bytes, MAX_KEPT_BYTES)
-    assert letter.value == b"v" * (MAX_KEPT_BYTES - len(letter.key or b""))
+    assert letter.reason == "too large to parse (the first 4096 of 33554432 bytes are kept here)"
+    assert letter.key == b"k" * min(key_bytes, PREFIX_BYTES)
+    assert letter.value == b"v" * (PREFIX_BYTES - len(letter.key or b""))
+    assert (letter.size_bytes, letter.cut_short) == (2**25, True)
+
+
+def test_the_largest_record_that_is_kept_is_kept_whole(log: SqliteLog) -> None:
+    letters = DeadLetters(log, "dead")
+    letters.add(Entry("clicks", 0, 0, 0, b"key", b"v" * (MAX_KEPT_BYTES - 3)), "bad")
+    letters.flush()
+    (letter,) = list_dead_letters(log, "dead")
+    assert (letter.reason, letter.value, letter.cut_short) == ("bad", b"v" * (MAX_KEPT_BYTES - 3), False)
+
+
+def test_a_record_that_was_not_read_is_a_letter_with_its_place_reason_and_size(log: SqliteLog) -> None:
+    letters = DeadLetters(log, "dead")
+    unread = Unread("the record batch is too large", 41_234)
+    letters.add(Entry("clicks", 1, 9, 7, None, None, (), unread), "the value is null")
+    letters.flush()
+    (letter,) = list_dead_letters(log, "dead")
+    assert (letter.place, letter.reason) == (("clicks", 1, 9), "the record batch is too large")
+    assert (letter.key, letter.value, letter.size_bytes, letter.cut_short) == (None, None, 41_234, True)
+
+
+def test_a_large_letter_of_an_earlier_version_is_still_known_as_cut_short() -> None:
+    letter = DeadLetter(
+        reason="bad (the first 16777216 of 33554432 bytes are kept here)",
+        topic="clicks",
+        partition=0,
+        offset=0,
+        timestamp_ms=0,
+        value=bytes(2**24),
+    )
+    assert letter.cut_short
+
+
+def test_many_large_letters_are_written_in_parts_and_none_twice(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = DeadLetters(log, "later")
+    for offset in range(30):
+        letters.add(Entry("clicks", 0, offset, 0, None, bytes(600_000)), "bad")
+    assert letters.full
+    appended: list[int] = []
+    append = log.append
+
+    def append_twice_only(topic: str, records: Sequence[Record]) -> None:
+        if len(appended) == 2:
+            raise LogError("away")
+        append(topic, records)
+        appended.append(sum(len(record.value or b"") for record in records))
+
+    log.create_topic("later", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "append", append_twice_only)
+        with pytest.raises(LogError, match="away"):
+            letters.flush()
+    assert max(appended) < 6_000_000
+    assert 0 < letters.waiting < 30
+    letters.flush()
+    assert (letters.waiting, letters.full) == (0, False)
+    assert log.end_offsets("later") == {0: 30}
+    assert [letter.offset for letter in list_dead_letters(log, "later")] == list(range(30))
 
 
 @pytest.mark.parametrize("value", [None, b"", b"{", b'{"v": 1}', b'{"reason": 3}', b"\xff"])

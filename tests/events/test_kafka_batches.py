@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from crc32c import crc32c
 
-from stream_ctr.events import kafka_batches
-from stream_ctr.events.kafka_batches import read_batches
+from stream_ctr.events import kafka_batches, kafka_unpack
+from stream_ctr.events.kafka_batches import FetchedBatches, read_fetch
 from stream_ctr.events.kafka_client import codec, errors, fetcher, kafka
-from stream_ctr.events.kafka_fetch import FetchedEntries, entry_of
+from stream_ctr.events.kafka_legacy import LegacyMessages
+from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits
 from stream_ctr.events.log import Entry, TopicPartition
 
 PLACE = TopicPartition("events", 2)
@@ -78,39 +80,61 @@ class Aborted(NamedTuple):
     first_offset: int
 
 
-def part(
-    kind: type[fetcher.Fetcher.PartitionRecords], data: bytes, fetch_offset: int = 0, *aborted: Aborted
-) -> fetcher.Fetcher.PartitionRecords:
-    return kind(
+EVERYTHING = 2**62
+
+
+def fetched(
+    data: bytes, fetch_offset: int = 0, *aborted: Aborted, limits: ReadLimits = DEFAULT_LIMITS
+) -> FetchedBatches | LegacyMessages:
+    return read_fetch(data, PLACE, fetch_offset, limits, aborted)
+
+
+def taken(
+    read: FetchedBatches | LegacyMessages, at_once: int = EVERYTHING, most_bytes: int = EVERYTHING
+) -> list[Entry]:
+    """Everything, at most so much at once; up to a failure, if there is one."""
+    entries: list[Entry] = []
+    while not read.done:
+        more, size_bytes = read.take(at_once, most_bytes)
+        assert len(more) <= at_once
+        assert size_bytes == sum(size(entry) for entry in more) if isinstance(read, LegacyMessages) else True
+        if not more:
+            assert read.done or read.failure is not None
+            break
+        entries += more
+    return entries
+
+
+def size(entry: Entry) -> int:
+    return len(entry.key or b"") + len(entry.value or b"") + ENTRY_BYTES
+
+
+def oracle(data: bytes, fetch_offset: int = 0, *aborted: Aborted) -> tuple[list[Entry], int, int]:
+    """Entries, where to fetch next and the leader's epoch, as kafka-python reads them."""
+    read = fetcher.Fetcher.PartitionRecords(
         fetch_offset,
         kafka.TopicPartition(*PLACE),
         fetcher.MemoryRecords(data),
         isolation_level=READ_COMMITTED,
         aborted_transactions=aborted,
     )
-
-
-def outcome(
-    kind: type[fetcher.Fetcher.PartitionRecords],
-    data: bytes,
-    fetch_offset: int = 0,
-    *aborted: Aborted,
-    at_once: int | None = None,
-) -> tuple[list[Entry], int, int, bool]:
-    """Entries, where to fetch next, the leader's epoch, and whether there is more."""
-    read = part(kind, data, fetch_offset, *aborted)
     entries: list[Entry] = []
-    while read and (taken := [entry_of(record) for record in read.take(at_once)]):
-        entries += taken
-    return entries, read.next_fetch_offset, read.leader_epoch, bool(read)
+    while read and (records := read.take()):
+        entries += [
+            Entry(*PLACE, r.offset, r.timestamp, r.key, r.value, tuple((n, v or b"") for n, v in r.headers))
+            for r in records
+        ]
+    return entries, read.next_fetch_offset, read.leader_epoch
 
 
 def both(data: bytes, fetch_offset: int = 0, *aborted: Aborted) -> list[Entry]:
-    """What both readers make of the bytes, which is the same."""
-    own = fetcher.Fetcher.PartitionRecords
-    expected = outcome(own, data, fetch_offset, *aborted)
-    assert outcome(FetchedEntries, data, fetch_offset, *aborted) == expected
-    assert outcome(FetchedEntries, data, fetch_offset, *aborted, at_once=3) == expected
+    """What both readers make of the bytes, which is the same, however little is taken at once."""
+    expected = oracle(data, fetch_offset, *aborted)
+    for at_once, most_bytes in ((EVERYTHING, EVERYTHING), (3, EVERYTHING), (EVERYTHING, 1)):
+        read = fetched(data, fetch_offset, *aborted)
+        assert (taken(read, at_once, most_bytes), read.next_offset, read.leader_epoch) == expected
+        assert read.done
+        assert read.failure is None
     return expected[0]
 
 
@@ -173,18 +197,26 @@ def test_packed_batches(packing: int) -> None:
     assert len(both(data)) == 73
 
 
+def failure_of(data: bytes) -> tuple[list[int], str]:
+    """Offsets that are given before the failure, and what it says."""
+    read = fetched(data)
+    given = [entry.offset for entry in taken(read)]
+    assert isinstance(read.failure, errors.CorruptRecordError | errors.UnsupportedCodecError)
+    assert not read.done
+    assert read.take(1, 1) == ([], 0)
+    return given, str(read.failure.args[0])
+
+
 def test_a_packing_without_its_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = batch(0, [(0, 1, b"k", b"v", ())])
     unknown = batch(5, [(0, 0, b"", b"", ())], attributes=6)
-    read = read_batches(batch(0, [(0, 1, b"k", b"v", ())]) + unknown, PLACE)
-    assert read is not None
-    assert len(read.entries) == 1
-    assert read.failure is not None
-    assert read.failure.args == ("events[2] holds records packed in a way that is not known: 6",)
-    monkeypatch.setitem(kafka_batches._CODECS, LZ4, ("lz4", lambda: False, bytes))
-    read = read_batches(batch(5, [(0, 0, b"", b"", ())], attributes=LZ4), PLACE)
-    assert read is not None
-    assert isinstance(read.failure, errors.UnsupportedCodecError)
-    assert read.failure.args == (
+    assert failure_of(good + unknown) == (
+        [0],
+        "events[2] holds records packed in a way that is not known: 6",
+    )
+    monkeypatch.setitem(kafka_unpack._CODECS, LZ4, ("lz4", lambda: False, kafka_unpack._lz4))
+    assert failure_of(batch(5, [(0, 0, b"", b"", ())], attributes=LZ4)) == (
+        [],
         "events[2] holds records packed by lz4, whose library is not installed; install stream-ctr[codecs]",
     )
 
@@ -198,7 +230,6 @@ def test_transactions_that_hold_and_that_were_taken_back() -> None:
     assert [entry.key for entry in both(data, 0, Aborted(8, 0))] == [b"b", b"c"]
     assert [entry.key for entry in both(kept + plain + mark(3, 9, commit=True), 1)] == [b"b", b"c"]
     assert both(ends, 3) == []
-    assert part(FetchedEntries, ends, 3).take() == []
 
 
 def test_formats_before_magic_2_are_read_as_before() -> None:
@@ -213,34 +244,20 @@ def test_formats_before_magic_2_are_read_as_before() -> None:
 def test_a_batch_emptied_by_compaction_is_passed() -> None:
     data = batch(10, [], last=6) + batch(17, [(0, 1, None, None, ())])
     assert [entry.offset for entry in both(data, 10)] == [17]
-    assert part(FetchedEntries, batch(10, [], last=6), 10).take() == []
-    assert outcome(FetchedEntries, batch(10, [], last=6), 10)[1] == 17
-    assert outcome(FetchedEntries, b"", 10)[1:] == (10, -1, False)
-
-
-def failure_of(data: bytes) -> tuple[list[int], str]:
-    """Offsets that are given before the failure, and what it says."""
-    read = part(FetchedEntries, data)
-    given = [entry.offset for entry in read.take()]
-    if not given:
-        read = part(FetchedEntries, data)
-    with pytest.raises(errors.CorruptRecordError) as raised:
-        read.take()
-    assert not read  # asked again, the fetcher fetches again
-    return given, str(raised.value.args[0])
+    assert both(batch(10, [], last=6), 10) == []
+    assert fetched(batch(10, [], last=6), 10).next_offset == 17
+    nothing = fetched(b"", 10)
+    assert (nothing.done, nothing.next_offset, nothing.leader_epoch) == (True, 10, -1)
 
 
 def test_what_comes_before_a_damaged_batch_is_given_and_then_it_is_named() -> None:
     good, other = batch(0, [(0, 1, b"k", b"v", ())]), bytearray(batch(7, [(0, 1, b"k", b"v", ())]))
     other[-1] ^= 1
     with pytest.raises(errors.CorruptRecordError):
-        outcome(fetcher.Fetcher.PartitionRecords, good + other)
+        oracle(good + other)
     said = "events[2]: the record batch at offset 7 does not match its checksum"
     assert failure_of(good + other) == ([0], said)
-    read = part(FetchedEntries, bytes(other), 7)
-    with pytest.raises(errors.CorruptRecordError, match="offset 7 does not match its checksum"):
-        read.take()
-    assert read.next_fetch_offset == 7
+    assert failure_of(bytes(other)) == ([], said)
 
 
 def damaged(made: bytes, at: int, put: bytes) -> bytes:
@@ -277,12 +294,12 @@ def test_no_bytes_are_read_beyond_their_end_or_taken_for_records_that_are_not_th
     failed = 0
     for at in range(61, len(made)):
         changed = damaged(made, at, random.bytes(1))
-        read = read_batches(changed, PLACE)
-        assert read is not None
+        read = fetched(changed, -(2**63))
+        entries = taken(read)
         if read.failure is not None:
             failed += 1
         elif changed[at] < 128:  # beyond that the attributes of a record differ: a byte, there a varint
-            assert read.entries == outcome(fetcher.Fetcher.PartitionRecords, changed, -(2**63))[0]
+            assert entries == oracle(changed, -(2**63))[0]
     assert failed > 20
 
 
@@ -293,5 +310,148 @@ def test_a_head_of_any_bytes_is_no_reason_to_crash() -> None:
         if len(data) > 60:
             data[8:12], data[16] = struct.pack(">i", len(data) - 12), 2
             data = bytearray(sealed(data))
-        read = read_batches(bytes(data), PLACE)
-        assert read is None or not read.entries or read.failure is None
+        read = fetched(bytes(data))
+        if isinstance(read, FetchedBatches):
+            assert not taken(read) or read.failure is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_left_of_transactions_is_what_kafka_python_leaves(seed: int) -> None:
+    """Producers with several transactions each, and others between them; each ends one way or the other."""
+    random = np.random.default_rng(seed)
+    data, offset = b"", 0
+    begun: dict[int, int] = {}
+    aborted: list[Aborted] = []
+    for _ in range(60):
+        producer = int(random.integers(0, 4))
+        if producer in begun and random.random() < 0.3:
+            commit = random.random() < 0.5
+            if not commit:
+                aborted.append(Aborted(producer, begun[producer]))
+            del begun[producer]
+            data += mark(offset, producer, commit=commit)
+            offset += 1
+            continue
+        transactional = producer > 0
+        if transactional:
+            begun.setdefault(producer, offset)
+        records: list[Sent] = [(i, 1, b"%d" % producer, b"%d" % (offset + i), ()) for i in range(3)]
+        packing = int(random.choice([NONE, GZIP, ZSTD]))
+        data += batch(offset, records, packing, producer=producer or -1, transactional=transactional)
+        offset += 3
+    assert len(aborted) > 2
+    assert both(data, 0, *aborted)
+    both(data, offset // 2, *aborted)
+
+
+@pytest.mark.parametrize("window", [1, 300, 5000])
+def test_windows_of_any_size_give_the_same_entries(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_batches, "_WINDOW_BYTES", window)
+    random = np.random.default_rng(7)
+    data, base = b"", 0
+    for _ in range(12):
+        made, base = random_batch(random, base, [NONE, GZIP, ZSTD])
+        data += made
+    both(data)
+    both(data, base // 2)
+
+
+PACKINGS = [GZIP, SNAPPY, LZ4, ZSTD]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_batch_that_unpacks_beyond_the_limit_is_one_entry_and_reading_goes_on(packing: int) -> None:
+    if not HAVE[packing]():
+        pytest.skip("the library of this packing is not installed")
+    small: list[Sent] = [(0, 5, b"k", b"v", ())]
+    bomb = batch(1, [(i, 6, None, bytes(100_000), ()) for i in range(9)], packing)
+    data = batch(0, small, packing) + bomb + batch(10, small, packing)
+    limits = ReadLimits(batch=800_000)
+    read = fetched(data, limits=limits)
+    before, pointer, after = taken(read)
+    assert (before.offset, after.offset, read.done, read.next_offset) == (0, 10, True, 11)
+    assert (pointer.offset, pointer.timestamp_ms, pointer.key, pointer.value) == (9, 6, None, None)
+    assert pointer.unread is not None
+    assert pointer.unread.size_bytes == len(bomb)
+    name = kafka_unpack.codec_name(packing)
+    assert pointer.unread.reason == (
+        f"the record batch of 9 records at the offsets 1 to 9, packed by {name} in {len(bomb) - 61} bytes, "
+        "is larger than log.max_batch_bytes = 800000 when it is unpacked; its records are not read"
+    )
+    # A start in the middle of the batch, as after a checkpoint, meets it once more; one behind it does not.
+    assert [entry.offset for entry in taken(fetched(data, 5, limits=limits))] == [9, 10]
+    assert [entry.offset for entry in taken(fetched(data, 10, limits=limits))] == [10]
+    assert len(taken(fetched(data, limits=ReadLimits(batch=1_000_000)))) == 11
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_unpacking_stops_at_the_limit(packing: int) -> None:
+    """What a gigabyte packs into is not unpacked to see how large it is."""
+    if not HAVE[packing]():
+        pytest.skip("the library of this packing is not installed")
+    pack = {
+        GZIP: codec.gzip_encode,
+        SNAPPY: codec.snappy_encode,
+        LZ4: codec.lz4_encode,
+        ZSTD: codec.zstd_encode,
+    }
+    packed = pack[packing](bytes(60_000_000))
+    tracemalloc.start()
+    with pytest.raises(kafka_unpack.TooLargeError):
+        kafka_unpack.unpack(packed, packing, 2_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    assert kafka_unpack.unpack(packed, packing, 60_000_000) == bytes(60_000_000)
+    text = b"some text " * 1000
+    assert kafka_unpack.unpack(pack[packing](text), packing, len(text)) == text
+
+
+def test_a_record_above_the_limit_is_left_in_the_log() -> None:
+    large: Sent = (1, 4, b"key", bytes(5000), (("h", b"x"),))
+    data = batch(0, [(0, 1, b"a", b"b", ()), large, (2, 1, b"c", b"d", ())])
+    first, pointer, last = taken(fetched(data, limits=ReadLimits(record=1000)))
+    assert (first.value, last.value) == (b"b", b"d")
+    assert pointer[:7] == (*PLACE, 1, 4, None, None, ())
+    assert pointer.unread is not None
+    assert 5000 < pointer.unread.size_bytes < 5050
+    assert pointer.unread.reason.endswith("bytes, more than 1000: it is not read")
+    assert both(data)[1].value == bytes(5000)
+
+
+def test_what_is_taken_at_once_is_bounded_in_bytes() -> None:
+    records: list[Sent] = [(i, 1, None, bytes(10_000), ()) for i in range(50)]
+    for packing in (NONE, ZSTD):
+        read = fetched(batch(0, records, packing))
+        sizes = []
+        while not read.done:
+            entries, size_bytes = read.take(1000, 35_000)
+            assert size_bytes >= sum(size(entry) for entry in entries)
+            sizes.append(len(entries))
+        assert sizes == [4] * 12 + [2]
+
+
+def test_messages_before_magic_2_are_bounded_too() -> None:
+    from kafka.record.legacy_records import LegacyRecordBatchBuilder
+
+    builder = LegacyRecordBatchBuilder(1, GZIP, 2**30)
+    for offset in range(9):
+        builder.append(offset, 12, b"key", bytes(100_000))
+    made = bytearray(builder.build())
+    struct.pack_into(">q", made, 0, 8)  # a broker gives it the last offset of what it packs
+    data = bytes(made)
+    whole = both(data)
+    assert [entry.offset for entry in whole] == list(range(9))
+    (pointer,) = taken(fetched(data, limits=ReadLimits(batch=500_000)))
+    assert (pointer.offset, pointer.value) == (8, None)
+    assert pointer.unread is not None
+    assert "packed by gzip" in pointer.unread.reason
+    kept = taken(fetched(data, limits=ReadLimits(record=1000)))
+    assert all(entry.value is None and entry.unread is not None for entry in kept)
+    assert len(kept) == 9
+    follows = data + batch(9, [(0, 1, b"k", b"v", ())])
+    first = fetched(follows)
+    assert (len(taken(first)), first.next_offset) == (9, 9)
+    broken = bytearray(data)
+    broken[-1] ^= 1
+    assert failure_of(bytes(broken)) == ([], "events[2]: the message at offset 8 does not match its checksum")

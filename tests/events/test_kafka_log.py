@@ -9,13 +9,18 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from stream_ctr.errors import LogError, UsageError
+from stream_ctr.errors import LogError, OffsetRangeError, UsageError
+from stream_ctr.events import kafka_reader
 from stream_ctr.events.kafka_client import fetcher, kafka, servers_of
+from stream_ctr.events.kafka_fetch import BY_ID, take_over
 from stream_ctr.events.kafka_log import KafkaLog
-from stream_ctr.events.log import Entry, Record, TopicPartition
+from stream_ctr.events.kafka_reader import KafkaReader
+from stream_ctr.events.limits import ReadLimits
+from stream_ctr.events.log import Entry, LogReader, Record, TopicPartition
 from tests.broker import Broker
 from tests.ports import free_port
 
@@ -80,13 +85,10 @@ def test_the_client_library_keeps_quiet_unless_told() -> None:
     assert not logging.getLogger("kafka.net.manager").isEnabledFor(logging.CRITICAL)
 
 
-@pytest.mark.kafka
-def test_a_topic_made_anew_has_another_id(kafka_url: str) -> None:
-    log = KafkaLog(kafka_url)
-    topic = f"test-{uuid.uuid4()}"
-    log.create_topic(topic, 1)
+def recreate(log: KafkaLog, topic: str) -> None:
+    """Delete a topic and create it again; returns when the second one is there."""
     first = log.topic_id(topic)
-    admin = kafka.KafkaAdminClient(bootstrap_servers=servers_of(kafka_url))
+    admin = kafka.KafkaAdminClient(bootstrap_servers=servers_of(log.url))
     admin.delete_topics([topic])
     admin.close()
     deadline = time.monotonic() + 60
@@ -100,6 +102,127 @@ def test_a_topic_made_anew_has_another_id(kafka_url: str) -> None:
             break
         assert time.monotonic() < deadline
     assert uuid.UUID(first) != uuid.UUID(second)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("version", [BY_ID, BY_ID - 1])
+def test_a_recreated_topic_is_never_read_on(
+    kafka_url: str, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """Although it was filled beyond the position. Brokers before 3.1 know no ids in a fetch."""
+    monkeypatch.setattr(kafka_reader, "take_over", partial(take_over, most_version=version))
+    log = KafkaLog(kafka_url)
+    topic = f"test-{uuid.uuid4()}"
+    log.create_topic(topic, 1)
+    log.append(topic, records_of(b"one", b"two"))
+    place = TopicPartition(topic, 0)
+    reader, early = log.reader({place: 0}), log.reader({place: 0})
+    assert isinstance(reader, KafkaReader)
+    assert [entry.value for entry in reader.poll(9, 30.0)] == [b"one", b"two"]
+    assert reader._fetcher.version == version
+    recreate(log, topic)
+    log.append(topic, records_of(*(b"other" for _ in range(9))))
+
+    def read_on(reader: LogReader) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert {entry.value for entry in reader.poll(9, 1.0)} <= {b"one", b"two"}
+
+    for each in (reader, early, reader):
+        with pytest.raises(OffsetRangeError, match=f"'{topic}' was deleted and created again while"):
+            read_on(each)
+    assert reader.positions() == {place: 2}
+    reader.close()
+    early.close()
+    log.close()
+
+
+@pytest.mark.kafka
+def test_partitions_that_are_added_are_noticed(kafka_url: str) -> None:
+    log = KafkaLog(kafka_url)
+    topic = f"test-{uuid.uuid4()}"
+    log.create_topic(topic, 2)
+    reader = log.reader({TopicPartition(topic, 0): 0, TopicPartition(topic, 1): 0})
+    reader.poll(1, 0.0)
+    assert reader.partition_counts() == {topic: 2}
+    admin = kafka.KafkaAdminClient(bootstrap_servers=servers_of(kafka_url))
+    admin.create_partitions({topic: 3})
+    admin.close()
+    deadline = time.monotonic() + 60
+    while reader.partition_counts() == {topic: 2}:
+        assert reader.poll(1, 0.5) == []
+        assert time.monotonic() < deadline
+    assert reader.partition_counts() == {topic: 3}
+    reader.close()
+    log.close()
+
+
+@pytest.mark.kafka
+def test_a_compacted_topic_is_known_as_one(kafka_url: str) -> None:
+    log = KafkaLog(kafka_url)
+    own, compacted = f"test-{uuid.uuid4()}", f"test-{uuid.uuid4()}"
+    log.create_topic(own, 1)
+    admin = kafka.KafkaAdminClient(bootstrap_servers=servers_of(kafka_url))
+    configs = {"cleanup.policy": "compact,delete"}
+    admin.create_topics({compacted: {"num_partitions": 1, "configs": configs}}, wait_for_metadata=True)
+    admin.close()
+    assert [log.is_compacted(topic) for topic in (own, compacted, "missing")] == [False, True, False]
+    log.close()
+
+
+@pytest.mark.kafka
+def test_a_batch_that_unpacks_beyond_the_limit_is_passed_with_its_place(kafka_url: str) -> None:
+    log = KafkaLog(kafka_url)
+    topic = f"test-{uuid.uuid4()}"
+    log.create_topic(topic, 1)
+    log.append(topic, records_of(b"before"))
+    producer = kafka.KafkaProducer(
+        bootstrap_servers=servers_of(kafka_url), compression_type="zstd", linger_ms=5000, batch_size=2**28
+    )
+    for _ in range(30):
+        producer.send(topic, bytes(1_000_000), partition=0)
+    producer.flush()
+    producer.close()
+    log.append(topic, records_of(b"after"))
+    reader = log.reader({TopicPartition(topic, 0): 0}, ReadLimits(batch=20_000_000))
+    found: list[Entry] = []
+    deadline = time.monotonic() + 60
+    while reader.positions() != {TopicPartition(topic, 0): 32}:
+        found += reader.poll(100, 1.0)
+        assert time.monotonic() < deadline
+    assert [(entry.offset, entry.value) for entry in found] == [(0, b"before"), (30, None), (31, b"after")]
+    assert found[1].unread is not None
+    assert "30 records at the offsets 1 to 30, packed by zstd in " in found[1].unread.reason
+    reader.close()
+    log.close()
+
+
+@pytest.mark.kafka
+def test_what_waits_of_partitions_that_nobody_asks_for_is_let_go_and_fetched_again(
+    kafka_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_reader, "HELD_BYTES", 100_000)
+    log = KafkaLog(kafka_url)
+    topic = f"test-{uuid.uuid4()}"
+    log.create_topic(topic, 3)
+    for partition in (0, 1):
+        log.append(topic, [Record(b"%d" % i, bytes(50_000), 1, partition) for i in range(40)])
+    places = [TopicPartition(topic, partition) for partition in range(3)]
+    reader = log.reader(dict.fromkeys(places, 0))
+    assert isinstance(reader, KafkaReader)
+    found: list[Entry] = []
+    deadline = time.monotonic() + 60
+    while len(found) < 80:
+        only = [places[1], places[2]] if len(found) < 20 else None
+        found += reader.poll(3, 0.5, only)
+        log.append(topic, [Record(b"new", b"%d" % len(found), 1, 2)])
+        found = [entry for entry in found if entry.partition < 2]
+        held = {place: batches.held_bytes for place, batches in reader._fetched.items()}
+        assert sum(held.values()) <= 100_000 + 3 * 1_100_000
+        assert time.monotonic() < deadline
+    for partition in (0, 1):
+        assert [entry.offset for entry in found if entry.partition == partition] == list(range(40))
+    reader.close()
     log.close()
 
 

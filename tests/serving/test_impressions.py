@@ -183,3 +183,27 @@ def test_a_log_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     impressions.put(record(2))
     impressions.close()
     assert [i.event_id for i in logged(config.url)] == ["event-2"]
+
+
+def test_a_topic_with_other_partitions_takes_impressions_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = LogConfig(url=f"sqlite:///{tmp_path}/log.db", partitions=3)
+    log = open_log(config.url, create=True)
+    log.create_topic("impressions", 5)
+    log.create_topic("clicks", 4)
+    log.close()
+    metrics = ServeMetrics()
+    with caplog.at_level("WARNING", logger="stream_ctr.serving"):
+        impressions = ImpressionLog(config, 100, create, metrics)
+        impressions.start()
+        for number in range(50):
+            impressions.put(record(number))
+        impressions.close()
+    assert len(logged(config.url)) == 50
+    assert metric(metrics, "impressions_dropped_total") == 0
+    assert caplog.messages == [
+        "topic impressions has 5 partitions, log.partitions = 3: the topic's number is used",
+        "topic impressions has 5 partitions, topic clicks has 4: trainers refuse them; add partitions to the "
+        "smaller one until both have 5",
+    ]

@@ -362,6 +362,40 @@ def test_a_topic_made_anew_is_refused_even_when_it_is_full_again(
     run.fill()
     run.stop_after("state", 5)
     topic = run.topics["clicks"]
+    recreate(run, topic, refilled=refilled)
+    with pytest.raises(OffsetRangeError, match=f"topic {topic} of .* was deleted and created again"):
+        run.train("state")
+    faults.append((f"topic deleted and made anew{', refilled' if refilled else ''}", 1, "refused, ids named"))
+
+
+def test_a_topic_made_anew_and_refilled_under_a_trainer_is_not_read_on(run: Run, faults: FaultTable) -> None:
+    run.fill()
+    topic = run.topics["clicks"]
+    before = run.log.topic_id(topic)
+    struck: list[int] = []
+
+    def on_step(trainer: Trainer, steps: int) -> None:
+        if steps == 2:
+            trainer.checkpoint()
+            recreate(run, topic, refilled=True)
+            struck.append(trainer.core.pipeline.applied)
+
+    with pytest.raises(OffsetRangeError, match=f"'{topic}' was deleted and created again while it was read"):
+        run.train("state", on_step=on_step, until_idle=None)
+    assert struck
+    saved = final(run.folder, "state").manifest
+    assert saved.log["topic_ids"][topic] == before
+    faults.append(
+        (
+            "topic deleted, made anew and refilled while a trainer reads",
+            1,
+            "status 1, ids named; the last checkpoint is of the first topic",
+        )
+    )
+
+
+def recreate(run: Run, topic: str, *, refilled: bool) -> None:
+    """Delete the topic of clicks and create it again, empty or as full as it was."""
     own, before = run.topics, run.log.topic_id(topic)
     delete_topic(run, topic)
     deadline = time.monotonic() + 60
@@ -378,9 +412,6 @@ def test_a_topic_made_anew_is_refused_even_when_it_is_full_again(
         run.topics = {"clicks": topic}
         run.fill()
         run.topics = own
-    with pytest.raises(OffsetRangeError, match=f"topic {topic} of .* was deleted and created again"):
-        run.train("state")
-    faults.append((f"topic deleted and made anew{', refilled' if refilled else ''}", 1, "refused, ids named"))
 
 
 def delete_topic(run: Run, topic: str) -> None:

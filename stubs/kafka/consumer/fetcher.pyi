@@ -1,18 +1,28 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+from uuid import UUID
 
-from kafka import ConsumerRecord as ConsumerRecord
 from kafka import TopicPartition
-
-class MemoryRecords:
-    _buffer: bytes | bytearray | memoryview
-    def __init__(self, bytes_data: bytes) -> None: ...
+from kafka.record import MemoryRecords as MemoryRecords
 
 class AbortedTransaction(Protocol):
     @property
     def producer_id(self) -> int: ...
     @property
     def first_offset(self) -> int: ...
+
+class FetchTopic:
+    topic: str
+    topic_id: UUID
+
+class FetchRequest:
+    _max_version: int | None
+    topics: Sequence[FetchTopic]
+    forgotten_topics_data: Sequence[FetchTopic]
+
+class FetchResponse:
+    API_VERSION: int
+    responses: Sequence[FetchTopic]
 
 class Fetcher:
     class PartitionRecords:
@@ -39,3 +49,14 @@ class Fetcher:
         def __bool__(self) -> bool: ...
         def drain(self) -> None: ...
         def take(self, n: int | None = None) -> list[Any]: ...
+
+    def _create_fetch_requests(
+        self,
+    ) -> dict[int, tuple[FetchRequest, Mapping[TopicPartition, int]]]: ...
+    def _handle_fetch_response(
+        self,
+        node_id: int,
+        fetch_offsets: Mapping[TopicPartition, int],
+        send_time: float,
+        response: FetchResponse,
+    ) -> None: ...

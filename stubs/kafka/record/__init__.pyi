@@ -1,0 +1,6 @@
+from kafka.record.legacy_records import LegacyRecordBatch
+
+class MemoryRecords:
+    _buffer: bytes | bytearray | memoryview
+    def __init__(self, bytes_data: bytes) -> None: ...
+    def next_batch(self) -> LegacyRecordBatch | None: ...

@@ -1,0 +1,129 @@
+"""Decompression of Kafka's record batches, up to a limit.
+
+A few kilobytes can unpack to gigabytes. kafka-python unpacks whatever comes; here each codec stops as soon as
+it is beyond the limit, with no more memory than that.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import zstandard
+
+from stream_ctr.events.kafka_client import codec, errors
+
+_STEP: Final = 1024 * 1024
+_GZIP_WINDOW: Final = 31
+"""zlib's code for a gzip header and the largest window."""
+_XERIAL: Final = b"\x82SNAPPY\x00"
+"""Start of the framing that Java clients put around snappy blocks; 8 more bytes are versions."""
+
+
+class TooLargeError(Exception):
+    """What is packed is larger than the limit."""
+
+
+def unpack(packed: bytes, kind: int, most_bytes: int) -> bytes:
+    """What ``packed`` holds.
+
+    Args:
+        packed: the records of one batch.
+        kind: the codec's number in the batch's attributes.
+        most_bytes: the limit.
+
+    Raises:
+        TooLargeError: it holds more than ``most_bytes``.
+        UnsupportedCodecError: the codec is unknown, or its library is not installed.
+        Exception: it is damaged; each library raises its own.
+    """
+    if kind not in _CODECS:
+        raise errors.UnsupportedCodecError(f"holds records packed in a way that is not known: {kind}")
+    name, is_there, pieces = _CODECS[kind]
+    if not is_there():
+        raise errors.UnsupportedCodecError(
+            f"holds records packed by {name}, whose library is not installed; install stream-ctr[codecs]"
+        )
+    found: list[bytes] = []
+    left = most_bytes
+    for piece in pieces(packed, most_bytes):
+        left -= len(piece)
+        if left < 0:
+            raise TooLargeError
+        found.append(piece)
+    return b"".join(found)
+
+
+def codec_name(kind: int) -> str:
+    """A codec's name by its number."""
+    return _CODECS[kind][0] if kind in _CODECS else f"codec {kind}"
+
+
+def _gzip(packed: bytes, most_bytes: int) -> Iterator[bytes]:
+    yield from _members(packed, lambda: zlib.decompressobj(_GZIP_WINDOW), b"\x1f")
+
+
+def _lz4(packed: bytes, most_bytes: int) -> Iterator[bytes]:
+    yield from _members(packed, codec.lz4.LZ4FrameDecompressor, b"\x04")
+
+
+def _members(packed: bytes, decompressor: Callable[[], Any], magic: bytes) -> Iterator[bytes]:
+    """One frame after another, in pieces; what follows and is no frame is not looked at."""
+    rest = packed
+    while True:
+        one = decompressor()
+        while not one.eof:
+            piece = one.decompress(rest, _STEP)
+            # zlib hands back what it has not used; lz4 keeps it and wants nothing more.
+            rest = getattr(one, "unconsumed_tail", b"")
+            if not piece and not one.eof and not rest:
+                raise EOFError("the data ends before its end mark")
+            yield piece
+        rest = one.unused_data or b""
+        if not rest.startswith(magic):
+            return
+
+
+def _zstd(packed: bytes, most_bytes: int) -> Iterator[bytes]:
+    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed), read_across_frames=True) as reader:
+        while piece := reader.read(_STEP):
+            yield piece
+
+
+def _snappy(packed: bytes, most_bytes: int) -> Iterator[bytes]:
+    """Blocks; each begins with its unpacked size, so that nothing is unpacked in vain."""
+    if not packed.startswith(_XERIAL):
+        _refuse_larger(packed, most_bytes)
+        yield codec.snappy.decompress(packed)
+        return
+    at, left = 16, most_bytes
+    while at < len(packed):
+        size = int.from_bytes(packed[at : at + 4], "big")
+        block = packed[at + 4 : at + 4 + size]
+        left -= _refuse_larger(block, left)
+        yield codec.snappy.decompress(block)
+        at += 4 + size
+
+
+def _refuse_larger(block: bytes, most_bytes: int) -> int:
+    """The unpacked size that a snappy block states: a plain varint, which decoding does not exceed."""
+    size = shift = 0
+    for byte in block[:5]:
+        size |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    if size > most_bytes:
+        raise TooLargeError
+    return size
+
+
+_CODECS: Final[dict[int, tuple[str, Callable[[], bool], Callable[[bytes, int], Iterator[bytes]]]]] = {
+    1: ("gzip", codec.has_gzip, _gzip),
+    2: ("snappy", codec.has_snappy, _snappy),
+    3: ("lz4", lambda: codec.lz4 is not None, _lz4),
+    4: ("zstd", codec.has_zstd, _zstd),
+}
+"""Name, whether its library is there, and how to unpack in pieces."""
