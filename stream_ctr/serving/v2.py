@@ -206,6 +206,7 @@ class InferenceProtocol:
             p: list[float] = predictor.probabilities(keys).tolist()
             self._metrics.count_predictions(name, len(p))
             if not all(map(math.isfinite, p)):
+                self._metrics.non_finite.labels(name).inc()
                 raise unavailable(f"model {name} gives no number for some rows; try a newer version")
             answer = _encode(request, name, predictor.model_version, p)
             self._gate.check_deadline(started)
