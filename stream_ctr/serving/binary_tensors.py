@@ -95,7 +95,8 @@ def _size_of(tensor: InferInput, tensors: bytes | None) -> int | None:
     if "binary_data_size" not in parameters:
         if tensor.data is None:
             raise ApiError(
-                400, f"input {name!r} has no data; send data, or binary_data_size and the bytes behind the JSON"
+                400,
+                f"input {name!r} has no data; send data, or binary_data_size and the bytes behind the JSON",
             )
         return None
     size = parameters["binary_data_size"]
