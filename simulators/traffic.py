@@ -210,11 +210,12 @@ class Traffic:
             return TICK_SECONDS - since
         due_ms = self._due_ms()
         records = []
+        appended_ms = time.time_ns() // 1_000_000  # as the server stamps impressions, whatever the event time
         while self._pending and self._pending[0][0] <= due_ms:
             time_ms, number = heapq.heappop(self._pending)
             event_id = f"{self._visits.prefix}{number}"
             click = Click(v=RECORD_VERSION, event_id=event_id, ts_ms=time_ms)
-            records.append(Record(event_id.encode(), msgspec.json.encode(click), time_ms))
+            records.append(Record(event_id.encode(), msgspec.json.encode(click), appended_ms))
         if records:
             self._append(records)
             self.summary.clicks += len(records)

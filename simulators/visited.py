@@ -7,6 +7,7 @@ planted probability of what was shown. So nothing else has to be kept for going 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -59,7 +60,7 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
     partitions = [TopicPartition(topics.impressions, number) for number in range(topics.partitions)]
     tails = [_read_back(log, place, lambda entry: _number(entry, visits) is not None) for place in partitions]
     own = [(_number(entry, visits), entry) for tail in tails for entry in tail]
-    numbers = {number: entry.timestamp_ms for number, entry in own if number is not None}
+    numbers = {number: _decoded(log, entry).ts_ms for number, entry in own if number is not None}
     if not numbers:
         if any(log.start_offsets(topics.impressions).values()):
             raise LogError(
@@ -73,7 +74,7 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
 
     def settled(entry: Entry) -> bool:
         number = _number(entry, visits)
-        return number is not None and number < low_number - MAX_CONNECTIONS and entry.timestamp_ms < low_ms
+        return number is not None and number < low_number - MAX_CONNECTIONS and _event_ms(entry) < low_ms
 
     shown: dict[int, _Shown] = {}
     for place in partitions:
@@ -88,7 +89,7 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
         for entry in _read_back(
             log,
             TopicPartition(topics.clicks, number),
-            lambda entry: entry.timestamp_ms < oldest_ms - LATE_MS,
+            lambda entry: _event_ms(entry) < oldest_ms - LATE_MS,
         )
     }
     missing = [n for n in range(max(0, low_number), newest_number) if n not in shown and n not in clicked]
@@ -109,6 +110,14 @@ def _click_ms(number: int, shown: _Shown, visits: Visits) -> int | None:
 
 def _number(entry: Entry, visits: Visits) -> int | None:
     return visits.number_of((entry.key or b"").decode(errors="replace"))
+
+
+def _event_ms(entry: Entry) -> float:
+    """Event time of a record, which the log's own timestamp is not; infinity where another's has none."""
+    try:
+        return msgspec.json.decode(entry.value or b"", type=_Shown).ts_ms
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return math.inf
 
 
 def _decoded(log: EventLog, entry: Entry) -> _Shown:

@@ -132,6 +132,12 @@ COUNTERS: Final[tuple[Family, ...]] = (
         lambda n: one(n.non_finite_updates),
     ),
     Family(
+        "snapshot_failures",
+        "Snapshots that were not published: not written, or with predictions that are not finite.",
+        (),
+        lambda n: one(n.snapshot_failures),
+    ),
+    Family(
         "drifts",
         "Changes of the progressive log loss that ADWIN noticed, to a higher (worse) or lower (better) one.",
         ("direction",),

@@ -109,6 +109,8 @@ class TrainerNumbers:
     """Unix time of the last complete checkpoint."""
     snapshot_seconds: float | None = None
     """Unix time of the last published snapshot."""
+    snapshot_failures: int = 0
+    """Snapshots of this run that were not published: they could not be written, or the model has diverged."""
     non_finite_updates: int = 0
     """Updates left out because they were not finite."""
     drift_detected: bool = False

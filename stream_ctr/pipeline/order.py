@@ -147,6 +147,10 @@ class Order:
         self._place_heads(may_decide=False)
         return sorted(self._unplaced)
 
+    def undecided(self) -> list[TopicPartition]:
+        """Those of :meth:`waiting_for` that have entries: what follows their head decides its place."""
+        return [tp for tp in self.waiting_for() if self._lines[tp].waiting]
+
     def idle_partitions(self) -> list[TopicPartition]:
         """Partitions that are not waited for."""
         return sorted(line.name for line in self._lines.values() if line.idle)

@@ -137,6 +137,9 @@ class DenseForward:
         """Click probabilities float32 [B] of rows int64 [B, S]."""
         return sigmoid(self.logits(rows))
 
+    def prepare(self) -> None:
+        """Nothing to do: a request uses one thread."""
+
 
 def _across(weight: Floats) -> Floats:
     return np.ascontiguousarray(weight.T)

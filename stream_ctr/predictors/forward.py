@@ -25,6 +25,10 @@ class Forward(Protocol):
         """Click probabilities float32 [B] of rows int64 [B, S]."""
         ...
 
+    def prepare(self) -> None:
+        """Make this process ready to answer requests by it."""
+        ...
+
 
 def is_compiled(model: ModelConfig) -> bool:
     """Whether the compiled forward pass knows this network; no other one needs torch.

@@ -17,6 +17,7 @@ from stream_ctr.features.draft import Features
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.vocabulary import lookup_rows
+from stream_ctr.predictors.finite import check_finite
 from stream_ctr.predictors.forward import build_forward
 from stream_ctr.predictors.snapshot import LoadedSnapshot
 from stream_ctr.state import Arrays
@@ -51,7 +52,12 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Predict once, so that no request waits for the compiler."""
+        self._forward.prepare()
         self.probabilities(self.encode([{}]))
+
+    def check_finite(self) -> None:
+        """Raises StateError if predictions are not finite: the model has diverged."""
+        check_finite(self.snapshot, self._forward)
 
     def shares_keys(self, other: Predictor) -> bool:
         """Whether both give the same keys to the same features, so that one encoding serves both."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 import crc32c
@@ -35,12 +36,16 @@ class SnapshotReader:
     """Follows the snapshots of one arm.
 
     What is loaded stays until something better is: a snapshot that is missing, torn or damaged leaves the
-    one before in place, and ``error`` says why. Not for use by several threads at once; ``current`` may be
-    read from any thread.
+    one before in place, and ``error`` says why; so does one that ``accept`` refuses. Not for use by several
+    threads at once; ``current`` may be read from any thread.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, accept: Callable[[LoadedSnapshot], None] = lambda snapshot: None
+    ) -> None:
+        """``accept`` raises StateError for a whole snapshot that cannot be used."""
         self.folder = folder
+        self._accept = accept
         self.current: LoadedSnapshot | None = None
         self.error = ""
         """Why the newest snapshot is not the loaded one; empty when it is."""
@@ -74,13 +79,6 @@ class SnapshotReader:
             self._refused = stamp
         return self.current is None and self._load_any()
 
-    def reject(self, reason: str, before: LoadedSnapshot | None) -> None:
-        """Take back the snapshot just loaded, which its user found unusable, and put ``before`` in place."""
-        self.current = before
-        self.error = reason
-        self.failures += 1
-        self._refused = self._stamp(read_current(self.folder))
-
     def _load_named(self, named: tuple[int, str] | None) -> LoadedSnapshot:
         if named is None:
             raise StateError(
@@ -89,12 +87,15 @@ class SnapshotReader:
         loaded = load_snapshot(path_of(self.folder, named[0]))
         if _identity(loaded) != named:
             raise StateError(f"{path_of(self.folder, named[0])}: not the snapshot that {CURRENT} names")
+        self._accept(loaded)
         return loaded
 
     def _load_any(self) -> bool:
         for version in reversed(versions(self.folder)):
             try:
-                self.current = load_snapshot(path_of(self.folder, version))
+                loaded = load_snapshot(path_of(self.folder, version))
+                self._accept(loaded)
+                self.current = loaded
                 return True
             except StateError:
                 continue  # the reason that counts, why the newest cannot be used, is recorded already

@@ -89,6 +89,9 @@ class RiverForward:
         """Click probabilities float32 [B] of rows int64 [B, S]."""
         return bounded_sigmoid(row_sums(rows, self._table, self._intercept))
 
+    def prepare(self) -> None:
+        """Nothing to do: a request uses one thread."""
+
 
 def _check(model: RiverModel, dense: Arrays, rows: NDArray[np.float64]) -> None:
     factors = model.factors if model.form == "factorisation" else 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -163,15 +163,17 @@ def write_snapshot(
     kept: int = 3,
     created_ms: int | None = None,
     files: Files | None = None,
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> int:
     """Publish a snapshot and return its version, one above any that is or was current in ``folder``.
 
-    The newest ``kept`` snapshots stay (at least 2: a reader may just be opening the one before).
+    The newest ``kept`` snapshots stay (at least 2: a reader may just be opening the one before). ``check`` is
+    given the folder of the whole snapshot before it is published, and raises StateError if it must not be.
 
     Raises:
         OSError: the file system refuses; ``CURRENT`` then names a whole snapshot all the same, the new one
             if only the removal of an old one failed.
-        StateError: an array or a value of the encoder that a snapshot cannot hold.
+        StateError: an array or a value of the encoder that a snapshot cannot hold, or what ``check`` says.
     """
     files = files or Files()
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +203,7 @@ def write_snapshot(
     manifest.seal = seal_of(manifest)
     _write(files, beside / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
     files.sync_folder(beside)
+    check(beside)
     files.rename(beside, path_of(folder, version))
     files.sync_folder(folder)
     _write(files, folder / f"{WRITING}{CURRENT}", f"{version:012d} {manifest.seal}\n".encode())

@@ -46,8 +46,6 @@ class TorchForward:
         self._fields = len(fields)
         self._slot_field = np.array(slot_fields(fields), np.int64)
         self._mean = model.pooling == "mean"
-        # One request, one thread, as the compiled pass has it: requests do not fight over the cores.
-        torch.set_num_threads(1)
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """z float32 [B] of rows int64 [B, S], ABSENT where a slot is empty."""
@@ -63,3 +61,7 @@ class TorchForward:
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Click probabilities float32 [B] of rows int64 [B, S]."""
         return sigmoid(self.logits(rows))
+
+    def prepare(self) -> None:
+        """One request, one thread, as the compiled pass has it: requests do not fight over the cores."""
+        torch.set_num_threads(1)

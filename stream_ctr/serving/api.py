@@ -13,6 +13,9 @@ from stream_ctr.events.records import FeatureValue
 LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999. A log refuses what is later than it can hold, and that holds up all behind it."""
 
+_SECONDS: Final = range(10**9, 10**10)
+"""Seconds since 1970 of the years 2001 to 2286. As milliseconds they are a time in early 1970."""
+
 Features = dict[str, FeatureValue]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EventId = Annotated[str, msgspec.Meta(max_length=256)]
@@ -36,8 +39,8 @@ class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     features: Features = {}
     """Features of the candidate; they win over context features of the same name."""
-    bid: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """What a click is worth; without bids the ranking is by probability."""
+    bid: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """What a click is worth. Every candidate has one, or none has: then the ranking is by probability."""
     truth: Probability | None = None
     """Planted click probability, from simulators; copied into the impression, never used."""
 
@@ -50,10 +53,11 @@ class RankRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     candidates: list[Candidate]
     features: Features = {}
     """Context: features that all candidates share."""
-    event_id: EventId = ""
+    event_id: EventId | None = None
     """Id of the impression; empty: the server makes one. A repeated id is learned once."""
     ts_ms: EventTime | None = None
-    """Event time of the impression, from simulators and replays; without it the server's clock."""
+    """Event time of the impression, for backfills and simulators: not later than the server's clock. Without
+    it the server's clock."""
 
 
 class CandidateAnswer(msgspec.Struct, gc=False):
@@ -105,4 +109,40 @@ def decode_request(body: bytes, max_candidates: int) -> RankRequest:
         raise ApiError(
             422, f"{count} candidates are more than the {max_candidates} that one request may have"
         )
+    check_bids(request.candidates)
     return request
+
+
+def check_bids(candidates: list[Candidate]) -> None:
+    """Raises ApiError 400 where some candidates have a bid and others have none: a default for them would
+    decide the ranking."""
+    bids = [candidate.bid for candidate in candidates]
+    if 0 < bids.count(None) < len(bids):
+        raise ApiError(
+            400,
+            f"candidates[{bids.index(None)}] has no bid, and others have one; send a bid with every "
+            "candidate, or with none to rank by probability",
+        )
+
+
+def event_time_ms(ts_ms: float | None, now_ms: int, max_ahead_seconds: float) -> int:
+    """Event time of an impression, never later than the server's clock ``now_ms``: a client's clock must not
+    end the label windows of others.
+
+    Raises:
+        ApiError: 400 for a ``ts_ms`` that is further ahead than clocks differ, or is in seconds.
+    """
+    if ts_ms is None:
+        return now_ms
+    time_ms = int(ts_ms)
+    if time_ms in _SECONDS:
+        raise ApiError(400, f"ts_ms = {time_ms} looks like seconds since 1970; send milliseconds")
+    ahead_seconds = (time_ms - now_ms) / 1000.0
+    if ahead_seconds > max_ahead_seconds:
+        raise ApiError(
+            400,
+            f"ts_ms = {time_ms} is {ahead_seconds:g} s ahead of the server's clock, more than "
+            f"serve.max_client_ahead_seconds = {max_ahead_seconds:g}; set the client's clock, send "
+            "milliseconds, or leave ts_ms out",
+        )
+    return min(time_ms, now_ms)

@@ -15,6 +15,7 @@ from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.metrics import CONTENT_TYPE, NO_ARM, ServeMetrics
 from stream_ctr.serving.openapi import Description
+from stream_ctr.serving.origin import guarded
 from stream_ctr.serving.ranking import Ranker
 from stream_ctr.serving.routes import GET, POST, Handler, Router, Routes
 from stream_ctr.serving.routing import Routing
@@ -43,7 +44,7 @@ class RankApp:
         self._arms = arms = routing.arms
         self._exposures = exposures
         self._metrics = metrics
-        self._ranker = Ranker(routing, metrics)
+        self._ranker = Ranker(routing, metrics, serve.max_client_ahead_seconds)
         self.gate = Gate(serve)
         self._max_candidates = serve.max_candidates
         self._workers = serve.workers
@@ -85,7 +86,7 @@ class RankApp:
             request = decode_request(raw, self._max_candidates)
             now_ms = time.time_ns() // 1_000_000
             ranking = self._ranker.rank(request, now_ms, header(scope, OVERRIDE))
-            record = encode_impression(ranking.impression)
+            record = encode_impression(ranking.impression, ranking.received_ms)
             if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
                 raise ApiError(
                     422,
@@ -142,7 +143,8 @@ class AdminApp:
     """What each worker shows on its own port: health, metrics, and the routes that steer it."""
 
     def __init__(self, app: RankApp, tokens: Tokens, routes: Routes) -> None:
-        paths: Routes = {"/metrics": (GET, app.show_metrics), **app.health, **routes}
+        steering = {path: guarded(route, tokens) for path, route in routes.items()}
+        paths: Routes = {"/metrics": (GET, app.show_metrics), **app.health, **steering}
         hint = f"here are {', '.join(paths)}"
         self._router = Router(paths, tokens, HEALTH_PATHS, hint)
 

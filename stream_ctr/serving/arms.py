@@ -13,6 +13,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import SnapshotReader, open_fixed
+from stream_ctr.predictors.snapshot import LoadedSnapshot
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.plan import Plan
 
@@ -36,7 +37,9 @@ class Source:
         """Raises StateError: the arm is frozen and its snapshot cannot be used."""
         self.config = arm
         self.frozen = bool(arm.snapshot)
-        self.reader = SnapshotReader(state_folder / arm.name / SNAPSHOTS)
+        self.reader = SnapshotReader(state_folder / arm.name / SNAPSHOTS, self._accept)
+        self._accepted: Predictor | None = None
+        """Of the snapshot that the reader took last."""
         self.predictor: Predictor | None = None
         self.error = ""
         self.failures = 0
@@ -47,17 +50,17 @@ class Source:
         """Look for a newer snapshot; True when there is one."""
         if self.frozen:
             return False
-        before = self.reader.current
-        if not self.reader.poll() or self.reader.current is None:
+        if not self.reader.poll():
             return False
-        try:
-            predictor = Predictor(self.reader.current, self.predictor)
-            predictor.warm_up()
-        except StateError as error:
-            self.reader.reject(str(error), before)
-            return False
-        self.predictor = predictor
+        self.predictor = self._accepted
         return True
+
+    def _accept(self, snapshot: LoadedSnapshot) -> None:
+        """Raises StateError: the snapshot is not that of its model, or predicts what is not finite."""
+        predictor = Predictor(snapshot, self.predictor)
+        predictor.warm_up()
+        predictor.check_finite()
+        self._accepted = predictor
 
 
 def frozen_predictor(arm: ArmConfig) -> Predictor:
@@ -69,6 +72,7 @@ def frozen_predictor(arm: ArmConfig) -> Predictor:
     try:
         predictor = Predictor(open_fixed(Path(arm.snapshot)))
         predictor.warm_up()
+        predictor.check_finite()
     except StateError as error:
         raise StateError(f"experiment.arms {arm.name!r}: snapshot cannot serve: {error}") from None
     return predictor

@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 JSON = b"application/json"
+OCTETS = b"application/octet-stream"
 CLOSE: Header = (b"connection", b"close")
 
 
@@ -32,10 +33,16 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-def check_content(scope: Scope) -> None:
-    """Raises ApiError 415 unless the body says that it is plain JSON."""
+def check_content(scope: Scope, *kinds: bytes) -> None:
+    """Check that the body says that it is plain JSON, or one of the other ``kinds``. A body that does not
+    say what it is counts as JSON: many clients do not. Not so from a web page, whose browser then asks no
+    permission to send it to another origin.
+
+    Raises:
+        ApiError: 415.
+    """
     kind = (header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
-    if kind != JSON:
+    if kind not in (JSON, *kinds) and (kind or header(scope, b"origin") is not None):
         raise ApiError(415, f"Content-Type is {shown(kind)}; send application/json", (CLOSE,))
     coding = (header(scope, b"content-encoding") or b"identity").strip().lower()
     if coding != b"identity":

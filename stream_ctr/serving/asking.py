@@ -63,7 +63,10 @@ class Asker:
             if trip is not None:
                 self._routing.trip(arm, trip)
         self._metrics.count_predictions(arm, len(p))
-        return Prediction(keys, p) if finite and keys is not None else None
+        if finite and keys is not None:
+            return Prediction(keys, p)
+        self._metrics.non_finite.labels(arm).inc()
+        return None
 
     def compare(self, plan: Plan, arm: str, p: Mapping[str, float]) -> None:
         """Tell the arm's guard what it and the control said about one candidate."""

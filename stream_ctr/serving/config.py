@@ -46,5 +46,10 @@ class ServeConfig:
     """Longest time in which a request's headers may arrive; later ones are answered 408."""
     max_waiting: int = 64
     """Requests under way at once, in each worker; more are answered 503 with Retry-After."""
+    max_client_ahead_seconds: float = 300.0
+    """A ts_ms that is further ahead of the server's clock is answered 400; one that is ahead by less is
+    replaced by the server's clock. The past has no limit: backfills send it."""
     log_queue: int = 100_000
     """Impressions waiting for the log, in each worker; more are dropped and counted."""
+    log_queue_bytes: int = 134_217_728
+    """Memory that they may take, in each worker; what comes on top is dropped and counted."""

@@ -96,12 +96,11 @@ class DoorProtocol(PatientProtocol):
         self.release()  # a pipelined request of the same piece: answers come in the order of requests
         super().on_message_begin()
 
-    def on_headers_complete(self) -> None:
+    def headers_complete(self) -> None:
         self._turned_away = self._is_turned_away()
         if not self._turned_away:
-            super().on_headers_complete()
+            super().headers_complete()
             return
-        self._in_headers = False
         self._closing = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
         if self.expect_100_continue:  # a body will come or not: who is to say where the next request begins
             self._turn_away(closing=True)
@@ -110,9 +109,9 @@ class DoorProtocol(PatientProtocol):
         if not self._turned_away:
             super().on_body(body)
 
-    def on_message_complete(self) -> None:
+    def message_complete(self) -> None:
         if not self._turned_away:
-            super().on_message_complete()
+            super().message_complete()
             return
         self._end_message()
         self._turned_away = False

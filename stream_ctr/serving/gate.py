@@ -95,13 +95,13 @@ class Gate:
             refused(500)
             raise ApiError(500, "internal error") from None
 
-    async def read(self, scope: Scope, receive: Receive) -> bytes:
-        """The request's body.
+    async def read(self, scope: Scope, receive: Receive, *kinds: bytes) -> bytes:
+        """The request's body: JSON, or one of the other ``kinds`` of content.
 
         Raises:
             ApiError: 415, 413 or 408.
         """
-        check_content(scope)
+        check_content(scope, *kinds)
         return await read_body(scope, receive, self._serve.max_body_bytes, self._serve.deadline_seconds)
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ import msgspec
 from stream_ctr.errors import LogError, UsageError
 from stream_ctr.events.log import EventLog, LogConfig, Record
 from stream_ctr.events.records import Impression
+from stream_ctr.serving.byte_queue import ByteQueue, size_of
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.metrics import ServeMetrics
 
@@ -21,6 +22,8 @@ logger = logging.getLogger("stream_ctr.serving")
 
 BATCH = 500
 """Most impressions in one append."""
+BATCH_BYTES = 8_388_608
+"""Their size, beyond which no more are added: a client of the log copies what it appends."""
 LINGER_SECONDS = 0.005
 """Time in which more impressions join the first of a batch: one durable append serves them all."""
 FIRST_RETRY_SECONDS = 0.1
@@ -29,14 +32,14 @@ MAX_RECORD_BYTES = 524_288
 """Longest impression that is logged; a log that refuses one record would hold up all behind it."""
 
 
-def encode_impression(impression: Impression) -> Record:
-    """The impression as a record, keyed by its event id."""
-    key = impression.event_id.encode()
-    return Record(key, msgspec.json.encode(impression), impression.ts_ms)
+def encode_impression(impression: Impression, received_ms: int) -> Record:
+    """The impression as a record, keyed by its event id and stamped with the server's clock: what a client
+    says of its time (``ts_ms``) can then be compared with it."""
+    return Record(impression.event_id.encode(), msgspec.json.encode(impression), received_ms)
 
 
 class ImpressionLog:
-    """A bounded queue, and one thread that appends what is in it to the event log.
+    """A queue, bounded in records and bytes, and one thread that appends what is in it to the event log.
 
     A batch that was not acknowledged is appended again until it is: an impression may come twice, which
     its event id tells, but none is lost while there is room in the queue. What finds no room is dropped
@@ -47,6 +50,7 @@ class ImpressionLog:
         self,
         config: LogConfig,
         capacity: int,
+        capacity_bytes: int,
         open_log: Callable[[str], EventLog],
         metrics: ServeMetrics,
         gaps: Gaps | None = None,
@@ -56,7 +60,7 @@ class ImpressionLog:
         self._open_log = open_log
         self._metrics = metrics
         self._gaps = gaps
-        self._queue: queue.Queue[Record] = queue.Queue(capacity)
+        self._queue = ByteQueue[Record](capacity, capacity_bytes, size_of)
         self._stopping = threading.Event()
         self._opened = threading.Event()
         self._refusal: UsageError | None = None
@@ -65,7 +69,7 @@ class ImpressionLog:
         self._in_hand = 0
         self._log: EventLog | None = None
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
-        metrics.watch_queue(self._queue.qsize)
+        metrics.watch_queue(self._queue.qsize, lambda: self._queue.bytes)
 
     def start(self, patience_seconds: float = 5.0) -> None:
         """Open the log; when it cannot be reached now, go on trying while the server answers.
@@ -111,6 +115,8 @@ class ImpressionLog:
                     self._drop(len(batch))
                     logger.warning("%d impressions were dropped: the log did not take them", len(batch))
                     return
+                for record in batch:
+                    self._queue.release(record)
         except Exception:
             # A defect: without this the queue would fill in silence while the log seems to be well.
             self._metrics.log_up.set(0)
@@ -128,7 +134,8 @@ class ImpressionLog:
         self._opened.set()
 
     def _next_batch(self) -> list[Record]:
-        """Up to BATCH records, waiting for the first; empty when the server stops and none is left."""
+        """Up to BATCH records or about BATCH_BYTES, waiting for the first; empty when the server stops and
+        none is left."""
         while True:
             try:
                 batch = [self._queue.get(timeout=0.1)]
@@ -139,11 +146,13 @@ class ImpressionLog:
                 if self._stopping.is_set():
                     return []
         self._stopping.wait(LINGER_SECONDS)
-        while len(batch) < BATCH:
+        size = size_of(batch[0])
+        while len(batch) < BATCH and size < BATCH_BYTES:
             try:
                 batch.append(self._queue.get_nowait())
             except queue.Empty:
                 break
+            size += size_of(batch[-1])
         return batch
 
     def _append(self, batch: list[Record]) -> bool:

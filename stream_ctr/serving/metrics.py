@@ -63,6 +63,17 @@ class ServeMetrics:
         self._predictions = Counter(
             "stream_ctr_serve_predictions", "Probabilities computed.", ["arm"], registry=registry
         )
+        self.clients_ahead = Counter(
+            "stream_ctr_serve_clients_ahead",
+            "Rankings whose ts_ms was ahead of the server's clock and was replaced by it.",
+            registry=registry,
+        )
+        self.non_finite = Counter(
+            "stream_ctr_serve_non_finite_predictions",
+            "Times that an arm was asked and gave no finite number for some candidate, or failed.",
+            ["arm"],
+            registry=registry,
+        )
         self.fallbacks = Counter(
             "stream_ctr_serve_fallbacks",
             "Requests of this arm's users that the control arm answered.",
@@ -119,6 +130,11 @@ class ServeMetrics:
         self._queue = Gauge(
             "stream_ctr_serve_impressions_queued", "Impressions waiting for the log.", registry=registry
         )
+        self._queue_bytes = Gauge(
+            "stream_ctr_serve_impressions_queued_bytes",
+            "Memory of the impressions that wait for the log, those of the append under way included.",
+            registry=registry,
+        )
 
     def _make_process(self, registry: CollectorRegistry) -> None:
         self.replaced = Counter(
@@ -136,9 +152,10 @@ class ServeMetrics:
             registry=registry,
         )
 
-    def watch_queue(self, waiting: Callable[[], float]) -> None:
-        """Show the length of the queue of impressions."""
+    def watch_queue(self, waiting: Callable[[], float], waiting_bytes: Callable[[], float]) -> None:
+        """Show the length of the queue of impressions, and its size."""
         self._queue.set_function(waiting)
+        self._queue_bytes.set_function(waiting_bytes)
 
     def count_request(self, code: int, arm: str) -> None:
         """One rank request was answered with this status."""

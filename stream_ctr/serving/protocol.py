@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from typing import Any, Final
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 65_536
 
 
+class UpgradeIgnoringParser(httptools.HttpRequestParser):
+    """Parses every request as HTTP/1.1, whatever other protocol its `Upgrade` header offers.
+
+    A server may ignore the offer (RFC 9110, section 7.8), and the JDK's client offers h2c by default. The
+    parser of httptools cannot: it stops after the headers, and the body is lost. So a new parser gets the
+    same headers without the offer, and takes over the connection. The protocol ignores the callbacks of the
+    first pass, in which ``should_upgrade()`` is true.
+    """
+
+    def __init__(self, protocol: PatientProtocol) -> None:
+        super().__init__(protocol)
+        self._owner = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own parser
+
+    def feed_data(self, data: bytes | bytearray | memoryview | array[int]) -> None:
+        """Parse one piece of the connection's bytes."""
+        feed, parser, left = httptools.HttpRequestParser.feed_data, self, memoryview(data)
+        while True:
+            try:
+                feed(parser, left)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if parser.get_method() == b"CONNECT":  # there the tunnel is the request itself
+                    raise
+                left = left[offer.args[0] :]
+            head = self._owner.head_without_offer()
+            # Not the same parser: after `Connection: close` it would take no second request.
+            parser = self._owner.parser = UpgradeIgnoringParser(self._owner)
+            feed(parser, head)
+
+
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with an end to a request's headers, and JSON for what is not HTTP.
+    """uvicorn's HTTP, with timeouts for a request's headers, JSON for what is not HTTP, and no upgrades.
 
     Without it a client that sends one byte a minute holds its connection for ever, and one that sends
     headers without end fills the memory.
@@ -22,6 +55,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.parser = UpgradeIgnoringParser(self)
         self._piece_bytes = self._header_bytes = 0
         self._in_headers = False
         self._due: asyncio.TimerHandle | None = None
@@ -55,12 +89,34 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_headers = True
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        super().on_headers_complete()
+        if not self._offered:
+            self._in_headers = False
+            self.headers_complete()
 
     def on_message_complete(self) -> None:
+        if not self._offered:
+            self.message_complete()
+
+    def headers_complete(self) -> None:
+        """A request's headers have arrived."""
+        super().on_headers_complete()
+
+    def message_complete(self) -> None:
+        """A request has arrived to its last byte."""
         self._end_message()
         super().on_message_complete()
+
+    @property
+    def _offered(self) -> bool:
+        """Whether the parser is about to parse these headers again, without their offer of a protocol."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def head_without_offer(self) -> bytes:
+        """The request line and the headers as they were parsed, without `Upgrade`."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

@@ -11,7 +11,15 @@ from stream_ctr.errors import RecordError, UsageError
 from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.experiments.assignment import Reason
 from stream_ctr.experiments.override import check_override
-from stream_ctr.serving.api import ApiError, CandidateAnswer, Features, RankAnswer, RankRequest
+from stream_ctr.serving.api import (
+    ApiError,
+    Candidate,
+    CandidateAnswer,
+    Features,
+    RankAnswer,
+    RankRequest,
+    event_time_ms,
+)
 from stream_ctr.serving.arms import View
 from stream_ctr.serving.asking import Asker, Keys, Prediction
 from stream_ctr.serving.gate import unavailable
@@ -28,6 +36,8 @@ class Ranking:
     impression: Impression
     view: View
     """What was served by."""
+    received_ms: int
+    """The server's clock: the impression's own time in the log."""
     shadows: tuple[str, ...] = ()
     """Shadow arms that have yet to predict the impression."""
 
@@ -35,7 +45,9 @@ class Ranking:
 class Ranker:
     """Ranks candidates with the predictor of the user's arm."""
 
-    def __init__(self, routing: Routing, metrics: ServeMetrics) -> None:
+    def __init__(self, routing: Routing, metrics: ServeMetrics, max_ahead_seconds: float) -> None:
+        """``max_ahead_seconds``: how far a request's ``ts_ms`` may be ahead of the server's clock."""
+        self._max_ahead_seconds = max_ahead_seconds
         self._arms = routing.arms
         self._asker = Asker(routing, metrics)
         self._metrics = metrics
@@ -46,16 +58,17 @@ class Ranker:
         ``override`` is the value of a tester's header.
 
         Raises:
-            ApiError: 400 for features outside the schema, 403 for an override that is not granted, 503
-                when not even the control arm can answer.
+            ApiError: 400 for features outside the schema or an impossible event time, 403 for an override
+                that is not granted, 503 when not even the control arm can answer.
         """
         view = self._arms.view
         experiment = view.plan.experiment
+        time_ms = event_time_ms(request.ts_ms, now_ms, self._max_ahead_seconds)
         event_id = request.event_id or secrets.token_hex(16)
         overridden = None if override is None else self._overridden(view.plan, override, request.user)
         choice = view.plan.choose(request.user, event_id, overridden)
         arm, reason, said = self._predict(choice, request, view)
-        scores = [p * candidate.bid for p, candidate in zip(said.p, request.candidates, strict=True)]
+        scores = _scores(said.p, request.candidates)
         best = scores.index(max(scores))
         answer = RankAnswer(
             event_id=event_id,
@@ -70,10 +83,10 @@ class Ranker:
         impression = Impression(
             v=RECORD_VERSION,
             event_id=event_id,
-            ts_ms=now_ms if request.ts_ms is None else int(request.ts_ms),
+            ts_ms=time_ms,
             features=features,
             user=request.user,
-            bid=shown.bid,
+            bid=1.0 if shown.bid is None else shown.bid,
             p=self._every_arm(arm, features, said.keys[best : best + 1], said.p[best], view),
             truth=shown.truth,
             experiment=experiment.name,
@@ -86,8 +99,10 @@ class Ranker:
             propensity=choice.propensity if reason == "sampled" else None,
         )
         self._metrics.routing.count_routed(arm, reason)
+        if request.ts_ms is not None and request.ts_ms > now_ms:
+            self._metrics.clients_ahead.inc()
         shadows = tuple(name for name in view.plan.shadows(event_id) if name in view.predictors)
-        return Ranking(answer, impression, view, shadows)
+        return Ranking(answer, impression, view, now_ms, shadows)
 
     def _overridden(self, plan: Plan, header: bytes, user: str) -> str:
         """The arm that a tester's header asks for. Raises ApiError 403."""
@@ -150,6 +165,12 @@ class Ranker:
         for arm in said:
             self._asker.compare(plan, arm, said)
         return said
+
+
+def _scores(p: list[float], candidates: list[Candidate]) -> list[float]:
+    """Bid times probability; the probability where candidates have no bids."""
+    bids = [candidate.bid for candidate in candidates if candidate.bid is not None]
+    return [each * bid for each, bid in zip(p, bids, strict=True)] if bids else p
 
 
 def _same(keys: Keys) -> Keys:

@@ -133,7 +133,7 @@ def run_process(
     routing = Routing(arms, Path(job.state), metrics, file)
     opener = partial(open_log, create=True, security=job.log.security)
     gaps = Gaps(Path(job.state) / FOLDER, metrics.routing)
-    impressions = ImpressionLog(job.log, serve.log_queue, opener, metrics, gaps)
+    impressions = ImpressionLog(job.log, serve.log_queue, serve.log_queue_bytes, opener, metrics, gaps)
     tokens = Tokens(serve.token_file)
     shadows = Shadows(impressions, routing, metrics)
     app = RankApp(serve, routing, shadows, metrics, tokens)

@@ -19,6 +19,7 @@ import msgspec
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Record
 from stream_ctr.serving.asking import Asker
+from stream_ctr.serving.byte_queue import ByteQueue, size_of
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking import Ranking
@@ -28,6 +29,8 @@ logger = logging.getLogger("stream_ctr.serving")
 
 CAPACITY: Final = 256
 """Impressions that may wait for the shadows."""
+CAPACITY_BYTES: Final = 16_777_216
+"""Size of their records; what comes on top is logged without the shadows."""
 PATIENCE_SECONDS: Final = 1.0
 """Longest wait of an impression for the shadows; late impressions would come late to the trainers, too."""
 LINGER_SECONDS: Final = 0.001
@@ -47,6 +50,10 @@ class _Waiting(NamedTuple):
     since: float
 
 
+def _size_of(waiting: _Waiting | None) -> int:
+    return 0 if waiting is None else size_of(waiting.record)
+
+
 class Shadows:
     """Between the answers and the impression log; without shadow arms it only hands on."""
 
@@ -54,7 +61,7 @@ class Shadows:
         self._sink = sink
         self._asker = Asker(routing, metrics)
         self._metrics = metrics.routing
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(CAPACITY)
+        self._queue = ByteQueue[_Waiting | None](CAPACITY, CAPACITY_BYTES, _size_of)
         self._thread: threading.Thread | None = None
 
     def put(self, ranking: Ranking, record: Record) -> None:
@@ -94,6 +101,7 @@ class Shadows:
                 logger.exception("the shadow arms failed; an impression is logged without them")
                 record = waiting.record
             self._sink.put(record)
+            self._queue.release(waiting)
 
     def _skip(self, waiting: _Waiting) -> None:
         for arm in waiting.ranking.shadows:
@@ -120,6 +128,6 @@ class Shadows:
                 said[arm] = found.p[0]
                 self._metrics.shadow_predictions.labels(arm).inc()
                 self._asker.compare(plan, arm, said)
-        record = encode_impression(msgspec.structs.replace(impression, p=said))
+        record = encode_impression(msgspec.structs.replace(impression, p=said), ranking.received_ms)
         fits = record.value is not None and len(record.value) <= MAX_RECORD_BYTES
         return record if fits else waiting.record

@@ -48,10 +48,12 @@ class InferInput(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: Datatype
-    data: list[Any]
-    """The elements in row-major order, flat or nested as the shape says; null where one is missing."""
+    data: list[Any] | None = None
+    """The elements in row-major order, flat or nested as the shape says; null where one is missing. Left out
+    where they are behind the JSON."""
     parameters: dict[str, Any] | None = None
-    """``missing``: the value that stands for a missing one."""
+    """``missing``: the value that stands for a missing one. ``binary_data_size``: bytes of the elements
+    behind the JSON."""
 
 
 class TensorMetadata(msgspec.Struct):
@@ -134,7 +136,7 @@ def _column(tensor: InferInput, multi: bool) -> Sequence[FeatureValue]:
 
 def _flat(tensor: InferInput, rows: int, width: int) -> list[Any]:
     """The elements in row-major order, whether they came flat or nested."""
-    data = tensor.data
+    data = tensor.data or []
     if data and isinstance(data[0], list):
         nested = len(tensor.shape) == 2 and len(data) == rows
         if not nested or not all(isinstance(row, list) and len(row) == width for row in data):

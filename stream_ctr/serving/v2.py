@@ -17,7 +17,15 @@ from stream_ctr.errors import RecordError
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.serving.api import ApiError, malformed
 from stream_ctr.serving.arms import Arms
-from stream_ctr.serving.asgi import Receive, Scope, Send, respond
+from stream_ctr.serving.asgi import OCTETS, Header, Receive, Scope, Send, respond
+from stream_ctr.serving.binary_tensors import (
+    EXTENSION,
+    LENGTH_HEADER,
+    Parts,
+    attach,
+    float_bytes,
+    split_body,
+)
 from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.gate import Gate, unavailable
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
@@ -37,6 +45,7 @@ class RequestedOutput(msgspec.Struct):
 
     name: str
     parameters: dict[str, Any] | None = None
+    """``binary_data``: whether its data come behind the answer's JSON."""
 
 
 class InferRequest(msgspec.Struct):
@@ -45,16 +54,25 @@ class InferRequest(msgspec.Struct):
     inputs: list[InferInput]
     id: str | None = None
     parameters: dict[str, Any] | None = None
+    """``binary_data_output``: whether the data of outputs come behind the answer's JSON."""
     outputs: list[RequestedOutput] | None = None
 
 
-class InferOutput(msgspec.Struct):
+class OutputParameters(msgspec.Struct):
+    """What a binary output has in place of its data."""
+
+    binary_data_size: int
+    """Bytes of its data behind the JSON."""
+
+
+class InferOutput(msgspec.Struct, omit_defaults=True):
     """One output tensor."""
 
     name: str
     datatype: Datatype
     shape: list[int]
-    data: list[float]
+    data: list[float] | None = None
+    parameters: OutputParameters | None = None
 
 
 class InferResponse(msgspec.Struct, omit_defaults=True):
@@ -111,7 +129,7 @@ class InferenceProtocol:
         self._gate = gate
         self._metrics = metrics
         self._max_rows = serve.max_candidates
-        self._server = ServerMetadata("stream-ctr", importlib.metadata.version("stream-ctr"), [])
+        self._server = ServerMetadata("stream-ctr", importlib.metadata.version("stream-ctr"), [EXTENSION])
         self.routes: Routes = {
             "/v2": (GET, self._show_server),
             "/v2/": (GET, self._show_server),
@@ -159,21 +177,27 @@ class InferenceProtocol:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        name, body = await self._gate.admit(
+        name, answer = await self._gate.admit(
             lambda: self._answer(scope, receive, started),
             lambda status: self._metrics.count_inference(status, NO_ARM),
         )
         self._metrics.count_inference(200, name)
-        await respond(send, 200, body)
+        if answer.tensors is None:
+            await respond(send, 200, answer.json)
+            return
+        length: Header = (LENGTH_HEADER, str(len(answer.json)).encode())
+        await respond(send, 200, answer.json + answer.tensors, (length,), OCTETS)
 
-    async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, bytes]:
+    async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, Parts]:
         """Name of the model and body of the answer."""
-        raw = await self._gate.read(scope, receive)
+        raw = await self._gate.read(scope, receive, OCTETS)
         async with self._gate.turn(started):
             name, predictor = self._model(scope)
             if predictor is None:
                 raise self._not_ready(name)
-            request = _decode(raw)
+            parts = split_body(scope, raw)
+            request = _decode(parts.json)
+            attach(request.inputs, parts.tensors)
             features = features_of(request.inputs, predictor.fields, self._max_rows)
             try:
                 keys = predictor.encode(features)
@@ -182,11 +206,11 @@ class InferenceProtocol:
             p: list[float] = predictor.probabilities(keys).tolist()
             self._metrics.count_predictions(name, len(p))
             if not all(map(math.isfinite, p)):
+                self._metrics.non_finite.labels(name).inc()
                 raise unavailable(f"model {name} gives no number for some rows; try a newer version")
-            output = InferOutput(OUTPUT, OUTPUT_DATATYPE, [len(p)], p)
-            body = msgspec.json.encode(InferResponse(name, predictor.model_version, [output], request.id))
+            answer = _encode(request, name, predictor.model_version, p)
             self._gate.check_deadline(started)
-            return name, body
+            return name, answer
 
     def _model(self, scope: Scope) -> tuple[str, Predictor | None]:
         """Name of the model that the path names, and its predictor if there is one.
@@ -220,3 +244,24 @@ def _decode(body: bytes) -> InferRequest:
         if output.name != OUTPUT:
             raise ApiError(400, f"there is no output {output.name[:60]!r}; the one output is {OUTPUT!r}")
     return request
+
+
+def _encode(request: InferRequest, name: str, version: str, p: list[float]) -> Parts:
+    """The answer, its probabilities as bytes if the request asks for that."""
+    output = InferOutput(OUTPUT, OUTPUT_DATATYPE, [len(p)])
+    tensors = None
+    if _wants_bytes(request):
+        tensors = float_bytes(p)
+        output.parameters = OutputParameters(len(tensors))
+    else:
+        output.data = p
+    return Parts(msgspec.json.encode(InferResponse(name, version, [output], request.id)), tensors)
+
+
+def _wants_bytes(request: InferRequest) -> bool:
+    wanted: object = (request.parameters or {}).get("binary_data_output", False)
+    for output in request.outputs or ():
+        wanted = (output.parameters or {}).get("binary_data", wanted)
+    if not isinstance(wanted, bool):
+        raise ApiError(400, f"binary_data and binary_data_output are true or false, not {str(wanted)[:60]!r}")
+    return wanted

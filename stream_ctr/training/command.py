@@ -44,6 +44,11 @@ class Train:
             help="with --start-from: begin at the first entry that the log holds, or after its last",
         )
         add_skip_lost(parser)
+        parser.add_argument(
+            "--replace-snapshots",
+            action="store_true",
+            help="begin a new run in a folder that has snapshots and no checkpoint, instead of refusing to",
+        )
         parser.add_argument("--json", action="store_true", help="print the final figures as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -59,7 +64,15 @@ class Train:
         refuse_frozen(settings.experiment, arm.name)
 
         def work(log: EventLog, stop: Event, reporter: Reporter) -> tuple[Trainer, Summary]:
-            trainer = Trainer(settings, arm, log, reporter, skip_lost=arguments.skip_lost, warm=warm)
+            trainer = Trainer(
+                settings,
+                arm,
+                log,
+                reporter,
+                skip_lost=arguments.skip_lost,
+                replace_snapshots=arguments.replace_snapshots,
+                warm=warm,
+            )
             tune_interpreter()
             summary = trainer.run(stop, idle_seconds)
             values = trainer.core.metrics.result("lifetime")

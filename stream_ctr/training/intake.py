@@ -28,6 +28,8 @@ POLL_BYTES: Final = 16 * 1024 * 1024
 """Bytes of entries asked for in one poll."""
 BUFFERED_BYTES: Final = 64 * 1024 * 1024
 """Bytes of entries read and not applied before only the partitions that hold the order up are read."""
+MOST_BYTES: Final = 2 * BUFFERED_BYTES
+"""Bytes of entries read and not applied at which the order decides with what has been read."""
 JOURNAL_SECONDS = 5.0
 """Silence after which a decision of the journal that is still ahead can no longer be reached."""
 
@@ -133,6 +135,8 @@ class Intake:
         # A log that is away says nothing about what is silent.
         waiting = self._order.waiting_for() if self._reader.healthy else []
         self._order.idle(self._clock.quiet(waiting, self._positions, self.ends))
+        if self._held.bytes_beyond(self._applied()) > MOST_BYTES:
+            self._order.idle(self._order.undecided())
         return [] if self._behind() else self._order.emit(self._chunk)
 
     def _behind(self) -> list[TopicPartition]:

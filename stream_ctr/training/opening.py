@@ -21,7 +21,14 @@ from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded
 from stream_ctr.training.report import Reporter
-from stream_ctr.training.start import LogPlace, Resumable, compaction_remarks, resume, skipped_entries
+from stream_ctr.training.start import (
+    LogPlace,
+    Resumable,
+    compaction_remarks,
+    refuse_untrained,
+    resume,
+    skipped_entries,
+)
 
 R = TypeVar("R", bound=Resumable)
 R_co = TypeVar("R_co", bound=Resumable, covariant=True)
@@ -96,6 +103,7 @@ def open_state(
     *,
     scanner: RecordScanner | None = None,
     skip_lost: bool = False,
+    replace_snapshots: bool = False,
     at_end: bool = False,
     begin: Callable[[R], None] = lambda core: None,
 ) -> Opening[R]:
@@ -109,6 +117,7 @@ def open_state(
         make_core: an empty core, given where its joiner puts what memory does not hold.
         files: file operations of checkpoints, segments and journal.
         scanner: reads impressions faster, where their schema is known.
+        replace_snapshots: begin a new run although the folder has snapshots of an earlier one.
         skip_lost, at_end, begin: as in :func:`stream_ctr.training.start.resume`.
 
     Raises:
@@ -129,6 +138,8 @@ def open_state(
         begin=begin,
         remark=remarks.append,
     )
+    if loaded is None and not replace_snapshots:
+        refuse_untrained(folder)
     journal = FileJournal(folder / "journal", files)
     lost = skipped_entries(core, loaded)
     if lost:

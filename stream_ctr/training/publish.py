@@ -25,6 +25,8 @@ from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers
 from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.batch import LEARN
 from stream_ctr.predictors.export import model_parts
+from stream_ctr.predictors.predictor import Predictor
+from stream_ctr.predictors.reader import open_fixed
 from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
@@ -70,6 +72,9 @@ class Publisher:
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
         self._snapshot_seconds: float | None = None
         self._snapshot_learned = -1
+        self._snapshot_failures = 0
+        self._snapshot_error: type[Exception] | None = None
+        """Kind of the reason why the last snapshot was not published; None when it was."""
         self._freezing = False
         """Whether a snapshot's weights are in the learner's line."""
         self._checkpoint_seconds: float | None = None
@@ -183,6 +188,7 @@ class Publisher:
             radius_ratios=self._spread[1],
             checkpoint_seconds=self._checkpoint_seconds,
             snapshot_seconds=self._snapshot_seconds,
+            snapshot_failures=self._snapshot_failures,
             non_finite_updates=core.non_finite,
             drift_detected=metrics.drift.detected,
             drifts_worse=metrics.drift.worse,
@@ -227,7 +233,7 @@ class Publisher:
 
         def write() -> int:
             with weights:
-                write_snapshot(self._snapshots, content)
+                write_snapshot(self._snapshots, content, check=_check_predictions)
             return learned
 
         self._writing.start(write)
@@ -237,11 +243,20 @@ class Publisher:
         try:
             learned = self._writing.take()
         except (OSError, StateError) as error:
-            self._reporter.say("snapshot-failed", reason=str(error))
+            self._snapshot_failures += 1
+            if type(error) is not self._snapshot_error:  # once, not at every try
+                self._reporter.say("snapshot-failed", reason=str(error))
+            self._snapshot_error = type(error)
             return
         if learned is not None:
+            self._snapshot_error = None
             self._snapshot_learned = learned
             self._snapshot_seconds = time.time()
+
+
+def _check_predictions(folder: Path) -> None:
+    """Raises StateError for a snapshot whose predictions are not finite: the last one stays current."""
+    Predictor(open_fixed(folder)).check_finite()
 
 
 def _frozen_weights(learner: Learner) -> FrozenState:

@@ -15,6 +15,7 @@ from stream_ctr.events.log import Entry, EventLog, TopicPartition
 from stream_ctr.pipeline.decode import MAX_VALUE_BYTES
 from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.stream import Pipeline
+from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
 from stream_ctr.state import State
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.identity import refuse_other
@@ -142,6 +143,22 @@ def resume(
     _check_range(core, log, place, folder, skip_lost)
     _refuse_other_records(core, log, folder, remark)
     return core, loaded
+
+
+def refuse_untrained(folder: Path) -> None:
+    """Refuse a new run in a folder whose checkpoints are gone: it would publish untrained weights in place of
+    the trained snapshot.
+
+    Raises:
+        StateError: the folder has snapshots.
+    """
+    found = versions(folder / SNAPSHOTS)
+    if found:
+        raise StateError(
+            f"{folder}: there is snapshot {found[-1]}, but no checkpoint of the run that made it; a new run "
+            "would replace it by untrained weights. Restore checkpoints and journal, choose another state "
+            "folder (train.state), or replace it (train --replace-snapshots)"
+        )
 
 
 def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:

@@ -73,6 +73,7 @@ class Trainer:
         reporter: where progress goes.
         files: file operations of checkpoints and journal.
         skip_lost: go on behind entries that the log no longer holds, instead of refusing to start.
+        replace_snapshots: begin a new run although the folder has snapshots of an earlier one.
         on_step: called after every chunk, for observers.
         warm: where a run without checkpoints takes its weights, vocabulary and counts.
 
@@ -89,6 +90,7 @@ class Trainer:
         *,
         files: Files | None = None,
         skip_lost: bool = False,
+        replace_snapshots: bool = False,
         on_step: Callable[[Step], None] = lambda step: None,
         warm: WarmStart | None = None,
     ) -> None:
@@ -110,6 +112,7 @@ class Trainer:
             files,
             scanner=RecordScanner(fields),
             skip_lost=skip_lost,
+            replace_snapshots=replace_snapshots,
             at_end=warm is not None and warm.at == "last",
             begin=lambda core: _begin_warm(core, warm, expected),
         )

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 import httpx
 import numpy as np
+import pytest
 
 from stream_ctr.events.log import Record
 from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
 from stream_ctr.serving.app import RankApp
 from stream_ctr.serving.arms import SNAPSHOTS, Arms
@@ -52,6 +54,21 @@ def constant(probability: float) -> SnapshotContent:
     dense = {name: np.zeros_like(array) for name, array in content.dense.items()}
     dense["output.bias"] = np.array([math.log(probability / (1 - probability))], np.float32)
     return replace(content, dense=dense)
+
+
+def not_a_number() -> SnapshotContent:
+    """A model that has diverged."""
+    broken = constant(0.5)
+    broken.dense["output.bias"][:] = np.nan
+    return broken
+
+
+def serve_unchecked(served: Served, state: Path, arm: str, content: SnapshotContent) -> None:
+    """Serve a snapshot although its predictions are not finite, as if the check had seen other inputs."""
+    publish(state, arm, content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "check_finite", lambda _self: None)
+        served.arms.poll()
 
 
 class Kept:

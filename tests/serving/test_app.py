@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.errors import ConfigError
+from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
@@ -33,9 +33,11 @@ from tests.serving.support import (
     Json,
     Served,
     constant,
+    not_a_number,
     publish,
     request,
     sample,
+    serve_unchecked,
 )
 
 
@@ -93,9 +95,8 @@ def test_event_id_and_time_can_be_given(served: Served) -> None:
     answer = served.rank(request(event_id="abc", ts_ms=12345)).json()
     assert answer["event_id"] == "abc"
     assert (impression(served).event_id, impression(served).ts_ms) == ("abc", 12345)
-    assert served.kept.records[-1].timestamp_ms == 12345
     served.rank(request(ts_ms=1.6e12 + 0.75))
-    assert served.kept.records[-1].timestamp_ms == 1_600_000_000_000
+    assert impression(served).ts_ms == 1_600_000_000_000
 
 
 def test_event_ids_of_the_server_differ(served: Served) -> None:
@@ -105,6 +106,23 @@ def test_event_ids_of_the_server_differ(served: Served) -> None:
 def test_without_bids_the_ranking_is_by_probability(served: Served) -> None:
     answer = served.rank({"user": "u", "candidates": [{"features": {"site": "news"}}]}).json()
     assert answer["candidates"][0]["p"] == answer["candidates"][0]["score"]
+
+
+@pytest.mark.parametrize("none", [{}, {"bid": None}])
+def test_bids_come_with_every_candidate_or_with_none(served: Served, none: Json) -> None:
+    """A default for those that are missing would decide the ranking."""
+    features: Json = {"features": {"site": "news"}}
+    alone = served.rank({"user": "u", "candidates": [{**features, **none}] * 2})
+    assert alone.status_code == 200
+    assert impression(served).bid == 1.0
+    for candidates in ([{**features, "bid": 0.3}, {**features, **none}], [none, {"bid": 0.0}, none]):
+        mixed = served.rank({"user": "u", "candidates": candidates})
+        assert mixed.status_code == 400
+        at = next(n for n, candidate in enumerate(candidates) if candidate.get("bid") is None)
+        assert f"candidates[{at}] has no bid" in mixed.json()["error"]
+    assert len(served.kept.records) == 1
+    free = served.rank({"user": "u", "candidates": [{**features, "bid": 0}, {**features, "bid": 0.5}]}).json()
+    assert (free["candidates"][0]["score"], free["best"]) == (0.0, 1)
 
 
 def test_of_equal_scores_the_first_is_best(served: Served) -> None:
@@ -148,13 +166,22 @@ def test_users_of_an_arm_without_snapshot_get_the_control(tmp_path: Path) -> Non
 
 
 def test_an_arm_that_gives_no_number_is_replaced_by_the_control(tmp_path: Path) -> None:
-    broken = constant(0.5)
-    broken.dense["output.bias"][:] = np.nan
     publish(tmp_path, "control", constant(0.5))
-    publish(tmp_path, "new", broken)
     served = Served(tmp_path)
+    serve_unchecked(served, tmp_path, "new", not_a_number())
     assert served.rank(request(USERS["new"])).json()["arm"] == "control"
     assert (impression(served).reason, impression(served).p) == ("fallback", {"control": 0.5})
+    text = served.get("/metrics").text
+    assert sample(text, "stream_ctr_serve_non_finite_predictions_total", arm="new") > 0
+    assert sample(text, "stream_ctr_serve_fallbacks_total", arm="new") == 1
+
+
+def test_a_control_that_gives_no_number_is_503(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    serve_unchecked(served, tmp_path, "control", not_a_number())
+    answer = served.rank(request(USERS["control"]))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert served.kept.records == []
 
 
 def test_without_a_control_snapshot_the_server_lives_but_is_not_ready(tmp_path: Path) -> None:
@@ -196,6 +223,41 @@ def test_a_damaged_snapshot_leaves_the_old_one_serving_and_shows(served: Served,
     served.arms.poll()
     assert served.rank(request()).json()["model_version"] == "3"
     assert sample(served.get("/metrics").text, "stream_ctr_serve_snapshot_stale", arm="control") == 0
+
+
+def test_a_diverged_snapshot_leaves_the_old_one_serving_and_shows(served: Served, tmp_path: Path) -> None:
+    before = served.rank(request()).json()["candidates"]
+    diverged = example_snapshot()
+    for array in diverged.dense.values():
+        array *= np.float32(1e25)
+        assert np.isfinite(array).all()
+    publish(tmp_path, "control", diverged)
+    served.arms.poll()
+    served.arms.poll()
+    answer = served.rank(request()).json()
+    assert (answer["candidates"], answer["model_version"]) == (before, "1")
+    ready = served.get("/health/ready")
+    assert ready.status_code == 200
+    assert "not finite" in ready.json()["arms"]["control"]["error"]
+    text = served.get("/metrics").text
+    assert sample(text, "stream_ctr_serve_snapshot_stale", arm="control") == 1
+    assert sample(text, "stream_ctr_serve_snapshot_failures_total", arm="control") == 1
+    started = Served(tmp_path)
+    assert started.rank(request()).json()["candidates"] == before, "a server that starts takes the one before"
+    assert "not finite" in started.get("/health/ready").json()["arms"]["control"]["error"]
+    publish(tmp_path, "control", constant(0.9))
+    served.arms.poll()
+    assert served.rank(request()).json()["model_version"] == "3"
+    assert sample(served.get("/metrics").text, "stream_ctr_serve_snapshot_stale", arm="control") == 0
+
+
+def test_a_frozen_snapshot_that_has_diverged_stops_the_server_at_its_start(tmp_path: Path) -> None:
+    publish(tmp_path, "control", constant(0.5))
+    publish(tmp_path, "frozen", not_a_number())
+    folder = str(path_of(tmp_path / "frozen" / SNAPSHOTS, 1))
+    arms = (ArmConfig("control", 0.5), ArmConfig("frozen", 0.5, snapshot=folder))
+    with pytest.raises(StateError, match=r"'frozen': snapshot cannot serve: .*not finite"):
+        Served(tmp_path, ExperimentConfig(name="x", salt="x", arms=arms))
 
 
 def test_a_snapshot_of_another_model_than_it_says_is_refused(served: Served, tmp_path: Path) -> None:
@@ -277,12 +339,14 @@ def test_limits_have_answers_of_their_own(tmp_path: Path) -> None:
     assert (big.status_code, big.headers["connection"]) == (413, "close")
     for headers in (
         {"content-type": "text/plain"},
-        {},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "application/octet-stream"},
         {"content-type": "application/json", "content-encoding": "gzip"},
+        {"origin": "http://127.0.0.1:8100"},
     ):
-        assert served.rank(b"{}", headers or {"x": "y"}).status_code == 415
-    charset = {"content-type": "application/json; charset=utf-8"}
-    assert served.rank(msgspec.json.encode(request()), charset).status_code == 200
+        assert served.rank(msgspec.json.encode(request()), headers).status_code == 415
+    for headers in ({"content-type": "application/json; charset=utf-8"}, {"content-type": ""}, {"x": "y"}):
+        assert served.rank(msgspec.json.encode(request()), headers).status_code == 200
 
 
 def test_an_impression_too_long_for_the_log_is_refused(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_an_outage_of_the_log_leaves_a_span_with_its_losses(tmp_path: Path) -> N
     log, opener, config = outage(tmp_path)
     metrics = ServeMetrics()
     folder = tmp_path / "experiment"
-    impressions = ImpressionLog(config, 10, opener, metrics, Gaps(folder, metrics.routing))
+    impressions = ImpressionLog(config, 10, 2**30, opener, metrics, Gaps(folder, metrics.routing))
     impressions.start()
     impressions.put(record(0))
     eventually(lambda: metric(metrics, "impressions_logged_total") == 1)

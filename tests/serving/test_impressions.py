@@ -16,16 +16,22 @@ from stream_ctr.events.log import EventLog, LogConfig, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.events.sqlite_log import SqliteLog
-from stream_ctr.serving.impressions import ImpressionLog, encode_impression
+from stream_ctr.experiments.shared import read_gaps
+from stream_ctr.serving.byte_queue import size_of
+from stream_ctr.serving.gaps import Gaps
+from stream_ctr.serving.impressions import BATCH_BYTES, ImpressionLog, encode_impression
 from stream_ctr.serving.metrics import ServeMetrics
 from tests.serving.support import sample
 
 create = partial(open_log, create=True)
 
 
-def record(number: int) -> Record:
+def record(number: int, site: str = "a") -> Record:
     return encode_impression(
-        Impression(v=RECORD_VERSION, event_id=f"event-{number}", ts_ms=1000 + number, features={"site": "a"})
+        Impression(
+            v=RECORD_VERSION, event_id=f"event-{number}", ts_ms=1000 + number, features={"site": site}
+        ),
+        1000 + number,
     )
 
 
@@ -64,7 +70,7 @@ def metric(metrics: ServeMetrics, name: str) -> float:
 def test_impressions_are_in_the_log_when_it_is_closed(tmp_path: Path) -> None:
     config = LogConfig(url=f"sqlite:///{tmp_path}/log.db")
     metrics = ServeMetrics()
-    impressions = ImpressionLog(config, 10_000, create, metrics)
+    impressions = ImpressionLog(config, 10_000, 2**30, create, metrics)
     impressions.start()
     for number in range(1200):
         impressions.put(record(number))
@@ -78,7 +84,7 @@ def test_impressions_are_in_the_log_when_it_is_closed(tmp_path: Path) -> None:
 def test_a_log_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
     config = LogConfig(url=f"sqlite:///{tmp_path}/log.db")
     metrics = ServeMetrics()
-    impressions = ImpressionLog(config, 100, open_log, metrics)
+    impressions = ImpressionLog(config, 100, 2**30, open_log, metrics)
     impressions.start()
     for number in range(5):
         impressions.put(record(number))
@@ -98,6 +104,8 @@ class Outage(SqliteLog):
         super().__init__(url, create=True)
         self.away = threading.Event()
         self.after = False
+        self.appended: list[int] = []
+        """Bytes of each append."""
 
     def append(self, topic: str, records: Sequence[Record]) -> None:
         if self.away.is_set():
@@ -105,6 +113,7 @@ class Outage(SqliteLog):
                 super().append(topic, records)
             raise LogError("the log is away")
         super().append(topic, records)
+        self.appended.append(sum(map(size_of, records)))
 
     def close(self) -> None:
         """The connection stays for the next try."""
@@ -119,7 +128,7 @@ def outage(tmp_path: Path) -> tuple[Outage, Callable[[str], EventLog], LogConfig
 def test_during_an_outage_impressions_wait_and_the_overflow_is_counted(tmp_path: Path) -> None:
     log, opener, config = outage(tmp_path)
     metrics = ServeMetrics()
-    impressions = ImpressionLog(config, 10, opener, metrics)
+    impressions = ImpressionLog(config, 10, 2**30, opener, metrics)
     impressions.start()
     log.away.set()
     impressions.put(record(0))
@@ -134,11 +143,48 @@ def test_during_an_outage_impressions_wait_and_the_overflow_is_counted(tmp_path:
     assert metric(metrics, "impressions_logged_total") == 11
 
 
+def test_during_an_outage_the_queue_is_bounded_in_bytes(tmp_path: Path) -> None:
+    """What the append under way holds counts, too."""
+    log, opener, config = outage(tmp_path)
+    metrics, folder = ServeMetrics(), tmp_path / "experiment"
+    gaps = Gaps(folder, metrics.routing)
+    impressions = ImpressionLog(config, 1000, 4_000_000, opener, metrics, gaps)
+    impressions.start()
+    log.away.set()
+    large = [record(number, "x" * 500_000) for number in range(20)]
+    for each in large:
+        impressions.put(each)
+        assert metric(metrics, "impressions_queued_bytes") <= 4_000_000
+    eventually(lambda: metric(metrics, "log_failures_total") >= 1)
+    impressions.put(large[0])
+    assert metric(metrics, "impressions_dropped_total") == 14
+    impressions.put(record(100))
+    assert metric(metrics, "impressions_dropped_total") == 14, "what is small has room"
+    log.away.clear()
+    eventually(lambda: metric(metrics, "impressions_queued_bytes") == 0)
+    impressions.close()
+    assert {i.event_id for i in logged(config.url)} == {f"event-{n}" for n in (*range(7), 100)}
+    assert sum(gap.dropped for gap in read_gaps(folder)) == 14
+
+
+def test_a_batch_is_bounded_in_bytes(tmp_path: Path) -> None:
+    log, opener, config = outage(tmp_path)
+    impressions = ImpressionLog(config, 1000, 2**30, opener, ServeMetrics())
+    impressions.start()
+    log.away.set()
+    for number in range(40):
+        impressions.put(record(number, "x" * 500_000))
+    log.away.clear()
+    impressions.close(patience_seconds=60.0)
+    assert len(logged(config.url)) == 40
+    assert max(log.appended) <= BATCH_BYTES + 501_000
+
+
 def test_an_append_that_only_seemed_to_fail_repeats_event_ids_and_loses_none(tmp_path: Path) -> None:
     log, opener, config = outage(tmp_path)
     log.after = True
     metrics = ServeMetrics()
-    impressions = ImpressionLog(config, 10, opener, metrics)
+    impressions = ImpressionLog(config, 10, 2**30, opener, metrics)
     impressions.start()
     log.away.set()
     impressions.put(record(7))
@@ -154,7 +200,7 @@ def test_an_append_that_only_seemed_to_fail_repeats_event_ids_and_loses_none(tmp
 def test_an_exit_during_an_outage_counts_what_it_drops(tmp_path: Path) -> None:
     log, opener, config = outage(tmp_path)
     metrics = ServeMetrics()
-    impressions = ImpressionLog(config, 100, opener, metrics)
+    impressions = ImpressionLog(config, 100, 2**30, opener, metrics)
     impressions.start()
     log.away.set()
     for number in range(30):
@@ -165,7 +211,7 @@ def test_an_exit_during_an_outage_counts_what_it_drops(tmp_path: Path) -> None:
 
 
 def test_a_wrong_address_is_an_error_at_the_start() -> None:
-    impressions = ImpressionLog(LogConfig(url="amqp://x"), 10, create, ServeMetrics())
+    impressions = ImpressionLog(LogConfig(url="amqp://x"), 10, 2**30, create, ServeMetrics())
     with pytest.raises(UsageError, match="amqp://x"):
         impressions.start()
     impressions.close()
@@ -174,7 +220,7 @@ def test_a_wrong_address_is_an_error_at_the_start() -> None:
 def test_a_log_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     config = LogConfig(url=f"sqlite:///{tmp_path}/log.db")
     metrics = ServeMetrics()
-    impressions = ImpressionLog(config, 100, create, metrics)
+    impressions = ImpressionLog(config, 100, 2**30, create, metrics)
     impressions.start()
     impressions.put(record(1))
     eventually(lambda: metric(metrics, "impressions_logged_total") == 1)

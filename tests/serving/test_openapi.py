@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -59,14 +60,24 @@ def test_what_is_described_is_what_is_answered(schema: BaseSchema, path: str, mo
     operation = schema[path][method]
     # That a tensor has as many elements as its shape says, no JSON schema can tell.
     excluded: list[CheckFunction] = [positive_data_acceptance] if path.endswith("infer") else []
+    # Nor that the candidates of a request all have a bid or none has, or what the server's clock says.
+    rank = mode is GenerationMode.POSITIVE and path.endswith("rank")
     known: Json = {"path_parameters": {"model": "control", "version": "1"}} if "{" in path else {}
 
     @given(case=operation.as_strategy(mode, **known))
     @settings(max_examples=EXAMPLES[method], suppress_health_check=list(HealthCheck), database=None)
     def check(case: Case[Any]) -> None:
+        if rank:
+            case.body = without_times(msgspec.convert(case.body, Json))
         case.call_and_validate(excluded_checks=excluded)
 
     check()
+
+
+def without_times(body: Json) -> Json:
+    """The request with a bid for each candidate, and without its event time."""
+    candidates = [{**candidate, "bid": candidate.get("bid") or 1.5} for candidate in body["candidates"]]
+    return {**{key: value for key, value in body.items() if key != "ts_ms"}, "candidates": candidates}
 
 
 def described(served: Served, headers: dict[str, str] | None = None) -> Json:

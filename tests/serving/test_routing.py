@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from stream_ctr.errors import ConfigError, StateError, UsageError
@@ -22,7 +21,16 @@ from stream_ctr.predictors.snapshot import SnapshotContent, path_of
 from stream_ctr.serving.admin import status
 from stream_ctr.serving.arms import SNAPSHOTS
 from tests.serving.process import SALT, TWO_ARMS
-from tests.serving.support import USERS, Served, constant, publish, request, sample
+from tests.serving.support import (
+    USERS,
+    Served,
+    constant,
+    not_a_number,
+    publish,
+    request,
+    sample,
+    serve_unchecked,
+)
 
 P = {"control": 0.25, "new": 0.5}
 
@@ -112,12 +120,6 @@ def test_a_file_that_is_unreadable_at_the_start_lets_only_the_control_serve(stat
     assert served.rank(request(USERS["new"])).json()["arm"] == "new"
 
 
-def not_a_number() -> SnapshotContent:
-    broken = constant(0.5)
-    broken.dense["output.bias"][:] = np.nan
-    return broken
-
-
 def saturated() -> SnapshotContent:
     broken = constant(0.5)
     broken.dense["output.bias"][:] = 60.0
@@ -142,8 +144,7 @@ def test_each_guard_kills_on_its_fault_and_no_other_does(
     for _ in range(40):
         well.rank(request(USERS["new"]))
     assert not well.routing.plan.killed, "an arm that is well stays"
-    publish(state, "new", fault)
-    served.arms.poll()
+    serve_unchecked(served, state, "new", fault)
     for _ in range(40):
         assert served.rank(request(USERS["new"])).status_code == 200
     assert served.routing.plan.killed["new"].cause == cause
@@ -226,8 +227,7 @@ def test_testers_meet_their_arm_and_are_logged_as_such(state: Path) -> None:
     assert served.rank(request(USERS["control"])).json()["arm"] == "new"
     logged = impressions(served)[-1]
     assert (logged.assigned_arm, logged.arm, logged.reason) == ("control", "new", "override")
-    publish(state, "new", not_a_number())
-    served.arms.poll()
+    serve_unchecked(served, state, "new", not_a_number())
     assert served.rank(request(USERS["control"])).json()["arm"] == "control"
     assert impressions(served)[-1].reason == "override", "a tester is in no comparison, whoever answers"
 

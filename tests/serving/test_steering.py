@@ -202,7 +202,7 @@ def test_the_admin_routes_answer_what_they_did(
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(admin)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
             return await client.request(method, path, content=body)
 
     answer = asyncio.run(ask())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +17,19 @@ from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
 from stream_ctr.serving.config import ServeConfig
-from tests.serving.support import CANDIDATE, CONTEXT, USERS, Json, Served, constant, publish, request, sample
+from tests.serving.support import (
+    CANDIDATE,
+    CONTEXT,
+    USERS,
+    Json,
+    Served,
+    constant,
+    not_a_number,
+    publish,
+    request,
+    sample,
+    serve_unchecked,
+)
 
 
 @pytest.fixture
@@ -195,11 +206,13 @@ def test_a_model_without_snapshot_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_a_model_that_gives_no_number_is_503(tmp_path: Path) -> None:
-    broken = constant(0.5)
-    broken.dense["output.bias"][:] = np.nan
-    publish(tmp_path, "control", broken)
-    answer = infer(Served(tmp_path), {"inputs": COLUMNS})
+    served = Served(tmp_path)
+    serve_unchecked(served, tmp_path, "control", not_a_number())
+    answer = infer(served, {"inputs": COLUMNS})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "no number" in answer.json()["error"]
+    text = served.get("/metrics").text
+    assert sample(text, "stream_ctr_serve_non_finite_predictions_total", arm="control") == 1
 
 
 BAD: list[tuple[Any, int, str]] = [
@@ -257,8 +270,10 @@ def test_the_limits_are_those_of_rankings(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path, serve=ServeConfig(max_body_bytes=400, max_waiting=4))
     assert infer(served, b" " * 401).status_code == 413
-    text = served.run(lambda client: client.post("/v2/models/control/infer", content=b"{}"))
-    assert text.status_code == 415
+    assert (
+        infer(served, json.dumps({"inputs": COLUMNS}), headers={"content-type": "text/plain"}).status_code
+        == 415
+    )
 
     async def crowd(client: httpx.AsyncClient) -> list[int]:
         rank = [client.post("/v1/rank", json={"user": "u", "candidates": [{}]}) for _ in range(10)]

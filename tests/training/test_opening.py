@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from stream_ctr.cli import main
 from stream_ctr.config import load_settings
 from stream_ctr.errors import OffsetRangeError, StateError
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.watch_daemon import Watcher
 from stream_ctr.pipeline.journal import Decision, FileJournal
+from stream_ctr.predictors.snapshot import SNAPSHOTS, read_current
 from stream_ctr.training import intake
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter
@@ -144,3 +147,25 @@ def test_one_that_is_asked_to_stop_before_the_log_answers_ends_well(kind: str, c
             assert (process.stdout.read(), process.wait(60.0)) == ("", 0)
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("lost", [("checkpoints", "journal"), ("checkpoints",)])
+def test_a_trained_snapshot_is_not_replaced_by_an_untrained_one(
+    config: Path, lost: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 0.01")
+    config.write_text(text, "utf-8")
+    run("train", config)
+    folder = config.parent / "state" / "main"
+    trained = read_current(folder / SNAPSHOTS)
+    assert trained is not None
+    for name in lost:
+        gone = folder / name
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert main(["train", "--config", str(config), "--until-idle", "0"]) == 1
+    assert "train --replace-snapshots" in capsys.readouterr().err
+    assert read_current(folder / SNAPSHOTS) == trained
+    assert main(["train", "--config", str(config), "--until-idle", "0", "--replace-snapshots"]) == 0
+    replaced = read_current(folder / SNAPSHOTS)
+    assert replaced is not None
+    assert replaced[0] > trained[0]

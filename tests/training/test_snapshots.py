@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import threading
@@ -15,7 +16,8 @@ from stream_ctr.events.log import Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.predictors.predictor import Predictor
-from stream_ctr.predictors.reader import SnapshotReader
+from stream_ctr.predictors.reader import SnapshotReader, load_snapshot
+from stream_ctr.predictors.snapshot import path_of, versions
 from stream_ctr.training.core import Core
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
@@ -99,6 +101,28 @@ def test_a_river_arm_publishes_what_it_predicts_and_goes_on_so(tmp_path: Path, n
         found = predictor.probabilities(predictor.encode(FEATURES))
         np.testing.assert_allclose(found, core.learner.predict(rows), rtol=2e-7)
         assert len(set(found.tolist())) == 3
+
+
+def test_a_model_that_diverges_is_not_published_and_is_said_once(tmp_path: Path) -> None:
+    write_stream(tmp_path, 150)
+    config = write_config(tmp_path, "state", "[optimizer]\ndense_rate = 1e15\nrow_rate = 1e15\n")
+    text = config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 0.001")
+    config.write_text(text, "utf-8")
+    settings, said = load_settings(config), io.StringIO()
+    log = open_log(settings.log.url)
+    try:
+        with Reporter("test", stream=said, line_seconds=1e9) as reporter:
+            trainer = Trainer(settings, settings.arm("main"), log, reporter)
+            trainer.run(threading.Event(), until_idle=0.0)
+    finally:
+        log.close()
+    reasons = [line["reason"] for line in map(json.loads, said.getvalue().splitlines()) if "reason" in line]
+    diverged = [reason for reason in reasons if "diverged" in reason]
+    assert len(diverged) == 1, "said once, however often it is tried"
+    published = versions(tmp_path / "state" / "main" / "snapshots")
+    folder = tmp_path / "state" / "main" / "snapshots"
+    for version in published:
+        Predictor(load_snapshot(path_of(folder, version))).check_finite()
 
 
 def test_the_served_probability_is_what_the_metrics_score(tmp_path: Path) -> None:
