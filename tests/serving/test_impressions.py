@@ -241,7 +241,7 @@ def test_a_topic_with_other_partitions_takes_impressions_and_the_log_says_so(
     log.close()
     metrics = ServeMetrics()
     with caplog.at_level("WARNING", logger="stream_ctr.serving"):
-        impressions = ImpressionLog(config, 100, create, metrics)
+        impressions = ImpressionLog(config, 100, 2**30, create, metrics)
         impressions.start()
         for number in range(50):
             impressions.put(record(number))
