@@ -69,7 +69,7 @@ class Avazu(FileReader):
             raise UsageError(f"avazu: rows_per_hour = {self.rows_per_hour} must be at least 1")
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """Where the times and users come from."""
         return (
             "Avazu has the hour of an impression only, read as UTC: rows keep their order and follow each "

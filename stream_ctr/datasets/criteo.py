@@ -61,7 +61,7 @@ class Criteo(FileReader):
             )
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """Where the times come from."""
         return (
             f"Criteo has no times: they are synthesised from the row number, {self.rows:,} rows spread "

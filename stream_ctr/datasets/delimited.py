@@ -40,7 +40,7 @@ class Delimited(FileReader):
         return tuple(item.config() for item in self._loaded.fields)
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """Where the times come from."""
         return self._loaded.note(self.name)
 

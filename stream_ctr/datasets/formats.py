@@ -91,13 +91,13 @@ def open_content(path: str | PathLike[str]) -> Iterator[Opened]:
         OSError: it cannot be opened.
     """
     with contextlib.ExitStack() as stack:
-        file = content = stack.enter_context(open(path, "rb", BUFFER_BYTES))
+        file = stack.enter_context(_buffered(io.FileIO(path)))
         head = file.peek(1)
-        kind, members = "plain", None
+        kind, content, members = "plain", file, None
         compression = next((found for found in COMPRESSIONS if head.startswith(found.magic)), None)
         if compression is not None:
             kind, members = compression.name, Decompressed(file, compression)
-            content = stack.enter_context(io.BufferedReader(members, BUFFER_BYTES))
+            content = stack.enter_context(_buffered(members))
         elif head.startswith(_ZIP):
             kind, content = "zip", stack.enter_context(_zip_member(path, file))
         if kind != "plain":
@@ -105,8 +105,12 @@ def open_content(path: str | PathLike[str]) -> Iterator[Opened]:
         _refuse_foreign(path, head, kind)
         lone = head.find(b"\r")
         if b"\n" not in head and 0 <= lone < len(head) - 1:
-            content = stack.enter_context(io.BufferedReader(_CarriageReturns(content), BUFFER_BYTES))
+            content = stack.enter_context(_buffered(_CarriageReturns(content)))
         yield Opened(content, kind, members)
+
+
+def _buffered(raw: io.RawIOBase) -> io.BufferedReader:
+    return io.BufferedReader(raw, BUFFER_BYTES)
 
 
 def _refuse_foreign(path: str | PathLike[str], head: bytes, kind: str) -> None:
@@ -147,6 +151,6 @@ def _zip_member(path: str | PathLike[str], file: BinaryIO) -> Iterator[io.Buffer
             if files[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise DataError(f"{path} is a zip archive with an unusual compression; {unpack}")
             with archive.open(files[0]) as member:
-                yield io.BufferedReader(cast("io.RawIOBase", member), BUFFER_BYTES)
+                yield _buffered(cast("io.RawIOBase", member))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DamagedError(str(error)) from None

@@ -80,7 +80,7 @@ class OpenBandit(FileReader):
     fields: ClassVar[tuple[FieldConfig, ...]] = OPEN_BANDIT_FIELDS
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """What stands for the user, and how few clicks there are."""
         return (
             "Open Bandit names no users: the four user features together stand for one, so a 'user' is a "

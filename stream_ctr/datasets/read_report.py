@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -104,10 +103,15 @@ class ReadReport:
             "notes": list(self.notes.values()),
         }
 
-    def lines(self) -> Iterator[str]:
-        """For people: nothing when all rows were good and nothing was noted."""
+    def summary(self) -> str:
+        """For people: empty when all rows were good and nothing was noted."""
+        parts = list(self.notes.values())
         if self.skipped:
-            yield f"{self.skipped:,} bad {'row was' if self.skipped == 1 else 'rows were'} skipped:"
-        for item in self.as_dict()["reasons"]:
-            yield f"  {item['rows']:,} x {item['reason']}; first: {item['example']}"
-        yield from self.notes.values()
+            reasons = "; ".join(
+                f"{found['rows']:,} x {found['reason']} (first: {found['example']})"
+                for found in self.as_dict()["reasons"]
+            )
+            parts.insert(
+                0, f"{self.skipped:,} bad {'row' if self.skipped == 1 else 'rows'} skipped: {reasons}"
+            )
+        return "".join(f"{part}. " for part in parts).rstrip()

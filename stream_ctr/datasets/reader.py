@@ -36,6 +36,16 @@ class FileReader(ABC):
         )
         object.__setattr__(self, "report", report)
 
+    @property
+    @abstractmethod
+    def about(self) -> str:
+        """What a report must say about the data in every case: synthesised times, order, missing tables."""
+
+    @property
+    def note(self) -> str:
+        """What a report must say about the data, the bad rows of the latest reading included."""
+        return f"{self.about} {self.report.summary()}".rstrip()
+
     def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
         """The examples in the order of the file, at most ``limit``.
 

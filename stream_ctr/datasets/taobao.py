@@ -53,7 +53,7 @@ class Taobao(FileReader):
     fields: ClassVar[tuple[FieldConfig, ...]] = TAOBAO_FIELDS
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """What is unusual about order and profiles."""
         return (
             "Taobao's raw_sample.csv is not sorted by time: rows keep the order of the file and their own "
