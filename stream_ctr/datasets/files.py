@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Final, NamedTuple, TypeVar
 
 from stream_ctr.datasets.formats import Opened, open_content
-from stream_ctr.datasets.members import DamagedError
+from stream_ctr.datasets.members import CompressedDataError
 from stream_ctr.datasets.read_report import ReadReport
 from stream_ctr.errors import DataError, RowError
 
@@ -56,10 +56,8 @@ def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> It
         DataError: unreadable, empty, truncated, damaged, not a text file, or a line beyond MAX_LINE_BYTES.
     """
     number = 0
-    kind = "compressed"
     try:
         with open_content(path) as opened:
-            kind = opened.kind
             while raw := opened.stream.readline(MAX_LINE_BYTES):
                 number += 1
                 if len(raw) == MAX_LINE_BYTES:
@@ -69,14 +67,8 @@ def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> It
                 yield number, raw
             if report is not None:
                 _note_trailing(path, number, opened, report)
-    except EOFError:
-        raise DataError(
-            f"{path} is truncated: its {kind} data ends in the middle, after line {number}; fetch it again"
-        ) from None
-    except DamagedError as error:
-        raise DataError(
-            f"{path}: its {kind} data is damaged after line {number} ({error}); fetch it again"
-        ) from None
+    except CompressedDataError as error:
+        raise DataError(f"{path}, after line {number}: {error}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     if number == 0:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, cast
 
-from stream_ctr.datasets.members import BUFFER_BYTES, COMPRESSIONS, DamagedError, Decompressed
+from stream_ctr.datasets.members import BUFFER_BYTES, COMPRESSIONS, CompressedDataError, Decompressed
 from stream_ctr.errors import DataError
 
 if TYPE_CHECKING:
@@ -153,4 +153,4 @@ def _zip_member(path: str | PathLike[str], file: BinaryIO) -> Iterator[io.Buffer
             with archive.open(files[0]) as member:
                 yield _buffered(cast("io.RawIOBase", member))
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DamagedError(str(error)) from None
+        raise CompressedDataError("zip", f"is damaged ({error})") from None

@@ -29,8 +29,11 @@ _SKIPPABLE: Final = b"\x2a\x4d\x18"
 _RLE_BLOCK: Final = 1
 
 
-class DamagedError(Exception):
-    """The compressed data is not what its format says."""
+class CompressedDataError(Exception):
+    """The compressed data is truncated, damaged, or asks for too much memory; ``str`` says what to do."""
+
+    def __init__(self, kind: str, fault: str, remedy: str = "fetch it again") -> None:
+        super().__init__(f"its {kind} data {fault}; {remedy}")
 
 
 class Decoder(Protocol):
@@ -194,8 +197,7 @@ class Decompressed(io.RawIOBase):
     follows the last member; it is not part of the data.
 
     Raises:
-        EOFError: the last member is truncated.
-        DamagedError: a member is not what its format says.
+        CompressedDataError: a member is truncated, or is not what its format says.
     """
 
     def __init__(self, source: BinaryIO, compression: Compression) -> None:
@@ -232,11 +234,19 @@ class Decompressed(io.RawIOBase):
             data = self._input or self._source.read(BUFFER_BYTES)
             self._input = b""
             if not data:
-                raise EOFError
+                raise CompressedDataError(self._kind.name, "ends in the middle: the file is truncated")
         try:
             return decoder.decompress(data, BUFFER_BYTES)
         except _FAULTS as error:
-            raise DamagedError(str(error)) from None
+            raise self._fault(str(error)) from None
+
+    def _fault(self, text: str) -> CompressedDataError:
+        name = self._kind.name
+        if "too much memory" in text or "Memory usage limit" in text:
+            return CompressedDataError(
+                name, "needs too much memory", "compress it again with a smaller window or dictionary"
+            )
+        return CompressedDataError(name, f"is damaged ({text})")
 
     def _next_member(self, data: bytes) -> None:
         data = data.lstrip(b"\0")

@@ -43,7 +43,7 @@ def test_a_truncated_file_is_an_error_wherever_it_is_cut(kind: str, tmp_path: Pa
     for length in (len(whole) - 1, len(whole) // 2, 20, 8):
         path.write_bytes(whole[:length])
         with pytest.raises(
-            DataError, match=r"data is truncated: its \w+ data ends in the middle, after line \d+"
+            DataError, match=r"data, after line \d+: its \w+ data ends in the middle: the file is truncated"
         ):
             list(read_lines(path))
 
