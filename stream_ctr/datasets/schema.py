@@ -47,7 +47,7 @@ class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     name: str
     kind: FieldKind = "categorical"
     column: str = ""
-    """Column of the file; the field's name unless told."""
+    """Column of the file; default: the field's name."""
     separator: str = "|"
     """multi, delimited files: what separates the values in one cell."""
     max_values: int = 8
