@@ -117,8 +117,9 @@ def test_a_sorted_replay_of_a_shuffled_file_is_that_of_the_sorted_file(
 ) -> None:
     """Equal topics, byte for byte: whatever joins them gets the same labels."""
     text = 'label = "y"\ntime = "t"\nevent_id = "id"\nfields = [{ name = "x" }]\n'
-    options = ("--option", f"schema={write(tmp_path / 's.toml', text)}", "--partitions", "2", "--json")
-    options += ("--click-delay", "exponential:3")
+    schema = f"schema={write(tmp_path / 's.toml', text)}"
+    delay = ("--click-delay", "exponential:3")
+    options = ("--option", schema, "--partitions", "2", "--json", *delay)
     in_order, shuffled = _shuffled(tmp_path)
     wanted, found, limited = (url_of(tmp_path / f"{name}.db") for name in ("wanted", "found", "limited"))
     assert run("replay", "delimited", str(in_order), "--log", wanted, *options) == 0
