@@ -32,4 +32,4 @@ def say_bad_rows(reporter: Reporter, dataset: Dataset) -> None:
 
     report = read_report(dataset)
     if report.skipped or report.notes:
-        reporter.say("bad_rows", **report.as_dict())
+        reporter.say("bad_rows", skipped=report.skipped, summary=report.summary())

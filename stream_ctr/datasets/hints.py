@@ -53,6 +53,8 @@ def no_such_column(name: str, columns: Sequence[str], delimiter: str, schema: bo
         return f"its columns seem to be separated by {found} instead of {delimiter!r}; convert the file"
     if not schema:
         return "is it the right file?"
+    if columns and columns[0].startswith("{"):
+        return "its first line looks like JSON; read the file as the dataset jsonl"
     if f'"{name}"' in columns:
         return 'its names are in quotes; set quoting = "minimal" in the schema'
     listed = "[" + ", ".join(f'"c{number}"' for number in range(1, min(len(columns), 3) + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -191,6 +192,25 @@ def test_zstd_frames_are_what_the_library_makes_of_them(
     (compression,) = (found for found in COMPRESSIONS if found.name == "zstd")
     with io.BufferedReader(Decompressed(source, compression)) as stream:
         assert stream.read() == data * (times + flushes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from([*COMPRESS, "zip"]),
+    cut=st.integers(0, 10_000),
+    flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), max_size=3),
+)
+def test_damage_of_any_kind_is_a_data_error(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, cut: int, flips: list[tuple[int, int]]
+) -> None:
+    text = b"".join(b"%d\n" % (n * n) for n in range(2000))
+    content = bytearray(_zip("d.csv") if kind == "zip" else COMPRESS[kind](text))
+    for at, change in flips:
+        content[at % len(content)] ^= change
+    path = tmp_path_factory.mktemp("damaged") / "data"
+    path.write_bytes(content[: len(content) - cut % len(content)])
+    with contextlib.suppress(DataError):
+        list(read_lines(path))
 
 
 def test_lines_that_end_in_carriage_returns_alone(tmp_path: Path) -> None:

@@ -147,6 +147,22 @@ def test_bad_values_are_named(change: dict[str, object], message: str, tmp_path:
         _read(tmp_path, "jsonl", text)
 
 
+def test_labels_of_json_are_compared_by_value(tmp_path: Path) -> None:
+    schema = 'label = "y"\nfields = [{ name = "x" }]'
+    labels = ["1", "1.0", "true", '"1"', "0", "0.0", "-0.0", "false"]
+    found = _read(tmp_path, "jsonl", "".join(f'{{"y": {label}}}\n' for label in labels), schema)
+    assert [example.label for example in found] == [1, 1, 1, 1, 0, 0, 0, 0]
+    with pytest.raises(DataError, match=r"0\.5 is not one of the labels .* add it to positive or negative"):
+        _read(tmp_path, "jsonl", '{"y": 0.5}\n', schema)
+
+
+@pytest.mark.parametrize("text", ['[\n{"y": 1},\n{"y": 0}\n]\n', '[{"y": 1}, {"y": 0}]\n', '{\n"y": 1\n}\n'])
+def test_a_json_document_is_named_as_such(text: str, tmp_path: Path) -> None:
+    schema = 'label = "y"\non_bad_row = "skip"\nfields = [{ name = "x" }]'
+    with pytest.raises(DataError, match=r"holds one JSON document .*jq -c"):
+        _read(tmp_path, "jsonl", text, schema)
+
+
 @pytest.mark.parametrize("line", ["[1]", "{", "\t", '{"a": 1} x', "[" * 100_000, '"\\ud800"'])
 def test_lines_that_are_no_object(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2.*is not a JSON object") as caught:

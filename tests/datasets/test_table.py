@@ -141,6 +141,7 @@ def test_layouts_that_cannot_be_meant(schema: str, message: str, tmp_path: Path)
         ("click,\x1b[2Jx\n1,a\n", r"its columns are click, \\x1b\[2Jx: "),
         ("click,ad\n1,a\rb\n", "line 2: a carriage return stands inside the row"),
         ("\n\n", "holds blank lines only"),
+        ('{"click": 1, "ad": "a"}\n', "looks like JSON; read the file as the dataset jsonl"),
     ],
 )
 def test_a_message_names_the_key_that_helps(text: str, message: str, tmp_path: Path) -> None:
