@@ -58,7 +58,8 @@ def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> It
     number = 0
     try:
         with open_content(path) as opened:
-            while raw := opened.stream.readline(MAX_LINE_BYTES):
+            readline = opened.stream.readline
+            while raw := readline(MAX_LINE_BYTES):
                 number += 1
                 if len(raw) == MAX_LINE_BYTES:
                     raise DataError(
@@ -83,22 +84,18 @@ def _note_trailing(path: str | PathLike[str], lines: int, opened: Opened, report
         )
 
 
-def decode_line(path: str | PathLike[str], line: int, raw: bytes) -> str:
-    """The text of a line.
-
-    Raises:
-        RowError: it is not UTF-8.
-    """
+def decode_line(path: str | PathLike[str], line: int, raw: bytes) -> str | RowError:
+    """The text of a line, or the error when it is not UTF-8."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise RowError(
+        return RowError(
             path,
             line,
             f": byte {raw[error.start]:#04x} is not UTF-8",
             "a byte that is not UTF-8",
             "convert the file to UTF-8, or skip bad rows with --option on_bad_row=skip",
-        ) from None
+        )
     return text.removeprefix("\ufeff") if line == 1 else text
 
 
@@ -120,16 +117,16 @@ def read_lines(path: str | PathLike[str], report: ReadReport | None = None) -> I
     report = report or ReadReport()
     number = -1
     for line, raw in raw_lines(path, report):
-        try:
-            text = decode_line(path, line, raw)
-        except RowError as error:
+        text = decode_line(path, line, raw)
+        if isinstance(text, RowError):
             number += 1
-            report.skip(error, number)
+            report.skip(text, number)
             continue
-        if is_blank(text):
+        text = text.rstrip("\r\n")
+        if not text or (text[0] <= " " and is_blank(text)):
             continue
         number += 1
-        yield Line(number, line, text.rstrip("\r\n"))
+        yield Line(number, line, text)
 
 
 def build_rows(

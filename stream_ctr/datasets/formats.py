@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+_ZIP_FAULTS: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
+    *(UnicodeError, OverflowError),
+)
+"""What the library raises for a damaged archive."""
 _TAR_AT: Final = 257
 _UNPACK: Final = "unpack it first: "
 _CONVERT: Final = "convert it to CSV or JSON lines first"
@@ -152,5 +158,5 @@ def _zip_member(path: str | PathLike[str], file: BinaryIO) -> Iterator[io.Buffer
                 raise DataError(f"{path} is a zip archive with an unusual compression; {unpack}")
             with archive.open(files[0]) as member:
                 yield _buffered(cast("io.RawIOBase", member))
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise CompressedDataError("zip", f"is damaged ({error})") from None
+    except _ZIP_FAULTS as error:
+        raise CompressedDataError("zip", f"is damaged ({str(error) or type(error).__name__})") from None

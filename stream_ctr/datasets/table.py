@@ -68,31 +68,47 @@ class _QuotedRows:
         """Lines to be read again."""
         self._taken: list[tuple[int, str | RowError]] = []
         """Lines of the present row."""
+        self._parser = self._reader()
+        self._long = _LongRows(path, layout, report)
 
     def __iter__(self) -> Iterator[Row]:
         number = -1
-        taken = self._taken
-        reader = self._reader()
-        long = _LongRows(self._path, self._layout, self._report)
+        path, delimiter, lines, returned = self._path, self._layout.delimiter, self._lines, self._returned
         while True:
-            taken.clear()
-            try:
-                cells = next(reader, None)
-            except (csv.Error, RowError, _LongRowError) as error:
-                number += 1
-                self._report.skip(self._row_error(error), number)
-                self._returned.extendleft(reversed(taken[1:]))
-                reader = self._reader()
-                continue
-            if cells is None:
+            if returned:
+                line, text = returned.popleft()
+            elif (found := next(lines, None)) is not None:
+                line, text = found[0], decode_line(path, *found)
+            else:
                 break
-            line, text = taken[0]
-            if len(taken) == 1 and isinstance(text, str) and is_blank(text):
-                continue
+            # A line without quotes, outside of any, is a row: no need for a parser.
+            if isinstance(text, str) and '"' not in text:
+                body = text.rstrip("\r\n")
+                if not body or (body[0] <= " " and is_blank(body)):
+                    continue
+                if "\r" not in body:
+                    number += 1
+                    yield Row(number, line, body.split(delimiter))
+                    continue
+            returned.appendleft((line, text))
             number += 1
-            if len(taken) > 1:
-                long.count(line, len(taken))
-            yield Row(number, line, cells)
+            if (row := self._parsed(number)) is not None:
+                yield row
+
+    def _parsed(self, number: int) -> Row | None:
+        """The row that begins with the next line; None when it is bad."""
+        taken = self._taken
+        taken.clear()
+        try:
+            cells = next(self._parser)
+        except (csv.Error, RowError, _LongRowError) as error:
+            self._report.skip(self._row_error(error), number)
+            self._returned.extendleft(reversed(taken[1:]))
+            self._parser = self._reader()
+            return None
+        if len(taken) > 1:
+            self._long.count(taken[0][0], len(taken))
+        return Row(number, taken[0][0], cells)
 
     def _reader(self) -> Iterator[list[str]]:
         return csv.reader(self._texts(), delimiter=self._layout.delimiter, strict=True)
@@ -103,7 +119,7 @@ class _QuotedRows:
             if self._returned:
                 item = self._returned.popleft()
             elif (found := next(self._lines, None)) is not None:
-                item = found[0], self._decoded(*found)
+                item = found[0], decode_line(self._path, *found)
             else:
                 return
             taken.append(item)
@@ -113,12 +129,6 @@ class _QuotedRows:
             if len(taken) > most:
                 raise _LongRowError
             yield text
-
-    def _decoded(self, line: int, raw: bytes) -> str | RowError:
-        try:
-            return decode_line(self._path, line, raw)
-        except RowError as error:
-            return error
 
     def _row_error(self, error: Exception) -> RowError:
         line = self._taken[0][0]
