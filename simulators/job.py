@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from stream_ctr.errors import UsageError
+from stream_ctr.datasets.bad_row_option import say_bad_rows
+from stream_ctr.datasets.reader import read_report
+from stream_ctr.errors import UsageError, printable
 from stream_ctr.events.log import LogConfig
 
 if TYPE_CHECKING:
     from simulators.position import Position
     from simulators.timeline import Happening
     from simulators.writer import Summary, Topics
+    from stream_ctr.datasets.base import Dataset
     from stream_ctr.events.log import EventLog
+    from stream_ctr.training.report import Reporter
+
+
+class Job(NamedTuple):
+    """One run of the writer, for the source of what it writes."""
+
+    log: EventLog
+    topics: Topics
+    position: Position | None
+    """What the log holds already; None when nothing is to be resumed."""
+    stop: threading.Event
+    reporter: Reporter
 
 
 def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +69,15 @@ def check_writer_arguments(arguments: argparse.Namespace) -> None:
 def run_writer(
     job: str,
     arguments: argparse.Namespace,
-    source: Callable[[EventLog, Topics, Position | None], Iterable[Happening]],
+    source: Callable[[Job], Iterable[Happening]],
     *,
     live: bool = False,
+    dataset: Dataset | None = None,
 ) -> int:
-    """Open the log, write what ``source`` gives, report; returns the exit status."""
+    """Open the log, write what ``source`` gives, report; returns the exit status.
+
+    ``dataset`` is what ``source`` reads, where it reads files: its bad rows are reported.
+    """
     from simulators.position import Position
     from simulators.writer import Pace, Topics, Writer
     from stream_ctr.config import load_settings
@@ -87,18 +107,28 @@ def run_writer(
                     impressions=summary.impressions, clicks=summary.clicks
                 ),
             )
-            summary = writer.write(source(log, topics, position))
+            summary = writer.write(source(Job(log, topics, position, stop, reporter)))
             if summary.out_of_order:
-                reporter.say("warning", out_of_order=summary.out_of_order, note="not sorted by time")
+                reporter.say(
+                    "warning",
+                    out_of_order=summary.out_of_order,
+                    largest_step_back_seconds=summary.largest_step_back_ms / 1000.0,
+                    note="not sorted by time: clicks may come too late for their impressions; write to other "
+                    "topics with replay --sort",
+                )
+            if dataset is not None:
+                say_bad_rows(reporter, dataset)
     finally:
         log.close()
-    _print(summary, arguments)
+    _print(summary, arguments, dataset)
     return 0
 
 
-def _print(summary: Summary, arguments: argparse.Namespace) -> None:
+def _print(summary: Summary, arguments: argparse.Namespace, dataset: Dataset | None) -> None:
+    report = read_report(dataset)
     if arguments.json:
-        print(json.dumps({**summary.as_dict(), "log": arguments.log}))
+        bad_rows = {} if dataset is None else {"bad_rows": report.as_dict()}
+        print(json.dumps({**summary.as_dict(), **bad_rows, "log": arguments.log}))
         return
     there = f"; {summary.already_there:,} records were there already" if summary.already_there else ""
     stopped = "; stopped by a signal, continue with --resume" if summary.stopped else ""
@@ -106,3 +136,5 @@ def _print(summary: Summary, arguments: argparse.Namespace) -> None:
         f"{summary.impressions:,} impressions and {summary.clicks:,} clicks written to {arguments.log} "
         f"in {summary.seconds:.1f} s{there}{stopped}"
     )
+    if notes := report.summary():
+        print(printable(notes))

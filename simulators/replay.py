@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulators.job import add_writer_arguments, check_writer_arguments, run_writer
+from stream_ctr.datasets.bad_row_option import add_bad_row_argument, apply_bad_row_argument
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulators.position import Position
+    from simulators.job import Job
     from simulators.timeline import Happening
-    from simulators.writer import Topics
-    from stream_ctr.events.log import EventLog
+    from stream_ctr.datasets.base import Example
 
 
 class Replay:
@@ -27,6 +29,19 @@ class Replay:
         parser.add_argument("dataset", help="criteo, avazu, taobao, open-bandit, delimited, jsonl, world")
         parser.add_argument("path", nargs="?", help="file or folder of the data; none for world")
         add_writer_arguments(parser)
+        add_bad_row_argument(parser)
+        parser.add_argument(
+            "--sort",
+            action="store_true",
+            help="write in the order of time, not in that of the data (external merge sort: bounded memory, "
+            "temporary files about as large as the data); event ids do not change",
+        )
+        parser.add_argument(
+            "--work",
+            type=Path,
+            metavar="FOLDER",
+            help="temporary files of --sort (default: the system's temporary folder)",
+        )
         parser.add_argument("--limit", type=int, metavar="N", help="stop after N impressions")
         parser.add_argument(
             "--click-delay",
@@ -45,10 +60,14 @@ class Replay:
     def run(self, arguments: argparse.Namespace) -> int:
         """Write, and return the exit status."""
         from simulators.delays import parse_delay
+        from simulators.sorting import TimeSort
         from simulators.timeline import shifted, timeline
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
 
         check_writer_arguments(arguments)
+        apply_bad_row_argument(arguments)
+        if arguments.work is not None and not arguments.sort:
+            raise UsageError("--work is for the temporary files of --sort; add --sort")
         if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
             raise UsageError(f"--limit {arguments.limit} is not from 1 to {sys.maxsize}")
         if arguments.start_ms is not None and arguments.start_ms < 0:
@@ -58,10 +77,19 @@ class Replay:
         if arguments.path is None and arguments.dataset not in WITHOUT_PATH:
             raise UsageError(f"{arguments.dataset} needs the path of its data")
 
-        def source(log: EventLog, topics: Topics, position: Position | None) -> Iterable[Happening]:
-            examples = dataset.read(arguments.path or "", arguments.limit)
+        def source(job: Job) -> Iterable[Happening]:
+            examples: Iterable[Example]
+            made = arguments.dataset in WITHOUT_PATH
+            # The first impressions by time are not the first ones of a file that is not sorted.
+            limit = arguments.limit if made or not arguments.sort else None
+            examples = dataset.read(arguments.path or "", limit)
+            if arguments.sort:
+                sort = TimeSort(
+                    arguments.work, stop=job.stop, progress=lambda rows: job.reporter.progress(sorting=rows)
+                )
+                examples = islice(sort.sort(examples), arguments.limit)
             if arguments.start_ms is not None:
                 examples = shifted(examples, arguments.start_ms)
             return timeline(examples, delay)
 
-        return run_writer("replay", arguments, source)
+        return run_writer("replay", arguments, source, dataset=dataset)

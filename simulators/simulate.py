@@ -14,7 +14,7 @@ from simulators.job import add_writer_arguments, check_writer_arguments, run_wri
 from stream_ctr.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from simulators.position import Position
+    from simulators.job import Job
     from simulators.settings import WorldConfig
     from simulators.timeline import Happening
     from simulators.writer import Topics
@@ -61,7 +61,8 @@ class Simulate:
             return run_against_server(arguments, config, live=live)
         stop = arguments.events or (None if arguments.rate else EVENTS_WITHOUT_RATE)
 
-        def source(log: EventLog, topics: Topics, position: Position | None) -> Iterable[Happening]:
+        def source(job: Job) -> Iterable[Happening]:
+            log, topics, position = job.log, job.topics, job.position
             found, first = config, 0
             if position is not None:
                 entries = position.last_entries()

@@ -33,6 +33,8 @@ class Summary:
     """Records that the log held before, from an interrupted run."""
     out_of_order: int = 0
     """Impressions written that are earlier than one before them: the data is not sorted by time."""
+    largest_step_back_ms: int = 0
+    """How much earlier than the newest one before it such an impression is at most."""
     stopped: bool = False
     """Ended by a signal, before the end of the data."""
     seconds: float = 0.0
@@ -139,6 +141,8 @@ class Writer:
             raise
         finally:
             self.summary.seconds = time.monotonic() - began
+        # A source that was still preparing (sorting) when the signal came gives nothing.
+        self.summary.stopped |= self._stop.is_set()
         if self._position is not None and not self.summary.stopped:
             raise self._position.unreached()
         self._flush()
@@ -154,8 +158,11 @@ class Writer:
         if not click:
             if self._position is None:
                 self._wait(happening.time_ms)
-            self.summary.out_of_order += happening.time_ms < self._newest_ms
-            self._newest_ms = max(self._newest_ms, happening.time_ms)
+            if (back_ms := self._newest_ms - happening.time_ms) > 0:
+                self.summary.out_of_order += 1
+                self.summary.largest_step_back_ms = max(self.summary.largest_step_back_ms, back_ms)
+            else:
+                self._newest_ms = happening.time_ms
         records = self._waiting[click]
         records.append(Record(key, happening.value(), happening.time_ms, partition))
         if self._position is not None:

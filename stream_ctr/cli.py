@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from stream_ctr.errors import StreamCTRError
+from stream_ctr.errors import StreamCTRError, printable
 from stream_ctr.metrics.picture import require_pictures
 
 COMMANDS = {
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a closed pipe and a full disk are still told as such
         return status
     except StreamCTRError as error:
-        print(f"stream-ctr {arguments.command}: {error}", file=sys.stderr)
+        print(f"stream-ctr {arguments.command}: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"stream-ctr {arguments.command}: interrupted", file=sys.stderr)

@@ -9,6 +9,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """The text with escapes for control characters, which would act on a terminal.
+
+    >>> printable("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class StreamCTRError(Exception):
     """Root of all errors that a user, a file, a log or a machine can cause."""
 
@@ -31,6 +42,26 @@ class DataError(StreamCTRError):
 
 class NothingUsedError(StreamCTRError):
     """A log with records was read to its end, and not one impression of it was of use."""
+
+
+class RowError(DataError):
+    """One row of a dataset file is not what its format says; a reader may skip it."""
+
+    def __init__(
+        self,
+        path: object,
+        line: int,
+        what: str,
+        reason: str,
+        remedy: str = "correct or remove the line, or skip bad rows with --option on_bad_row=skip",
+    ) -> None:
+        self.path = str(path)
+        self.line = line
+        self.fault = f"{path}, line {line}{what}"
+        """What is wrong and where, without the remedy."""
+        self.reason = reason
+        """What is wrong, in the same words for every row with the same fault."""
+        super().__init__(f"{self.fault}; {remedy}")
 
 
 class RecordError(StreamCTRError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import tomllib
@@ -10,12 +11,14 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from stream_ctr.cli import build_parser
 from stream_ctr.config import Settings, load_settings
+from stream_ctr.datasets.schema import Schema, load_schema
 from stream_ctr.experiments.report_model import read_report
 from stream_ctr.experiments.watch_metrics import ExperimentMetrics
 from stream_ctr.metrics.exposition import TrainerMetrics
@@ -159,6 +162,10 @@ def test_configurations_are_taken(page: Path, tmp_path: Path) -> None:
         table = tomllib.loads(text)
         weights = [arm["weight"] for arm in table.get("experiment", {}).get("arms", [])]
         path = tmp_path / f"{number}.toml"
+        if "label" in table:  # the schema of a dataset file
+            path.write_text(text, "utf-8")
+            load_schema(path)
+            continue
         if weights and sum(weights) < 1:  # the arms that the page's sentences are about, and no others
             text = f'[[experiment.arms]]\nname = "other"\nweight = {1 - sum(weights)}\n{text}'
         if "thompson" in table.get("experiment", {}):
@@ -168,11 +175,19 @@ def test_configurations_are_taken(page: Path, tmp_path: Path) -> None:
         load_settings(path)
 
 
+def test_the_keys_of_a_schema_are_in_the_docs_and_have_the_defaults_given() -> None:
+    text = (ROOT / "docs" / "datasets.md").read_text("utf-8")
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Schema)}
+    assert [name for name in defaults if not re.search(rf"(`{name}`|^{name} =)", text, re.MULTILINE)] == []
+    for name, default in re.findall(r"^\| `(\w+)` \| `?([\d.]+|\"\w+\"|\",\")`? \|", text, re.MULTILINE):
+        assert json.loads(default) == defaults[name], name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_settings_in_sentences_exist(page: Path) -> None:
     sections = Settings.model_fields
     for section, key in re.findall(r"`(\w+)\.(\w+)(?: = [^`]*)?`", prose(page)):
-        if section in sections and key not in ("py", "toml", "md"):
+        if section in sections and key not in ("py", "toml", "md", "txt", "csv"):
             own = sections[section].annotation
             known = getattr(own, "__dataclass_fields__", None) or getattr(own, "model_fields", {})
             assert key in known, f"{section}.{key}"

@@ -148,6 +148,8 @@ def run_batch(
                 progress=lambda rows: reporter.progress(reading=rows, of=limit or "?"),
             )
         )
+        if encoded.bad_rows["skipped"] or encoded.bad_rows["notes"]:
+            reporter.say("bad_rows", skipped=encoded.bad_rows["skipped"], note=encoded.note)
         prepared = prepare(encoded, protocol, features)
         for name, arm in arms.items():
             fits[name] = run(prepared, protocol, arm.model, arm.optimizer, arm.learner, _told(reporter, name))

@@ -25,6 +25,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from stream_ctr.datasets.base import Dataset
+from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
@@ -34,7 +35,7 @@ from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.state import State
 from stream_ctr.training.lock import StateLock
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CHUNK: Final = 4096
 """Rows that are read and encoded at a time."""
 PREFIX: Final = "encoded-"
@@ -72,6 +73,8 @@ class EncodedRows:
     """BLAKE2b of everything above: two datasets are the same where these are."""
     name: str
     note: str
+    bad_rows: dict[str, Any]
+    """:meth:`stream_ctr.datasets.read_report.ReadReport.as_dict` of the reading."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -170,6 +173,8 @@ def _write(
         "values": tables.rows_in_use,
         "digest": digest.hexdigest(),
         "keys": state.values,
+        "note": dataset.note,
+        "bad_rows": read_report(dataset).as_dict(),
     }
     (beside / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
     beside.rename(place)
@@ -208,6 +213,7 @@ def _load(
         if manifest["source"] != source:
             raise StateError(f"{damaged}: it is of another source")
         keys_state, digest = State(arrays, manifest["keys"]), str(manifest["digest"])
+        note, bad_rows = str(manifest["note"]), dict(manifest["bad_rows"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise StateError(f"{damaged} ({type(error).__name__}: {error})") from None
     slot_field = KeyEncoder(fields).slot_field
@@ -222,5 +228,6 @@ def _load(
         keys_state=keys_state,
         digest=digest,
         name=dataset.name,
-        note=dataset.note,
+        note=note,
+        bad_rows=bad_rows,
     )

@@ -19,6 +19,7 @@ def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol
     return {
         "dataset": encoded.name,
         "note": encoded.note,
+        "bad_rows": encoded.bad_rows,
         "protocol": {**asdict(protocol), "shares": list(protocol.shares)},
         "minimum_count": prepared.features.minimum_count,
         "rows": prepared.sizes(),

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from os import PathLike
 from typing import ClassVar, NamedTuple
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import Table, bad_value, to_label
+from stream_ctr.datasets.files import Row, bad_value, build_rows, to_label
+from stream_ctr.datasets.reader import FileReader
+from stream_ctr.datasets.table import Table
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.schema import FieldConfig
@@ -49,8 +50,11 @@ class _Hour(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Avazu:
-    """Reads ``train.csv``. Row i of an hour is i / ``rows_per_hour`` of the way through it."""
+class Avazu(FileReader):
+    """Reads ``train.csv``; the event id is the file's ``id``.
+
+    Row i of an hour happens i / ``rows_per_hour`` hours after its beginning.
+    """
 
     rows_per_hour: int = 450_000
     """At least the rows of the fullest hour; more rows than this share the hour's last millisecond."""
@@ -60,11 +64,12 @@ class Avazu:
 
     def __post_init__(self) -> None:
         """Refuse a rate that gives no times."""
+        super().__post_init__()
         if self.rows_per_hour < 1:
             raise UsageError(f"avazu: rows_per_hour = {self.rows_per_hour} must be at least 1")
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """Where the times and users come from."""
         return (
             "Avazu has the hour of an impression only, read as UTC: rows keep their order and follow each "
@@ -72,28 +77,23 @@ class Avazu:
             "is the device, or address and model where the device is unknown."
         )
 
-    def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The rows in the order of the file; the event id is the file's ``id``.
-
-        Raises:
-            DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`.
-        """
-        return islice(self._examples(path), limit)
-
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
-        table = Table(path)
+        table = Table(path, report=self.report)
         id_, click, hour_at = (table.index(name) for name in ("id", "click", "hour"))
         places = [(name, table.index(name)) for name in RAW]
         device, address, model = (table.index(n) for n in ("device_id", "device_ip", "device_model"))
         hour = _Hour("", 0, "", "")
-        in_hour = 0
-        for line, cells in table:
+        first = 0  # number of the hour's first row; bad rows count, so they move no other row's time
+
+        def build(row: Row) -> Example:
+            nonlocal hour, first
+            number, line, cells = row
             if cells[hour_at] != hour.text:
                 try:
                     hour = _parse_hour(cells[hour_at])
                 except ValueError:
                     raise bad_value(path, line, "hour", cells[hour_at], "an hour YYMMDDHH") from None
-                in_hour = 0
+                first = number
             try:
                 label = to_label(cells[click])
             except ValueError:
@@ -103,11 +103,12 @@ class Avazu:
             features: dict[str, FeatureValue] = {name: cells[i] for name, i in places if cells[i]}
             features["hour_of_day"] = hour.hour_of_day
             features["weekday"] = hour.weekday
-            offset_ms = min(in_hour * HOUR_MS // self.rows_per_hour, HOUR_MS - 1)
-            in_hour += 1
+            offset_ms = min((number - first) * HOUR_MS // self.rows_per_hour, HOUR_MS - 1)
             known = cells[device] and cells[device] != NO_DEVICE
             user = cells[device] if known else f"{cells[address]}-{cells[model]}"
-            yield Example(cells[id_], hour.start_ms + offset_ms, user, features, label)
+            return Example(cells[id_], hour.start_ms + offset_ms, user, features, label)
+
+        return build_rows(path, table, build, self.report)
 
 
 def _parse_hour(text: str) -> _Hour:

@@ -178,7 +178,7 @@ def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[
         if key not in known:
             listed = f"; known: {', '.join(known)}" if known else "; it takes none"
             raise UsageError(f"dataset {name} has no option {key!r}{_near(key, known)}{listed}")
-        kind = types[key] if types[key] in (int, float) else str
+        kind = next((kind for kind in (int, float) if types[key] in (kind, kind | None)), str)
         try:
             converted[key] = kind(text)
         except ValueError:

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from typing import ClassVar
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import bad_value, read_lines, to_integer, to_label, wrong_width
+from stream_ctr.datasets.files import (
+    Line,
+    bad_value,
+    build_rows,
+    read_lines,
+    to_integer,
+    to_label,
+    wrong_width,
+)
+from stream_ctr.datasets.reader import FileReader
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.schema import FieldConfig
@@ -28,8 +36,11 @@ _WIDTH = 1 + len(INTEGERS) + len(CATEGORIES)
 
 
 @dataclass(frozen=True)
-class Criteo:
-    """Reads ``train.txt``; row n gets the time ``start_ms`` + n / ``rows`` x ``span_seconds``."""
+class Criteo(FileReader):
+    """Reads ``train.txt``.
+
+    Row n (from 0) is event ``criteo-<n>``; its time is ``start_ms`` + n / ``rows`` x ``span_seconds``.
+    """
 
     rows: int = 45_840_617
     """Rows that the span holds: those of the full file, or of the sample that was drawn from it."""
@@ -43,30 +54,25 @@ class Criteo:
 
     def __post_init__(self) -> None:
         """Refuse a span that gives no times."""
+        super().__post_init__()
         if self.rows < 1 or not 0 < self.span_seconds < float("inf"):
             raise UsageError(
                 f"criteo: rows = {self.rows} and span_seconds = {self.span_seconds:g} must both be above 0"
             )
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """Where the times come from."""
         return (
             f"Criteo has no times: they are synthesised from the row number, {self.rows:,} rows spread "
             f"evenly over {self.span_seconds / 86400:g} days (options rows, span_seconds, start_ms)."
         )
 
-    def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The rows in the order of the file; event ids are ``criteo-<row number from 0>``.
-
-        Raises:
-            DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`.
-        """
-        return islice(self._examples(path), limit)
-
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
         step_ms = self.span_seconds * 1000.0 / self.rows
-        for line, text in read_lines(path):
+
+        def build(row: Line) -> Example:
+            number, line, text = row
             cells = text.split("\t")
             if len(cells) != _WIDTH:
                 raise wrong_width(path, line, _WIDTH, len(cells))
@@ -83,5 +89,6 @@ class Criteo:
                         raise bad_value(path, line, name, cell, "a whole number") from None
             categories = zip(CATEGORIES, cells[14:], strict=True)
             features.update({name: cell for name, cell in categories if cell})
-            row = line - 1
-            yield Example(f"criteo-{row}", self.start_ms + int(row * step_ms), "", features, label)
+            return Example(f"criteo-{number}", self.start_ms + int(number * step_ms), "", features, label)
+
+        return build_rows(path, read_lines(path, self.report), build, self.report)

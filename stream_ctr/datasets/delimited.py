@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from os import PathLike
 from typing import ClassVar
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import Table
+from stream_ctr.datasets.files import Row, build_rows
+from stream_ctr.datasets.reader import FileReader
 from stream_ctr.datasets.schema import ExampleBuilder, Schema, load_schema
+from stream_ctr.datasets.table import Table
 from stream_ctr.errors import UsageError
 from stream_ctr.features.schema import FieldConfig
 
 
 @dataclass(frozen=True)
-class Delimited:
+class Delimited(FileReader):
     """Reads a delimited file; the schema (see :mod:`stream_ctr.datasets.schema`) is a TOML file."""
 
     schema: str = ""
@@ -29,7 +30,9 @@ class Delimited:
         """Load the schema, so that a wrong one is told before any reading."""
         if not self.schema:
             raise UsageError(f"dataset {self.name} needs the option schema=FILE, a TOML file")
-        object.__setattr__(self, "_loaded", load_schema(self.schema))
+        loaded = load_schema(self.schema)
+        object.__setattr__(self, "_loaded", loaded)
+        self._report_as(loaded.on_bad_row, loaded.max_bad_share)
 
     @property
     def fields(self) -> tuple[FieldConfig, ...]:
@@ -37,23 +40,19 @@ class Delimited:
         return tuple(item.config() for item in self._loaded.fields)
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """Where the times come from."""
         return self._loaded.note(self.name)
 
-    def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The rows in the order of the file.
-
-        Raises:
-            DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`.
-        """
-        return islice(self._examples(path), limit)
-
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
         schema = self._loaded
-        table = Table(path, schema.delimiter, schema.columns or None)
+        table = Table(path, schema.layout(), self.report)
         names = schema.used_columns()
         places = [table.index(name) for name in names]
         builder = ExampleBuilder(schema, path)
-        for row, (line, cells) in enumerate(table):
-            yield builder.build(row, line, dict(zip(names, (cells[i] for i in places), strict=True)).get)
+
+        def build(row: Row) -> Example:
+            number, line, cells = row
+            return builder.build(number, line, dict(zip(names, (cells[i] for i in places), strict=True)).get)
+
+        return build_rows(path, table, build, self.report)

@@ -1,199 +1,177 @@
-"""Lines out of files, plain or compressed, and cells out of lines.
+"""Lines out of files, plain or compressed, and values out of cells.
 
-What a file is compressed with is read from its first bytes, whatever its name says. Every failure is a
-:class:`DataError` that names the file and the line.
+Every failure is a :class:`DataError` that names the file and the line; one that concerns a single row is a
+:class:`RowError`, which a reader may skip.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
-import io
-import lzma
 import math
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeVar
 
-import zstandard
-
-from stream_ctr.errors import DataError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from stream_ctr.datasets.formats import Opened, open_content
+from stream_ctr.datasets.members import CompressedDataError
+from stream_ctr.datasets.read_report import ReadReport
+from stream_ctr.errors import DataError, RowError
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A longer line is no line of any dataset; without a bound, a binary file would be read whole."""
-_BUFFER_BYTES: Final = 1 << 18
-_MAGIC: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+MAX_TIME_MS: Final = 253_402_300_799_999
+"""Last millisecond of the year 9999."""
 _SHOWN: Final = 60
+
+Built = TypeVar("Built")
+
+
+class Line(NamedTuple):
+    """One line that is a row."""
+
+    number: int
+    """Row number, from 0: bad rows count, blank lines and headers do not."""
+    line: int
+    """Line number, from 1."""
+    text: str
+    """The line without its end."""
 
 
 class Row(NamedTuple):
-    """The cells of one line."""
+    """The cells of one row."""
 
+    number: int
+    """Row number, from 0: bad rows count, blank lines and headers do not."""
     line: int
-    """Line number, from 1."""
+    """Number of the row's first line, from 1."""
     cells: list[str]
 
 
-class _ZstdReader(io.RawIOBase):
-    """A zstd file as raw bytes. Unlike the library's own reader it notices a truncated last frame."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._open = False
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        while not self._ready:
-            data = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-                self._open = False
-            data = data or self._source.read(_BUFFER_BYTES)
-            if not data:
-                if self._open:
-                    raise EOFError
-                return 0
-            self._open = True
-            self._ready = memoryview(self._frame.decompress(data))
-        target = memoryview(buffer).cast("B")
-        count = min(len(target), len(self._ready))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
+RowLike = TypeVar("RowLike", Line, Row)
 
 
-@contextlib.contextmanager
-def _open_bytes(path: str | PathLike[str]) -> Iterator[tuple[BinaryIO, str]]:
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb"))
-        head = file.read(6)
-        file.seek(0)
-        kind = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "plain")
-        raw: io.BufferedIOBase | io.RawIOBase = file
-        if kind == "gzip":
-            raw = stack.enter_context(gzip.GzipFile(fileobj=file))
-        elif kind == "xz":
-            raw = stack.enter_context(lzma.LZMAFile(file))
-        elif kind == "zstd":
-            raw = _ZstdReader(file)
-        yield stack.enter_context(io.BufferedReader(cast("io.RawIOBase", raw), _BUFFER_BYTES)), kind
-
-
-def read_lines(path: str | PathLike[str], *, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line, UTF-8, without line end unless told to keep it.
+def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and bytes of every line with its end. Bytes behind compressed data become a note.
 
     Raises:
-        DataError: unreadable, empty, truncated, damaged, not UTF-8, or a line beyond MAX_LINE_BYTES.
+        DataError: unreadable, empty, truncated, damaged, not a text file, or a line beyond MAX_LINE_BYTES.
     """
     number = 0
-    kind = "plain"
     try:
-        with _open_bytes(path) as (stream, kind):
-            while raw := stream.readline(MAX_LINE_BYTES):
+        with open_content(path) as opened:
+            readline = opened.stream.readline
+            while raw := readline(MAX_LINE_BYTES):
                 number += 1
                 if len(raw) == MAX_LINE_BYTES:
                     raise DataError(
                         f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes; is it a text file?"
                     )
-                text = raw.decode()
-                if number == 1:
-                    text = text.removeprefix("\ufeff")
-                yield number, text if keep_ends else text.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}, line {number}: byte {error.object[error.start]:#04x} is not UTF-8; convert the file"
-        ) from None
-    except EOFError:
-        raise DataError(
-            f"{path} is truncated: its {kind} data ends in the middle, after line {number}; fetch it again"
-        ) from None
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise DataError(
-            f"{path}: its {kind} data is damaged after line {number} ({error}); fetch it again"
-        ) from None
+                yield number, raw
+            if report is not None:
+                _note_trailing(path, number, opened, report)
+    except CompressedDataError as error:
+        raise DataError(f"{path}, after line {number}: {error}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     if number == 0:
         raise DataError(f"{path} is empty; there is nothing to read in it")
 
 
-def read_rows(path: str | PathLike[str], delimiter: str) -> Iterator[Row]:
-    """Every row of a delimited file with quoting as in RFC 4180; ``line`` is the row's last line.
+def _note_trailing(path: str | PathLike[str], lines: int, opened: Opened, report: ReadReport) -> None:
+    if opened.members is not None and (trailing := opened.members.trailing):
+        report.notes[f"{path}: trailing"] = (
+            f"{path}: its {opened.kind} data ends after line {lines:,}, but other bytes follow that are not "
+            f"{opened.kind} data ({shorten(repr(trailing[:20]), _SHOWN)}); they were not read"
+        )
+
+
+def decode_line(path: str | PathLike[str], line: int, raw: bytes) -> str | RowError:
+    """The text of a line, or the error when it is not UTF-8."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        return RowError(
+            path,
+            line,
+            f": byte {raw[error.start]:#04x} is not UTF-8",
+            "a byte that is not UTF-8",
+            "convert the file to UTF-8, or skip bad rows with --option on_bad_row=skip",
+        )
+    return text.removeprefix("\ufeff") if line == 1 else text
+
+
+def is_blank(text: str) -> bool:
+    """Whether a line is no row: nothing or blanks; a line of tabs alone is a row of empty cells.
+
+    >>> is_blank(" \\r\\n"), is_blank("\\t\\n")
+    (True, False)
+    """
+    return not text or (text.isspace() and "\t" not in text)
+
+
+def read_lines(path: str | PathLike[str], report: ReadReport | None = None) -> Iterator[Line]:
+    """Every line that is not blank, UTF-8.
 
     Raises:
-        DataError: as ``read_lines``, or a quote that is not closed.
+        DataError: as :func:`raw_lines`, or a line is not UTF-8 and ``report`` does not skip it.
     """
-    line = 0
+    report = report or ReadReport()
+    number = -1
+    for line, raw in raw_lines(path, report):
+        text = decode_line(path, line, raw)
+        if isinstance(text, RowError):
+            number += 1
+            report.skip(text, number)
+            continue
+        text = text.rstrip("\r\n")
+        if not text or (text[0] <= " " and is_blank(text)):
+            continue
+        number += 1
+        yield Line(number, line, text)
 
-    def texts() -> Iterator[str]:
-        nonlocal line
-        for number, text in read_lines(path, keep_ends=True):
-            line = number
-            yield text
 
-    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
-    try:
-        for cells in reader:
-            yield Row(line, cells)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line}: {error}; quote the cell as RFC 4180 says") from None
+def build_rows(
+    path: str | PathLike[str],
+    rows: Iterable[RowLike],
+    build: Callable[[RowLike], Built],
+    report: ReadReport,
+) -> Iterator[Built]:
+    """What ``build`` makes of each row of a file; rows that it refuses go to the report.
 
-
-class Table:
-    """A delimited file whose columns have names, from its header line or from elsewhere."""
-
-    def __init__(
-        self, path: str | PathLike[str], delimiter: str = ",", columns: Sequence[str] | None = None
-    ) -> None:
-        self._path = path
-        self._rows = read_rows(path, delimiter)
-        if columns is None:
-            columns = [cell.strip() for cell in next(self._rows).cells]
-            for name in columns:
-                if columns.count(name) > 1:
-                    raise DataError(f"{path}: the header names the column {name!r} twice; rename one")
-        self.columns = list(columns)
-
-    def index(self, name: str) -> int:
-        """Place of a column. Raises DataError when there is none of that name."""
+    Raises:
+        DataError: a row is bad and is not to be skipped, too many are bad, or all.
+    """
+    built = False
+    for row in rows:
         try:
-            return self.columns.index(name)
-        except ValueError:
-            shown = shorten(", ".join(self.columns), 300)
-            raise DataError(
-                f"{self._path} has no column {name!r}; its columns are {shown}: is it the right file?"
-            ) from None
-
-    def __iter__(self) -> Iterator[Row]:
-        width = len(self.columns)
-        for row in self._rows:
-            if len(row.cells) != width:
-                raise wrong_width(self._path, row.line, width, len(row.cells))
-            yield row
+            example = build(row)
+        except RowError as error:
+            report.skip(error, row.number)
+            continue
+        built = True
+        yield example
+    if not built:
+        report.end_without_rows(str(path))
 
 
-def wrong_width(path: str | PathLike[str], line: int, expected: int, found: int) -> DataError:
+def wrong_width(
+    path: str | PathLike[str], line: int, expected: int, found: int, remedy: str = ""
+) -> RowError:
     """The error of a line with too few or too many columns."""
-    return DataError(
-        f"{path}, line {line} has {found} columns instead of {expected}; correct or remove the line"
-    )
+    what = f"{found} {'column' if found == 1 else 'columns'} instead of {expected}"
+    return _row_error(path, line, f" has {what}", what, remedy)
 
 
-def bad_value(path: str | PathLike[str], line: int, column: str, value: object, expected: str) -> DataError:
+def bad_value(
+    path: str | PathLike[str], line: int, column: str, value: object, expected: str, remedy: str = ""
+) -> RowError:
     """The error of a cell that is not what the format says."""
     shown = shorten(repr(value), _SHOWN)
-    return DataError(
-        f"{path}, line {line}, column {column}: {shown} is not {expected}; correct or remove the line"
-    )
+    what = f", column {column}: {shown} is not {expected}"
+    return _row_error(path, line, what, f"column {column} is not {expected}", remedy)
+
+
+def _row_error(path: str | PathLike[str], line: int, what: str, reason: str, remedy: str) -> RowError:
+    return RowError(path, line, what, reason, remedy) if remedy else RowError(path, line, what, reason)
 
 
 def shorten(text: str, length: int) -> str:

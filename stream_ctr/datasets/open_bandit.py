@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import Table, bad_value, to_float, to_label
+from stream_ctr.datasets.files import Row, bad_value, build_rows, to_float, to_label
+from stream_ctr.datasets.read_report import ReadReport
+from stream_ctr.datasets.reader import FileReader
+from stream_ctr.datasets.table import Table
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.schema import FieldConfig
@@ -67,14 +70,17 @@ def _whole(path: str | PathLike[str]) -> Path:
 
 
 @dataclass(frozen=True)
-class OpenBandit:
-    """Reads one campaign of one policy, given as its file or its folder."""
+class OpenBandit(FileReader):
+    """Reads one campaign of one policy, given as its file or its folder.
+
+    Event ids are ``{policy}-{campaign}-{row from 0}``.
+    """
 
     name: ClassVar[str] = "open-bandit"
     fields: ClassVar[tuple[FieldConfig, ...]] = OPEN_BANDIT_FIELDS
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """What stands for the user, and how few clicks there are."""
         return (
             "Open Bandit names no users: the four user features together stand for one, so a 'user' is a "
@@ -82,28 +88,21 @@ class OpenBandit:
             "affinities of all items only the shown item's own is a feature."
         )
 
-    def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The rows in the order of the file; event ids are ``{policy}-{campaign}-{row from 0}``.
-
-        Raises:
-            DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`; also without item_context.
-        """
-        return islice(self._examples(_whole(path)), limit)
-
     def rounds(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Round]:
         """The rows with every item that could have been shown; the same order, ids and errors as ``read``."""
+        self.report.clear()
         return islice(self._rounds(_whole(path)), limit)
 
-    def _examples(self, path: Path) -> Iterator[Example]:
-        for each in self._rounds(path):
+    def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
+        for each in self._rounds(_whole(path)):
             yield each.shown
 
     def _rounds(self, path: Path) -> Iterator[Round]:
         if path.is_dir():
             path = _table_in(path, path.name)
-        items = _items(_table_in(path.parent, "item_context"))
+        items = _items(_table_in(path.parent, "item_context"), self.report)
         prefix = f"{path.parent.parent.name}-{path.parent.name}"
-        table = Table(path)
+        table = Table(path, report=self.report)
         time_at, item_at, position_at, click, propensity_at = (
             table.index(n) for n in ("timestamp", "item_id", "position", "click", "propensity_score")
         )
@@ -113,7 +112,9 @@ class OpenBandit:
             for place, column in enumerate(table.columns)
             if column.startswith("user-item_affinity_")
         }
-        for row, (line, cells) in enumerate(table):
+
+        def build(row: Row) -> Round:
+            number, line, cells = row
             item = cells[item_at]
             if item not in items:
                 raise bad_value(path, line, "item_id", item, "an item of item_context")
@@ -135,8 +136,10 @@ class OpenBandit:
             except ValueError:
                 raise bad_value(path, line, column, text, _EXPECTED.get(column, "a number")) from None
             user = "-".join(cells[place] for _, place in users)
-            shown = Example(f"{prefix}-{row}", time_ms, user, features, label, propensity=propensity)
-            yield Round(shown, context, items, {name: cells[place] for name, place in affinities.items()})
+            shown = Example(f"{prefix}-{number}", time_ms, user, features, label, propensity=propensity)
+            return Round(shown, context, items, {name: cells[place] for name, place in affinities.items()})
+
+        return build_rows(path, table, build, self.report)
 
 
 _EXPECTED = {"click": "0 or 1", "timestamp": "a time with its zone, as 2019-11-24 00:00:34+00:00"}
@@ -144,7 +147,7 @@ _EXPECTED = {"click": "0 or 1", "timestamp": "a time with its zone, as 2019-11-2
 
 def _parse_time(text: str) -> int:
     time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
+    if time.tzinfo is None or time < _EPOCH:
         raise ValueError(text)
     return (time - _EPOCH) // _MILLISECOND
 
@@ -159,12 +162,13 @@ def _table_in(folder: Path, stem: str) -> Path:
     )
 
 
-def _items(path: Path) -> dict[str, dict[str, FeatureValue]]:
-    table = Table(path)
+def _items(path: Path, report: ReadReport) -> dict[str, dict[str, FeatureValue]]:
+    table = Table(path, report=report)
     item_at, number_at = table.index("item_id"), table.index("item_feature_0")
     texts = [(name, table.index(name)) for name in ITEM]
-    items: dict[str, dict[str, FeatureValue]] = {}
-    for line, cells in table:
+
+    def build(row: Row) -> tuple[str, dict[str, FeatureValue]]:
+        _, line, cells = row
         features: dict[str, FeatureValue] = {}
         if cells[number_at]:
             try:
@@ -172,5 +176,6 @@ def _items(path: Path) -> dict[str, dict[str, FeatureValue]]:
             except ValueError:
                 raise bad_value(path, line, "item_feature_0", cells[number_at], "a number") from None
         features.update({name: cells[place] for name, place in texts if cells[place]})
-        items[cells[item_at]] = features
-    return items
+        return cells[item_at], features
+
+    return dict(build_rows(path, table, build, report))

@@ -26,16 +26,17 @@ from typing import Literal
 import msgspec
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import bad_value, to_float, to_integer
-from stream_ctr.errors import ConfigError
+from stream_ctr.datasets.files import MAX_TIME_MS, bad_value, to_float, to_integer
+from stream_ctr.datasets.hints import label_remedy
+from stream_ctr.datasets.read_report import OnBadRow, ReadReport
+from stream_ctr.datasets.table import MAX_ROW_LINES, Layout, Quoting
+from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.schema import FieldConfig, FieldKind
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 Cell = str | int | float | bool | list[object] | dict[str, object] | None
 """A cell as read: text out of a delimited file, any JSON value out of JSON lines."""
-MAX_TIME_MS = 253_402_300_799_999
-"""Last millisecond of the year 9999."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_UNIT_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 
@@ -46,7 +47,7 @@ class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     name: str
     kind: FieldKind = "categorical"
     column: str = ""
-    """Column of the file; the field's name unless told."""
+    """Column of the file; default: the field's name."""
     separator: str = "|"
     """multi, delimited files: what separates the values in one cell."""
     max_values: int = 8
@@ -82,9 +83,24 @@ class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     missing: tuple[str, ...] = ("",)
     """Texts that mean a missing value; JSON's null always does."""
     delimiter: str = ","
-    """Delimited files: one character."""
+    """Delimited files: one character, or several, as "::"."""
+    quoting: Quoting | None = None
+    """Delimited files. minimal: cells may be in quotes, as RFC 4180 says. none: quotes are part of the text.
+    Unless set: none where ``delimiter`` is a tab or several characters, else minimal."""
+    max_row_lines: int = MAX_ROW_LINES
+    """Delimited files with quotes: most lines of one row. A longer row is an error: a stray quote made it."""
     columns: tuple[str, ...] = ()
     """Delimited files without a header line: the names of all columns."""
+    on_bad_row: OnBadRow = "stop"
+    """stop: a bad row ends the run. skip: it is counted and reported at the end."""
+    max_bad_share: float = 0.01
+    """Skipping: share of bad rows, after 1,000 rows of a file, above which the run ends anyway."""
+
+    def layout(self) -> Layout:
+        """How the rows of a delimited file are written."""
+        plain = self.delimiter == "\t" or len(self.delimiter) > 1
+        quoting = self.quoting or ("none" if plain else "minimal")
+        return Layout(self.delimiter, quoting, self.columns, self.max_row_lines, schema=True)
 
     def note(self, reader: str) -> str:
         """What a report must say."""
@@ -128,8 +144,19 @@ def _check(schema: Schema, path: str | PathLike[str]) -> None:
             raise ConfigError(f"the schema {path}: field name {name!r} is empty or stands twice")
     if not names:
         raise ConfigError(f"the schema {path} has no fields; name at least one")
-    if len(schema.delimiter) != 1:
-        raise ConfigError(f"the schema {path}: delimiter = {schema.delimiter!r} is not one character")
+    if not schema.delimiter or not {"\r", "\n"}.isdisjoint(schema.delimiter):
+        raise ConfigError(f"the schema {path}: delimiter = {schema.delimiter!r} is empty or a line end")
+    if schema.layout().quoting == "minimal" and (len(schema.delimiter) != 1 or schema.delimiter == '"'):
+        raise ConfigError(
+            f"the schema {path}: delimiter = {schema.delimiter!r} cannot be used with quoting = "
+            '"minimal"; set quoting = "none"'
+        )
+    if schema.max_row_lines < 1:
+        raise ConfigError(f"the schema {path}: max_row_lines = {schema.max_row_lines} is not at least 1")
+    try:
+        ReadReport(schema.on_bad_row, schema.max_bad_share)
+    except UsageError as error:
+        raise ConfigError(f"the schema {path}: {error}") from None
     if not 0 < schema.rows_per_second < float("inf"):
         raise ConfigError(f"the schema {path}: rows_per_second = {schema.rows_per_second:g} is not above 0")
     if both := set(schema.positive) & set(schema.negative):
@@ -185,13 +212,18 @@ class ExampleBuilder:
 
     def _label(self, line: int, cell: Callable[[str], Cell]) -> int:
         value = cell(self._schema.label)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         text = _text_of(value)
         if text is not None and text in self._schema.positive:
             return 1
         if text is not None and text in self._schema.negative:
             return 0
         known = ", ".join((*self._schema.negative, *self._schema.positive))
-        raise self._bad(line, self._schema.label, value, f"one of the labels {known}")
+        remedy = label_remedy(text, self._schema.positive, self._schema.negative)
+        raise bad_value(
+            self._path, line, self._schema.label, value, f"one of the labels {known}", remedy
+        ) from None
 
     def _bid(self, line: int, cell: Callable[[str], Cell]) -> float:
         if not self._schema.bid:

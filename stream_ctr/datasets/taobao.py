@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import Table, bad_value, to_float, to_integer, to_label
+from stream_ctr.datasets.files import MAX_TIME_MS, Row, bad_value, build_rows, to_float, to_integer, to_label
+from stream_ctr.datasets.read_report import ReadReport
+from stream_ctr.datasets.reader import FileReader
+from stream_ctr.datasets.table import Table
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.schema import FieldConfig
@@ -41,39 +43,39 @@ _SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True)
-class Taobao:
-    """Reads ``raw_sample.csv``, given as that file or as its folder."""
+class Taobao(FileReader):
+    """Reads ``raw_sample.csv``, given as that file or as its folder.
+
+    Row n (from 0) is event ``taobao-<n>``.
+    """
 
     name: ClassVar[str] = "taobao"
     fields: ClassVar[tuple[FieldConfig, ...]] = TAOBAO_FIELDS
 
     @property
-    def note(self) -> str:
+    def about(self) -> str:
         """What is unusual about order and profiles."""
         return (
             "Taobao's raw_sample.csv is not sorted by time: rows keep the order of the file and their own "
-            "times. To stream it in time, sort it first by its second column (keep the header). Users "
-            "without a line in user_profile.csv have no profile features."
+            "times; replay --sort puts them in order. Users without a line in user_profile.csv have no "
+            "profile features."
         )
 
-    def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The rows in the order of the file; event ids are ``taobao-<row number from 0>``.
-
-        Raises:
-            DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`; also without the side tables.
-        """
-        return islice(self._examples(Path(path)), limit)
-
-    def _examples(self, path: Path) -> Iterator[Example]:
+    def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
+        path = Path(path)
         if path.is_dir():
             path = _beside(path, "raw_sample")
-        ads = _side_table(_beside(path.parent, "ad_feature"), "adgroup_id", (*AD, "price"), "price")
-        profiles = _side_table(_beside(path.parent, "user_profile"), "userid", PROFILE, None)
-        table = Table(path)
+        ads = _side_table(
+            _beside(path.parent, "ad_feature"), "adgroup_id", (*AD, "price"), "price", self.report
+        )
+        profiles = _side_table(_beside(path.parent, "user_profile"), "userid", PROFILE, None, self.report)
+        table = Table(path, report=self.report)
         user_at, time_at, ad_at, pid_at, no_click, click = (
             table.index(n) for n in ("user", "time_stamp", "adgroup_id", "pid", "nonclk", "clk")
         )
-        for row, (line, cells) in enumerate(table):
+
+        def build(row: Row) -> Example:
+            number, line, cells = row
             user, ad = cells[user_at], cells[ad_at]
             try:
                 label = to_label(cells[click])
@@ -82,7 +84,8 @@ class Taobao:
             if cells[no_click] != str(1 - label):
                 raise bad_value(path, line, "nonclk", cells[no_click], f"1 - clk = {1 - label}")
             try:
-                time_ms = to_integer(cells[time_at]) * 1000
+                if not 0 <= (time_ms := to_integer(cells[time_at]) * 1000) <= MAX_TIME_MS:
+                    raise ValueError
             except ValueError:
                 raise bad_value(path, line, "time_stamp", cells[time_at], "seconds since 1970") from None
             features: dict[str, FeatureValue] = {"user": user, "adgroup_id": ad, "pid": cells[pid_at]}
@@ -93,7 +96,9 @@ class Taobao:
                     features["price"] = float(price)
             if user in profiles:
                 features.update(_present(PROFILE, profiles[user].split(_SEPARATOR)))
-            yield Example(f"taobao-{row}", time_ms, user, features, label)
+            return Example(f"taobao-{number}", time_ms, user, features, label)
+
+        return build_rows(path, table, build, self.report)
 
 
 def _present(names: tuple[str, ...], cells: list[str]) -> dict[str, FeatureValue]:
@@ -108,20 +113,24 @@ def _beside(folder: Path, stem: str) -> Path:
     raise DataError(f"there is no {stem}.csv (or .csv.gz, .csv.xz, .csv.zst) in {folder}; put it there")
 
 
-def _side_table(path: Path, key: str, columns: tuple[str, ...], number: str | None) -> dict[str, str]:
+def _side_table(
+    path: Path, key: str, columns: tuple[str, ...], number: str | None, report: ReadReport
+) -> dict[str, str]:
     """Key -> the joined cells of ``columns``; equal texts are one object. ``number`` is checked."""
-    table = Table(path)
+    table = Table(path, report=report)
     key_at = table.index(key)
     places = [table.index(name) for name in columns]
     number_at = table.index(number) if number else None
     shared: dict[str, str] = {}
-    found: dict[str, str] = {}
-    for line, cells in table:
+
+    def build(row: Row) -> tuple[str, str]:
+        _, line, cells = row
         if number_at is not None and cells[number_at] not in MISSING:
             try:
                 to_float(cells[number_at])
             except ValueError:
                 raise bad_value(path, line, str(number), cells[number_at], "a number") from None
         joined = _SEPARATOR.join([cells[place] for place in places])
-        found[cells[key_at]] = shared.setdefault(joined, joined) if number is None else joined
-    return found
+        return cells[key_at], shared.setdefault(joined, joined) if number is None else joined
+
+    return dict(build_rows(path, table, build, report))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stream_ctr.batch.command import add_arguments as add_batch_arguments
 from stream_ctr.batch.command import refuse_options_of_other_protocol, run_batch
+from stream_ctr.datasets.bad_row_option import add_bad_row_argument, apply_bad_row_argument, say_bad_rows
+from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Evaluate:
         parser.add_argument(
             "--option", action="append", default=[], metavar="KEY=VALUE", help="reader option"
         )
+        add_bad_row_argument(parser)
         parser.add_argument("--config", help="configuration file for model, optimizer, learner and features")
         parser.add_argument("--model", choices=MODELS, help="sml: with the meta skip logits; dnn: without")
         parser.add_argument(
@@ -76,6 +79,7 @@ class Evaluate:
         from stream_ctr.training.report import Reporter
 
         _check(arguments)
+        apply_bad_row_argument(arguments)
         refuse_options_of_other_protocol(arguments)
         if arguments.against:
             from stream_ctr.learners.river_names import check_river_name
@@ -100,6 +104,7 @@ class Evaluate:
                 window=settings.train.metrics_window,
                 progress=lambda events: reporter.progress(events=events, of=limit or "?"),
             )
+            say_bad_rows(reporter, dataset)
         if not results[0].events:
             raise UsageError(f"{arguments.path}: holds no event")
         if arguments.json:
@@ -192,7 +197,13 @@ def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
 def as_json(results: list[Evaluation], dataset: Dataset) -> dict[str, Any]:
     """The first learner's figures on top, those of all the others under ``against``."""
     rows = [_row(result) for result in results]
-    return {"dataset": dataset.name, "note": dataset.note, **rows[0], "against": rows[1:]}
+    return {
+        "dataset": dataset.name,
+        "note": dataset.note,
+        "bad_rows": read_report(dataset).as_dict(),
+        **rows[0],
+        "against": rows[1:],
+    }
 
 
 def _row(result: Evaluation) -> dict[str, Any]:

@@ -74,7 +74,7 @@ CASES = [
     ("evaluate criteo columns.tsv", 1, "columns.tsv, line 2 has 2 columns instead of 40"),
     ("evaluate criteo label.tsv", 1, "label.tsv, line 2"),
     ("evaluate criteo empty.tsv", 1, "empty.tsv"),
-    ("evaluate criteo cut.xz", 1, "cut.xz is truncated"),
+    ("evaluate criteo cut.xz", 1, "xz data ends in the middle: the file is truncated"),
     ("evaluate criteo good.tsv --optimizer nothing", 2, "no optimizer preset named 'nothing'"),
     (
         "evaluate criteo good.tsv --policy fast --against river-ftrl",

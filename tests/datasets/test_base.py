@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from stream_ctr.datasets.base import PRESETS, dataset_names, open_dataset, parse_options, preset_fields
+from stream_ctr.datasets.base import (
+    PRESETS,
+    convert_options,
+    dataset_names,
+    open_dataset,
+    parse_options,
+    preset_fields,
+)
 from stream_ctr.errors import UsageError
 
 
@@ -42,7 +50,10 @@ def test_a_path_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"row": "1"}, r"no option 'row'; did you mean 'rows'\?; known: rows, span_seconds, start_ms"),
+        (
+            {"row": "1"},
+            r"no option 'row'; did you mean 'rows'\?; known: on_bad_row, max_bad_share, rows, ",
+        ),
         ({"rows": "many"}, "option rows = 'many' is not a whole number"),
         ({"span_seconds": "long"}, "is not a number"),
     ],
@@ -53,8 +64,12 @@ def test_bad_options_are_named(options: dict[str, str], message: str) -> None:
 
 
 def test_options_of_a_dataset_without_any() -> None:
+    @dataclass
+    class Bare:
+        pass
+
     with pytest.raises(UsageError, match="no option 'x'; it takes none"):
-        open_dataset("taobao", None, {"x": "1"})
+        convert_options("bare", Bare, {"x": "1"})
 
 
 def test_options_from_the_command_line() -> None:

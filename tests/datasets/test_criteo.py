@@ -62,7 +62,7 @@ def test_kinds_of_the_fields() -> None:
 def test_limit_stops_before_a_bad_line(tmp_path: Path) -> None:
     path = write(tmp_path / "train.txt", criteo_line() * 2 + "rubbish\n")
     assert len(list(Criteo().read(path, limit=2))) == 2
-    with pytest.raises(DataError, match="line 3 has 1 columns instead of 40"):
+    with pytest.raises(DataError, match="line 3 has 1 column instead of 40"):
         list(Criteo().read(path))
 
 

@@ -147,7 +147,23 @@ def test_bad_values_are_named(change: dict[str, object], message: str, tmp_path:
         _read(tmp_path, "jsonl", text)
 
 
-@pytest.mark.parametrize("line", ["[1]", "{", "", '{"a": 1} x', "[" * 100_000, '"\\ud800"'])
+def test_labels_of_json_are_compared_by_value(tmp_path: Path) -> None:
+    schema = 'label = "y"\nfields = [{ name = "x" }]'
+    labels = ["1", "1.0", "true", '"1"', "0", "0.0", "-0.0", "false"]
+    found = _read(tmp_path, "jsonl", "".join(f'{{"y": {label}}}\n' for label in labels), schema)
+    assert [example.label for example in found] == [1, 1, 1, 1, 0, 0, 0, 0]
+    with pytest.raises(DataError, match=r"0\.5 is not one of the labels .* add it to positive or negative"):
+        _read(tmp_path, "jsonl", '{"y": 0.5}\n', schema)
+
+
+@pytest.mark.parametrize("text", ['[\n{"y": 1},\n{"y": 0}\n]\n', '[{"y": 1}, {"y": 0}]\n', '{\n"y": 1\n}\n'])
+def test_a_json_document_is_named_as_such(text: str, tmp_path: Path) -> None:
+    schema = 'label = "y"\non_bad_row = "skip"\nfields = [{ name = "x" }]'
+    with pytest.raises(DataError, match=r"holds one JSON document .*jq -c"):
+        _read(tmp_path, "jsonl", text, schema)
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", "\t", '{"a": 1} x', "[" * 100_000, '"\\ud800"'])
 def test_lines_that_are_no_object(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2.*is not a JSON object") as caught:
         _read(tmp_path, "jsonl", json.dumps({"id": "e", "at": 7, "click": "no"}) + "\n" + line + "\n")
@@ -163,7 +179,7 @@ def test_lines_that_are_no_object(line: str, tmp_path: Path) -> None:
         (SCHEMA.replace('"age"', '"site"'), "'site' is empty or stands twice"),
         (SCHEMA.replace("[1.0, 2.5]", "[2.5, 1.0]"), "boundaries of field 'price' do not ascend"),
         (SCHEMA.replace('"0"', '"1"'), r"\['1'\] are both positive and negative"),
-        (SCHEMA + 'delimiter = ""', "delimiter = '' is not one character"),
+        (SCHEMA + 'delimiter = ""', "delimiter = '' is empty"),
         ("label =", "not TOML"),
     ],
 )

@@ -1,0 +1,136 @@
+"""External merge sort of examples by time: files of any size in bounded memory.
+
+Examples are collected up to ``memory_bytes``, sorted, and written to a temporary file (a run). When
+``FAN_IN`` runs of one level exist they are merged into one run of the next level, so the number of open
+files stays bounded as well. The order is by time, then by place in the file: it is a function of the data
+alone, so a second run and a resumed one give the same sequence. Event ids are those of the unsorted file.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+import msgspec
+
+from stream_ctr.datasets.base import Example
+from stream_ctr.errors import UsageError
+
+MEMORY_BYTES: Final = 64 << 20
+"""Memory of the examples that are sorted at a time."""
+FAN_IN: Final = 32
+"""Runs that are merged at a time: each has an open file and a buffer."""
+_BUFFER_BYTES: Final = 1 << 17
+_OVERHEAD_BYTES: Final = 250
+"""Memory of an entry in addition to its payload: a tuple, two integers, a bytes object, a place in a list."""
+_HEAD: Final = struct.Struct("<qqI")
+_TOLD_EVERY: Final = 10_000
+"""Rows between two calls of ``progress``."""
+
+
+class _Entry(NamedTuple):
+    """An example as it is sorted; no two have the same time and number."""
+
+    time_ms: int
+    number: int
+    payload: bytes
+
+
+class TimeSort:
+    """Sorts one sequence of examples; its temporary files are in ``folder``, or where the system has them."""
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        stop: threading.Event | None = None,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._stop = stop or threading.Event()
+        self._progress = progress
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Example)
+        self._levels: list[list[IO[bytes]]] = []
+        """Sorted runs by level; a run of level n + 1 was merged from FAN_IN runs of level n."""
+
+    def sort(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """The examples by time; those with equal times in the order given. Nothing once ``stop`` is set.
+
+        Raises:
+            UsageError: the temporary files cannot be written.
+        """
+        try:
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as files:
+                yield from self._sorted(examples, files)
+        except OSError as error:
+            raise UsageError(
+                f"cannot sort in {self._folder or tempfile.gettempdir()}: {error.strerror or error}; name a "
+                "folder with enough room with --work"
+            ) from None
+
+    def _sorted(self, examples: Iterable[Example], files: ExitStack) -> Iterator[Example]:
+        entries: list[_Entry] = []
+        held = 0
+        for number, example in enumerate(examples):
+            payload = self._encoder.encode(example)
+            entries.append(_Entry(example.time_ms, number, payload))
+            held += len(payload) + _OVERHEAD_BYTES
+            if held >= self._memory_bytes:
+                self._add(entries, files)
+                entries, held = [], 0
+            if not number % _TOLD_EVERY:
+                self._progress(number)
+            if self._stop.is_set():
+                return
+        entries.sort()
+        for entry in heapq.merge(*(_read(run) for level in self._levels for run in level), entries):
+            yield self._decoder.decode(entry.payload)
+
+    def _add(self, entries: list[_Entry], files: ExitStack) -> None:
+        """One more run; full levels are merged into the next one."""
+        entries.sort()
+        run = self._write(entries, files)
+        for level in self._levels:
+            level.append(run)
+            if len(level) < FAN_IN:
+                return
+            run = self._write(heapq.merge(*map(_read, level)), files)
+            for merged in level:
+                merged.close()
+            level.clear()
+        self._levels.append([run])
+
+    def _write(self, entries: Iterable[_Entry], files: ExitStack) -> IO[bytes]:
+        file = files.enter_context(_unnamed_file(self._folder))
+        for time_ms, number, payload in entries:
+            file.write(_HEAD.pack(time_ms, number, len(payload)))
+            file.write(payload)
+            if self._stop.is_set():
+                break
+        file.flush()
+        return file
+
+
+@contextmanager
+def _unnamed_file(folder: Path | None) -> Iterator[IO[bytes]]:
+    """A temporary file that has no name where the system allows it: nothing is left behind by a kill."""
+    with tempfile.TemporaryFile(buffering=_BUFFER_BYTES, dir=folder) as file:
+        yield file
+
+
+def _read(run: IO[bytes]) -> Iterator[_Entry]:
+    run.seek(0)
+    while head := run.read(_HEAD.size):
+        time_ms, number, length = _HEAD.unpack(head)
+        yield _Entry(time_ms, number, run.read(length))

@@ -1,0 +1,35 @@
+"""``--on-bad-row`` of the commands that read a dataset, and the line that says what came of it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stream_ctr.datasets.base import Dataset
+    from stream_ctr.training.report import Reporter
+
+
+def add_bad_row_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument."""
+    parser.add_argument(
+        "--on-bad-row",
+        choices=["stop", "skip"],
+        help="what to do with a row that is not what the format says: stop (default), or skip and count it; "
+        "short for --option on_bad_row=...",
+    )
+
+
+def apply_bad_row_argument(arguments: argparse.Namespace) -> None:
+    """Make the argument one of the reader options."""
+    if arguments.on_bad_row is not None:
+        arguments.option.append(f"on_bad_row={arguments.on_bad_row}")
+
+
+def say_bad_rows(reporter: Reporter, dataset: Dataset) -> None:
+    """Report bad rows that were skipped, and what is unusual about the files."""
+    from stream_ctr.datasets.reader import read_report
+
+    report = read_report(dataset)
+    if report.skipped or report.notes:
+        reporter.say("bad_rows", skipped=report.skipped, summary=report.summary())
