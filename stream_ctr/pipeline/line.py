@@ -38,18 +38,12 @@ class Waiting(NamedTuple):
     row: NDArray[np.uint64] | None
 
 
-class Place(NamedTuple):
-    """Where a head belongs in the merge."""
-
-    time_ms: int
-    support: int
-    """Entries of the partition behind the head that agree with its place; or PLAUSIBLE or IGNORED."""
-
-
 PLAUSIBLE: Final = 2**62
 """Support of a head that is not far ahead."""
 IGNORED: Final = -1
 """Support of a head whose own time decides nothing."""
+UNPLACED: Final = -2
+"""Support of a head whose place is not known."""
 
 
 @dataclass(slots=True)
@@ -68,8 +62,10 @@ class Line:
     bound: int = -1
     """Last offset that the look-ahead may use for heads up to it: the partition ended there when the journal
     took the decision."""
-    place: Place | None = None
-    """Place of the head; None while it is not known."""
+    place_ms: int = 0
+    """Where the head belongs in the merge, once it is placed."""
+    support: int = UNPLACED
+    """Entries of the partition behind the head that agree with its place; or PLAUSIBLE, IGNORED, UNPLACED."""
     _least: deque[tuple[int, int]] = field(default_factory=deque)
     """Offsets and times of the entries looked at, those only that are less than all behind them."""
     _looked: int = 0
@@ -78,15 +74,15 @@ class Line:
     @property
     def outlook_ms(self) -> int:
         """The head's place, if an entry beyond the bound may still change it; else 0."""
-        place = self.place
-        if place is None or not 0 <= place.support < LOOKAHEAD:
+        if not 0 <= self.support < LOOKAHEAD:
             return 0
-        return place.time_ms if self.waiting[0].entry.offset <= self.bound else 0
+        return self.place_ms if self.waiting[0].entry.offset <= self.bound else 0
 
     def pop(self) -> Waiting:
         """Take the head out."""
-        self._looked = max(self._looked - 1, 0)
-        self.place = None
+        if self._looked:
+            self._looked -= 1
+        self.support = UNPLACED
         return self.waiting.popleft()
 
     def look_ahead(self) -> tuple[int, int] | None:

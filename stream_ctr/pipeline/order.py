@@ -39,7 +39,7 @@ from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.pipeline.decode import EntryDecoder, RecordDecoder
 from stream_ctr.pipeline.journal import Decision, Journal
-from stream_ctr.pipeline.line import IGNORED, NO_TIME, PLAUSIBLE, Line, Place, Waiting
+from stream_ctr.pipeline.line import IGNORED, NO_TIME, PLAUSIBLE, UNPLACED, Line, Waiting
 from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
 from stream_ctr.pipeline.scanned import BatchDecoder
 
@@ -173,7 +173,7 @@ class Order:
             self._buffered += 1
             if line.idle:
                 self._arrived.add(line.name)
-            elif ts_ms != NO_TIME and line.outlook_ms - ts_ms > self._max_lead_ms:
+            elif 0 <= line.support < PLAUSIBLE and NO_TIME != ts_ms < line.outlook_ms - self._max_lead_ms:
                 self._contradicted.add(line.name)
         self._welcome()
 
@@ -194,7 +194,9 @@ class Order:
                 self._welcome()
             if self._unplaced and not self._place_heads(may_decide):
                 break
-            if not self._heads or not self._may_move(may_decide):
+            if not self._heads:
+                break
+            if self._heads[0][0] - self._time_ms > self._max_lead_ms and not self._may_move(may_decide):
                 break
             emitted.append(self._next())
         return emitted
@@ -243,15 +245,14 @@ class Order:
         return entries
 
     def _next(self) -> OrderedEntry:
-        line = self._heads[0][-1]
-        place = line.place
-        assert place is not None
-        if self._far_ahead(place.time_ms):
-            self._jump(line, place)
+        time_ms, _, _, line = self._heads[0]
+        if time_ms - self._time_ms > self._max_lead_ms:
+            self._jump(line)
         else:
-            self._time_ms = max(self._time_ms, place.time_ms)
-            line.time_ms = place.time_ms
-            if place.support != IGNORED:
+            if time_ms > self._time_ms:
+                self._time_ms = time_ms
+            line.time_ms = time_ms
+            if line.support != IGNORED:
                 self._ahead = (0, 0)
         head = line.pop()
         self._buffered -= 1
@@ -276,32 +277,28 @@ class Order:
 
     @staticmethod
     def _key(line: Line) -> tuple[int, int, int, Line]:
-        assert line.place is not None
         # The first three are distinct among the heads, so lines are never compared.
-        return line.place.time_ms, line.rank, line.name.partition, line
+        return line.place_ms, line.rank, line.name.partition, line
 
-    def _far_ahead(self, time_ms: int) -> bool:
-        return time_ms - self._time_ms > self._max_lead_ms
-
-    def _jump(self, line: Line, place: Place) -> None:
+    def _jump(self, line: Line) -> None:
         """All partitions are past a silence, if this head is right: move there if that is certain enough."""
+        time_ms, support = line.place_ms, line.support
         run, least_ms = self._ahead
-        if self._time_ms == 0 or place.support >= AGREEING or self._is_recent(place.time_ms):
-            least_ms = place.time_ms
+        if self._time_ms == 0 or support >= AGREEING or self._is_recent(time_ms):
+            least_ms = time_ms
         else:
-            least_ms = min(least_ms, place.time_ms) if run else place.time_ms
-            if run + 1 + place.support < AGREEING:
+            least_ms = min(least_ms, time_ms) if run else time_ms
+            if run + 1 + support < AGREEING:
                 self._ahead = (run + 1, least_ms)
                 return
         self._time_ms = line.time_ms = least_ms
         self._ahead = (0, 0)
 
     def _may_move(self, may_decide: bool) -> bool:
-        """Consult the wall clock where it may say that the stream is being written now; False if that has
-        to wait for another call."""
-        time_ms = self._heads[0][0]
-        place = self._heads[0][-1].place
-        if place is None or place.support >= AGREEING or not self._time_ms or not self._far_ahead(time_ms):
+        """Consult the wall clock about a head that is far ahead, where it may say that the stream is being
+        written now; False if that has to wait for another call."""
+        time_ms, _, _, line = self._heads[0]
+        if line.support >= AGREEING or not self._time_ms:
             return True
         now_ms = self._read_clock()
         if self._is_recent(time_ms) or not now_ms - RECENT_MS <= time_ms <= now_ms + self._max_lead_ms:
@@ -321,10 +318,12 @@ class Order:
         """Find the place of a line's head; False if more has to be read, or decided, first."""
         ts_ms, reached_ms = line.waiting[0].ts_ms, line.time_ms
         if ts_ms == NO_TIME:
-            line.place = Place(reached_ms, IGNORED)
+            line.place_ms, line.support = reached_ms, IGNORED
             return True
-        if ts_ms - max(reached_ms, self._time_ms) <= self._max_lead_ms:
-            line.place = Place(max(reached_ms, ts_ms), PLAUSIBLE)
+        # A partition has reached no more than the order.
+        if ts_ms - self._time_ms <= self._max_lead_ms:
+            line.place_ms = ts_ms if ts_ms > reached_ms else reached_ms
+            line.support = PLAUSIBLE
             return True
         now_ms = self._read_clock()
         # What the clock says counts once the journal holds it: when it is first needed, and when it shows
@@ -334,14 +333,14 @@ class Order:
                 return False
             self._decide([Decision(self._emitted, "clock", None, now_ms)])
         if self._now_ms and ts_ms - self._now_ms > self._max_lead_ms:
-            line.place = Place(reached_ms, IGNORED)
+            line.place_ms, line.support = reached_ms, IGNORED
             return True
         looked = line.look_ahead()
         if looked is None:
             return False
-        least_ms, support = looked
+        least_ms, line.support = looked
         contradicted = ts_ms - least_ms > self._max_lead_ms
-        line.place = Place(max(reached_ms, least_ms if contradicted else ts_ms), support)
+        line.place_ms = max(reached_ms, least_ms if contradicted else ts_ms)
         if line.outlook_ms and line.outlook_ms - line.least_beyond_bound() > self._max_lead_ms:
             self._contradicted.add(line.name)
         return True
@@ -400,7 +399,7 @@ class Order:
                 line = self._lines[tp]
                 if change == "bound":
                     line.bound = value
-                    line.place = None
+                    line.support = UNPLACED
                     self._contradicted.discard(tp)
                 else:
                     line.idle = change == "idle"
@@ -409,9 +408,9 @@ class Order:
 
     def _rebuild(self) -> None:
         active = [line for line in self._lines.values() if not line.idle]
-        self._heads = [self._key(line) for line in active if line.place is not None]
+        self._heads = [self._key(line) for line in active if line.support != UNPLACED]
         heapq.heapify(self._heads)
-        self._unplaced = {line.name: line for line in active if line.place is None}
+        self._unplaced = {line.name: line for line in active if line.support == UNPLACED}
         self._arrived = {line.name for line in self._lines.values() if line.waiting and line.idle}
 
     def _unexpected(self, entry: Entry) -> LogError:

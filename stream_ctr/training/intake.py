@@ -28,8 +28,6 @@ POLL_BYTES: Final = 16 * 1024 * 1024
 """Bytes of entries asked for in one poll."""
 BUFFERED_BYTES: Final = 64 * 1024 * 1024
 """Bytes of entries read and not applied before only the partitions that hold the order up are read."""
-MOST_BYTES: Final = 2 * BUFFERED_BYTES
-"""Bytes of entries read and not applied at which the order decides with what has been read."""
 JOURNAL_SECONDS = 5.0
 """Silence after which a decision of the journal that is still ahead can no longer be reached."""
 
@@ -135,7 +133,8 @@ class Intake:
         # A log that is away says nothing about what is silent.
         waiting = self._order.waiting_for() if self._reader.healthy else []
         self._order.idle(self._clock.quiet(waiting, self._positions, self.ends))
-        if self._held.bytes_beyond(self._applied()) > MOST_BYTES:
+        if self._held.bytes_beyond(self._applied()) > BUFFERED_BYTES:
+            # No longer look-ahead than fits: what was read decides.
             self._order.idle(self._order.undecided())
         return [] if self._behind() else self._order.emit(self._chunk)
 
@@ -158,7 +157,10 @@ class Intake:
             return False
         silent_seconds = self._clock.silent_seconds(self._positions, self.ends)
         if not self._order.replaying:
-            return until_idle is not None and silent_seconds >= until_idle
+            if until_idle is None or silent_seconds < until_idle:
+                return False
+            # What waits for entries that will not come is put in order first.
+            return not (self._order.buffered and self._order.idle(self._order.waiting_for()))
         # A decision rests on entries that were read: with none left to read, it is of another log.
         if silent_seconds >= JOURNAL_SECONDS:
             raise StateError(
