@@ -5,7 +5,7 @@ tag, so that values of different kinds never share a key:
 
 ==========  =========================================================================
 missing     ``00``. An ordinary value of its field.
-text        ``01`` and the UTF-8 bytes. The empty text is a text, not a missing value.
+text        ``01`` and the UTF-8 bytes of the text that the value counts as (:mod:`.values`)
 integer     ``02`` and v > 2 ? floor(ln(v)^2) : v as 8 bytes, little-endian
 bucket      ``03`` and the number of a float's bucket as 8 bytes, little-endian
 ==========  =========================================================================
