@@ -63,9 +63,8 @@ class KeyEncoder:
         """[S] index of the field of each slot."""
         self.slots = len(self.slot_field)
         """S, the slots of an event."""
-        self.tally = Tally()
+        self.tally = Tally(unknown)
         """What was left out of the impressions so far."""
-        self._refuses = unknown == "refuse"
         self._names = frozenset(item.name for item in fields)
         first_slot = self.slot_field.tolist().index
         self._columns = [Column(item, first_slot(index)) for index, item in enumerate(fields)]
@@ -123,8 +122,8 @@ class KeyEncoder:
         return self._encode(self._all, features, observe=True)
 
     def peek_keys_many(self, features: Sequence[Features], tally: Tally | None = None) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of B impressions, each as :meth:`peek_keys` gives them; ``tally`` counts what
-        was left out of them."""
+        """Keys uint64 [B, S] of B impressions, each as :meth:`peek_keys` gives them; ``tally`` says what may
+        be left out of them, and counts it."""
         return self._encode(self._all, features, observe=False, tally=tally)
 
     def peek_request_keys(
@@ -133,7 +132,8 @@ class KeyEncoder:
         """Keys uint64 [B, S] of B candidates in one context, whose features win over the context's.
 
         They are those of ``peek_keys_many([{**context, **own} for own in candidates])``; what only the
-        context says is hashed once. ``tally`` counts what was left out; an unknown feature counts once.
+        context says is hashed once. ``tally`` says what may be left out, and counts it; an
+        unknown feature counts once.
 
         Raises:
             RecordError: a name or value does not fit the schema.
@@ -144,7 +144,7 @@ class KeyEncoder:
             return self._encode(self._all, ({**context, **candidates[0]},), observe=False, tally=tally)
         names = frozenset().union(*candidates)
         if not (names <= self._names and context.keys() <= self._names):
-            unknown = self._unknown_of(names | context.keys())
+            unknown = self._unknown_of(names | context.keys(), tally)
             names &= self._names
             if tally is not None:
                 tally.ignore(unknown)
@@ -171,7 +171,7 @@ class KeyEncoder:
         draft = Draft()
         for event, features in enumerate(events):
             if columns is self._all and not features.keys() <= self._names:
-                draft.ignored.append(self._unknown_of(features.keys()))
+                draft.ignored.append(self._unknown_of(features.keys(), tally))
             draft_event(columns, event * self.slots, features, draft)
         data, lengths = text_bytes(columns.texts, draft.texts)
         integers = integer_values(columns.integers, draft.integers)
@@ -192,14 +192,14 @@ class KeyEncoder:
                 tally.ignore(names)
         return keys
 
-    def _unknown_of(self, names: AbstractSet[str]) -> AbstractSet[str]:
+    def _unknown_of(self, names: AbstractSet[str], tally: Tally | None) -> AbstractSet[str]:
         """Those of the names that no field has.
 
         Raises:
             RecordError: they are refused.
         """
         found = names - self._names
-        if self._refuses:
+        if (self.tally if tally is None else tally).refuses:
             raise self._unknown(found)
         return found
 
@@ -235,7 +235,8 @@ class KeyEncoder:
                 f"saved keys belong to the fields {state.values.get('schema')}, the configuration has "
                 f"{self._schema()}: load it with the fields it was saved under"
             )
-        tally = Tally.of(state.values)
+        tally = Tally("refuse" if self.tally.refuses else "ignore")
+        tally.load(state.values)
         loaded: list[QuantileBuckets | None] = []
         for index, column in enumerate(self._columns):
             summary = None

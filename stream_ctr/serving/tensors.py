@@ -3,10 +3,13 @@
 One input tensor a field of the schema, named as the field is:
 
     kind of field   datatype   also taken            shape
-    categorical     BYTES      any number            [B] or [B, 1]
-    multi           BYTES                            [B, K], or [B] for one value each
+    categorical     BYTES      any number, BOOL      [B] or [B, 1]
+    multi           BYTES      any number, BOOL      [B, K], or [B] for one value each
     integer         INT64      any number, if whole  [B] or [B, 1]
     float           FP64       any number            [B] or [B, 1]
+
+BYTES that spell a number are taken for it. A value has the key that it has everywhere:
+:mod:`stream_ctr.features.values`.
 
 A value that is missing is null, or equals the tensor's parameter ``missing``; an input that is not sent is
 missing in every row. The missing values of a multi-valued row are left out, so rows may have different
@@ -121,8 +124,6 @@ def _column(tensor: InferInput, multi: bool) -> Sequence[FeatureValue]:
         raise ApiError(
             400, f"input {tensor.name!r} has shape {tensor.shape}; its field has one value a row: [{rows}]"
         )
-    if multi and tensor.datatype != "BYTES":
-        raise ApiError(400, f"input {tensor.name!r} is {tensor.datatype}; its field takes BYTES")
     flat = _flat(tensor, rows, width)
     marker = (tensor.parameters or {}).get("missing")
     if marker is not None:
@@ -155,14 +156,14 @@ def _flat(tensor: InferInput, rows: int, width: int) -> list[Any]:
 def _check_elements(tensor: InferInput, flat: list[Any]) -> None:
     """Raises ApiError 400 for an element that is not of the tensor's datatype."""
     datatype = tensor.datatype
-    if datatype == "BOOL":
-        raise ApiError(400, f"input {tensor.name!r} is BOOL; no field takes truth values, send BYTES")
     allowed = INTEGERS.get(datatype)
     for place, item in enumerate(flat):
         if item is None:
             continue
         if allowed is not None:
             good = type(item) is int and item in allowed
+        elif datatype == "BOOL":
+            good = type(item) is bool
         elif datatype in FLOATS:
             good = type(item) in (int, float)
         else:
