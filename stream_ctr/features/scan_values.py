@@ -97,11 +97,8 @@ def number_end(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
 @kernel
 def _is_word(data: NDArray[np.uint8], at: int, second: int, third: int, fourth: int) -> bool:
     """Whether three letters, small or capital, are these."""
-    return (
-        data[at] | LOWER_CASE == second
-        and data[at + 1] | LOWER_CASE == third
-        and data[at + 2] | LOWER_CASE == fourth
-    )
+    letters = data[at] | LOWER_CASE, data[at + 1] | LOWER_CASE, data[at + 2] | LOWER_CASE
+    return letters == (second, third, fourth)
 
 
 @kernel

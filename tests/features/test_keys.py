@@ -18,7 +18,7 @@ from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.tally import MOST_NAMES, OTHERS
-from stream_ctr.state import State
+from stream_ctr.state import Json, State
 
 FIELDS = (
     FieldConfig("site"),
@@ -211,7 +211,8 @@ def test_states_without_counts_of_unknown_features_load() -> None:
     encoder = KeyEncoder(FIELDS, "ignore")
     encoder.load_state(State(state.arrays, older))
     assert encoder.tally.ignored == {}
-    for damaged in ({"a": -1}, {"a": "1"}, [1]):
+    damages: list[Json] = [{"a": -1}, {"a": "1"}, [1]]
+    for damaged in damages:
         with pytest.raises(StateError, match="unknown feature"):
             encoder.load_state(State(state.arrays, {**state.values, "ignored": damaged}))
 

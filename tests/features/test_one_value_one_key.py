@@ -23,7 +23,7 @@ from stream_ctr.datasets.open_bandit import OpenBandit
 from stream_ctr.datasets.taobao import Taobao
 from stream_ctr.errors import DataError, RecordError
 from stream_ctr.events.log import Entry
-from stream_ctr.events.records import Impression
+from stream_ctr.events.records import FeatureValue, Impression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.features.schema import FieldConfig
@@ -338,9 +338,9 @@ def test_a_frame_of_pandas_has_one_key_whatever_it_is_written_as(tmp_path: Path)
     )
     assert "3.0" in frame.to_csv(index=False)
     from_csv = list(read(tmp_path, "delimited", frame.to_csv(index=False)))
-    lists = frame.assign(m=[[value] if value is not None else None for value in frame["m"]])
+    lists = frame.assign(m=[[True], [False], None, [True]])
     from_json = list(read(tmp_path, "jsonl", lists.to_json(orient="records", lines=True)))
-    sent = [
+    sent: list[dict[str, FeatureValue]] = [
         {"c": 3, "m": [True], "i": 3, "f": 0.1},
         {"m": [False]},
         {"c": 10**16, "i": 120, "f": 2},

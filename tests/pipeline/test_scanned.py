@@ -222,12 +222,18 @@ def test_both_ways_agree_on_whatever_is_written(values: list[bytes]) -> None:
 
 def test_features_that_no_field_names_are_scanned_once_they_were_met() -> None:
     extra = {"device": "ios", "dpi": 1.5, "tags2": ["a", 1], "beta": True, "os": None}
-    usual = {name: value for name, value in USUAL.items() if name.isascii()}
+    usual: dict[str, object] = {name: value for name, value in USUAL.items() if name.isascii()}
     values = [json.dumps(document({**usual, **extra})).encode()] * 2
     scanner = RecordScanner(FIELDS, "ignore")
     assert compare(values, scanner=scanner) == [False, False]
     assert compare(values, scanner=scanner) == [True, True]
-    unusual = ({"dpi": 1e99}, {"os": {"name": "x"}}, {"tags2": [[]]}, {"device": "\t"}, {"x" * 70: 1})
+    unusual: list[dict[str, object]] = [
+        {"dpi": 1e99},
+        {"os": {"name": "x"}},
+        {"tags2": [[]]},
+        {"device": "\t"},
+        {"x" * 70: 1},
+    ]
     others = [json.dumps(document({**usual, **each})).encode() for each in unusual]
     assert compare(others, scanner=scanner) == [False] * 5
     assert compare([values[0].replace(b'"os": null', b'"os": 1, "os": 2')], scanner=scanner) == [False]
