@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.features.hashing import never_zero, xxh64
-from stream_ctr.features.scan_plan import INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
+from stream_ctr.features.scan_plan import IGNORED, INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
 from stream_ctr.features.scan_values import (
     BACKSLASH,
     CLOSE_OBJECT,
     COLON,
     COMMA,
+    LETTER_L,
+    LETTER_N,
+    LETTER_U,
     LOWER_E,
     NINE,
     OPEN_LIST,
@@ -55,7 +58,7 @@ def _features(
 ) -> int:
     """Write the keys of the features object at ``at``; the place after it, or NOT_SURE.
 
-    Texts, the most of it, are taken without a call: handing an array to a function costs a reference
+    Texts and null, the most of it, are taken without a call: handing an array to a function costs a reference
     count, which at every step was many times the work itself.
     """
     names, name_start, kind, slot = schema.names, schema.name_start, schema.kind, schema.slot
@@ -116,6 +119,11 @@ def _features(
                 data[start] = TEXT_TAG
                 row[slot[field]] = never_zero(xxh64(data, start, stop, seed[field]))
             at += 1
+        elif kind[field] != IGNORED and data[at] == LETTER_N:
+            if data[at + 1] != LETTER_U or data[at + 2] != LETTER_L or data[at + 3] != LETTER_L:
+                return NOT_SURE
+            row[slot[field]] = schema.missing[field]
+            at += 4
         elif kind[field] == INTEGER and data[at] <= NINE:
             at = whole_number(data, at, True, seed[field], row, slot[field], scratch.tagged)
         else:

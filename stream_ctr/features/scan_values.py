@@ -303,7 +303,7 @@ def other_value(
     numbers: NDArray[np.float64],
     scratch: Scratch,
 ) -> int:
-    """Write the key of a value that is no text; the place after it, or NOT_SURE.
+    """Write the key of a value that is neither text nor null; the place after it, or NOT_SURE.
 
     row uint64 [S + X] and numbers float64 [S + X] are the same memory.
     """
@@ -314,10 +314,6 @@ def other_value(
     slot = schema.slot[field]
     if data[at] == OPEN_LIST:
         return _list(data, at, schema, field, row, scratch.listed) if kind == LISTED else NOT_SURE
-    if data[at] == LETTER_N:
-        row[slot] = schema.missing[field]
-        null = data[at + 1] == LETTER_U and data[at + 2] == LETTER_L and data[at + 3] == LETTER_L
-        return at + 4 if null else NOT_SURE
     if kind == TEXT and (data[at] == LETTER_T or data[at] == LETTER_F):
         return _boolean(data, at, schema.seed[field], row, slot)
     if kind <= INTEGER:
