@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.canonical import MISSING_INTEGER, MISSING_LENGTH, TEXT_TAG
+from stream_ctr.features.canonical import MISSING_INTEGER, TEXT_TAG
 from stream_ctr.features.columns import Column
 from stream_ctr.features.values import may_need_rewriting, plain_text
 
@@ -84,21 +84,20 @@ def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint
     if not texts:
         # Read-only as below: the kernel would be compiled a second time for the other kind, in a request.
         return np.frombuffer(b"", np.uint8), np.zeros(0, np.int64)
-    missing = _missing(texts) if None in texts else []
-    for index in missing:
-        texts[index] = ""
+    if None in texts:
+        texts = ["" if text is None else text for text in texts]
     try:
         joined = TEXT_TAG + TEXT_TAG.join(texts)
     except TypeError:  # not all of them are texts
         fields = len(columns)
-        texts = [columns[index % fields].text(value) for index, value in enumerate(texts)]
+        texts = [
+            value if isinstance(value, str) else columns[index % fields].text(value)
+            for index, value in enumerate(texts)
+        ]
         joined = TEXT_TAG + TEXT_TAG.join(texts)
-    else:
-        if may_need_rewriting(joined):
-            texts = [plain_text(text) for text in texts]
-            joined = TEXT_TAG + TEXT_TAG.join(texts)
-    if not missing and (TEXT_TAG + TEXT_TAG in joined or joined[-1] == TEXT_TAG):
-        missing = _missing(texts)
+    if may_need_rewriting(joined):
+        texts = [plain_text(text) for text in texts]
+        joined = TEXT_TAG + TEXT_TAG.join(texts)
     try:
         data = joined.encode()
     except UnicodeEncodeError:
@@ -108,14 +107,7 @@ def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint
     ascii_only = len(data) == len(joined)
     # array.array takes Python integers faster than NumPy does.
     lengths = array("q", map(len, texts) if ascii_only else [len(text.encode()) for text in texts])
-    for index in missing:
-        lengths[index] = MISSING_LENGTH
     return np.frombuffer(data, np.uint8), np.frombuffer(lengths, np.int64)
-
-
-def _missing(texts: list[Any]) -> list[int]:
-    """Places of the missing values; an empty text is one."""
-    return [index for index, text in enumerate(texts) if text is None or text == ""]
 
 
 def integer_values(columns: list[Column], values: list[Any]) -> NDArray[np.int64]:

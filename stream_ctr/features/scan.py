@@ -35,6 +35,7 @@ from stream_ctr.features.scan_values import (
     UPPER_T,
     ZERO,
     blank,
+    ignored_value,
     other_value,
     plain_end,
     same,
@@ -62,7 +63,7 @@ def _features(
     count, which at every step was many times the work itself.
     """
     names, name_start, kind, slot = schema.names, schema.name_start, schema.kind, schema.slot
-    seed, seen = schema.seed, scratch.seen
+    seed, seen, listed, tagged = schema.seed, scratch.seen, scratch.listed, scratch.tagged
     count, field, here = len(kind), -1, event + 1
     if data[at] != OPEN_OBJECT:
         return NOT_SURE
@@ -124,10 +125,13 @@ def _features(
                 return NOT_SURE
             row[slot[field]] = schema.missing[field]
             at += 4
-        elif kind[field] == INTEGER and data[at] <= NINE:
-            at = whole_number(data, at, True, seed[field], row, slot[field], scratch.tagged)
+        elif kind[field] <= INTEGER and data[at] <= NINE:
+            at = whole_number(data, at, kind[field] == INTEGER, seed[field], row, slot[field], tagged)
+        elif kind[field] == IGNORED:
+            scratch.ignored[0] |= np.uint64(1) << np.uint64(field - schema.fields)
+            at = ignored_value(data, at)
         else:
-            at = other_value(data, at, schema, field, row, numbers, scratch)
+            at = other_value(data, at, schema, field, row, numbers, listed)
         if at == NOT_SURE:
             return NOT_SURE
         if data[at] == COMMA and data[at + 1] != CLOSE_OBJECT:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from stream_ctr.features.canonical import integer_key
 from stream_ctr.features.hashing import never_zero, xxh64
 from stream_ctr.features.scan_plan import (
-    IGNORED,
     INTEGER,
     LEARNED,
     LISTED,
@@ -18,7 +17,6 @@ from stream_ctr.features.scan_plan import (
     NOT_SURE,
     TEXT,
     Schema,
-    Scratch,
 )
 from stream_ctr.kernels import kernel
 
@@ -259,7 +257,7 @@ def _boolean(data: NDArray[np.uint8], at: int, seed: np.uint64, row: NDArray[np.
 
 
 @kernel
-def _ignored_value(data: NDArray[np.uint8], at: int) -> int:
+def ignored_value(data: NDArray[np.uint8], at: int) -> int:
     """The place after a text, number, literal, or flat list of texts and numbers; NOT_SURE for all else.
 
     Whether numbers and literals are well written is for the typed decoder to say.
@@ -301,25 +299,19 @@ def other_value(
     field: int,
     row: NDArray[np.uint64],
     numbers: NDArray[np.float64],
-    scratch: Scratch,
+    listed: NDArray[np.uint64],
 ) -> int:
-    """Write the key of a value that is neither text nor null; the place after it, or NOT_SURE.
+    """Write the key of a boolean, a list or a float field's number; the place after it, or NOT_SURE.
 
-    row uint64 [S + X] and numbers float64 [S + X] are the same memory.
+    row uint64 [S + X] and numbers float64 [S + X] are the same memory; listed uint64 [MOST_KEYS] is written.
     """
-    kind = schema.kind[field]
-    if kind == IGNORED:
-        scratch.ignored[0] |= np.uint64(1) << np.uint64(field - schema.fields)
-        return _ignored_value(data, at)
-    slot = schema.slot[field]
-    if data[at] == OPEN_LIST:
-        return _list(data, at, schema, field, row, scratch.listed) if kind == LISTED else NOT_SURE
-    if kind == TEXT and (data[at] == LETTER_T or data[at] == LETTER_F):
+    kind, slot = schema.kind[field], schema.slot[field]
+    if kind == LISTED:
+        return _list(data, at, schema, field, row, listed) if data[at] == OPEN_LIST else NOT_SURE
+    if kind == TEXT:
         return _boolean(data, at, schema.seed[field], row, slot)
-    if kind <= INTEGER:
-        return whole_number(data, at, kind == INTEGER, schema.seed[field], row, slot, scratch.tagged)
     end, value, decimals = number_end(data, at)
-    if end == NOT_SURE or kind == LISTED:
+    if end == NOT_SURE or kind == INTEGER:
         return NOT_SURE
     number = np.float64(value) / _POWERS[max(decimals, 0)]
     if kind == LEARNED:

@@ -45,11 +45,10 @@ def may_need_rewriting(tagged: str) -> bool:
     costs a tenth of a search.
     """
     suspicious = (
-        ".0" in tagged
+        ("." in tagged and (".0" in tagged or "E" in tagged))
         or "+" in tagged
-        or f"{_TAG}T" in tagged
-        or f"{_TAG}F" in tagged
-        or ("E" in tagged and "." in tagged)
+        or ("T" in tagged and f"{_TAG}T" in tagged)
+        or ("F" in tagged and f"{_TAG}F" in tagged)
     )
     return suspicious and _REWRITTEN.search(tagged) is not None
 

@@ -59,7 +59,8 @@ class NullableDecoder(Generic[R]):
 
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
-        self._plain = msgspec.json.Decoder(kind)
+        self.plain = msgspec.json.Decoder(kind).decode
+        """Decodes a record without such nulls, at the price of no other call."""
         fields = msgspec.structs.fields(kind)
         nullable = msgspec.defstruct(
             f"Nullable{kind.__name__}",
@@ -82,7 +83,7 @@ class NullableDecoder(Generic[R]):
             msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError: it is none.
         """
         try:
-            return self._plain.decode(value)
+            return self.plain(value)
         except msgspec.ValidationError:
             if b"null" not in value:
                 raise
@@ -185,6 +186,10 @@ class RecordDecoder:
 
 
 def _decode(decoder: NullableDecoder[R], value: bytes) -> R:
+    try:
+        return decoder.plain(value)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
+        pass  # once more with nulls, which also says what is wrong
     try:
         return decoder.decode(value)
     except UnicodeDecodeError as error:

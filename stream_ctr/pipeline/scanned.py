@@ -106,7 +106,7 @@ class BatchDecoder:
     ) -> ScannedImpression | None:
         """The impression of a value that the scan is sure of, or None for the careful way to say why not."""
         try:
-            record = self._decoded(value, bits) if bits else self._usual.decode(value)
+            record = self._ignoring_names(value, bits) if bits else self._usual.decode(value)
             check_common(record)
             if record.bid or record.p or record.truth is not None or record.propensity is not None:
                 check_shown(record)
@@ -116,7 +116,7 @@ class BatchDecoder:
             return None
         return record
 
-    def _decoded(self, value: bytes, bits: int) -> IgnoringImpression:
+    def _ignoring_names(self, value: bytes, bits: int) -> IgnoringImpression:
         """A record with features that no field has; ``bits`` say which."""
         if _UNWRITTEN.encode() in value:
             raise RecordError("not sure")
