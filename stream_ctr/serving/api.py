@@ -104,8 +104,8 @@ def decode_request(body: bytes, max_candidates: int) -> RankRequest:
     """
     with malformed():
         request = _decoder.decode(body)
-    if len(request.event_id.encode()) > MAX_EVENT_ID_BYTES:
-        size = len(request.event_id.encode())
+    size = len((request.event_id or "").encode())
+    if size > MAX_EVENT_ID_BYTES:
         raise ApiError(400, f"event_id has {size} bytes, more than {MAX_EVENT_ID_BYTES}; send a shorter one")
     count = len(request.candidates)
     if count == 0:

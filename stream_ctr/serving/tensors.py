@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
+import numpy as np
 
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.columns import shown
-from stream_ctr.features.schema import FieldConfig
+from stream_ctr.features.schema import FieldConfig, FieldKind
 from stream_ctr.serving.api import ApiError, Features
 
 Datatype = Literal[
@@ -39,6 +40,8 @@ INTEGERS: Final = {
 }
 """The integer datatypes and their values."""
 FLOATS: Final = ("FP16", "FP32", "FP64")
+NARROW: Final = {"FP16": np.float16, "FP32": np.float32}
+"""Floating-point datatypes of fewer digits than JSON's numbers."""
 DATATYPES: Final[dict[str, Datatype]] = {
     "categorical": "BYTES", "multi": "BYTES", "integer": "INT64", "float": "FP64",
 }  # fmt: skip
@@ -101,7 +104,7 @@ def features_of(inputs: Sequence[InferInput], fields: Sequence[FieldConfig], max
                 f"input {tensor.name!r} has {_count_of(tensor)} rows, {inputs[0].name!r} has {rows}; "
                 "all inputs must have the same number",
             )
-        columns[tensor.name] = _column(tensor, kinds[tensor.name] == "multi")
+        columns[tensor.name] = _column(tensor, kinds[tensor.name])
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -116,8 +119,9 @@ def _count_of(tensor: InferInput) -> int:
     return tensor.shape[0]
 
 
-def _column(tensor: InferInput, multi: bool) -> Sequence[FeatureValue]:
+def _column(tensor: InferInput, kind: FieldKind) -> Sequence[FeatureValue]:
     """The values of one field, row by row; a list each where the field is multi-valued."""
+    multi = kind == "multi"
     rows = tensor.shape[0]
     width = tensor.shape[1] if len(tensor.shape) == 2 else 1
     if width != 1 and not multi:
@@ -129,6 +133,10 @@ def _column(tensor: InferInput, multi: bool) -> Sequence[FeatureValue]:
     if marker is not None:
         flat = [None if type(item) is type(marker) and item == marker else item for item in flat]
     _check_elements(tensor, flat)
+    if tensor.datatype in NARROW and kind in ("categorical", "multi"):
+        # The float32 nearest to 0.1 is another double than 0.1, and would have another text.
+        narrow = NARROW[tensor.datatype]
+        flat = [None if item is None else float(str(narrow(item))) for item in flat]
     if not multi:
         return flat
     lists = (flat[row * width : (row + 1) * width] for row in range(rows))

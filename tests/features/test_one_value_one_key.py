@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -31,7 +31,8 @@ from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.scanned import BatchDecoder
 from stream_ctr.river.encoding import DictEncoder
 from stream_ctr.serving.api import ApiError, decode_request
-from stream_ctr.serving.tensors import InferInput, features_of
+from stream_ctr.serving.binary_tensors import DTYPES, attach
+from stream_ctr.serving.tensors import Datatype, InferInput, features_of
 from tests.datasets.making import (
     AVAZU_HEADER,
     avazu_line,
@@ -165,7 +166,17 @@ def of_tensor(name: str, written: str) -> list[int]:
     datatype = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64", type(None): "BYTES"}[type(value)]
     body = {"name": name, "shape": [1], "datatype": datatype, "data": [value]}
     tensor = msgspec.json.decode(msgspec.json.encode(body), type=InferInput)
-    return [int(key) for key in ENCODER.peek_keys(features_of([tensor], FIELDS, 5)[0])]
+    keys = [int(key) for key in ENCODER.peek_keys(features_of([tensor], FIELDS, 5)[0])]
+    if value is not None:
+        text = str(value).encode()
+        data = len(text).to_bytes(4, "little") + text
+        if not isinstance(value, str):
+            data = np.array(value, DTYPES[datatype]).tobytes()
+        parameters = {"binary_data_size": len(data)}
+        binary = InferInput(name, [1], cast("Datatype", datatype), parameters=parameters)
+        attach([binary], data)
+        assert ENCODER.peek_keys(features_of([binary], FIELDS, 5)[0]).tolist() == keys
+    return keys
 
 
 def of_example(example: Example) -> list[int]:
@@ -223,6 +234,22 @@ def test_a_value_of_a_list_has_one_key(name: str, tmp_path: Path) -> None:
     cells = [{"m": cell} for each in value.cells for cell in (each, f"{each}|{each}|")]
     for example in read(tmp_path, "delimited", csv_of(cells)):
         assert of_example(example)[MULTI : MULTI + 2] == [due, 0]
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+@pytest.mark.parametrize("number", [0.1, 3.0, -0.0])
+def test_a_tensor_of_fewer_digits_has_the_key_of_the_number_that_it_holds(
+    datatype: Literal["FP16", "FP32", "FP64"], number: float
+) -> None:
+    held = np.array([number], DTYPES[datatype])
+    inputs = [
+        InferInput("c", [1], datatype, held.tolist()),
+        InferInput("m", [1], datatype, parameters={"binary_data_size": held.nbytes}),
+    ]
+    attach(inputs, held.tobytes())
+    text = f"{number:g}".removeprefix("-")
+    keys = ENCODER.peek_keys(features_of(inputs, FIELDS, 5)[0]).tolist()
+    assert (keys[CATEGORICAL], keys[MULTI]) == (key_of(text), key_of(text, "m"))
 
 
 @pytest.mark.parametrize("name", VALUES)
