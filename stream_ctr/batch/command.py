@@ -145,6 +145,7 @@ def run_batch(
                 fields,
                 limit=limit,
                 work=arguments.work,
+                unknown=settings.features.unknown,
                 progress=lambda rows: reporter.progress(reading=rows, of=limit or "?"),
             )
         )

@@ -28,8 +28,9 @@ from stream_ctr.datasets.base import Dataset
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig
+from stream_ctr.features.schema import FeaturesConfig, FieldConfig, UnknownFeatures
 from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.tally import Tally
 from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.state import State
@@ -79,6 +80,12 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.label)
 
+    def left_out(self) -> Tally:
+        """Counts of what the rows leave out."""
+        tally = Tally()
+        tally.load(self.keys_state.values)
+        return tally
+
 
 @contextmanager
 def encoded_rows(
@@ -88,11 +95,13 @@ def encoded_rows(
     *,
     limit: int | None,
     work: Path | None,
+    unknown: UnknownFeatures = "refuse",
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[EncodedRows]:
     """The columns of a dataset: those that lie in ``work`` already, or read now and left there.
 
-    Without ``work`` they lie in a temporary folder until the end. ``progress`` is told the rows read.
+    ``unknown`` says what becomes of features that no field names. Without ``work`` the columns lie in a
+    temporary folder until the end. ``progress`` is told the rows read.
 
     Raises:
         DataError: the data cannot be read, do not fit the fields, or hold no row.
@@ -100,17 +109,22 @@ def encoded_rows(
     """
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(TemporaryDirectory(prefix="stream-ctr-")))
-        source = _source(dataset, path, fields, limit)
+        source = _source(dataset, path, fields, limit, unknown)
         place = folder / f"{PREFIX}{_text_digest(source)[:16]}"
         if not place.is_dir():
             with StateLock(folder):
                 if not place.is_dir():  # another process may have written it meanwhile
-                    _write(dataset, path, fields, limit, source, place, progress)
+                    encoder = KeyEncoder(fields, unknown)
+                    _write(dataset, path, encoder, limit, source, place, progress)
         yield _load(place, source, fields, dataset)
 
 
 def _source(
-    dataset: Dataset, path: str, fields: tuple[FieldConfig, ...], limit: int | None
+    dataset: Dataset,
+    path: str,
+    fields: tuple[FieldConfig, ...],
+    limit: int | None,
+    unknown: UnknownFeatures,
 ) -> dict[str, Any]:
     """What the columns are made of: changed data or options give another folder."""
     root = Path(path)
@@ -120,6 +134,7 @@ def _source(
         "dataset": dataset.name,
         "options": {name: str(value) for name, value in sorted(vars(dataset).items())},
         "fields": [asdict(item) for item in fields],
+        "unknown": unknown,
         "limit": limit,
         "files": [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
         if path
@@ -136,7 +151,7 @@ def _text_digest(value: Any) -> str:
 def _write(
     dataset: Dataset,
     path: str,
-    fields: tuple[FieldConfig, ...],
+    encoder: KeyEncoder,
     limit: int | None,
     source: dict[str, Any],
     place: Path,
@@ -147,7 +162,7 @@ def _write(
         shutil.rmtree(left)
     beside = place.with_name(f"{_WRITING}{place.name}")
     beside.mkdir()
-    encoder = KeyEncoder(fields)
+    fields = encoder.fields
     tables = FeatureTables(encoder.slot_field, len(fields), replace(FeaturesConfig(), fields=fields))
     rows = 0
     digest = hashlib.blake2b(digest_size=16)

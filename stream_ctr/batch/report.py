@@ -20,6 +20,7 @@ def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol
         "dataset": encoded.name,
         "note": encoded.note,
         "bad_rows": encoded.bad_rows,
+        **encoded.left_out().as_dict(),
         "protocol": {**asdict(protocol), "shares": list(protocol.shares)},
         "minimum_count": prepared.features.minimum_count,
         "rows": prepared.sizes(),
@@ -91,5 +92,7 @@ def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProt
         f"{prepared.features.minimum_count} or more training rows; weights of the best validation AUC.",
         highlight=False,
     )
+    for line in encoded.left_out().lines(len(encoded)):
+        console.print(line, highlight=False, markup=False)
     if encoded.note:
         console.print(f"note: {encoded.note}", highlight=False)

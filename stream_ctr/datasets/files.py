@@ -6,7 +6,6 @@ Every failure is a :class:`DataError` that names the file and the line; one that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Final, NamedTuple, TypeVar
@@ -15,6 +14,7 @@ from stream_ctr.datasets.formats import Opened, open_content
 from stream_ctr.datasets.members import CompressedDataError
 from stream_ctr.datasets.read_report import ReadReport
 from stream_ctr.errors import DataError, RowError
+from stream_ctr.features.values import number_of, whole_of
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A longer line is no line of any dataset; without a bound, a binary file would be read whole."""
@@ -193,20 +193,18 @@ def to_label(text: str) -> int:
 
 
 def to_integer(text: str) -> int:
-    """A whole number of at most 18 digits: no blanks, no underscores. Raises ValueError.
+    """A whole number; see :func:`stream_ctr.features.values.whole_of`. Raises ValueError.
 
-    >>> to_integer("-12")
-    -12
+    >>> to_integer("-12"), to_integer("3.0")
+    (-12, 3)
     """
-    digits = text[1:] if text[:1] == "-" else text
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
-        raise ValueError(text)
-    return int(text)
+    return whole_of(text)
 
 
 def to_float(text: str) -> float:
-    """A finite number. Raises ValueError."""
-    value = float(text)
-    if not math.isfinite(value) or "_" in text:
-        raise ValueError(text)
-    return value
+    """A finite number; see :func:`stream_ctr.features.values.number_of`. Raises ValueError.
+
+    >>> to_float(" +0.5")
+    0.5
+    """
+    return number_of(text)

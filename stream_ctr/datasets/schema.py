@@ -26,17 +26,20 @@ from typing import Literal
 import msgspec
 
 from stream_ctr.datasets.base import Example
-from stream_ctr.datasets.files import MAX_TIME_MS, bad_value, to_float, to_integer
+from stream_ctr.datasets.files import MAX_TIME_MS, bad_value
 from stream_ctr.datasets.hints import label_remedy
 from stream_ctr.datasets.read_report import OnBadRow, ReadReport
 from stream_ctr.datasets.table import MAX_ROW_LINES, Layout, Quoting
 from stream_ctr.errors import ConfigError, UsageError
-from stream_ctr.events.records import FeatureValue
+from stream_ctr.events.records import MAX_EVENT_ID_BYTES, MAX_WORTH, FeatureValue
 from stream_ctr.features.schema import FieldConfig, FieldKind
+from stream_ctr.features.values import number_of, text_of, whole_of
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 Cell = str | int | float | bool | list[object] | dict[str, object] | None
 """A cell as read: text out of a delimited file, any JSON value out of JSON lines."""
+MOST_NAME_BYTES = MAX_EVENT_ID_BYTES - 24
+"""What an event id holds of a file's name, before the row number."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_UNIT_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 
@@ -53,6 +56,8 @@ class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_values: int = 8
     buckets: int = 64
     boundaries: tuple[float, ...] = ()
+    keep: Literal["first", "last"] = "first"
+    """multi: which values of a list are kept that has more than ``max_values``."""
 
     @property
     def source(self) -> str:
@@ -61,7 +66,7 @@ class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def config(self) -> FieldConfig:
         """The field for the feature schema."""
-        return FieldConfig(self.name, self.kind, self.max_values, self.buckets, self.boundaries)
+        return FieldConfig(self.name, self.kind, self.max_values, self.buckets, self.boundaries, self.keep)
 
 
 class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -81,7 +86,7 @@ class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Texts of the label column that mean a click."""
     negative: tuple[str, ...] = ("0", "false")
     missing: tuple[str, ...] = ("",)
-    """Texts that mean a missing value; JSON's null always does."""
+    """Texts that mean a missing value; the empty text and JSON's null always do."""
     delimiter: str = ","
     """Delimited files: one character, or several, as "::"."""
     quoting: Quoting | None = None
@@ -174,7 +179,8 @@ class ExampleBuilder:
     def __init__(self, schema: Schema, path: str | PathLike[str]) -> None:
         self._schema = schema
         self._path = path
-        self._prefix = Path(path).name
+        # An id is the name and a row number; names of files may be as long as ids.
+        self._prefix = Path(path).name.encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
         self._missing = frozenset(schema.missing)
 
     def build(self, row: int, line: int, cell: Callable[[str], Cell]) -> Example:
@@ -187,7 +193,7 @@ class ExampleBuilder:
         features: dict[str, FeatureValue] = {}
         for field in schema.fields:
             value = cell(field.source)
-            if value is None or (isinstance(value, str) and value in self._missing):
+            if value is None or (isinstance(value, str) and (not value or value in self._missing)):
                 continue
             try:
                 features[field.name] = _feature(field, value)
@@ -206,15 +212,15 @@ class ExampleBuilder:
         return bad_value(self._path, line, column, value, expected)
 
     def _text(self, line: int, column: str, cell: Callable[[str], Cell]) -> str:
-        if text := _text_of(cell(column)):
+        if text := _id_of(cell(column)):
             return text
-        raise self._bad(line, column, cell(column), "an id (a text or whole number)")
+        expected = f"an id (a text or whole number of at most {MAX_EVENT_ID_BYTES} bytes)"
+        raise self._bad(line, column, cell(column), expected)
 
     def _label(self, line: int, cell: Callable[[str], Cell]) -> int:
         value = cell(self._schema.label)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        text = _text_of(value)
+        # The schema lists labels as the file spells them: a text is not brought into another form.
+        text = value if isinstance(value, str) else _text_of(value)
         if text is not None and text in self._schema.positive:
             return 1
         if text is not None and text in self._schema.negative:
@@ -229,12 +235,16 @@ class ExampleBuilder:
         if not self._schema.bid:
             return 0.0
         value = cell(self._schema.bid)
-        if value is None or (isinstance(value, str) and value in self._missing):
+        if value is None or (isinstance(value, str) and (not value or value in self._missing)):
             return 0.0
         try:
-            return _float(value)
+            bid = number_of(value)
+            if not 0.0 <= bid <= MAX_WORTH:
+                raise ValueError
         except ValueError:
-            raise self._bad(line, self._schema.bid, value, "a number") from None
+            expected = f"a bid from 0 to {MAX_WORTH:g}"
+            raise self._bad(line, self._schema.bid, value, expected) from None
+        return bid
 
     def _time(self, row: int, line: int, cell: Callable[[str], Cell]) -> int:
         schema = self._schema
@@ -252,61 +262,47 @@ class ExampleBuilder:
 
 
 _EXPECTED: dict[FieldKind, str] = {
-    "categorical": "a text, whole number or truth value",
-    "multi": "a list of texts",
-    "integer": "a whole number",
+    "categorical": "a text, number or boolean",
+    "multi": "a list of texts, numbers or booleans",
+    "integer": "a whole number of at most 63 bits",
     "float": "a finite number",
 }
 
 
-def _text_of(value: object) -> str | None:
-    """The text that a value stands for: JSON's true and 3 are the texts true and 3."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (str, int)):
-        return str(value)
-    return repr(value) if isinstance(value, float) else None
+def _text_of(value: Cell) -> str | None:
+    """The text that a value stands for, as a categorical feature has it; None where there is none."""
+    try:
+        return text_of(value)
+    except ValueError:
+        return None
+
+
+def _id_of(value: Cell) -> str | None:
+    """The id that a value stands for; None where it is none, or longer than an event id may be."""
+    text = _text_of(value)
+    return text if text and len(text.encode(errors="replace")) <= MAX_EVENT_ID_BYTES else None
 
 
 def _feature(field: FieldSchema, value: Cell) -> FeatureValue:
     if field.kind == "integer":
-        return _integer(value)
+        return whole_of(value)
     if field.kind == "float":
-        return _float(value)
+        return number_of(value)
     if field.kind == "multi":
         parts = value.split(field.separator) if isinstance(value, str) else value
         if not isinstance(parts, list):
             raise ValueError
-        texts = [_text_of(part) for part in parts]
-        if None in texts:
-            raise ValueError
-        return [text for text in texts if text]
-    if (text := _text_of(value)) is None:
-        raise ValueError
-    return text
-
-
-def _integer(value: Cell) -> int:
-    if isinstance(value, float) and value.is_integer():
-        return to_integer(str(int(value)))
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError
-    return to_integer(str(value))
-
-
-def _float(value: Cell) -> float:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError
-    return to_float(str(value))
+        return [text_of(part) for part in parts if part is not None and part != ""]
+    return text_of(value)
 
 
 def _time_ms(value: Cell, unit: str) -> int:
     factor, divisor = _PER_UNIT_MS[unit]
     try:
-        return _integer(value) * factor // divisor
+        return whole_of(value) * factor // divisor
     except ValueError:
         # A fraction of a unit, as 1700000000.25 seconds; exact enough for milliseconds.
-        return int(_float(value) * factor // divisor)
+        return int(number_of(value) * factor // divisor)
 
 
 def _iso_ms(value: Cell) -> int:

@@ -20,6 +20,7 @@ from stream_ctr.datasets.table import Table
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.schema import FieldConfig
+from stream_ctr.features.values import plain_text
 
 AD = ("cate_id", "campaign_id", "customer", "brand")
 PROFILE = (
@@ -76,7 +77,8 @@ class Taobao(FileReader):
 
         def build(row: Row) -> Example:
             number, line, cells = row
-            user, ad = cells[user_at], cells[ad_at]
+            # A table may have been through a program that writes the ids as 11.0.
+            user, ad = plain_text(cells[user_at]), plain_text(cells[ad_at])
             try:
                 label = to_label(cells[click])
             except ValueError:
@@ -131,6 +133,7 @@ def _side_table(
             except ValueError:
                 raise bad_value(path, line, str(number), cells[number_at], "a number") from None
         joined = _SEPARATOR.join([cells[place] for place in places])
-        return cells[key_at], shared.setdefault(joined, joined) if number is None else joined
+        key = plain_text(cells[key_at])
+        return key, shared.setdefault(joined, joined) if number is None else joined
 
     return dict(build_rows(path, table, build, report))

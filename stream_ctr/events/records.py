@@ -5,12 +5,20 @@ Every record carries ``v``. Readers take the current version and the one before 
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import msgspec
 
 RECORD_VERSION = 1
+MAX_EVENT_ID_BYTES: Final = 256
+"""Longest event id in UTF-8 bytes, for everything that makes or reads one: ids are held for the whole
+de-duplication horizon, so their size is bounded."""
+MAX_WORTH: Final = 1e12
+"""Largest bid and largest value of a click; the smallest is 0. Sums of such amounts stay finite and keep
+their cents in a double."""
 
-FeatureValue = str | int | float | list[str] | None
-"""A feature as it is logged: a missing value is ``None`` or an absent name."""
+FeatureValue = str | int | float | bool | list[Any] | None
+"""A feature as it is logged: a missing value is ``None``, an empty text or an absent name."""
 
 
 class Impression(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -24,7 +32,8 @@ class Impression(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     v: int
     event_id: str
     ts_ms: int
-    features: dict[str, FeatureValue]
+    features: dict[str, Any]
+    """:data:`FeatureValue` where the schema names the feature; any JSON where it does not."""
     user: str = ""
     bid: float = 0.0
     p: dict[str, float] = {}

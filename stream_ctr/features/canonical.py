@@ -5,7 +5,7 @@ tag, so that values of different kinds never share a key:
 
 ==========  =========================================================================
 missing     ``00``. An ordinary value of its field.
-text        ``01`` and the UTF-8 bytes. The empty text is a text, not a missing value.
+text        ``01`` and the UTF-8 bytes of the text that the value counts as (:mod:`.values`)
 integer     ``02`` and v > 2 ? floor(ln(v)^2) : v as 8 bytes, little-endian
 bucket      ``03`` and the number of a float's bucket as 8 bytes, little-endian
 ==========  =========================================================================
@@ -24,8 +24,6 @@ from stream_ctr.kernels import kernel
 CANONICAL_MISSING = b"\x00"
 TEXT_TAG = "\x01"
 INTEGER_TAG = 2
-MISSING_LENGTH = -1
-"""Stands for a missing text in a list of lengths."""
 MISSING_INTEGER = -(2**63)
 """Stands for a missing integer; as a value it is refused."""
 
@@ -51,7 +49,7 @@ def _text_keys(
         for index in range(fields):
             slot = np.int64(columns[index, 0])
             length = lengths[event * fields + index]
-            if length == MISSING_LENGTH:
+            if length == 0:
                 keys[event, slot] = columns[index, 2]
                 start += 1
             else:
@@ -97,8 +95,8 @@ def event_keys(
 ) -> NDArray[np.uint64]:
     """Keys [B, S] of the texts and integers of B events, 0 in every other slot.
 
-    data: canonical bytes of B x T texts one after the other, a single tag byte where one is missing.
-    lengths [B * T]: bytes of each without its tag, or MISSING_LENGTH. integers [B * I], MISSING_INTEGER
+    data: canonical bytes of B x T texts one after the other. lengths [B * T]: bytes of each without its tag,
+    0 where it is missing, which is what an empty text means. integers [B * I], MISSING_INTEGER
     where one is missing. text_columns [T, 3] and integer_columns [I, 3]: slot, seed and missing key of
     each field. One call for both, since a call from Python costs as much as 30 keys.
     """

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from stream_ctr.errors import ConfigError, RecordError
-from stream_ctr.features.canonical import (
-    CANONICAL_MISSING,
-    MISSING_INTEGER,
-    canonical_bucket,
-    canonical_text,
-)
+from stream_ctr.features.canonical import CANONICAL_MISSING, TEXT_TAG, canonical_bucket, canonical_text
 from stream_ctr.features.hashing import ABSENT_KEY, hash_keys, hash_text
 from stream_ctr.features.quantiles import QuantileBuckets
 from stream_ctr.features.schema import FieldConfig
+from stream_ctr.features.values import may_need_rewriting, number_of, text_of, whole_of
 
 MAX_BUCKETS = 1 << 16
+
+V = TypeVar("V")
 
 
 class Column:
@@ -31,6 +31,8 @@ class Column:
         """The field's first slot."""
         self.width = config.max_values if config.kind == "multi" else 1
         """Slots of the field."""
+        self.keeps_last = config.keep == "last"
+        """Whether a list that is too long keeps its last values instead of its first."""
         self.seed = hash_text(config.name)
         self.missing_key = hash_keys([CANONICAL_MISSING], [self.seed])[0]
         self.boundaries = config.boundaries
@@ -40,43 +42,57 @@ class Column:
         self.bucket_keys = hash_keys([canonical_bucket(b) for b in buckets], [self.seed] * len(buckets))
 
     def text(self, value: object) -> str:
-        """Text of a categorical value; a number is its decimal text, 1.0 the same as 1."""
-        if isinstance(value, str):
-            return value
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            number = self._finite(value)
-            whole = isinstance(value, int) or (number.is_integer() and abs(number) < 2**53)
-            return str(int(value)) if whole else repr(number)
-        raise self._refusal(value)
+        """Text of a categorical value; see :mod:`stream_ctr.features.values`."""
+        return self._converted(text_of, value)
 
     def integer(self, value: object) -> int:
-        """An integer before its transformation; 3.0 counts as 3."""
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            number = self._finite(value)
-            if isinstance(value, int) or (number.is_integer() and abs(number) < 2**53):
-                return int(value)
-        raise self._refusal(value)
+        """An integer before its transformation."""
+        return self._converted(whole_of, value)
 
     def number(self, value: object) -> float:
         """A float value."""
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return self._finite(value)
-        raise self._refusal(value)
+        return self._converted(number_of, value)
 
-    def list_keys(self, value: object) -> list[int]:
-        """Keys of a list, each once, ascending, at least one: neither order nor repetition matters."""
-        if value is None or value == []:
-            return [self.missing_key]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    def list_keys(self, value: object) -> tuple[list[int], int]:
+        """Keys of a list in the field's slots, ascending, and the number of values that found no slot.
+
+        Each value counts once. Those that are kept are the first or the last of the list; their order does
+        not matter beyond that.
+        """
+        if value is None or value == "" or value == []:
+            return self._padded([self.missing_key]), 0
+        if not isinstance(value, list):
             raise self._refusal(value)
-        texts = list(dict.fromkeys(value))
-        for text in texts:
-            self.check_unicode(text)
-        return sorted(hash_keys([canonical_text(text) for text in texts], [self.seed] * len(texts)))
+        keys = self._item_keys(value)
+        kept = keys[-self.width :] if self.keeps_last else keys[: self.width]
+        return self._padded(sorted(kept)), len(keys) - len(kept)
 
-    def padded(self, keys: list[int]) -> list[int]:
-        """The first keys, as many as there are slots, and ABSENT_KEY in the slots that are left."""
-        return keys[: self.width] + [ABSENT_KEY] * (self.width - len(keys))
+    def _item_keys(self, items: list[Any]) -> list[int]:
+        """Keys of the values of a list, in its order; of a repeated one the first, or the last."""
+        texts = [item for item in items if item is not None and item != ""]
+        if not texts:
+            return [self.missing_key]
+        try:
+            rewritten = may_need_rewriting(TEXT_TAG + TEXT_TAG.join(texts))
+        except TypeError:  # not all of them are texts
+            rewritten = True
+        if rewritten:
+            texts = [self.text(item) for item in texts]
+        if self.keeps_last:
+            texts.reverse()
+        texts = list(dict.fromkeys(texts))
+        try:
+            tagged = [canonical_text(text) for text in texts]
+        except UnicodeEncodeError:
+            for text in texts:
+                self.check_unicode(text)
+            raise
+        keys = list(dict.fromkeys(hash_keys(tagged, [self.seed] * len(texts))))
+        return keys[::-1] if self.keeps_last else keys
+
+    def _padded(self, keys: list[int]) -> list[int]:
+        """The keys, and ABSENT_KEY in the slots that are left."""
+        return keys + [ABSENT_KEY] * (self.width - len(keys))
 
     def check_unicode(self, text: str) -> None:
         """Raises RecordError if half of a surrogate pair leaves the text without UTF-8 form."""
@@ -87,22 +103,18 @@ class Column:
                 f"field {self.name!r}: the text {shown(text)} is not valid Unicode; send valid UTF-8"
             ) from error
 
-    def _finite(self, value: float) -> float:
-        if isinstance(value, int) and abs(value) >= -MISSING_INTEGER:
-            raise RecordError(
-                f"field {self.name!r}: an integer of {value.bit_length()} bits is too large; "
-                "send at most 63 bits and a sign, or send it as text"
-            )
-        if not math.isfinite(value):
-            raise RecordError(
-                f"field {self.name!r}: {value} is not a number; send a finite one, or null where missing"
-            )
-        return float(value)
+    def _converted(self, convert: Callable[[object], V], value: object) -> V:
+        try:
+            return convert(value)
+        except ValueError as error:
+            if error.args and isinstance(value, (int, float)):
+                raise RecordError(f"field {self.name!r}: {error}") from None
+            raise self._refusal(value) from None
 
     def _refusal(self, value: object) -> RecordError:
         due = {
-            "categorical": "a text or a number",
-            "multi": "a list of texts",
+            "categorical": "a text, number or boolean",
+            "multi": "a list of texts, numbers or booleans",
             "integer": "a whole number",
             "float": "a number",
         }[self.kind]
@@ -128,6 +140,8 @@ def check_fields(fields: tuple[FieldConfig, ...]) -> None:
         names.add(item.name)
         if item.max_values < 1:
             raise ConfigError(f"{where}: max_values is {item.max_values}; it must be at least 1")
+        if item.keep != "first" and item.kind != "multi":
+            raise ConfigError(f"{where}: keep is for multi fields, this one is {item.kind}")
         if not 2 <= item.buckets <= MAX_BUCKETS:
             raise ConfigError(f"{where}: buckets is {item.buckets}; it must be from 2 to {MAX_BUCKETS}")
         if item.boundaries and item.kind != "float":

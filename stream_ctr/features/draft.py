@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.canonical import MISSING_INTEGER, MISSING_LENGTH, TEXT_TAG
+from stream_ctr.features.canonical import MISSING_INTEGER, TEXT_TAG
 from stream_ctr.features.columns import Column
+from stream_ctr.features.values import may_need_rewriting, plain_text
 
 Features = Mapping[str, FeatureValue]
 
@@ -32,6 +34,9 @@ class Draft:
     known: list[tuple[int, list[int]]] = field(default_factory=list)
     """Position in the keys, and keys that start there."""
     truncated: int = 0
+    """Values of lists that found no slot."""
+    ignored: list[AbstractSet[str]] = field(default_factory=list)
+    """Names without a field, of each event that has some."""
 
 
 class ColumnGroup:
@@ -62,10 +67,10 @@ def draft_event(columns: ColumnGroup, start: int, features: Features, draft: Dra
         value = features.get(column.name)
         position = start + column.slot
         if column.kind == "multi":
-            keys = column.list_keys(value)
-            draft.truncated += max(0, len(keys) - column.width)
-            draft.known.append((position, column.padded(keys)))
-        elif value is None:
+            keys, cut = column.list_keys(value)
+            draft.truncated += cut
+            draft.known.append((position, keys))
+        elif value is None or value == "":
             draft.known.append((position, [column.missing_key]))
         elif column.learned is not None:
             draft.learned.append((position, column, column.number(value)))
@@ -79,14 +84,19 @@ def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint
     if not texts:
         # Read-only as below: the kernel would be compiled a second time for the other kind, in a request.
         return np.frombuffer(b"", np.uint8), np.zeros(0, np.int64)
-    missing = [index for index, text in enumerate(texts) if text is None] if None in texts else []
-    for index in missing:
-        texts[index] = ""
+    if None in texts:
+        texts = ["" if text is None else text for text in texts]
     try:
         joined = TEXT_TAG + TEXT_TAG.join(texts)
     except TypeError:  # not all of them are texts
         fields = len(columns)
-        texts = [columns[index % fields].text(value) for index, value in enumerate(texts)]
+        texts = [
+            value if isinstance(value, str) else columns[index % fields].text(value)
+            for index, value in enumerate(texts)
+        ]
+        joined = TEXT_TAG + TEXT_TAG.join(texts)
+    if may_need_rewriting(joined):
+        texts = [plain_text(text) for text in texts]
         joined = TEXT_TAG + TEXT_TAG.join(texts)
     try:
         data = joined.encode()
@@ -97,8 +107,6 @@ def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint
     ascii_only = len(data) == len(joined)
     # array.array takes Python integers faster than NumPy does.
     lengths = array("q", map(len, texts) if ascii_only else [len(text.encode()) for text in texts])
-    for index in missing:
-        lengths[index] = MISSING_LENGTH
     return np.frombuffer(data, np.uint8), np.frombuffer(lengths, np.int64)
 
 
@@ -109,10 +117,10 @@ def integer_values(columns: list[Column], values: list[Any]) -> NDArray[np.int64
             filled = [MISSING_INTEGER if value is None else value for value in values]
             return np.frombuffer(array("q", filled), np.int64)
         except (TypeError, OverflowError):
-            pass  # a whole float is taken; of everything else its column says what is wrong
+            pass  # whole floats and texts are taken; of everything else its column says what is wrong
     fields = len(columns)
     checked = [
-        MISSING_INTEGER if value is None else columns[index % fields].integer(value)
+        MISSING_INTEGER if value is None or value == "" else columns[index % fields].integer(value)
         for index, value in enumerate(values)
     ]
     return np.array(checked, np.int64)

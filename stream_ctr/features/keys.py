@@ -1,9 +1,8 @@
 """From the features of an impression to 64-bit keys, one for each slot.
 
-How a value becomes a key is told in :mod:`stream_ctr.features.canonical`. Missing is ``None``, an absent
-name or an empty list. A number given for a categorical field is taken as its decimal text: 1, 1.0 and "1"
-are one value, since JSON knows no difference between 1 and 1.0. A whole float given for an integer field
-is that integer.
+What a value counts as is in :mod:`stream_ctr.features.values`, and how that becomes a key in
+:mod:`stream_ctr.features.canonical`. Missing is ``None``, an absent name, the empty text or an empty list.
+1, 1.0, "1" and "1.0" are one value: JSON knows no difference between 1 and 1.0, and a cell of a file is text.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ from stream_ctr.features.draft import (
     text_bytes,
 )
 from stream_ctr.features.quantiles import QuantileBuckets
-from stream_ctr.features.schema import FieldConfig, slot_fields
+from stream_ctr.features.schema import FieldConfig, UnknownFeatures, slot_fields
+from stream_ctr.features.tally import Tally
 from stream_ctr.state import Json, State
 
 MOST_SPLITS = 64
@@ -51,16 +51,20 @@ class KeyEncoder:
     True
     """
 
-    def __init__(self, fields: tuple[FieldConfig, ...]) -> None:
-        """Raises ConfigError if the fields contradict themselves."""
+    def __init__(self, fields: tuple[FieldConfig, ...], unknown: UnknownFeatures = "refuse") -> None:
+        """``unknown`` says what becomes of a feature that no field names.
+
+        Raises:
+            ConfigError: the fields contradict themselves.
+        """
         check_fields(fields)
         self.fields = fields
         self.slot_field: NDArray[np.int32] = np.array(slot_fields(fields), np.int32)
         """[S] index of the field of each slot."""
         self.slots = len(self.slot_field)
         """S, the slots of an event."""
-        self.truncated = 0
-        """Values of multi-valued fields that found no slot."""
+        self.tally = Tally(unknown)
+        """What was left out of the impressions so far."""
         self._names = frozenset(item.name for item in fields)
         first_slot = self.slot_field.tolist().index
         self._columns = [Column(item, first_slot(index)) for index, item in enumerate(fields)]
@@ -89,7 +93,7 @@ class KeyEncoder:
             if keys[column.slot] == 0:  # a missing value has its key already
                 keys[column.slot] = self._bucket_key(column, float(numbers[index]), observe)
         if observe and len(row) > self.slots + len(self._learned):
-            self.truncated += int(row[-1])
+            self.tally.truncated += int(row[-1])
         return keys
 
     def _bucket_key(self, column: Column, number: float, observe: bool) -> int:
@@ -117,15 +121,19 @@ class KeyEncoder:
         """
         return self._encode(self._all, features, observe=True)
 
-    def peek_keys_many(self, features: Sequence[Features]) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of B impressions, each as :meth:`peek_keys` gives them."""
-        return self._encode(self._all, features, observe=False)
+    def peek_keys_many(self, features: Sequence[Features], tally: Tally | None = None) -> NDArray[np.uint64]:
+        """Keys uint64 [B, S] of B impressions, each as :meth:`peek_keys` gives them; ``tally`` says what may
+        be left out of them, and counts it."""
+        return self._encode(self._all, features, observe=False, tally=tally)
 
-    def peek_request_keys(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.uint64]:
+    def peek_request_keys(
+        self, context: Features, candidates: Sequence[Features], tally: Tally | None = None
+    ) -> NDArray[np.uint64]:
         """Keys uint64 [B, S] of B candidates in one context, whose features win over the context's.
 
         They are those of ``peek_keys_many([{**context, **own} for own in candidates])``; what only the
-        context says is hashed once.
+        context says is hashed once. ``tally`` says what may be left out, and counts it; an
+        unknown feature counts once.
 
         Raises:
             RecordError: a name or value does not fit the schema.
@@ -133,16 +141,19 @@ class KeyEncoder:
         if not candidates:
             return np.zeros((0, self.slots), np.uint64)
         if len(candidates) == 1:  # nothing is shared: one encoding takes half of the time of two
-            return self._encode(self._all, ({**context, **candidates[0]},), observe=False)
+            return self._encode(self._all, ({**context, **candidates[0]},), observe=False, tally=tally)
         names = frozenset().union(*candidates)
-        for features in (context, names):
-            self._check_names(features)
+        if not (names <= self._names and context.keys() <= self._names):
+            unknown = self._unknown_of(names | context.keys(), tally)
+            names &= self._names
+            if tally is not None:
+                tally.ignore(unknown)
         shared, own, shared_slots = self._split(names)
         below = {name: context[name] for name in names if name in context}
         if below:
             candidates = [{**below, **features} for features in candidates]
-        keys = self._encode(own, candidates, observe=False)
-        keys[:, shared_slots] = self._encode(shared, (context,), observe=False)[0, shared_slots]
+        keys = self._encode(own, candidates, observe=False, tally=tally)
+        keys[:, shared_slots] = self._encode(shared, (context,), observe=False, tally=tally)[0, shared_slots]
         return keys
 
     def _split_at(self, names: frozenset[str]) -> tuple[ColumnGroup, ColumnGroup, NDArray[np.int64]]:
@@ -152,13 +163,15 @@ class KeyEncoder:
         slots = [column.slot + offset for column in shared for offset in range(column.width)]
         return ColumnGroup(shared), ColumnGroup(own), np.array(slots, np.int64)
 
-    def _encode(self, columns: ColumnGroup, events: Sequence[Features], observe: bool) -> NDArray[np.uint64]:
+    def _encode(
+        self, columns: ColumnGroup, events: Sequence[Features], observe: bool, tally: Tally | None = None
+    ) -> NDArray[np.uint64]:
         """Keys [B, S] of some columns; 0 in the slots of the others. Names are checked by the caller,
         unless these are all columns."""
         draft = Draft()
         for event, features in enumerate(events):
-            if columns is self._all:
-                self._check_names(features)
+            if columns is self._all and not features.keys() <= self._names:
+                draft.ignored.append(self._unknown_of(features.keys(), tally))
             draft_event(columns, event * self.slots, features, draft)
         data, lengths = text_bytes(columns.texts, draft.texts)
         integers = integer_values(columns.integers, draft.integers)
@@ -172,30 +185,43 @@ class KeyEncoder:
         for position, column, number in draft.learned:
             flat[position] = self._bucket_key(column, number, observe)
         if observe:
-            self.truncated += draft.truncated
+            tally = self.tally
+        if tally is not None:
+            tally.truncated += draft.truncated
+            for names in draft.ignored:
+                tally.ignore(names)
         return keys
 
-    def _check_names(self, features: Features | frozenset[str]) -> None:
-        names = features if isinstance(features, frozenset) else features.keys()
-        if not names <= self._names:
-            raise self._unknown(names - self._names)
+    def _unknown_of(self, names: AbstractSet[str], tally: Tally | None) -> AbstractSet[str]:
+        """Those of the names that no field has.
+
+        Raises:
+            RecordError: they are refused.
+        """
+        found = names - self._names
+        if (self.tally if tally is None else tally).refuses:
+            raise self._unknown(found)
+        return found
 
     def _unknown(self, names: AbstractSet[str]) -> RecordError:
         name = min(map(str, names))
         near = difflib.get_close_matches(name[:200], sorted(self._names), n=1)
         known = ", ".join(sorted(self._names)[:8])
         hint = f"did you mean {near[0]!r}?" if near else f"the schema has {known}"
-        return RecordError(f"unknown field {shown(name)}: {hint}; add it to features.fields or leave it out")
+        return RecordError(
+            f"unknown field {shown(name)}: {hint}; add it to features.fields, leave it out, or "
+            "set features.unknown = 'ignore'"
+        )
 
     def state(self) -> State:
-        """Quantile summaries of the learned fields, and the count of truncated values."""
+        """Quantile summaries of the learned fields, and the counts of what was left out."""
         parts = {
             f"field{index}": column.learned.state()
             for index, column in enumerate(self._columns)
             if column.learned is not None
         }
         gathered = State.gather(parts)
-        own: dict[str, Json] = {"truncated": self.truncated, "schema": self._schema()}
+        own: dict[str, Json] = {**self.tally.values(), "schema": self._schema()}
         return State(gathered.arrays, {**gathered.values, **own})
 
     def load_state(self, state: State) -> None:
@@ -209,9 +235,8 @@ class KeyEncoder:
                 f"saved keys belong to the fields {state.values.get('schema')}, the configuration has "
                 f"{self._schema()}: load it with the fields it was saved under"
             )
-        truncated = state.values.get("truncated")
-        if not isinstance(truncated, int) or truncated < 0:
-            raise StateError(f"saved count of truncated values is {truncated!r}: the file is damaged")
+        tally = Tally("refuse" if self.tally.refuses else "ignore")
+        tally.load(state.values)
         loaded: list[QuantileBuckets | None] = []
         for index, column in enumerate(self._columns):
             summary = None
@@ -219,7 +244,7 @@ class KeyEncoder:
                 summary = QuantileBuckets(column.learned.buckets)
                 summary.load_state(state.part(f"field{index}"))
             loaded.append(summary)
-        self.truncated = truncated
+        self.tally = tally
         for column, summary in zip(self._columns, loaded, strict=True):
             column.learned = summary
 

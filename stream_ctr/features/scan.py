@@ -1,8 +1,8 @@
 """Impressions as they are usually written, from their bytes straight to keys. Kernels only.
 
 A scan is sure of a record or it is not; of what it is not sure the careful way decides. It is sure of a
-JSON object without a backslash in which no key repeats, whose features all belong to the schema and have
-the plain form of their kind. It leaves the values beside ``features`` to a typed decoder: it only sees
+JSON object without a backslash in which no key repeats, whose features have the plain form of their kind, or
+a name that is known to be ignored. It leaves the values beside ``features`` to a typed decoder: it only sees
 to it that no key of theirs comes twice.
 """
 
@@ -12,20 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.features.hashing import never_zero, xxh64
-from stream_ctr.features.scan_plan import INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
+from stream_ctr.features.scan_plan import IGNORED, INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
 from stream_ctr.features.scan_values import (
     BACKSLASH,
     CLOSE_OBJECT,
     COLON,
     COMMA,
+    LETTER_L,
+    LETTER_N,
+    LETTER_U,
+    LOWER_E,
     NINE,
     OPEN_LIST,
     OPEN_OBJECT,
+    PLUS,
+    POINT,
     QUOTE,
     SPACE,
     TEXT_TAG,
+    UPPER_E,
+    UPPER_F,
+    UPPER_T,
+    ZERO,
     blank,
+    ignored_value,
     other_value,
+    plain_end,
     same,
     text_end,
     whole_number,
@@ -47,12 +59,12 @@ def _features(
 ) -> int:
     """Write the keys of the features object at ``at``; the place after it, or NOT_SURE.
 
-    Texts, the most of it, are taken without a call: handing an array to a function costs a reference
+    Texts and null, the most of it, are taken without a call: handing an array to a function costs a reference
     count, which at every step was many times the work itself.
     """
     names, name_start, kind, slot = schema.names, schema.name_start, schema.kind, schema.slot
-    seed, seen = schema.seed, scratch.seen
-    fields, field, here = len(kind), -1, event + 1
+    seed, seen, listed, tagged = schema.seed, scratch.seen, scratch.listed, scratch.tagged
+    count, field, here = len(kind), -1, event + 1
     if data[at] != OPEN_OBJECT:
         return NOT_SURE
     at += 1
@@ -64,8 +76,8 @@ def _features(
         while data[at] != QUOTE and data[at] != BACKSLASH and data[at] >= SPACE:
             at += 1
         known = False
-        for _ in range(fields):  # names usually come in the order of the schema
-            field = field + 1 if field + 1 < fields else 0
+        for _ in range(count):  # names usually come in the order of the schema
+            field = field + 1 if field + 1 < count else 0
             shift = name_start[field] - start
             if name_start[field + 1] - name_start[field] == at - start:
                 index = start
@@ -78,28 +90,55 @@ def _features(
             return NOT_SURE
         seen[field] = here
         at += 2 + (data[at + 2] == SPACE)
-        if data[at] == QUOTE:
+        if data[at] == QUOTE and kind[field] == TEXT:
             start = at
             at += 1
             while data[at] != QUOTE and data[at] != BACKSLASH and data[at] >= SPACE:
                 at += 1
-            if data[at] != QUOTE or kind[field] != TEXT:
+            if data[at] != QUOTE:
                 return NOT_SURE
-            # The quote before the text makes room for its tag.
-            data[start] = TEXT_TAG
-            row[slot[field]] = never_zero(xxh64(data, start, at, seed[field]))
+            # The last bytes tell which texts count as another text, or as missing. There are no branches:
+            # one that is wrongly predicted costs as much as the hash.
+            stop, last, before, third = at, data[at - 1], data[at - 2], data[at - 3]
+            if (
+                (last == QUOTE)
+                | ((last == ZERO) & ((before == POINT) | (before == ZERO)))
+                | (before == UPPER_E)
+                | (third == UPPER_E)
+                | (before == PLUS)
+                | (third == PLUS)
+                | ((last == LOWER_E) | (last == UPPER_E))
+                & ((data[at - 4] == UPPER_T) | (data[at - 5] == UPPER_F))
+            ):
+                stop = plain_end(data, start + 1, at)
+                if stop == NOT_SURE:
+                    return NOT_SURE
+            if stop == start + 1:
+                row[slot[field]] = schema.missing[field]
+            else:
+                # The quote before the text makes room for its tag.
+                data[start] = TEXT_TAG
+                row[slot[field]] = never_zero(xxh64(data, start, stop, seed[field]))
             at += 1
-        elif kind[field] == INTEGER and data[at] <= NINE:
-            at = whole_number(data, at, True, seed[field], row, slot[field], scratch.tagged)
+        elif kind[field] != IGNORED and data[at] == LETTER_N:
+            if data[at + 1] != LETTER_U or data[at + 2] != LETTER_L or data[at + 3] != LETTER_L:
+                return NOT_SURE
+            row[slot[field]] = schema.missing[field]
+            at += 4
+        elif kind[field] <= INTEGER and data[at] <= NINE:
+            at = whole_number(data, at, kind[field] == INTEGER, seed[field], row, slot[field], tagged)
+        elif kind[field] == IGNORED:
+            scratch.ignored[0] |= np.uint64(1) << np.uint64(field - schema.fields)
+            at = ignored_value(data, at)
         else:
-            at = other_value(data, at, schema, field, row, numbers, scratch)
+            at = other_value(data, at, schema, field, row, numbers, listed)
         if at == NOT_SURE:
             return NOT_SURE
         if data[at] == COMMA and data[at + 1] != CLOSE_OBJECT:
             at += 1 + (data[at + 1] == SPACE)
         elif data[at] != CLOSE_OBJECT:
             return NOT_SURE
-    for field in range(fields):
+    for field in range(schema.fields):
         if seen[field] != here:
             row[slot[field]] = schema.missing[field]
     return at + 1
@@ -208,6 +247,7 @@ def scan_records(
     keys: NDArray[np.uint64],
     numbers: NDArray[np.float64],
     sure: NDArray[np.bool_],
+    ignored: NDArray[np.uint64],
     scratch: Scratch,
 ) -> None:
     """Write the keys of B records.
@@ -215,8 +255,11 @@ def scan_records(
     data: the records, a zero byte after each; it is written to. start int64 [B + 1]: where each begins, and
     the end. keys uint64 [B, S + X], zeros, and numbers float64 [B, S + X], the same memory, in whose last X
     columns come the values of learned floats, then the count of truncated values. sure bool [B] is written;
-    where it is false the row holds nothing of use.
+    where it is false the row holds nothing of use. ignored uint64 [B] is written: bit u is set where the
+    event has the name F + u.
     """
     for event in range(len(sure)):
+        scratch.ignored[0] = 0
         end = _scan_record(data, start[event], schema, event, keys[event], numbers[event], scratch)
         sure[event] = end != NOT_SURE and blank(data, end) == start[event + 1] - 1
+        ignored[event] = scratch.ignored[0]

@@ -7,28 +7,34 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TEXT, INTEGER, LISTED, BOUNDED, LEARNED = range(5)
+TEXT, INTEGER, LISTED, BOUNDED, LEARNED, IGNORED = range(6)
 """Kinds of fields, those that take whole numbers first: categorical, integer, multi, float with given
-boundaries, float with learned ones."""
+boundaries, float with learned ones; a name that no field has."""
 
 NOT_SURE: Final = -1
 MOST_KEYS: Final = 64
-"""Keys beside the features, and texts of one list, that a scan keeps track of."""
+"""Keys beside the features, and values of one list, that a scan keeps track of."""
+MOST_IGNORED: Final = 64
+"""Names without a field that a scan knows: one bit each."""
 
 
 class Schema(NamedTuple):
-    """F fields, as the kernels take them."""
+    """F fields and U names without a field, as the kernels take them. [N] is [F + U]."""
 
+    fields: int
+    """F"""
     names: NDArray[np.uint8]
-    """The fields' names in UTF-8, one after the other."""
+    """The names in UTF-8, one after the other."""
     name_start: NDArray[np.int64]
-    """[F + 1]"""
+    """[N + 1]"""
     kind: NDArray[np.int64]
-    """[F]"""
+    """[N]"""
     slot: NDArray[np.int64]
     """[F] first slot."""
     width: NDArray[np.int64]
     """[F] slots."""
+    keeps_last: NDArray[np.bool_]
+    """[F] whether a list that is too long keeps its last values."""
     seed: NDArray[np.uint64]
     """[F]"""
     missing: NDArray[np.uint64]
@@ -51,12 +57,14 @@ class Scratch(NamedTuple):
     """Memory of a scan."""
 
     seen: NDArray[np.int64]
-    """[F] the last event, from 1 on, that named the field."""
+    """[N] the last event, from 1 on, that had the name."""
+    ignored: NDArray[np.uint64]
+    """[1] bit u is set where the event has name F + u."""
     key_start: NDArray[np.int64]
     """[MOST_KEYS] where the keys beside the features begin."""
     key_stop: NDArray[np.int64]
     """[MOST_KEYS]"""
     listed: NDArray[np.uint64]
-    """[MOST_KEYS] keys of one list."""
+    """[MOST_KEYS] keys of one list, in its order."""
     tagged: NDArray[np.uint8]
     """[9] an integer's canonical bytes."""

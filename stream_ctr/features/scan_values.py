@@ -9,17 +9,31 @@ from numpy.typing import NDArray
 
 from stream_ctr.features.canonical import integer_key
 from stream_ctr.features.hashing import never_zero, xxh64
-from stream_ctr.features.scan_plan import INTEGER, LEARNED, LISTED, MOST_KEYS, NOT_SURE, Schema, Scratch
+from stream_ctr.features.scan_plan import (
+    INTEGER,
+    LEARNED,
+    LISTED,
+    MOST_KEYS,
+    NOT_SURE,
+    TEXT,
+    Schema,
+)
 from stream_ctr.kernels import kernel
 
 MOST_DIGITS: Final = 15
 """Digits of a number: so many are exact in a double, and so is their quotient by a power of ten."""
+MOST_CHARACTERS: Final = 40
+"""Length of a number that is ignored."""
 
 _POWERS = 10.0 ** np.arange(MOST_DIGITS + 1)
 """Exact: powers of ten up to the 22nd are doubles."""
 QUOTE, BACKSLASH, COMMA, COLON, POINT, MINUS = 34, 92, 44, 58, 46, 45
 OPEN_OBJECT, CLOSE_OBJECT, OPEN_LIST, CLOSE_LIST = 123, 125, 91, 93
-SPACE, ZERO, NINE, LETTER_N, LETTER_U, LETTER_L = 32, 48, 57, 110, 117, 108
+SPACE, PLUS, ZERO, NINE, UPPER_E, UPPER_F, UPPER_T = 32, 43, 48, 57, 69, 70, 84
+LETTER_A, LOWER_E, LETTER_F, LETTER_L, LETTER_N = 97, 101, 102, 108, 110
+LETTER_R, LETTER_S, LETTER_T, LETTER_U = 114, 115, 116, 117
+LOWER_CASE = 32
+"""The bit by which a small letter differs from its capital."""
 TEXT_TAG = 1
 
 
@@ -79,6 +93,88 @@ def number_end(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
 
 
 @kernel
+def _is_word(data: NDArray[np.uint8], at: int, second: int, third: int, fourth: int) -> bool:
+    """Whether three letters, small or capital, are these."""
+    letters = data[at] | LOWER_CASE, data[at + 1] | LOWER_CASE, data[at + 2] | LOWER_CASE
+    return letters == (second, third, fourth)
+
+
+@kernel
+def plain_end(data: NDArray[np.uint8], start: int, stop: int) -> int:
+    """The end of what a text counts as: ``stop`` for most, the point of ``3.0``, and NOT_SURE for what
+    :func:`stream_ctr.features.values.plain_text` may write in another way."""
+    length = stop - start
+    if data[start] == UPPER_T or data[start] == UPPER_F:
+        true = length == 4 and _is_word(data, start + 1, LETTER_R, LETTER_U, LOWER_E)
+        false = length == 5 and _is_word(data, start + 1, LETTER_A, LETTER_L, LETTER_S)
+        return NOT_SURE if true or false else stop
+    first = start + (data[start] == MINUS)
+    point = first
+    while point < stop and ZERO <= data[point] <= NINE:
+        point += 1
+    whole = point - first
+    if whole == 0 or point == stop or (whole > 1 and data[first] == ZERO):
+        return stop
+    end, decimals = point + 1, 0
+    while end < stop and ZERO <= data[end] <= NINE:
+        decimals += data[end] > ZERO
+        end += 1
+    if data[point] != POINT:
+        return NOT_SURE if data[point] | LOWER_CASE == LOWER_E and data[point + 1] == PLUS else stop
+    if end == point + 1:
+        return stop
+    if end < stop:
+        return NOT_SURE if data[end] == UPPER_E or data[end] == LOWER_E else stop
+    if decimals:
+        return stop
+    return point if whole <= MOST_DIGITS and (first == start or data[first] != ZERO) else NOT_SURE
+
+
+@kernel
+def _item(data: NDArray[np.uint8], at: int, seed: np.uint64) -> tuple[int, np.uint64]:
+    """The place after the value of a list at ``at``, or NOT_SURE, and its key: 0 where it is missing."""
+    missing = np.uint64(0)
+    if data[at] == QUOTE:
+        end = text_end(data, at + 1)
+        if end == NOT_SURE or end == at + 1:
+            return (end if end == NOT_SURE else end + 1), missing
+        stop = plain_end(data, at + 1, end)
+        if stop == NOT_SURE:
+            return NOT_SURE, missing
+        data[at] = TEXT_TAG
+        return end + 1, never_zero(xxh64(data, at, stop, seed))
+    if data[at] == LETTER_N:
+        return (at + 4 if _is_word(data, at + 1, LETTER_U, LETTER_L, LETTER_L) else NOT_SURE), missing
+    end, _, decimals = number_end(data, at)
+    if end == NOT_SURE or decimals >= 0:
+        return NOT_SURE, missing
+    data[at - 1] = TEXT_TAG
+    return end, never_zero(xxh64(data, at - 1, end, seed))
+
+
+@kernel
+def _place(
+    listed: NDArray[np.uint64],
+    count: int,
+    row: NDArray[np.uint64],
+    slot: int,
+    width: int,
+    keeps_last: bool,
+) -> int:
+    """Write the first or the last ``width`` of ``count`` keys to row, ascending; how many are left out."""
+    kept = min(count, width)
+    begin = count - kept if keeps_last else 0
+    for number in range(kept):
+        key = listed[begin + number]
+        place = slot + number
+        while place > slot and row[place - 1] > key:
+            row[place] = row[place - 1]
+            place -= 1
+        row[place] = key
+    return count - kept
+
+
+@kernel
 def _list(
     data: NDArray[np.uint8],
     at: int,
@@ -87,37 +183,36 @@ def _list(
     row: NDArray[np.uint64],
     listed: NDArray[np.uint64],
 ) -> int:
-    """Keys of the list of texts after ``at``, ascending and each once, into the field's slots of row."""
-    count, at = 0, blank(data, at + 1)
-    if data[at] == CLOSE_LIST:
+    """Keys of the list after ``at``, each once, into the field's slots of row; see ``Column.list_keys``."""
+    count, at, seed = 0, blank(data, at + 1), schema.seed[field]
+    keeps_last = schema.keeps_last[field]
+    while data[at] != CLOSE_LIST:
+        at, key = _item(data, at, seed)
+        if at == NOT_SURE or count == MOST_KEYS:
+            return NOT_SURE
+        if key != np.uint64(0):
+            place = 0
+            while place < count and listed[place] != key:
+                place += 1
+            if place == count:
+                listed[count] = key
+                count += 1
+            elif keeps_last:
+                for index in range(place, count - 1):
+                    listed[index] = listed[index + 1]
+                listed[count - 1] = key
+        at = blank(data, at)
+        if data[at] == COMMA:
+            at = blank(data, at + 1)
+            if data[at] == CLOSE_LIST:
+                return NOT_SURE
+        elif data[at] != CLOSE_LIST:
+            return NOT_SURE
+    if count == 0:
         row[schema.slot[field]] = schema.missing[field]
-        return at + 1
-    while True:
-        if data[at] != QUOTE or count == MOST_KEYS:
-            return NOT_SURE
-        end = text_end(data, at + 1)
-        if end == NOT_SURE:
-            return NOT_SURE
-        data[at] = TEXT_TAG
-        key = never_zero(xxh64(data, at, end, schema.seed[field]))
-        place = count
-        while place > 0 and listed[place - 1] > key:
-            place -= 1
-        if place == 0 or listed[place - 1] != key:
-            for index in range(count, place, -1):
-                listed[index] = listed[index - 1]
-            listed[place] = key
-            count += 1
-        at = blank(data, end + 1)
-        if data[at] == CLOSE_LIST:
-            break
-        if data[at] != COMMA:
-            return NOT_SURE
-        at = blank(data, at + 1)
-    width = schema.width[field]
-    for index in range(min(count, width)):
-        row[schema.slot[field] + index] = listed[index]
-    row[schema.truncated] += np.uint64(max(0, count - width))
+    else:
+        cut = _place(listed, count, row, schema.slot[field], schema.width[field], keeps_last)
+        row[schema.truncated] += np.uint64(cut)
     return at + 1
 
 
@@ -133,14 +228,67 @@ def whole_number(
 ) -> int:
     """Write the key of a whole number, as an integer or as its decimal text; see :func:`other_value`."""
     end, value, decimals = number_end(data, at)
-    if end == NOT_SURE or decimals >= 0:
+    if end == NOT_SURE:
         return NOT_SURE
+    stop = end - decimals - 1 if decimals >= 0 else end
+    for _ in range(decimals):
+        if value % 10:
+            return NOT_SURE
+        value //= 10
     if is_integer:
         row[slot] = integer_key(value, seed, tagged)
     else:
         data[at - 1] = TEXT_TAG
-        row[slot] = never_zero(xxh64(data, at - 1, end, seed))
+        row[slot] = never_zero(xxh64(data, at - 1, stop, seed))
     return end
+
+
+@kernel
+def _boolean(data: NDArray[np.uint8], at: int, seed: np.uint64, row: NDArray[np.uint64], slot: int) -> int:
+    """Write the key of the boolean at ``at``, as its text; the place after it, or NOT_SURE."""
+    true = data[at] == LETTER_T and data[at + 1] == LETTER_R and data[at + 2] == LETTER_U
+    false = data[at] == LETTER_F and data[at + 1] == LETTER_A and data[at + 2] == LETTER_L
+    end = at + 4 if true else at + 5
+    if not (true or (false and data[at + 3] == LETTER_S)) or data[end - 1] != LOWER_E:
+        return NOT_SURE
+    data[at - 1] = TEXT_TAG
+    row[slot] = never_zero(xxh64(data, at - 1, end, seed))
+    return end
+
+
+@kernel
+def ignored_value(data: NDArray[np.uint8], at: int) -> int:
+    """The place after a text, number, literal, or flat list of texts and numbers; NOT_SURE for all else.
+
+    Whether numbers and literals are well written is for the typed decoder to say.
+    """
+    listed = data[at] == OPEN_LIST
+    if listed:
+        at = blank(data, at + 1)
+        if data[at] == CLOSE_LIST:
+            return at + 1
+    while True:
+        if data[at] == QUOTE:
+            at = text_end(data, at + 1)
+            if at == NOT_SURE:
+                return NOT_SURE
+            at += 1
+        else:
+            start = at
+            digits = MINUS <= data[at] <= NINE
+            # An exponent may take a number out of the range that the careful way reads.
+            while (MINUS <= data[at] <= NINE) or (not digits and LETTER_A <= data[at] <= LETTER_U):
+                at += 1
+            if at == start or at - start > MOST_CHARACTERS:
+                return NOT_SURE
+        if not listed:
+            return at
+        at = blank(data, at)
+        if data[at] == CLOSE_LIST:
+            return at + 1
+        if data[at] != COMMA:
+            return NOT_SURE
+        at = blank(data, at + 1)
 
 
 @kernel
@@ -151,23 +299,19 @@ def other_value(
     field: int,
     row: NDArray[np.uint64],
     numbers: NDArray[np.float64],
-    scratch: Scratch,
+    listed: NDArray[np.uint64],
 ) -> int:
-    """Write the key of a value that is no text; the place after it, or NOT_SURE.
+    """Write the key of a boolean, a list or a float field's number; the place after it, or NOT_SURE.
 
-    row uint64 [S + X] and numbers float64 [S + X] are the same memory.
+    row uint64 [S + X] and numbers float64 [S + X] are the same memory; listed uint64 [MOST_KEYS] is written.
     """
     kind, slot = schema.kind[field], schema.slot[field]
-    if data[at] == OPEN_LIST:
-        return _list(data, at, schema, field, row, scratch.listed) if kind == LISTED else NOT_SURE
-    if data[at] == LETTER_N:
-        row[slot] = schema.missing[field]
-        null = data[at + 1] == LETTER_U and data[at + 2] == LETTER_L and data[at + 3] == LETTER_L
-        return at + 4 if null else NOT_SURE
-    if kind <= INTEGER:
-        return whole_number(data, at, kind == INTEGER, schema.seed[field], row, slot, scratch.tagged)
+    if kind == LISTED:
+        return _list(data, at, schema, field, row, listed) if data[at] == OPEN_LIST else NOT_SURE
+    if kind == TEXT:
+        return _boolean(data, at, schema.seed[field], row, slot)
     end, value, decimals = number_end(data, at)
-    if end == NOT_SURE or kind == LISTED:
+    if end == NOT_SURE or kind == INTEGER:
         return NOT_SURE
     number = np.float64(value) / _POWERS[max(decimals, 0)]
     if kind == LEARNED:

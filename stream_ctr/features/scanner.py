@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -12,16 +14,21 @@ from stream_ctr.features.columns import Column, check_fields
 from stream_ctr.features.scan import scan_records
 from stream_ctr.features.scan_plan import (
     BOUNDED,
+    IGNORED,
     INTEGER,
     LEARNED,
     LISTED,
+    MOST_IGNORED,
     MOST_KEYS,
     TEXT,
     Schema,
     Scratch,
 )
-from stream_ctr.features.schema import FieldConfig, slot_fields
+from stream_ctr.features.schema import FieldConfig, UnknownFeatures, slot_fields
+from stream_ctr.features.tally import LONGEST_NAME
 
+MOST_SETS: Final = 256
+"""Sets of ignored names that are kept."""
 _KINDS: Final = {"categorical": TEXT, "integer": INTEGER, "multi": LISTED}
 
 
@@ -34,62 +41,101 @@ class RecordScanner:
     >>> from stream_ctr.features.keys import KeyEncoder
     >>> fields = (FieldConfig("site"), FieldConfig("visits", "integer"))
     >>> value = b'{"v":1,"features":{"site":"news","visits":3}}'
-    >>> rows, sure = RecordScanner(fields).scan([value, b"[]"])
+    >>> rows, sure, _ = RecordScanner(fields).scan([value, b"[]"])
     >>> encoder = KeyEncoder(fields)
     >>> sure, (encoder.complete(rows[0]) == encoder.keys({"site": "news", "visits": 3})).tolist()
     ([True, False], [True, True])
     """
 
-    def __init__(self, fields: tuple[FieldConfig, ...]) -> None:
-        """Raises ConfigError if the fields contradict themselves."""
+    def __init__(self, fields: tuple[FieldConfig, ...], unknown: UnknownFeatures = "refuse") -> None:
+        """``unknown`` says what becomes of a feature that no field names.
+
+        Raises:
+            ConfigError: the fields contradict themselves.
+        """
         check_fields(fields)
-        slots = slot_fields(fields)
-        columns = [Column(item, slots.index(index)) for index, item in enumerate(fields)]
-        names = [column.name.encode(errors="surrogatepass") for column in columns]
+        self._columns = [Column(item, slot) for item, slot in zip(fields, _first_slots(fields), strict=True)]
+        self._names = [column.name.encode(errors="surrogatepass") for column in self._columns]
+        self._known = frozenset(column.name for column in self._columns)
+        self._ignores = unknown == "ignore"
+        self._ignored: list[str] = []
+        slots, learned = len(slot_fields(fields)), sum(c.learned is not None for c in self._columns)
+        self._width = slots + learned + any(column.kind == "multi" for column in self._columns)
+        self._schema = self._plan()
+        self.ignored_names = lru_cache(maxsize=MOST_SETS)(self._names_of)
+        """The names that the bits of a scanned record stand for."""
+        self.scan([])  # compiled, or loaded from disk, before the first record
+
+    def meet(self, names: AbstractSet[str]) -> None:
+        """Take note of the names of a record's features: those without a field are scanned from now on, as
+        far as there is room for them."""
+        if not self._ignores or names <= self._known:
+            return
+        short = sorted(name for name in names - self._known if len(name) <= LONGEST_NAME)
+        new = short[: MOST_IGNORED - len(self._ignored)]
+        if new:
+            self._ignored += new
+            self._known = self._known.union(new)
+            self._schema = self._plan()
+
+    def _names_of(self, bits: int) -> tuple[str, ...]:
+        return tuple(name for index, name in enumerate(self._ignored) if bits >> index & 1)
+
+    def _plan(self) -> Schema:
+        """What the kernels take, for the fields and the names that are ignored."""
+        columns = self._columns
+        names = [*self._names, *(name.encode() for name in self._ignored)]
         kinds = [_kind(column) for column in columns]
         learned = [kind == LEARNED for kind in kinds]
-        listed = LISTED in kinds
         bounded = [c if kind == BOUNDED else None for c, kind in zip(columns, kinds, strict=True)]
         boundaries = [c.boundaries if c else () for c in bounded]
         buckets: list[list[int]] = [c.bucket_keys if c else [] for c in bounded]
-        self._width = len(slots) + sum(learned) + listed
-        self._schema = Schema(
+        slots = sum(column.width for column in columns)
+        return Schema(
+            fields=len(columns),
             names=np.frombuffer(b"".join(names), np.uint8).copy(),
             name_start=_starts(names),
-            kind=np.array(kinds, np.int64),
+            kind=np.array(kinds + [IGNORED] * len(self._ignored), np.int64),
             slot=np.array([column.slot for column in columns], np.int64),
             width=np.array([column.width for column in columns], np.int64),
+            keeps_last=np.array([column.keeps_last for column in columns], np.bool_),
             seed=np.array([column.seed for column in columns], np.uint64),
             missing=np.array([column.missing_key for column in columns], np.uint64),
-            extra=len(slots) + np.cumsum(learned, dtype=np.int64) - learned,
+            extra=slots + np.cumsum(learned, dtype=np.int64) - learned,
             boundaries=np.array([number for each in boundaries for number in each], np.float64),
             boundary_start=_starts(boundaries),
             bucket_keys=np.array([key for each in buckets for key in each], np.uint64),
             bucket_start=_starts(buckets),
-            truncated=self._width - 1 if listed else 0,
+            truncated=self._width - 1 if LISTED in kinds else 0,
         )
-        self.scan([])  # compiled, or loaded from disk, before the first record
 
-    def scan(self, values: Sequence[bytes]) -> tuple[NDArray[np.uint64], list[bool]]:
-        """Rows uint64 [B, S + X] for :meth:`.keys.KeyEncoder.complete`, and whether each can be relied on."""
+    def scan(self, values: Sequence[bytes]) -> tuple[NDArray[np.uint64], list[bool], list[int]]:
+        """Rows uint64 [B, S + X] for :meth:`.keys.KeyEncoder.complete`, whether each can be relied on, and
+        the bits of :meth:`ignored_names`."""
         start = np.zeros(len(values) + 1, np.int64)
         # One byte of 0 after each record, so that none is read beyond its end.
         np.cumsum([len(value) + 1 for value in values], out=start[1:])
         data = np.frombuffer(bytearray(b"\0".join([*values, b"\0\0\0\0"])), np.uint8)
         keys, sure = np.zeros((len(values), self._width), np.uint64), np.zeros(len(values), np.bool_)
-        fields = len(self._schema.kind)
+        ignored = np.zeros(len(values), np.uint64)
         scratch = Scratch(
-            seen=np.zeros(fields, np.int64),
+            seen=np.zeros(len(self._schema.kind), np.int64),
+            ignored=np.zeros(1, np.uint64),
             key_start=np.zeros(MOST_KEYS, np.int64),
             key_stop=np.zeros(MOST_KEYS, np.int64),
             listed=np.zeros(MOST_KEYS, np.uint64),
             tagged=np.zeros(9, np.uint8),
         )
-        scan_records(data, start, self._schema, keys, keys.view(np.float64), sure, scratch)
+        scan_records(data, start, self._schema, keys, keys.view(np.float64), sure, ignored, scratch)
         found: list[bool] = sure.tolist()
         if not data.size or int(data.max()) > 127:
             found = [known and _is_unicode(value) for known, value in zip(found, values, strict=True)]
-        return keys, found
+        return keys, found, ignored.tolist()
+
+
+def _first_slots(fields: tuple[FieldConfig, ...]) -> list[int]:
+    slots = slot_fields(fields)
+    return [slots.index(index) for index in range(len(fields))]
 
 
 def _kind(column: Column) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 FieldKind = Literal["categorical", "multi", "integer", "float"]
+UnknownFeatures = Literal["ignore", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +16,16 @@ class FieldConfig:
     name: str
     """Name of the feature in the impression's features."""
     kind: FieldKind = "categorical"
-    """categorical: the value's text. multi: a list of texts. integer: floor(ln(v)^2) for v > 2, else v.
-    float: the quantile bucket that holds it."""
+    """categorical: the value's text. multi: a list of values, each as its text. integer: floor(ln(v)^2) for
+    v > 2, else v. float: the quantile bucket that holds it."""
     max_values: int = 8
-    """multi: slots of the field; values beyond them are dropped and counted."""
+    """multi: slots of the field. Of a longer list some values are cut, and counted."""
     buckets: int = 64
     """float without boundaries: number of quantile buckets, learned from the stream."""
     boundaries: tuple[float, ...] = ()
     """float: ascending bucket boundaries, for quantiles known beforehand."""
+    keep: Literal["first", "last"] = "first"
+    """multi: which values of a list with more than ``max_values`` different ones are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,9 @@ class FeaturesConfig:
     """Feature counts behind the radii of eq. 7: over the whole stream, or halved every half-life."""
     half_life_seconds: float = 7 * 86400.0
     """decayed: event time in which a count loses half of its weight."""
+    unknown: UnknownFeatures = "ignore"
+    """Features that no field names. ignore: they are counted, and each name is logged once. refuse: the
+    record is a dead letter, and the server answers 400."""
     minimum_count: int = 1
     """Sightings before a value gets an embedding row of its own; until then its field's default row."""
 

@@ -155,6 +155,18 @@ COUNTERS: Final[tuple[Family, ...]] = (
         ("kind",),
         lambda n: [((kind,), float(count)) for kind, count in sorted(n.read.items())],
     ),
+    Family(
+        "features_ignored",
+        "Features of learned impressions that no field of the schema has, by name.",
+        ("field",),
+        lambda n: [((name,), float(count)) for name, count in sorted(n.features_ignored.items())],
+    ),
+    Family(
+        "values_truncated",
+        "Values of multi-valued fields beyond the field's max_values.",
+        (),
+        lambda n: one(n.values_truncated),
+    ),
 )
 
 GAUGES: Final[tuple[Family, ...]] = (

@@ -139,3 +139,7 @@ class TrainerNumbers:
     """Share of the recent records that were lost, by loss."""
     loss_warnings: Mapping[str, bool] = field(default_factory=dict)
     """Whether that is a warning, by loss."""
+    features_ignored: Mapping[str, int] = field(default_factory=dict)
+    """Features that no field has, by name."""
+    values_truncated: int = 0
+    """Values of multi-valued fields beyond ``max_values``."""

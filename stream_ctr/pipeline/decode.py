@@ -7,25 +7,30 @@ the stream.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
-from stream_ctr.events.records import RECORD_VERSION, Click, Impression, LabelledImpression
+from stream_ctr.events.records import (
+    MAX_EVENT_ID_BYTES,
+    MAX_WORTH,
+    RECORD_VERSION,
+    Click,
+    Impression,
+    LabelledImpression,
+)
 from stream_ctr.pipeline.time_units import LAST_SECOND, outside, surely_seconds
 
 READABLE_VERSIONS: Final = tuple(v for v in (RECORD_VERSION, RECORD_VERSION - 1) if v >= 1)
 """Versions of records that are read: the current one and the one before it."""
 MAX_VALUE_BYTES: Final = 1_048_576
 """Longest value that is decoded."""
-MAX_EVENT_ID_BYTES: Final = 256
-"""Longest event id: ids are held for the whole de-duplication horizon, so their size is bounded."""
 MAX_TIME_MS: Final = 253_402_300_799_999
 """Last millisecond of the year 9999."""
 
-R = TypeVar("R", Impression, Click)
+R = TypeVar("R", bound=msgspec.Struct)
 
 _SPACED_QUOTES: Final = (b'" ', b'"\n', b'"\r', b'"\t')
 
@@ -45,6 +50,48 @@ class EntryDecoder(Protocol):
         ...
 
 
+class NullableDecoder(Generic[R]):
+    """Decodes a kind of record in which each optional key may be null: it is then as if it were absent.
+
+    >>> NullableDecoder(Click).decode(b'{"v":1,"event_id":"a","ts_ms":5,"value":null}').value
+    1.0
+    """
+
+    def __init__(self, kind: type[R]) -> None:
+        self._kind = kind
+        self.plain = msgspec.json.Decoder(kind).decode
+        """Decodes a record without such nulls, at the price of no other call."""
+        fields = msgspec.structs.fields(kind)
+        nullable = msgspec.defstruct(
+            f"Nullable{kind.__name__}",
+            [
+                (field.name, field.type)
+                if field.required
+                else (field.name, field.type | None, msgspec.field(default=None, name=field.encode_name))
+                for field in fields
+            ],
+            kw_only=True,
+            forbid_unknown_fields=True,
+        )
+        self._nullable = msgspec.json.Decoder(nullable)
+        self._names = [field.name for field in fields]
+
+    def decode(self, value: bytes) -> R:
+        """The record.
+
+        Raises:
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError: it is none.
+        """
+        try:
+            return self.plain(value)
+        except msgspec.ValidationError:
+            if b"null" not in value:
+                raise
+        found = self._nullable.decode(value)
+        given = ((name, getattr(found, name)) for name in self._names)
+        return self._kind(**{name: item for name, item in given if item is not None})
+
+
 class RecordDecoder:
     """Decodes the values of entries.
 
@@ -61,8 +108,8 @@ class RecordDecoder:
         self.impressions_topic = impressions_topic
         self.max_value_bytes = max_value_bytes
         self._max_ahead_ms = max_ahead_seconds * 1000.0
-        self._impressions = msgspec.json.Decoder(Impression)
-        self._clicks = msgspec.json.Decoder(Click)
+        self._impressions = NullableDecoder(Impression)
+        self._clicks = NullableDecoder(Click)
 
     def entry(self, entry: Entry) -> tuple[Impression | Click | None, str]:
         """The record of an entry and an empty text, or None and the reason why there is none.
@@ -103,7 +150,7 @@ class RecordDecoder:
         value = self._checked_size(value)
         record = _decode(self._impressions, value)
         check_common(record)
-        check_shares(record)
+        check_shown(record)
         # A document of N distinct keys holds at least N colons, and a repeated key is one more.
         keys = _impression_keys(record)
         if (
@@ -123,6 +170,8 @@ class RecordDecoder:
         value = self._checked_size(value)
         record = _decode(self._clicks, value)
         check_common(record)
+        if not 0.0 <= record.value <= MAX_WORTH:
+            raise _no_worth("value", record.value)
         keys = 3 + (record.value != 1.0)
         if value.count(b":") != keys and not _colons_after_keys(value, keys):
             _refuse_repeated_keys(value)
@@ -136,7 +185,11 @@ class RecordDecoder:
         return value
 
 
-def _decode(decoder: msgspec.json.Decoder[R], value: bytes) -> R:
+def _decode(decoder: NullableDecoder[R], value: bytes) -> R:
+    try:
+        return decoder.plain(value)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
+        pass  # once more with nulls, which also says what is wrong
     try:
         return decoder.decode(value)
     except UnicodeDecodeError as error:
@@ -146,7 +199,10 @@ def _decode(decoder: msgspec.json.Decoder[R], value: bytes) -> R:
         _check_version(_peek_version(value))
         if isinstance(error, RecursionError):
             raise RecordError("the value is nested too deeply") from None
-        raise RecordError(str(error)) from None
+        reason = str(error)
+        if "unknown field" in reason:  # of the record: features may have any name
+            reason += "; leave it out, or make it a feature"
+        raise RecordError(reason) from None
 
 
 def _peek_version(value: bytes) -> int:
@@ -171,15 +227,18 @@ class Named(Protocol):
 
 
 class Shown(Protocol):
-    """The probabilities that an impression carries."""
+    """The bid and the probabilities that an impression carries."""
 
+    bid: float
     p: dict[str, float]
     truth: float | None
     propensity: float | None
 
 
-def check_shares(record: Shown) -> None:
-    """Raises RecordError for a probability that is none."""
+def check_shown(record: Shown) -> None:
+    """Raises RecordError for a bid or a probability out of its range."""
+    if not 0.0 <= record.bid <= MAX_WORTH:
+        raise _no_worth("bid", record.bid)
     for arm, probability in record.p.items():
         if not 0.0 <= probability <= 1.0:
             raise RecordError(f"p[{arm!r}] = {probability!r} is no probability")
@@ -202,6 +261,10 @@ def check_common(record: Named) -> None:
             raise RecordError(f"event_id has {size} bytes, more than {MAX_EVENT_ID_BYTES}")
     if not 0 <= record.ts_ms <= MAX_TIME_MS:
         raise RecordError(outside(record.ts_ms, _shown(record.ts_ms), MAX_TIME_MS))
+
+
+def _no_worth(name: str, amount: float) -> RecordError:
+    return RecordError(f"{name} = {amount:g} is outside 0 to {MAX_WORTH:g}; send an amount in that range")
 
 
 _OPTIONAL = tuple(

@@ -54,7 +54,7 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     label: int
     impression: msgspec.Raw
     source: tuple[str, int, int] | None = None
-    sequence: int = -1
+    sequence: int | None = -1
 
 
 _ENVELOPES = msgspec.json.Decoder(_Envelope)
@@ -74,10 +74,14 @@ def labelled_value(
 def sequence_of(value: bytes | None) -> int | None:
     """The sequence of a labelled record; None where the bytes are none or it has no number."""
     try:
-        sequence = _ENVELOPES.decode(value or b"").sequence
+        sequence = _number_of(_ENVELOPES.decode(value or b""))
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return None if sequence < 0 else sequence
+
+
+def _number_of(envelope: _Envelope) -> int:
+    return -1 if envelope.sequence is None else envelope.sequence
 
 
 class LabelledDecoder:
@@ -120,7 +124,7 @@ class LabelledDecoder:
             label=envelope.label,
             impression=self._records.impression(bytes(envelope.impression)),
             source=envelope.source,
-            sequence=envelope.sequence,
+            sequence=_number_of(envelope),
         )
 
 
@@ -144,11 +148,11 @@ class LabelledPipeline(Pipeline):
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Counters: entries, rejected and skipped ones, impressions, positives, repeats and missing ones;
-        where only own impressions are learned, those of others."""
+        """Counters: entries, rejected and skipped ones, impressions, positives, repeats, missing ones, and
+        what was :attr:`left_out`; where only own impressions are learned, those of others."""
         inner = super().outcomes
         names = ("entries", "rejected", "skipped", "others")
-        return {**{name: inner[name] for name in names if name in inner}, **self._counts}
+        return {**{name: inner[name] for name in names if name in inner}, **self._counts, **self.left_out}
 
     def _apply_record(self, ordered: OrderedEntry, events: list[Event]) -> str:
         """Append the one event of a labelled record; why there is none, if so."""

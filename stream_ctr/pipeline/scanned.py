@@ -7,6 +7,7 @@ reasons. The scan only spares the building and taking apart of an impression's f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.pipeline.decode import EntryDecoder, RecordDecoder, check_common, check_shares
+from stream_ctr.pipeline.decode import EntryDecoder, NullableDecoder, RecordDecoder, check_common, check_shown
 
 
 class ScannedImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -39,6 +40,26 @@ class ScannedImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     model_version: str = ""
     propensity: float | None = None
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the features that no field has."""
+        return ()
+
+
+_UNWRITTEN: Final = "\x7f"
+"""Key of what is no part of a record in JSON. A record that has it is left to the careful way."""
+
+
+class IgnoringImpression(ScannedImpression, forbid_unknown_fields=True, kw_only=True, gc=False):
+    """A scanned impression with features that no field has."""
+
+    names: tuple[str, ...] = msgspec.field(default=(), name=_UNWRITTEN)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the features that no field has."""
+        return self.names
+
 
 Decoded = tuple[
     Impression | ScannedImpression | Click | LabelledImpression | None, str, NDArray[np.uint64] | None
@@ -54,7 +75,8 @@ class BatchDecoder:
         """``scanner`` serves where ``careful`` decodes impressions and clicks."""
         self._careful = careful
         self._scanner = scanner
-        self._decoder = msgspec.json.Decoder(ScannedImpression)
+        self._usual = NullableDecoder(ScannedImpression)
+        self._ignoring = NullableDecoder(IgnoringImpression)
 
     def decode(self, entries: Sequence[Entry]) -> list[Decoded]:
         """What :meth:`.decode.RecordDecoder.entry` gives for each entry."""
@@ -66,23 +88,39 @@ class BatchDecoder:
             entry.value if entry.value and entry.topic == topic and len(entry.value) <= most else b""
             for entry in entries
         ]
-        rows, sure = self._scanner.scan(values)
-        return [
-            (self._shown(careful, entry, value, row) if known else None) or (*careful.entry(entry), None)
-            for entry, value, row, known in zip(entries, values, rows, sure, strict=True)
-        ]
+        rows, sure, ignored = self._scanner.scan(values)
+        found: list[Decoded] = []
+        for entry, value, row, known, bits in zip(entries, values, rows, sure, ignored, strict=True):
+            scanned = self._shown(careful, entry, value, bits) if known else None
+            if scanned is not None:
+                found.append((scanned, "", row))
+                continue
+            record, reason = careful.entry(entry)
+            if isinstance(record, Impression):
+                self._scanner.meet(record.features.keys())
+            found.append((record, reason, None))
+        return found
 
     def _shown(
-        self, careful: RecordDecoder, entry: Entry, value: bytes, row: NDArray[np.uint64]
-    ) -> Decoded | None:
+        self, careful: RecordDecoder, entry: Entry, value: bytes, bits: int
+    ) -> ScannedImpression | None:
         """The impression of a value that the scan is sure of, or None for the careful way to say why not."""
         try:
-            record = self._decoder.decode(value)
+            record = self._ignoring_names(value, bits) if bits else self._usual.decode(value)
             check_common(record)
-            if record.p or record.truth is not None or record.propensity is not None:
-                check_shares(record)
+            if record.bid or record.p or record.truth is not None or record.propensity is not None:
+                check_shown(record)
         except (msgspec.MsgspecError, RecordError, ValueError, RecursionError, OverflowError):
             return None
         if careful.too_far_ahead(record.ts_ms, entry):
             return None
-        return record, "", row
+        return record
+
+    def _ignoring_names(self, value: bytes, bits: int) -> IgnoringImpression:
+        """A record with features that no field has; ``bits`` say which."""
+        if _UNWRITTEN.encode() in value:
+            raise RecordError("not sure")
+        assert self._scanner is not None
+        record = self._ignoring.decode(value)
+        record.names = self._scanner.ignored_names(bits)
+        return record

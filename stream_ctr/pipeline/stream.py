@@ -73,7 +73,7 @@ class Pipeline:
         segments: SegmentFolder | None = None,
         learn_from: LearnFrom = "all",
     ) -> None:
-        self.key_encoder = KeyEncoder(fields)
+        self.key_encoder = KeyEncoder(fields, features.unknown)
         self.tables = FeatureTables(self.key_encoder.slot_field, len(fields), features)
         self.joiner = Joiner(join, segments)
         self.labels = LabelPolicy(join)
@@ -106,8 +106,8 @@ class Pipeline:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Counters: entries, rejected and skipped entries, admitted impressions, and those of the joiner;
-        where only own impressions are learned, those of others."""
+        """Counters: entries, rejected and skipped entries, admitted impressions, those of the joiner, and
+        :attr:`left_out`; where only own impressions are learned, those of others."""
         others = {} if self.learn_from == "all" else {"others": self._others}
         return {
             **others,
@@ -116,7 +116,15 @@ class Pipeline:
             "skipped": self._progress.skipped,
             "impressions": self.joiner.impressions,
             **self.joiner.outcomes,
+            **self.left_out,
         }
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Counters of what was left out of the impressions: features that no field names, and values of
+        multi-valued fields beyond ``max_values``."""
+        tally = self.key_encoder.tally
+        return {"features_ignored": tally.ignored_total, "values_truncated": tally.truncated}
 
     def positions(self) -> dict[TopicPartition, int]:
         """Offset of the next entry of each partition."""
@@ -194,6 +202,8 @@ class Pipeline:
             else:
                 assert ordered.row is not None
                 keys = encoder.complete(ordered.row, observe=own).tobytes()
+                if own and record.ignored:
+                    encoder.tally.ignore(record.ignored)
             served = record.p.get(self.arm, NAN)
             truth = NAN if record.truth is None else record.truth
             action = self.labels.shown(record.event_id) if own else PREDICT | ASIDE

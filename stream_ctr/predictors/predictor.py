@@ -16,6 +16,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.features.draft import Features
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
+from stream_ctr.features.tally import Tally
 from stream_ctr.features.vocabulary import lookup_rows
 from stream_ctr.predictors.finite import check_finite
 from stream_ctr.predictors.forward import build_forward
@@ -63,22 +64,25 @@ class Predictor:
         """Whether both give the same keys to the same features, so that one encoding serves both."""
         return self._scheme is not None and self._scheme == other._scheme
 
-    def encode(self, features: Sequence[Features]) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of the features of B impressions.
+    def encode(self, features: Sequence[Features], tally: Tally | None = None) -> NDArray[np.uint64]:
+        """Keys uint64 [B, S] of the features of B impressions. ``tally`` says what may be left out of them,
+        and counts it; without one, features that no field names are refused.
 
         Raises:
             RecordError: a name or value does not fit the schema.
         """
-        return self._encoder.peek_keys_many(features)
+        return self._encoder.peek_keys_many(features, tally)
 
-    def encode_request(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.uint64]:
+    def encode_request(
+        self, context: Features, candidates: Sequence[Features], tally: Tally | None = None
+    ) -> NDArray[np.uint64]:
         """Keys uint64 [B, S] of B candidates in one context: those of
-        ``encode([{**context, **own} for own in candidates])``, in less time.
+        ``encode([{**context, **own} for own in candidates], tally)``, in less time.
 
         Raises:
             RecordError: a name or value does not fit the schema.
         """
-        return self._encoder.peek_request_keys(context, candidates)
+        return self._encoder.peek_request_keys(context, candidates, tally)
 
     def rows(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Rows int64 [B, S] of keys uint64 [B, S]; ABSENT where a slot is empty."""

@@ -3,12 +3,12 @@
 How a value becomes keys is decided by its own type, event by event:
 
 ===================  ===============================================================================
-text, bool           the value itself
+text, bool           its text, as everywhere (:mod:`stream_ctr.features.values`)
 number               two keys: its quantile bucket among the feature's values so far, and its rounding to
                      three significant bits, which means something from the first event on
-list, tuple, set     each of its elements, as texts
+list, tuple, set     each of its elements, as its text; the first ``max_values`` count
 None, NaN, pandas'   missing: an ordinary value of a feature that was seen before
-own missing values
+own, the empty text
 ===================  ===============================================================================
 
 The network has a fixed number of fields. Each feature gets a field of its own when it is first learned,
@@ -34,6 +34,7 @@ from stream_ctr.features.canonical import CANONICAL_MISSING, canonical_bucket
 from stream_ctr.features.columns import MAX_BUCKETS, shown
 from stream_ctr.features.hashing import hash_keys, hash_text
 from stream_ctr.features.quantiles import QuantileBuckets
+from stream_ctr.features.values import plain_text, text_of
 from stream_ctr.state import Json, State
 
 SHARED_SLOTS: Final = 32
@@ -153,7 +154,7 @@ class DictEncoder:
             seeds += [place.seed] * len(values)
             spans.append((start, len(values), known))
         shared = 0
-        for name in parsed.keys() - self._places.keys():
+        for name in sorted(parsed.keys() - self._places.keys(), key=_text_name):
             value, seed = parsed[name], hash_text(_text_name(name))
             values = value if isinstance(value, list) else [_rounded(value)]
             texts += values
@@ -165,15 +166,15 @@ class DictEncoder:
     def _place_hashes(
         self, keys: NDArray[np.uint64], spans: Sequence[tuple[int, int, list[int]]], hashes: list[int]
     ) -> int:
-        """Write each span's keys into its slots, smallest first; how many found no slot."""
+        """Write the first keys of each span into its slots, ascending; how many found no slot."""
         done = truncated = 0
         last = spans[-1][0]
         for start, count, known in spans:
             room = SHARED_SLOTS if start == last else self.max_values
-            found = sorted({*hashes[done : done + count], *known})
+            found = list(dict.fromkeys([*hashes[done : done + count], *known]))
             done += count
             truncated += max(0, len(found) - room)
-            taken = found[:room]
+            taken = sorted(found[:room])
             keys[start : start + len(taken)] = taken
         return truncated
 
@@ -212,7 +213,7 @@ class DictEncoder:
 def _parse_value(name: Hashable, value: Any) -> float | list[bytes] | None:
     """A number, canonical bytes of texts, or None where the value is missing."""
     if isinstance(value, str | bool | np.bool_):
-        return [_text_bytes(value)]
+        return None if value == "" else [_text_bytes(value)]
     if isinstance(value, numbers.Real):
         try:
             number = float(value)
@@ -221,6 +222,8 @@ def _parse_value(name: Hashable, value: Any) -> float | list[bytes] | None:
         return None if math.isnan(number) else number
     if isinstance(value, list | tuple | set | frozenset):
         elements = [_element_bytes(name, element) for element in value]
+        if isinstance(value, set | frozenset):  # no element of it comes first
+            elements.sort(key=lambda element: element or b"")
         return [element for element in elements if element is not None] or None
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
@@ -231,9 +234,9 @@ def _parse_value(name: Hashable, value: Any) -> float | list[bytes] | None:
 
 
 def _element_bytes(name: Hashable, element: Any) -> bytes | None:
-    """Canonical bytes of one element of a list; 1.0 is the same as 1."""
+    """Canonical bytes of one element of a list; None where it is missing."""
     if isinstance(element, str | bool | np.bool_):
-        return _text_bytes(element)
+        return None if element == "" else _text_bytes(element)
     if isinstance(element, numbers.Integral):
         return _text_bytes(int(element))  # every digit of an id counts
     if isinstance(element, list | tuple | set | frozenset):
@@ -244,11 +247,20 @@ def _element_bytes(name: Hashable, element: Any) -> bytes | None:
     number = _parse_value(name, element)
     if not isinstance(number, float):
         return None
-    return _text_bytes(int(number) if number.is_integer() else number)
+    return _text_bytes(number)
 
 
 def _text_bytes(value: object) -> bytes:
-    return _TEXT_TAG + str(value).encode("utf-8", "surrogatepass")
+    """Canonical bytes of a text, boolean or number; integers and infinities have no bounds here."""
+    if isinstance(value, str):
+        text = plain_text(value)
+    elif isinstance(value, bool | np.bool_):
+        text = text_of(bool(value))
+    elif isinstance(value, float) and math.isfinite(value):
+        text = text_of(value)
+    else:
+        text = str(value)
+    return _TEXT_TAG + text.encode("utf-8", "surrogatepass")
 
 
 def _rounded(value: float) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from stream_ctr.events.records import FeatureValue
+from stream_ctr.events.records import MAX_EVENT_ID_BYTES, MAX_WORTH
 
 LATEST_MS: Final = 253_402_300_799_999
 """The end of the year 9999. A log refuses what is later than it can hold, and that holds up all behind it."""
@@ -16,9 +16,11 @@ LATEST_MS: Final = 253_402_300_799_999
 _SECONDS: Final = range(10**9, 10**10)
 """Seconds since 1970 of the years 2001 to 2286. As milliseconds they are a time in early 1970."""
 
-Features = dict[str, FeatureValue]
+Features = dict[str, Any]
+"""Values by name: the arm's encoder says which are features of its schema, and whether they fit it."""
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
-EventId = Annotated[str, msgspec.Meta(max_length=256)]
+EventId = Annotated[str, msgspec.Meta(max_length=MAX_EVENT_ID_BYTES)]
+"""At most MAX_EVENT_ID_BYTES in UTF-8; a JSON schema can only count characters."""
 EventTime = Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS)]
 """JSON has one kind of number: 1e12 and 1000000000000.0 are milliseconds, too. Fractions are dropped."""
 UserId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
@@ -39,7 +41,7 @@ class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     features: Features = {}
     """Features of the candidate; they win over context features of the same name."""
-    bid: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    bid: Annotated[float, msgspec.Meta(ge=0, le=MAX_WORTH)] | None = None
     """What a click is worth. Every candidate has one, or none has: then the ranking is by probability."""
     truth: Probability | None = None
     """Planted click probability, from simulators; copied into the impression, never used."""
@@ -102,6 +104,9 @@ def decode_request(body: bytes, max_candidates: int) -> RankRequest:
     """
     with malformed():
         request = _decoder.decode(body)
+    size = len((request.event_id or "").encode())
+    if size > MAX_EVENT_ID_BYTES:
+        raise ApiError(400, f"event_id has {size} bytes, more than {MAX_EVENT_ID_BYTES}; send a shorter one")
     count = len(request.candidates)
     if count == 0:
         raise ApiError(422, "candidates is empty; send at least one")

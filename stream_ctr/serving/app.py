@@ -52,7 +52,10 @@ class RankApp:
         self.door = Door(self.gate, tokens, self._count_refusal)
         routes: Routes = {
             RANK.decode(): (POST, self._rank),
-            "/openapi.json": (GET, Description(arms, serve, secured=len(tokens) > 0).show),
+            "/openapi.json": (
+                GET,
+                Description(arms, serve, len(tokens) > 0, not metrics.left_out.refuses).show,
+            ),
             "/metrics": (GET, self.show_metrics if serve.workers == 1 else self._metrics_elsewhere),
             **self.health,
             **InferenceProtocol(serve, arms, self.gate, metrics).routes,

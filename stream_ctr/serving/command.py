@@ -22,4 +22,6 @@ class Serve:
         source = ConfigSource.of(arguments.config)
         settings = load_settings(arguments.config)
         state = Path(settings.train.state)
-        return run_server(settings.serve, settings.experiment, settings.log, state, source)
+        return run_server(
+            settings.serve, settings.experiment, settings.log, state, source, settings.features.unknown
+        )

@@ -14,6 +14,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from stream_ctr.features.schema import UnknownFeatures
+from stream_ctr.serving.left_out import watched_tally
 from stream_ctr.serving.routing_metrics import RoutingMetrics
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -28,8 +30,10 @@ class ServeMetrics:
     Series that a request touches are looked up once and kept: looking one up costs more than counting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unknown: UnknownFeatures = "ignore") -> None:
+        """``unknown`` says what becomes of a feature that no field names."""
         self.registry = CollectorRegistry()
+        self.left_out = watched_tally(unknown, self.registry)
         self._make_answers(self.registry)
         self._make_snapshots(self.registry)
         self._make_impressions(self.registry)

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_ctr.features.canonical import MISSING_INTEGER
 from stream_ctr.features.schema import FieldConfig
+from stream_ctr.features.values import LARGEST
 from stream_ctr.serving.api import Candidate, RankAnswer, RankRequest
 from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.asgi import Receive, Scope, Send, respond
@@ -85,7 +85,9 @@ STRUCTS: Final = (
 class Description:
     """Answers /openapi.json."""
 
-    def __init__(self, arms: Arms, serve: ServeConfig, secured: bool) -> None:
+    def __init__(self, arms: Arms, serve: ServeConfig, secured: bool, open_features: bool) -> None:
+        """``open_features`` says whether features that no field names are ignored."""
+        self._open = open_features
         self._arms = arms
         self._serve = serve
         self._secured = secured
@@ -94,12 +96,16 @@ class Description:
         """Send the description as JSON."""
         predictor = self._arms.current.get(self._arms.control)
         fields = None if predictor is None else predictor.fields
-        found = describe(self._serve, self._arms.names, fields, self._secured)
+        found = describe(self._serve, self._arms.names, fields, self._secured, self._open)
         await respond(send, 200, msgspec.json.encode(found))
 
 
 def describe(
-    serve: ServeConfig, models: Sequence[str], fields: tuple[FieldConfig, ...] | None, secured: bool
+    serve: ServeConfig,
+    models: Sequence[str],
+    fields: tuple[FieldConfig, ...] | None,
+    secured: bool,
+    open_features: bool,
 ) -> Json:
     """The description of a server of these models; without ``fields``, features are any."""
     paths = {
@@ -124,7 +130,7 @@ def describe(
             "version": importlib.metadata.version("stream-ctr"),
         },
         "paths": paths,
-        "components": _components(serve, fields, secured),
+        "components": _components(serve, fields, secured, open_features),
         **({"security": [{"bearer": []}]} if secured else {}),
     }
 
@@ -205,13 +211,15 @@ def _ref(schema: str) -> Json:
     return {"$ref": f"#/components/schemas/{schema}"}
 
 
-def _components(serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secured: bool) -> Json:
+def _components(
+    serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secured: bool, open_features: bool
+) -> Json:
     """The schemas of the structs, and the server's own limits in them."""
     _, found = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     schemas: dict[str, Json] = dict(found)
     for owner in (RankRequest, Candidate):
         schemas[owner.__name__]["properties"]["features"] = _ref("Features")
-    schemas["Features"] = features_schema(fields)
+    schemas["Features"] = features_schema(fields, open_features)
     candidates = schemas["RankRequest"]["properties"]["candidates"]
     candidates |= {"minItems": 1, "maxItems": serve.max_candidates}
     components: Json = {"schemas": schemas}
@@ -220,28 +228,37 @@ def _components(serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secu
     return components
 
 
-def features_schema(fields: tuple[FieldConfig, ...] | None) -> Json:
+def features_schema(fields: tuple[FieldConfig, ...] | None, open_features: bool) -> Json:
     """JSON schema of the features of one candidate, or of the context; any of them may be left out."""
     if fields is None:
         return {"type": "object", "description": "No model serves yet: its fields are not known."}
     return {
         "type": "object",
         "properties": {item.name: _VALUES[item.kind] for item in fields},
-        "additionalProperties": False,
+        "additionalProperties": open_features,
     }
 
 
-_NUMBER: Final[Json] = {"type": ["number", "null"], "minimum": -1e300, "maximum": 1e300}
-_LARGEST: Final = -MISSING_INTEGER - 1
+_PLAIN: Final[Json] = {
+    "anyOf": [
+        {"type": ["string", "boolean", "null"]},
+        {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
+    ]
+}
 _VALUES: Final[Mapping[str, Json]] = {
-    "categorical": {
+    "categorical": _PLAIN,
+    "multi": {"anyOf": [{"type": "array", "items": _PLAIN}, {"type": "null"}, {"const": ""}]},
+    "integer": {
         "anyOf": [
-            {"type": ["string", "null"]},
-            {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
+            {"type": ["integer", "null"], "minimum": -LARGEST, "maximum": LARGEST},
+            {"type": "string", "pattern": "^([+-]?[0-9]{1,18})?$"},
         ]
     },
-    "multi": {"type": ["array", "null"], "items": {"type": "string"}},
-    "integer": {"type": ["integer", "null"], "minimum": -_LARGEST, "maximum": _LARGEST},
-    "float": _NUMBER,
+    "float": {
+        "anyOf": [
+            {"type": ["number", "null"], "minimum": -1e300, "maximum": 1e300},
+            {"type": "string", "pattern": "^([+-]?[0-9]{1,18}([.][0-9]{1,18})?)?$"},
+        ]
+    },
 }
 """JSON schema of a value of each kind of field."""

@@ -11,6 +11,7 @@ from stream_ctr.errors import RecordError, UsageError
 from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.experiments.assignment import Reason
 from stream_ctr.experiments.override import check_override
+from stream_ctr.features.tally import Tally
 from stream_ctr.serving.api import (
     ApiError,
     Candidate,
@@ -51,6 +52,8 @@ class Ranker:
         self._arms = routing.arms
         self._asker = Asker(routing, metrics)
         self._metrics = metrics
+        self._others = Tally("refuse" if metrics.left_out.refuses else "ignore")
+        """What was left out for arms that did not answer: the answer's was counted already."""
 
     def rank(self, request: RankRequest, now_ms: int, override: bytes | None = None) -> Ranking:
         """Answer one request, by one experiment and one snapshot of each arm from its beginning to its end.
@@ -138,7 +141,10 @@ class Ranker:
         own = [candidate.features for candidate in request.candidates]
         try:
             return self._asker.ask(
-                view.plan, arm, predictor, partial(predictor.encode_request, request.features, own)
+                view.plan,
+                arm,
+                predictor,
+                partial(predictor.encode_request, request.features, own, self._metrics.left_out),
             )
         except RecordError as error:
             raise ApiError(400, str(error)) from None
@@ -155,7 +161,7 @@ class Ranker:
                 continue
             encode = partial(_same, keys)
             if not predictor.shares_keys(predictors[served]):
-                encode = partial(predictor.encode, [features])
+                encode = partial(predictor.encode, [features], self._others)
             try:
                 found = self._asker.ask(plan, arm, predictor, encode)
             except RecordError:

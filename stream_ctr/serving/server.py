@@ -20,6 +20,7 @@ from stream_ctr.events.log import LogConfig
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.experiments.shared import FOLDER
+from stream_ctr.features.schema import UnknownFeatures
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms
@@ -56,6 +57,8 @@ class Job:
     """The file that the experiment came from, where there is one."""
     replaced: dict[str, int] = field(default_factory=dict)
     """How often this worker was started anew, by cause."""
+    unknown: UnknownFeatures = "ignore"
+    """What becomes of features that no field names."""
 
 
 def run_server(
@@ -64,12 +67,13 @@ def run_server(
     log: LogConfig,
     state_folder: Path,
     config: ConfigSource | None = None,
+    unknown: UnknownFeatures = "ignore",
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
     Prints one line with the address as soon as it listens, then one for each process's metrics. Snapshots
     are looked for in ``state_folder/<arm>/snapshots``. Changes of the experiment in the file that ``config``
-    names are taken while it serves.
+    names are taken while it serves. ``unknown`` says what becomes of features that no field names.
 
     Raises:
         UsageError: an address cannot be listened on.
@@ -77,7 +81,7 @@ def run_server(
         StateError: the snapshot of a frozen arm is.
         LogError, UsageError: the log's address is wrong; a log that is only away is waited for.
     """
-    job = Job(serve, experiment, log, str(state_folder), config)
+    job = Job(serve, experiment, log, str(state_folder), config, unknown=unknown)
     encrypted = tls_context(serve) is not None
     tokens = Tokens(serve.token_file)
     if not is_loopback(serve.admin_host) and not tokens:
@@ -125,7 +129,7 @@ def run_process(
         ConfigError, LogError, UsageError: as run_server does.
     """
     serve = job.serve
-    metrics = ServeMetrics()
+    metrics = ServeMetrics(job.unknown)
     for cause, count in job.replaced.items():
         metrics.replaced.labels(cause).inc(count)
     arms = Arms(job.experiment, Path(job.state), metrics)

@@ -18,6 +18,7 @@ import msgspec
 
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Record
+from stream_ctr.features.tally import Tally
 from stream_ctr.serving.asking import Asker
 from stream_ctr.serving.byte_queue import ByteQueue, size_of
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
@@ -62,6 +63,7 @@ class Shadows:
         self._asker = Asker(routing, metrics)
         self._metrics = metrics.routing
         self._queue = ByteQueue[_Waiting | None](CAPACITY, CAPACITY_BYTES, _size_of)
+        self._left_out = Tally("refuse" if metrics.left_out.refuses else "ignore")
         self._thread: threading.Thread | None = None
 
     def put(self, ranking: Ranking, record: Record) -> None:
@@ -120,7 +122,7 @@ class Shadows:
             predictor = predictors[arm]
             try:
                 found = self._asker.ask(
-                    plan, arm, predictor, partial(predictor.encode, [impression.features])
+                    plan, arm, predictor, partial(predictor.encode, [impression.features], self._left_out)
                 )
             except RecordError:
                 continue  # another schema; what it cannot read it has no opinion on

@@ -3,10 +3,13 @@
 One input tensor a field of the schema, named as the field is:
 
     kind of field   datatype   also taken            shape
-    categorical     BYTES      any number            [B] or [B, 1]
-    multi           BYTES                            [B, K], or [B] for one value each
+    categorical     BYTES      any number, BOOL      [B] or [B, 1]
+    multi           BYTES      any number, BOOL      [B, K], or [B] for one value each
     integer         INT64      any number, if whole  [B] or [B, 1]
     float           FP64       any number            [B] or [B, 1]
+
+BYTES that spell a number are taken for it. A value has the key that it has everywhere:
+:mod:`stream_ctr.features.values`.
 
 A value that is missing is null, or equals the tensor's parameter ``missing``; an input that is not sent is
 missing in every row. The missing values of a multi-valued row are left out, so rows may have different
@@ -20,10 +23,11 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
+import numpy as np
 
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.columns import shown
-from stream_ctr.features.schema import FieldConfig
+from stream_ctr.features.schema import FieldConfig, FieldKind
 from stream_ctr.serving.api import ApiError, Features
 
 Datatype = Literal[
@@ -36,6 +40,8 @@ INTEGERS: Final = {
 }
 """The integer datatypes and their values."""
 FLOATS: Final = ("FP16", "FP32", "FP64")
+NARROW: Final = {"FP16": np.float16, "FP32": np.float32}
+"""Floating-point datatypes of fewer digits than JSON's numbers."""
 DATATYPES: Final[dict[str, Datatype]] = {
     "categorical": "BYTES", "multi": "BYTES", "integer": "INT64", "float": "FP64",
 }  # fmt: skip
@@ -98,7 +104,7 @@ def features_of(inputs: Sequence[InferInput], fields: Sequence[FieldConfig], max
                 f"input {tensor.name!r} has {_count_of(tensor)} rows, {inputs[0].name!r} has {rows}; "
                 "all inputs must have the same number",
             )
-        columns[tensor.name] = _column(tensor, kinds[tensor.name] == "multi")
+        columns[tensor.name] = _column(tensor, kinds[tensor.name])
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -113,21 +119,24 @@ def _count_of(tensor: InferInput) -> int:
     return tensor.shape[0]
 
 
-def _column(tensor: InferInput, multi: bool) -> Sequence[FeatureValue]:
+def _column(tensor: InferInput, kind: FieldKind) -> Sequence[FeatureValue]:
     """The values of one field, row by row; a list each where the field is multi-valued."""
+    multi = kind == "multi"
     rows = tensor.shape[0]
     width = tensor.shape[1] if len(tensor.shape) == 2 else 1
     if width != 1 and not multi:
         raise ApiError(
             400, f"input {tensor.name!r} has shape {tensor.shape}; its field has one value a row: [{rows}]"
         )
-    if multi and tensor.datatype != "BYTES":
-        raise ApiError(400, f"input {tensor.name!r} is {tensor.datatype}; its field takes BYTES")
     flat = _flat(tensor, rows, width)
     marker = (tensor.parameters or {}).get("missing")
     if marker is not None:
         flat = [None if type(item) is type(marker) and item == marker else item for item in flat]
     _check_elements(tensor, flat)
+    if tensor.datatype in NARROW and kind in ("categorical", "multi"):
+        # The float32 nearest to 0.1 is another double than 0.1, and would have another text.
+        narrow = NARROW[tensor.datatype]
+        flat = [None if item is None else float(str(narrow(item))) for item in flat]
     if not multi:
         return flat
     lists = (flat[row * width : (row + 1) * width] for row in range(rows))
@@ -155,14 +164,14 @@ def _flat(tensor: InferInput, rows: int, width: int) -> list[Any]:
 def _check_elements(tensor: InferInput, flat: list[Any]) -> None:
     """Raises ApiError 400 for an element that is not of the tensor's datatype."""
     datatype = tensor.datatype
-    if datatype == "BOOL":
-        raise ApiError(400, f"input {tensor.name!r} is BOOL; no field takes truth values, send BYTES")
     allowed = INTEGERS.get(datatype)
     for place, item in enumerate(flat):
         if item is None:
             continue
         if allowed is not None:
             good = type(item) is int and item in allowed
+        elif datatype == "BOOL":
+            good = type(item) is bool
         elif datatype in FLOATS:
             good = type(item) in (int, float)
         else:

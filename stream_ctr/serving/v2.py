@@ -200,7 +200,7 @@ class InferenceProtocol:
             attach(request.inputs, parts.tensors)
             features = features_of(request.inputs, predictor.fields, self._max_rows)
             try:
-                keys = predictor.encode(features)
+                keys = predictor.encode(features, self._metrics.left_out)
             except RecordError as error:
                 raise ApiError(400, str(error)) from None
             p: list[float] = predictor.probabilities(keys).tolist()

@@ -19,6 +19,7 @@ from stream_ctr.errors import UsageError
 if TYPE_CHECKING:
     from stream_ctr.config import Settings
     from stream_ctr.datasets.base import Dataset
+    from stream_ctr.features.tally import Tally
     from stream_ctr.learners.base import Learner
     from stream_ctr.metrics.sums import MetricValues
     from stream_ctr.models.config import ModelConfig
@@ -94,7 +95,7 @@ class Evaluate:
         limit = arguments.limit or (100_000 if arguments.dataset in WITHOUT_PATH else None)
         if arguments.protocol == "batch":
             return run_batch(arguments, settings, _model(arguments, settings), limit)
-        batches, learners = _prepare(arguments, settings, dataset, limit)
+        batches, learners, left_out = _prepare(arguments, settings, dataset, limit)
         with Reporter("evaluate") as reporter:
             reporter.say("start", dataset=dataset.name, note=dataset.note, learners=", ".join(learners))
             results = evaluate(
@@ -108,9 +109,9 @@ class Evaluate:
         if not results[0].events:
             raise UsageError(f"{arguments.path}: holds no event")
         if arguments.json:
-            print(json.dumps(as_json(results, dataset), indent=2))
+            print(json.dumps(as_json(results, dataset, left_out), indent=2))
         else:
-            _print_table(results, dataset)
+            _print_table(results, dataset, left_out)
         if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
             from stream_ctr.metrics.plot import plot_curve
 
@@ -134,8 +135,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _prepare(
     arguments: argparse.Namespace, settings: Settings, dataset: Dataset, limit: int | None
-) -> tuple[Iterator[Batch], dict[str, Learner]]:
-    """The batches of the dataset, and every learner that is to see them, by name."""
+) -> tuple[Iterator[Batch], dict[str, Learner], Tally]:
+    """The batches of the dataset, every learner that is to see them, by name, and the counts of what the
+    batches leave out."""
     from stream_ctr.features.keys import KeyEncoder
     from stream_ctr.features.tables import FeatureTables
     from stream_ctr.learners.build import build_learner
@@ -144,7 +146,7 @@ def _prepare(
     from stream_ctr.pipeline.direct import direct_batches
 
     fields = settings.features.fields if arguments.config and settings.features.fields else dataset.fields
-    encoder = KeyEncoder(fields)
+    encoder = KeyEncoder(fields, settings.features.unknown)
     tables = FeatureTables(encoder.slot_field, len(fields), settings.features)
     policy = _policy(arguments, settings)
     for name in arguments.against:
@@ -170,7 +172,7 @@ def _prepare(
         from stream_ctr.learners.river_names import river_learner
 
         learners[name] = river_learner(name, learner.seed)
-    return batches, learners
+    return batches, learners, encoder.tally
 
 
 def _model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
@@ -194,13 +196,14 @@ def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
     )
 
 
-def as_json(results: list[Evaluation], dataset: Dataset) -> dict[str, Any]:
+def as_json(results: list[Evaluation], dataset: Dataset, left_out: Tally) -> dict[str, Any]:
     """The first learner's figures on top, those of all the others under ``against``."""
     rows = [_row(result) for result in results]
     return {
         "dataset": dataset.name,
         "note": dataset.note,
         "bad_rows": read_report(dataset).as_dict(),
+        **left_out.as_dict(),
         **rows[0],
         "against": rows[1:],
     }
@@ -215,7 +218,7 @@ def _row(result: Evaluation) -> dict[str, Any]:
     return row
 
 
-def _print_table(results: list[Evaluation], dataset: Dataset) -> None:
+def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -> None:
     """A column a learner: learners are few, and their names and figures then fit any terminal."""
     from rich.console import Console
     from rich.table import Table
@@ -251,5 +254,7 @@ def _print_table(results: list[Evaluation], dataset: Dataset) -> None:
     if values.planted_events:
         base += f", planted optimum {values.bayes_log_loss:.4f}"
     console.print(base, highlight=False)
+    for line in left_out.lines(first.events):
+        console.print(line, highlight=False, markup=False)
     if dataset.note:
         console.print(f"note: {dataset.note}", highlight=False)

@@ -19,8 +19,9 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
     Learning rates and radii are not in it: a run may go on with others.
     """
     features = asdict(settings.features)
-    features["fields"] = [asdict(field) for field in fields]
+    features["fields"] = [_field(field) for field in fields]
     features.pop("preset")
+    features.pop("unknown")  # what is ignored enters no key
     rules: dict[str, str] = {"row_rule": arm.optimizer.row_rule, "dense_rule": arm.optimizer.dense_rule}
     if arm.optimizer.first_order_rule != "rows":
         rules["first_order_rule"] = arm.optimizer.first_order_rule
@@ -44,6 +45,14 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
     )
     if arm.learn_from != "all":
         found["learn_from"] = arm.learn_from
+    return found
+
+
+def _field(field: FieldConfig) -> dict[str, Any]:
+    """A field as states have it since before it had ``keep``."""
+    found = asdict(field)
+    if field.keep == "first":
+        found.pop("keep")
     return found
 
 

@@ -66,6 +66,8 @@ class Publisher:
         self._server: MetricsServer | None = None
         self._durations = Durations()
         self._dead_letters: Counter[str] = Counter()
+        self._warned: set[str] = set()
+        """Unknown features that were reported."""
         self._ready: str | None = "reading the log has not begun"
         self._spread: tuple[Spread | None, Spread | None] = (None, None)
         self._numbers_due = self._spread_due = 0.0
@@ -173,6 +175,9 @@ class Publisher:
         outcomes = dict(core.pipeline.outcomes)
         entries = outcomes.pop("entries")
         losses = self._outcomes.numbers()
+        left_out = {name: outcomes.pop(name) for name in core.pipeline.left_out}
+        ignored = dict(core.pipeline.key_encoder.tally.ignored)
+        self._warn_of(ignored)
         return TrainerNumbers(
             arm=self._arm.name,
             learn_from=self._arm.learn_from,
@@ -203,7 +208,21 @@ class Publisher:
             read=losses.read,
             loss_shares=losses.shares,
             loss_warnings=losses.warnings,
+            features_ignored=ignored,
+            values_truncated=left_out["values_truncated"],
         )
+
+    def _warn_of(self, ignored: Mapping[str, int]) -> None:
+        """Say once of each unknown feature that it is ignored."""
+        for name in ignored.keys() - self._warned:
+            self._warned.add(name)
+            self._reporter.say(
+                "feature-ignored",
+                feature=name,
+                seen=ignored[name],
+                reason="no field of features.fields has that name; add it, or stop sending it. With "
+                "features.unknown = 'refuse' such records are dead letters",
+            )
 
     def _progress(self, numbers: TrainerNumbers) -> None:
         if numbers.recent is None or numbers.lifetime is None:
@@ -282,6 +301,7 @@ REASONS = (
     ("no probability", "probability"),
     ("Expected `", "wrong type"),
     ("is due", "wrong type"),
+    ("in that range", "amount"),
     ("event_id", "event id"),
     ("JSON", "not JSON"),
     ("truncated", "not JSON"),

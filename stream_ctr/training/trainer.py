@@ -110,7 +110,7 @@ class Trainer:
             expected,
             lambda segments: Core(settings, arm, fields, place.partitions, segments),
             files,
-            scanner=RecordScanner(fields),
+            scanner=RecordScanner(fields, settings.features.unknown),
             skip_lost=skip_lost,
             replace_snapshots=replace_snapshots,
             at_end=warm is not None and warm.at == "last",

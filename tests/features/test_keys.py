@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from typing import Any
 
@@ -16,7 +17,8 @@ from stream_ctr.errors import ConfigError, RecordError, StateError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.state import State
+from stream_ctr.features.tally import MOST_NAMES, OTHERS
+from stream_ctr.state import Json, State
 
 FIELDS = (
     FieldConfig("site"),
@@ -28,7 +30,12 @@ FIELDS = (
 )
 SITE, TAGS, VISITS, AGE, PRICE, CITY = 0, slice(1, 4), 4, 5, 6, 7
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+TEXTS = (
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+    | st.from_regex(r"-?[0-9]{1,20}(\.[0-9]{0,4})?([eE]\+?[0-9]{1,2})?", fullmatch=True)
+    | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+    | st.sampled_from(["True", "FALSE", "true", "1.0E7", "1e+16", "3.00", "-0.0", "03", "+3", " 3"])
+)
 EVENTS = st.fixed_dictionaries(
     {},
     optional={
@@ -49,9 +56,20 @@ def key(name: str, data: bytes) -> int:
 
 def as_text(value: object) -> bytes:
     """The rule for categorical fields, written again."""
+    if isinstance(value, str) and re.fullmatch(
+        r"-?(0|[1-9][0-9]*)(\.0+|(\.[0-9]+)?[eE]\+[0-9]+|\.[0-9]+E[0-9]+)", value
+    ):
+        number = float(value)
+        value = number if number == math.floor(number) and abs(number) < 2**63 else value
+    if isinstance(value, bool) or value in ("True", "TRUE", "False", "FALSE"):
+        value = str(value).lower()
     if isinstance(value, float):
-        value = str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)
+        value = str(int(value)) if value == math.floor(value) and abs(value) < 2**63 else repr(value)
     return b"\x01" + str(value).encode()
+
+
+def of_one(name: str, value: object) -> int:
+    return key(name, b"\0" if value is None or value == "" else as_text(value))
 
 
 def expected(event: Event) -> list[int]:
@@ -59,7 +77,8 @@ def expected(event: Event) -> list[int]:
     site, city, visits, age = (event.get(name) for name in ("site", "city", "visits", "age"))
     tags = event.get("tags") or []
     assert isinstance(tags, list)
-    listed = sorted({key("tags", as_text(tag)) for tag in tags})[:3] or [key("tags", b"\0")]
+    distinct = list(dict.fromkeys(as_text(tag) for tag in tags if tag != ""))
+    listed = sorted(key("tags", tag) for tag in distinct[:3]) or [key("tags", b"\0")]
     if visits is not None:
         assert isinstance(visits, int)
         visits = math.floor(math.log(visits) ** 2) if visits > 2 else visits
@@ -67,13 +86,13 @@ def expected(event: Event) -> list[int]:
     bucket = None if age is None else sum(float(age) >= b for b in (18.0, 30.0))
     price = None if event.get("price") is None else 0
     return [
-        key("site", b"\0" if site is None else as_text(site)),
+        of_one("site", site),
         *listed,
         *[0] * (3 - len(listed)),
         key("visits", b"\0" if visits is None else b"\2" + struct.pack("<q", visits)),
         key("age", b"\0" if bucket is None else b"\3" + struct.pack("<q", bucket)),
         key("price", b"\0" if price is None else b"\3" + struct.pack("<q", price)),
-        key("city", b"\0" if city is None else as_text(city)),
+        of_one("city", city),
     ]
 
 
@@ -97,7 +116,7 @@ def one(kind: Any, value: FeatureValue) -> int:
 def test_values_of_different_kinds_never_share_a_key() -> None:
     keys = [
         one("categorical", None),
-        one("categorical", ""),
+        one("categorical", " "),
         one("categorical", "1"),
         one("categorical", "\x00"),
         one("categorical", "\x01"),
@@ -130,7 +149,8 @@ def test_missing_is_none_an_absent_name_or_an_empty_list() -> None:
     absent = encoder.keys({}).tolist()
     assert absent == encoder.keys({"site": None, "tags": [], "visits": None, "price": None}).tolist()
     assert absent.count(0) == 2
-    assert encoder.keys({"site": ""})[SITE] != absent[SITE]
+    assert absent == encoder.keys({"site": "", "tags": ["", None], "visits": "", "price": ""}).tolist()
+    assert absent == encoder.keys({"tags": "", "age": ""}).tolist()
 
 
 def test_the_same_text_in_two_fields_has_two_keys() -> None:
@@ -138,28 +158,80 @@ def test_the_same_text_in_two_fields_has_two_keys() -> None:
     assert keys[SITE] != keys[CITY]
 
 
-def test_order_and_repetition_of_a_list_do_not_matter_even_when_it_is_cut() -> None:
+def test_a_list_keeps_its_first_values_and_counts_the_others() -> None:
     encoder = KeyEncoder(FIELDS)
-    first = encoder.keys({"tags": ["a", "b", "c", "d", "e"]})[TAGS]
-    assert first.tolist() == encoder.keys({"tags": ["e", "d", "c", "b", "a", "a"]})[TAGS].tolist()
-    assert encoder.truncated == 4
+    cut = encoder.keys({"tags": ["e", "d", "e", "c", "b", "a", "d"]})[TAGS].tolist()
+    assert encoder.tally.truncated == 2
+    assert cut == encoder.keys({"tags": ["c", "d", "e"]})[TAGS].tolist() == sorted(cut)
+    assert encoder.tally.truncated == 2
     encoder.peek_keys({"tags": ["a", "b", "c", "d"]})
-    assert encoder.truncated == 4
+    assert encoder.tally.truncated == 2
+
+
+def test_a_list_keeps_its_last_values_where_the_field_says_so() -> None:
+    encoder = KeyEncoder((FieldConfig("tags", "multi", max_values=2, keep="last"),))
+    cut = encoder.keys({"tags": ["a", "b", "c", "a"]}).tolist()
+    assert encoder.tally.truncated == 1
+    assert cut == encoder.keys({"tags": ["a", "c"]}).tolist()
+    assert cut != encoder.keys({"tags": ["b", "c"]}).tolist()
+
+
+def test_repeated_values_of_a_list_are_one_value_in_whatever_form() -> None:
+    encoder = KeyEncoder(FIELDS)
+    keys = encoder.keys({"tags": [3, "3", 3.0, "3.0", True, "true", None]})
+    assert keys.tolist() == encoder.keys({"tags": ["3", "true"]}).tolist()
+    assert encoder.tally.truncated == 0
+
+
+def test_unknown_features_are_ignored_and_counted_where_the_encoder_says_so() -> None:
+    encoder, strict = KeyEncoder(FIELDS, "ignore"), KeyEncoder(FIELDS)
+    event: Event = {"site": "x", "device": "ios", "geo": [{"lat": 1}]}
+    assert encoder.keys(event).tolist() == strict.keys({"site": "x"}).tolist()
+    assert encoder.keys_many([event, {"geo": 2}]).tolist() == strict.keys_many([{"site": "x"}, {}]).tolist()
+    assert encoder.tally.ignored == {"device": 2, "geo": 3}
+    encoder.peek_keys(event)
+    assert encoder.tally.ignored_total == 5
+    other = KeyEncoder(FIELDS, "ignore")
+    other.load_state(encoder.state())
+    assert other.tally.ignored == encoder.tally.ignored
+
+
+def test_names_of_unknown_features_are_bounded() -> None:
+    encoder = KeyEncoder(FIELDS, "ignore")
+    for number in range(2 * MOST_NAMES):
+        encoder.keys({f"f{number}": 1, "x" * 5000: 1})
+    assert encoder.tally.ignored_total == 4 * MOST_NAMES
+    assert encoder.tally.ignored[OTHERS] == MOST_NAMES + 1
+    assert max(map(len, encoder.tally.ignored)) == 60
+
+
+def test_states_without_counts_of_unknown_features_load() -> None:
+    state = KeyEncoder(FIELDS).state()
+    older = {name: value for name, value in state.values.items() if name != "ignored"}
+    encoder = KeyEncoder(FIELDS, "ignore")
+    encoder.load_state(State(state.arrays, older))
+    assert encoder.tally.ignored == {}
+    damages: list[Json] = [{"a": -1}, {"a": "1"}, [1]]
+    for damaged in damages:
+        with pytest.raises(StateError, match="unknown feature"):
+            encoder.load_state(State(state.arrays, {**state.values, "ignored": damaged}))
 
 
 REFUSED = [
     ({"sit": "x"}, "unknown field 'sit': did you mean 'site'"),
-    ({"site": True}, "field 'site': True"),
-    ({"site": ["x"]}, "a text or a number is due"),
+    ({"site": ["x"]}, "a text, number or boolean is due"),
     ({"site": {"a": 1}}, "dict"),
     ({"site": float("nan")}, "nan is not a number"),
     ({"site": 2**63}, "64 bits is too large"),
     ({"site": "\ud800"}, "not valid Unicode"),
-    ({"tags": "x"}, "a list of texts is due"),
-    ({"tags": ["x", 1]}, "a list of texts is due"),
+    ({"tags": "x"}, "a list of texts, numbers or booleans is due"),
+    ({"tags": ["x", ["y"]]}, "field 'tags': ['y'] (list) where"),
+    ({"tags": [float("inf")]}, "inf is not a number"),
     ({"tags": ["\udfff"]}, "not valid Unicode"),
     ({"visits": False}, "field 'visits': False"),
-    ({"visits": "7"}, "a whole number is due"),
+    ({"visits": "7.5"}, "a whole number is due"),
+    ({"visits": "9" * 19}, "a whole number is due"),
+    ({"visits": " "}, "a whole number is due"),
     ({"visits": 7.5}, "a whole number is due"),
     ({"visits": float("inf")}, "inf is not a number"),
     ({"visits": 2**63}, "64 bits is too large"),
@@ -172,6 +244,7 @@ REFUSED = [
     ({"price": float("-inf")}, "-inf is not a number"),
     ({"price": 10**400}, "too large"),
     ({"price": ["1"]}, "a number is due"),
+    ({"price": "1_0"}, "a number is due"),
 ]
 
 
@@ -195,7 +268,7 @@ def test_a_bad_value_is_refused_with_its_reason_and_leaves_no_trace(features: Ev
 def test_a_bad_value_late_in_a_chunk_names_its_own_field() -> None:
     encoder = KeyEncoder(FIELDS)
     with pytest.raises(RecordError, match="'city'"):
-        encoder.keys_many([{"site": 3}, {"site": "a", "city": True}])
+        encoder.keys_many([{"site": 3}, {"site": "a", "city": ["b"]}])
     with pytest.raises(RecordError, match="'city'"):
         encoder.keys_many([{"site": "é"}, {"site": "a", "city": "\ud801"}])
 
@@ -269,6 +342,7 @@ def test_no_events_have_no_keys() -> None:
         ((FieldConfig("a", "float", boundaries=(1.0, 1.0)),), "ascend"),
         ((FieldConfig("a", "float", boundaries=(float("nan"),)),), "finite"),
         ((FieldConfig("a", boundaries=(1.0,)),), "this one is categorical"),
+        ((FieldConfig("a", keep="last"),), "keep is for multi fields"),
     ],
 )
 def test_fields_that_make_no_schema_are_refused(fields: tuple[FieldConfig, ...], reason: str) -> None:

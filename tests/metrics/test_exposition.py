@@ -57,6 +57,8 @@ def full_numbers(arm: str) -> TrainerNumbers:
         read={"impressions": 2000, "clicks": 400},
         loss_shares={"clicks_orphaned": 0.25},
         loss_warnings={"clicks_orphaned": True, "time_unit": False},
+        features_ignored={"device": 4},
+        values_truncated=293,
     )
 
 
@@ -125,6 +127,8 @@ def test_every_number_is_shown_under_its_name() -> None:
         ("label_delay_seconds_bucket", {"le": "0.5"}, 3),
         ("label_delay_seconds_count", {}, 3),
         ("dead_letters_total", {"reason": "value"}, 2),
+        ("features_ignored_total", {"field": "device"}, 4),
+        ("values_truncated_total", {}, 293),
         ("learn_duration_seconds_count", {}, 5),
         ("learn_duration_seconds_bucket", {"le": "1e-06"}, 1),
         ("learn_duration_seconds_bucket", {"le": "2e-06"}, 2),

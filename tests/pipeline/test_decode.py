@@ -14,6 +14,7 @@ from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VERSIONS, RecordDecoder
+from stream_ctr.pipeline.labelled import LabelledDecoder, sequence_of
 
 DECODER = RecordDecoder()
 HEAD = '"v":1,"event_id":"a","ts_ms":5'
@@ -31,7 +32,7 @@ MALFORMED = {
     "missing features": (f"{{{HEAD}}}".encode(), "missing required field `features`"),
     "missing event id": (b'{"v":1,"ts_ms":5,"features":{}}', "`event_id`"),
     "missing version": (b'{"event_id":"a","ts_ms":5,"features":{}}', "`v`"),
-    "unknown key": (f'{{{HEAD},"features":{{}},"color":1}}'.encode(), "unknown field `color`"),
+    "unknown key": (f'{{{HEAD},"features":{{}},"color":1}}'.encode(), "unknown field `color`; leave it out"),
     "unknown deep value": (f'{{{HEAD},"features":{{}},"color":{DEEP}'.encode(), "unknown field `color`"),
     "later version": (b'{"v":9,"event_id":"a","ts_ms":5,"color":{}}', "v = 9 is not a version"),
     "version zero": (b'{"v":0,"event_id":"a","ts_ms":5,"features":{}}', "v = 0 is not a version"),
@@ -48,14 +49,17 @@ MALFORMED = {
     "overflowing feature": (f'{{{HEAD},"features":{{"x":1e999}}}}'.encode(), "out of range"),
     "overflowing integer": (f'{{{HEAD},"features":{{"x":{"9" * 5000}}}}}'.encode(), "out of range"),
     "overflowing bid": (f'{{{HEAD},"features":{{}},"bid":{"9" * 400}}}'.encode(), "out of range"),
-    "true feature": (f'{{{HEAD},"features":{{"x":true}}}}'.encode(), "got `bool`"),
-    "object feature": (f'{{{HEAD},"features":{{"x":{{}}}}}}'.encode(), "got `object`"),
-    "list of numbers": (f'{{{HEAD},"features":{{"x":[1]}}}}'.encode(), "Expected `str`"),
-    "null in a list": (f'{{{HEAD},"features":{{"x":["a",null]}}}}'.encode(), "Expected `str`"),
-    "nested list": (f'{{{HEAD},"features":{{"x":{DEEP}'.encode(), "Expected `str`, got `array`"),
+    "nested list": (f'{{{HEAD},"features":{{"x":{DEEP}'.encode(), "nested too deeply"),
+    "feature of a feature twice": (
+        f'{{{HEAD},"features":{{"x":{{"y":1,"y":2}}}}}}'.encode(),
+        "the key 'y' appears twice",
+    ),
     "deep document": (DEEP.encode(), "Expected `object`, got `array`"),
     "null features": (f'{{{HEAD},"features":null}}'.encode(), "got `null`"),
-    "null arm": (f'{{{HEAD},"features":{{}},"arm":null}}'.encode(), "$.arm"),
+    "null event id": (b'{"v":1,"event_id":null,"ts_ms":5,"features":{}}', "$.event_id"),
+    "null and a wrong type": (f'{{{HEAD},"features":{{}},"arm":null,"user":5}}'.encode(), "$.user"),
+    "negative bid": (f'{{{HEAD},"features":{{}},"bid":-0.01}}'.encode(), "bid = -0.01 is outside 0 to 1e+12"),
+    "absurd bid": (f'{{{HEAD},"features":{{}},"bid":1.1e12}}'.encode(), "bid = 1.1e+12 is outside"),
     "probability above 1": (f'{{{HEAD},"features":{{}},"p":{{"m":1.5}}}}'.encode(), "p['m'] = 1.5"),
     "propensity of 0": (f'{{{HEAD},"features":{{}},"propensity":0.0}}'.encode(), "propensity = 0.0"),
     "negative truth": (f'{{{HEAD},"features":{{}},"truth":-0.1}}'.encode(), "truth = -0.1"),
@@ -111,6 +115,10 @@ def test_null_value_is_refused() -> None:
         ('{"v":2,"event_id":"a","ts_ms":5}', "v = 2 is not a version"),
         ('{"v":1,"event_id":7,"ts_ms":5}', "$.event_id"),
         ('{"v":1,"event_id":"a","ts_ms":null}', "$.ts_ms"),
+        ('{"v":1,"event_id":"a","ts_ms":5,"value":1e999}', "out of range"),
+        ('{"v":1,"event_id":"a","ts_ms":5,"value":-3}', "value = -3 is outside 0 to 1e+12"),
+        ('{"v":1,"event_id":"a","ts_ms":5,"value":1e308}', "value = 1e+308 is outside"),
+        ('{"v":1,"event_id":"a","ts_ms":5,"value":null,"value":null}', "'value' appears twice"),
     ],
 )
 def test_malformed_click_says_why(text: str, reason: str) -> None:
@@ -131,6 +139,38 @@ def test_malformed_click_says_why(text: str, reason: str) -> None:
 )
 def test_valid_impressions_of_other_writers_are_read(text: str) -> None:
     assert DECODER.impression(text.encode()) == msgspec.json.decode(text, type=Impression)
+
+
+OPTIONAL = [field.name for field in msgspec.structs.fields(Impression) if not field.required]
+
+
+@pytest.mark.parametrize("names", [[name] for name in OPTIONAL] + [OPTIONAL])
+def test_an_optional_key_that_is_null_is_as_if_it_were_absent(names: list[str]) -> None:
+    given = json.loads(f'{{{HEAD},"features":{{"x":null}}}}')
+    nulls = json.dumps({**given, **dict.fromkeys(names)}).encode()
+    assert DECODER.impression(nulls) == DECODER.impression(json.dumps(given).encode())
+    labelled = b'{"v":1,"ts_ms":9,"label":1,"source":null,"sequence":null,"impression":%s}' % nulls
+    record, reason = LabelledDecoder().entry(Entry("labelled", 0, 0, 0, None, labelled))
+    assert reason == ""
+    assert record is not None
+    assert (record.impression, record.source, record.sequence) == (DECODER.impression(nulls), None, -1)
+    assert sequence_of(labelled) is None
+
+
+def test_a_null_value_of_a_click_is_as_if_it_were_absent() -> None:
+    assert DECODER.click(f'{{{HEAD},"value":null}}'.encode()) == DECODER.click(f"{{{HEAD}}}".encode())
+
+
+@pytest.mark.parametrize("amount", ["0", "0.0", "1e12", "1000000000000"])
+def test_amounts_within_the_bounds_are_read(amount: str) -> None:
+    assert DECODER.click(f'{{{HEAD},"value":{amount}}}'.encode()).value == float(amount)
+    assert DECODER.impression(f'{{{HEAD},"features":{{}},"bid":{amount}}}'.encode()).bid == float(amount)
+
+
+@pytest.mark.parametrize("value", ["true", '{"lat":1.5}', '[1,null,{"a":[true]}]', "[]", str(10**40)])
+def test_a_feature_may_be_any_json_since_only_the_schema_knows_what_is_read(value: str) -> None:
+    record = DECODER.impression(f'{{{HEAD},"features":{{"x":{value}}}}}'.encode())
+    assert record.features == {"x": json.loads(value)}
 
 
 def test_current_and_previous_version_are_read() -> None:

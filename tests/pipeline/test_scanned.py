@@ -16,7 +16,7 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig
+from stream_ctr.features.schema import FeaturesConfig, FieldConfig, UnknownFeatures
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.journal import Journal
@@ -34,6 +34,7 @@ FIELDS = (
     FieldConfig("price", "float", buckets=4),
     FieldConfig("load", "float", boundaries=(-1.5, 0.0, 0.1, 2.0)),
     FieldConfig("bid"),
+    FieldConfig("last", "multi", max_values=2, keep="last"),
 )
 SCANNER = RecordScanner(FIELDS)
 USUAL: dict[str, FeatureValue] = {
@@ -51,14 +52,20 @@ def entries_of(values: Sequence[bytes | None], timestamp_ms: int = -1) -> list[E
     return [Entry(IMPRESSIONS, 0, n, timestamp_ms, None, value) for n, value in enumerate(values)]
 
 
-def compare(values: Sequence[bytes | None], timestamp_ms: int = -1) -> list[bool]:
-    """Asserts that both ways agree on every value in turn; which of them were scanned."""
+def compare(
+    values: Sequence[bytes | None], timestamp_ms: int = -1, scanner: RecordScanner | None = None
+) -> list[bool]:
+    """Asserts that both ways agree on every value in turn; which of them were scanned.
+
+    A scanner that ignores unknown features comes with encoders that do.
+    """
     careful = RecordDecoder(IMPRESSIONS, max_ahead_seconds=10.0)
-    one, other = KeyEncoder(FIELDS), KeyEncoder(FIELDS)
+    unknown: UnknownFeatures = "refuse" if scanner is None else "ignore"
+    one, other = KeyEncoder(FIELDS, unknown), KeyEncoder(FIELDS, unknown)
     entries = entries_of(values, timestamp_ms)
     scanned = []
     for entry, (record, reason, row) in zip(
-        entries, BatchDecoder(careful, SCANNER).decode(entries), strict=True
+        entries, BatchDecoder(careful, scanner or SCANNER).decode(entries), strict=True
     ):
         expected, expected_reason = careful.entry(entry)
         assert reason == expected_reason
@@ -76,6 +83,7 @@ def compare(values: Sequence[bytes | None], timestamp_ms: int = -1) -> list[bool
         assert isinstance(expected, Impression)
         for name in expected.__struct_fields__:
             assert name == "features" or getattr(record, name) == getattr(expected, name), name
+        one.tally.ignore(record.ignored)
         np.testing.assert_array_equal(one.complete(row), other.keys(expected.features))
     assert one.state().equals(other.state())
     return scanned
@@ -102,9 +110,18 @@ def test_the_usual_forms_are_scanned() -> None:
         json.dumps(document({}), indent=1).encode(),
         json.dumps(document({"site": 12, "visits": -3, "price": -0.25, "load": 7, "tags": []})).encode(),
         json.dumps(document({"price": 3, "load": 123456.789, "tags": None, "visits": None})).encode(),
+        json.dumps(
+            document({"site": 3.0, "visits": 120.0, "bid": "3.00", "tags": ["x", 12, "", None]})
+        ).encode(),
+        json.dumps(document({"site": True, "bid": False, "tags": ["a", "b", "c", "a"]})).encode(),
+        json.dumps(document({"site": "", "last": ["a", "b", "c", "a", "b"], "tags": ["", None]})).encode(),
+        json.dumps(
+            document({"site": "10.0.0.0", "bid": "12e4", "tags": ["1.10", "03", "Tree", "+3"]})
+        ).encode(),
+        json.dumps(document({}, user=None, bid=None, p=None, arm=None, bucket=None)).encode(),
     ]
     # The third is laid out over lines within its features too: what is between two names may be a space.
-    assert compare(values) == [True, True, True, True, True]
+    assert all(compare(values))
 
 
 def test_learned_floats_and_truncated_lists_are_observed_alike() -> None:
@@ -129,7 +146,14 @@ def test_malformed_records_have_the_careful_reason(name: str) -> None:
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"unknown":"x"}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"a\\u0062"}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":1.0,"bid":1e2}}',
-        '{"v":1,"event_id":"a","ts_ms":5,"features":{"visits":3.0}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"visits":3.5}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"visits":"3"}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"True"}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"FALSE"}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"-0.0"}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"1e+16"}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"1.5E7"}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"tags":["1e+16"]}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"visits":-0,"site":-0}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"visits":01}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"visits":9223372036854775807}}',
@@ -137,12 +161,12 @@ def test_malformed_records_have_the_careful_reason(name: str) -> None:
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"price":0.1234567890123456789}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"price":nul}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":["x"]}}',
-        '{"v":1,"event_id":"a","ts_ms":5,"features":{"tags":["x",1]}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"tags":["x",true]}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"tags":["x",]}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"x",}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"x"}}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"x"}} {}',
-        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":true}}',
+        '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":trueX}}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"x"},"bid":[1]}',
         '{"v":1,"event_id":"a","ts_ms":5,"features":{"site":"x"},"p":{"m":{}}}',
         '{"v":1,"event_id":"a","ts_ms":50000,"features":{"site":"x"}}',
@@ -153,14 +177,21 @@ def test_every_other_form_is_left_to_the_careful_way(text: str) -> None:
 
 
 TEXTS = st.text(max_size=6) | st.sampled_from(["news", "12", "a:b", '"', "\\", "\x00", "é", "😀"])
-NUMBERS = st.integers(-(2**70), 2**70) | st.integers(-9, 99) | st.floats()
-VALUES = st.none() | TEXTS | NUMBERS | st.booleans() | st.lists(TEXTS, max_size=5)
+NUMBERS = st.integers(-(2**70), 2**70) | st.integers(-9, 99) | st.floats() | st.integers(-99, 99).map(float)
+SPELLED = NUMBERS.map(str) | st.from_regex(
+    r"[+-]?[0-9]{1,17}(\.[0-9]{0,3})?([eE][+-]?[0-9]{1,2})?|(?i:true|false|tree|falls)", fullmatch=True
+)
+ITEMS = st.none() | TEXTS | SPELLED | NUMBERS | st.booleans()
+VALUES = ITEMS | st.lists(ITEMS, max_size=5) | st.dictionaries(TEXTS, ITEMS, max_size=2)
 NAMES = st.sampled_from([item.name for item in FIELDS]) | st.sampled_from(["p", "features", "nobody"])
+OPTIONAL = st.none() | TEXTS
 DOCUMENTS = st.builds(
     document,
     st.dictionaries(NAMES, VALUES, max_size=7) | VALUES,
-    user=TEXTS,
-    p=st.dictionaries(TEXTS, st.floats(-0.5, 1.5), max_size=2),
+    user=OPTIONAL,
+    arm=OPTIONAL,
+    bid=st.none() | st.floats(-1, 2e12),
+    p=st.none() | st.dictionaries(TEXTS, st.floats(-0.5, 1.5), max_size=2),
 )
 
 
@@ -184,6 +215,33 @@ def written(draw: st.DrawFn) -> bytes:
 @example(values=[b'{"v":1,"event_id":"a', b'":5}'])
 def test_both_ways_agree_on_whatever_is_written(values: list[bytes]) -> None:
     compare(values)
+    scanner = RecordScanner(FIELDS, "ignore")
+    compare(values, scanner=scanner)
+    compare(values, scanner=scanner)  # the names that it met are scanned now
+
+
+def test_features_that_no_field_names_are_scanned_once_they_were_met() -> None:
+    extra = {"device": "ios", "dpi": 1.5, "tags2": ["a", 1], "beta": True, "os": None}
+    usual: dict[str, object] = {name: value for name, value in USUAL.items() if name.isascii()}
+    values = [json.dumps(document({**usual, **extra})).encode()] * 2
+    scanner = RecordScanner(FIELDS, "ignore")
+    assert compare(values, scanner=scanner) == [False, False]
+    assert compare(values, scanner=scanner) == [True, True]
+    unusual: list[dict[str, object]] = [
+        {"dpi": 1e99},
+        {"os": {"name": "x"}},
+        {"tags2": [[]]},
+        {"device": "\t"},
+        {"x" * 70: 1},
+    ]
+    others = [json.dumps(document({**usual, **each})).encode() for each in unusual]
+    assert compare(others, scanner=scanner) == [False] * 5
+    assert compare([values[0].replace(b'"os": null', b'"os": 1, "os": 2')], scanner=scanner) == [False]
+    assert compare([values[0][:-1] + b', "\x7f": ["a"]}'], scanner=scanner) == [False]
+    for number in range(100):  # more names than there is room for
+        compare([json.dumps(document({f"more{number}": 1})).encode()], scanner=scanner)
+    assert compare([json.dumps(document({"more0": 1})).encode()], scanner=scanner) == [True]
+    assert compare([json.dumps(document({"more99": 1})).encode()], scanner=scanner) == [False]
 
 
 def test_the_scanned_record_has_the_fields_of_the_careful_one() -> None:
@@ -196,7 +254,8 @@ def test_the_scanned_record_has_the_fields_of_the_careful_one() -> None:
         assert plain[name].required == scanned[name].required, name
 
 
-def test_a_pipeline_comes_to_the_same_bits_with_and_without_the_scan() -> None:
+@pytest.mark.parametrize("unknown", ["ignore", "refuse"])
+def test_a_pipeline_comes_to_the_same_bits_with_and_without_the_scan(unknown: UnknownFeatures) -> None:
     values = [
         msgspec.json.encode(
             document({**USUAL, "visits": n, "price": n / 4}) | {"event_id": f"e{n}", "ts_ms": n}
@@ -204,20 +263,31 @@ def test_a_pipeline_comes_to_the_same_bits_with_and_without_the_scan() -> None:
         for n in range(300)
     ]
     values[40], values[41], values[42] = b"{", values[3], json.dumps(document({"nobody": 1})).encode()
+    values += [
+        json.dumps(document({"device": n % 7, "site": "x"}) | {"event_id": f"n{n}", "ts_ms": n}).encode()
+        for n in range(300)
+    ]
     clicks = [b'{"v":1,"event_id":"e%d","ts_ms":%d}' % (n, n + 2) for n in range(0, 300, 3)]
     entries = entries_of(values) + [Entry(CLICKS, 0, n, -1, None, value) for n, value in enumerate(clicks)]
     states, rows = [], []
-    for scanner in (None, SCANNER):
+    for scanner in (None, RecordScanner(FIELDS, unknown)):
         pipeline = Pipeline(
-            FIELDS, FeaturesConfig(), JoinConfig(window_seconds=0.01), "main", IMPRESSIONS, CLICKS, 1
+            FIELDS,
+            FeaturesConfig(unknown=unknown),
+            JoinConfig(window_seconds=0.01),
+            "main",
+            IMPRESSIONS,
+            CLICKS,
+            1,
         )
         order = Order(TOPICS, fresh_state(1), Journal(), scanner=scanner)
-        order.add(entries)
+        for start in range(0, len(entries), 100):  # the scan learns names between its calls
+            order.add(entries[start : start + 100])
         applied = pipeline.apply(order.finish())
         states.append(pipeline.state())
         rows.append((applied.batch.rows, applied.batch.ratio, applied.rejected))
     np.testing.assert_array_equal(rows[0][0], rows[1][0])
     np.testing.assert_array_equal(rows[0][1], rows[1][1])
     assert rows[0][2] == rows[1][2]
-    assert len(rows[0][2]) == 2
+    assert len(rows[0][2]) == (1 if unknown == "ignore" else 302)
     assert states[0].equals(states[1])

@@ -213,7 +213,7 @@ def test_events_without_a_server_have_no_served_probability() -> None:
 def test_bad_entries_are_rejected_with_their_reason_and_harm_nothing() -> None:
     good = [impression_value("a", 1, GOOD), impression_value("b", 9, GOOD)]
     bad = [
-        impression_value("c", 2, {"colour": "red"}),
+        impression_value("c", 2, {"tags": "red"}),
         impression_value("d", 2, {"price": "dear"}),
         b"broken",
         None,
@@ -223,17 +223,25 @@ def test_bad_entries_are_rejected_with_their_reason_and_harm_nothing() -> None:
     assert_same(applied.batch, clean.batch)
     assert [entry.value for entry, _ in applied.rejected] == bad
     reasons = [reason for _, reason in applied.rejected]
-    for reason, part in zip(reasons, ("colour", "price", "malformed", "null"), strict=True):
+    for reason, part in zip(reasons, ("tags", "price", "malformed", "null"), strict=True):
         assert part in reason
     assert pipeline.outcomes["rejected"] == 4
     assert pipeline.positions()[TopicPartition(IMPRESSIONS, 0)] == 6
 
 
 def test_rejected_impression_leaves_its_event_id_free() -> None:
-    values = [impression_value("a", 1, {"colour": "red"}), impression_value("a", 2, GOOD)]
+    values = [impression_value("a", 1, {"tags": "red"}), impression_value("a", 2, GOOD)]
     pipeline, _, _ = one_partition(values, [])
     assert pipeline.outcomes["impressions"] == 1
     assert pipeline.outcomes["impressions_repeated"] == 0
+
+
+def test_what_is_left_out_of_impressions_is_among_the_outcomes() -> None:
+    long: dict[str, FeatureValue] = {**GOOD, "tags": ["p", "q", "r", "s"], "colour": "red"}
+    pipeline, _, _ = one_partition([impression_value("a", 1, long), impression_value("a", 2, long)], [])
+    assert pipeline.outcomes["features_ignored"] == 1
+    width = next(item.max_values for item in FIELDS if item.name == "tags")
+    assert pipeline.outcomes["values_truncated"] == 4 - width > 0
 
 
 def test_repeated_impression_is_not_counted_again() -> None:

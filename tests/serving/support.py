@@ -16,6 +16,7 @@ import pytest
 from stream_ctr.events.log import Record
 from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.features.schema import UnknownFeatures
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
 from stream_ctr.serving.app import RankApp
@@ -90,8 +91,9 @@ class Served:
         experiment: ExperimentConfig = TWO_ARMS,
         serve: ServeConfig | None = None,
         config: ConfigFile | None = None,
+        unknown: UnknownFeatures = "ignore",
     ) -> None:
-        self.metrics = ServeMetrics()
+        self.metrics = ServeMetrics(unknown)
         self.arms = Arms(experiment, state, self.metrics)
         self.arms.poll()
         self.kept = Kept()

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.events.records import Impression
+from stream_ctr.events.records import MAX_EVENT_ID_BYTES, Impression
 from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
+from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
@@ -305,10 +306,16 @@ BAD: list[tuple[bytes, int, str]] = [
     (b'{"user": "u", "candidates": [{"bid": 1e999}]}', 400, "range"),
     (b'{"user": "u", "candidates": [{"bid": NaN}]}', 400, "malformed"),
     (b'{"user": "u", "candidates": [{"truth": 2}]}', 400, "truth"),
-    (b'{"user": "u", "candidates": [{"features": {"site": {"a": 1}}}]}', 400, "features"),
+    (b'{"user": "u", "candidates": [{"features": {"site": {"a": 1}}}]}', 400, "site"),
     (b'{"user": "u", "candidates": [{"features": {"price": "dear"}}]}', 400, "price"),
-    (b'{"user": "u", "candidates": [{"features": {"tags": [1]}}]}', 400, "features"),
-    (b'{"user": "u", "candidates": [{"features": {"sight": "x"}}]}', 400, "site"),
+    (b'{"user": "u", "candidates": [{"features": {"tags": [[1]]}}]}', 400, "tags"),
+    (b'{"user": "u", "candidates": [{"bid": 1.1e12}]}', 400, "bid"),
+    (b'{"user": "u", "candidates": [{}], "event_id": "%s"}' % (b"a" * 257), 400, "event_id"),
+    (
+        '{"user": "u", "candidates": [{}], "event_id": "%s"}'.replace("%s", "é" * 129).encode(),
+        400,
+        "258 bytes",
+    ),
     (b'{"user": "\xff", "candidates": [{}]}', 400, "UTF-8"),
     (b'{"user": "\\ud800", "candidates": [{}]}', 400, "malformed"),
     (b'{"user": "u", "candidates": [{"features": {"site": "\xc3\x28"}}]}', 400, "UTF-8"),
@@ -525,3 +532,32 @@ def test_an_unusable_experiment_is_refused_whole(tmp_path: Path) -> None:
     arms = (ArmConfig("a", 0.5), ArmConfig("b", 0.4))
     with pytest.raises(ConfigError, match=r"sum to 0\.9"):
         Served(tmp_path, ExperimentConfig(arms=arms))
+
+
+def test_the_longest_event_id_is_the_one_that_the_log_takes(served: Served) -> None:
+    longest = "é" * (MAX_EVENT_ID_BYTES // 2)
+    assert served.rank({**request(), "event_id": longest}).status_code == 200
+    assert RecordDecoder().impression(served.kept.records[-1].value).event_id == longest
+
+
+def test_unknown_features_and_cut_values_are_counted(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = {"sight": {"nested": 1}}
+    several = [{"features": {"site": "news", "tags": list("abcde"), "other": 1}}, {"features": unknown}]
+    for _ in range(2):
+        assert served.rank({**request(), "candidates": several}).status_code == 200
+    text = served.get("/metrics").text
+    assert sample(text, "stream_ctr_serve_features_ignored_total", field="sight") == 2
+    assert sample(text, "stream_ctr_serve_features_ignored_total", field="other") == 2
+    assert sample(text, "stream_ctr_serve_values_truncated_total") == 4
+    assert sum("'sight' is ignored" in record.message for record in caplog.records) == 1
+
+
+def test_unknown_features_are_refused_where_the_configuration_says_so(tmp_path: Path) -> None:
+    publish(tmp_path, "control")
+    served = Served(tmp_path, unknown="refuse")
+    for candidates in ([{"features": {"sight": "x"}}], [{}, {"features": {"sight": "x"}}]):
+        answer = served.rank({"user": "u", "candidates": candidates})
+        assert answer.status_code == 400
+        assert "did you mean 'site'" in answer.json()["error"]

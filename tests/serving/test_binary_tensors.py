@@ -147,7 +147,7 @@ BAD: list[tuple[list[tuple[Json, bytes]], str]] = [
     ([({**SITE[0], "parameters": {"binary_data_size": 3}}, b"\x04\0\0")], "element 0 ends behind"),
     ([({**SITE[0], "parameters": {"binary_data_size": 5}}, b"\x04\0\0\0n")], "element 0 ends behind"),
     ([binary("age", "FP32", [float("inf")])], "age"),
-    ([binary("site", "BOOL", [True])], "BOOL"),
+    ([binary("age", "BOOL", [True])], "whole number"),
 ]  # fmt: skip
 
 

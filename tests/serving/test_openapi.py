@@ -25,7 +25,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     state = tmp_path_factory.mktemp("state")
     publish(state, "control")
     publish(state, "new", constant(0.25))
-    return Served(state)
+    # Only a closed set of features has requests that must be refused.
+    return Served(state, unknown="refuse")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,9 @@ def test_features_are_those_of_the_control_as_soon_as_it_is_there(tmp_path: Path
     served.arms.poll()
     features = described(served)["components"]["schemas"]["Features"]
     assert list(features["properties"]) == [field.name for field in FIELDS]
-    assert features["additionalProperties"] is False
+    assert features["additionalProperties"] is True
+    strict = described(Served(tmp_path, unknown="refuse"))["components"]["schemas"]["Features"]
+    assert strict["additionalProperties"] is False
 
 
 def test_limits_workers_and_tokens_show(tmp_path: Path) -> None:

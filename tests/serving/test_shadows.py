@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.config import ArmConfig, GuardConfig
 from stream_ctr.features.keys import KeyEncoder
+from stream_ctr.features.schema import UnknownFeatures
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
@@ -145,11 +146,15 @@ def test_a_shadow_that_hangs_at_the_end_is_left_behind(state: Path) -> None:
     assert len(impressions(served)) == 5
 
 
-def test_a_shadow_of_another_schema_has_no_opinion(state: Path) -> None:
-    served = Served(state, DARK)
+@pytest.mark.parametrize("unknown", ["ignore", "refuse"])
+def test_a_shadow_of_another_schema_predicts_where_it_may_ignore_features(
+    state: Path, unknown: UnknownFeatures
+) -> None:
+    served = Served(state, DARK, unknown=unknown)
     fields = tuple(replace(field, name=f"other {field.name}") for field in FIELDS)
     content = replace(constant(0.75), fields=fields, encoder=KeyEncoder(fields).state())
     publish(state, "dark", content)
     served.arms.poll()
     assert served.rank(request(event_id="e")).status_code == 200
-    assert impressions(served)["e"].p == {"control": 0.25, "new": 0.5}
+    others = {"dark": 0.75} if unknown == "ignore" else {}
+    assert impressions(served)["e"].p == {"control": 0.25, "new": 0.5, **others}

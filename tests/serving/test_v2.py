@@ -114,8 +114,9 @@ def test_inference_logs_no_exposure(served: Served) -> None:
         [COLUMNS[0],
          {**COLUMNS[1], "data": ["a", "b", "", "c", "", ""], "parameters": {"missing": ""}}, *COLUMNS[2:]],
         [{**item, "parameters": None, "odd": 1} for item in reversed(COLUMNS)],
+        [*COLUMNS[:2], tensor("age", ["31.0", "", "+70"]), COLUMNS[3]],
     ],
-    ids=["two dimensions", "nested", "nested lists", "marker", "floats", "text marker", "other order"],
+    ids=["two dimensions", "nested", "nested lists", "marker", "floats", "text marker", "order", "texts"],
 )  # fmt: skip
 def test_the_same_columns_may_be_written_in_several_ways(
     served: Served, tmp_path: Path, inputs: list[Json]
@@ -230,10 +231,11 @@ BAD: list[tuple[Any, int, str]] = [
     ({"inputs": [tensor("age", [128], "INT8")]}, 400, "INT8"),
     ({"inputs": [tensor("age", [-1], "UINT64")]}, 400, "UINT64"),
     ({"inputs": [tensor("age", [1.5], "FP64")]}, 400, "whole number"),
-    ({"inputs": [tensor("age", ["1"])]}, 400, "whole number"),
+    ({"inputs": [tensor("age", ["1.5"])]}, 400, "whole number"),
+    ({"inputs": [tensor("age", [True], "BOOL")]}, 400, "whole number"),
     ({"inputs": [tensor("price", ["1"], "FP64")]}, 400, "FP64"),
-    ({"inputs": [tensor("site", [True], "BOOL")]}, 400, "BOOL"),
-    ({"inputs": [tensor("tags", [1], "INT64")]}, 400, "BYTES"),
+    ({"inputs": [tensor("site", [1], "BOOL")]}, 400, "BOOL"),
+    ({"inputs": [tensor("tags", [True], "INT64")]}, 400, "INT64"),
     ({"inputs": [tensor("sight", ["a"])]}, 400, "'site'"),
     ({"inputs": [tensor("site", ["a"]), tensor("site", ["a"])]}, 400, "twice"),
     ({"inputs": [tensor("site", ["a"]), tensor("age", [1, 2], "INT64")]}, 400, "rows"),

@@ -23,7 +23,7 @@ from stream_ctr.cli import main
 from stream_ctr.config import load_settings
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
-from stream_ctr.events.log import TopicPartition
+from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.pipeline.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import versions
@@ -33,7 +33,7 @@ from stream_ctr.training.lock import StateLock
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.training.faulty_files import FailingFiles
-from tests.training.streams import extend_stream, write_config, write_stream
+from tests.training.streams import START_MS, extend_stream, write_config, write_stream
 
 
 @contextmanager
@@ -95,6 +95,44 @@ def test_every_malformed_record_is_a_dead_letter_and_the_rest_is_learned(tmp_pat
     assert outcomes["entries"] == ends + marks
     impressions = outcomes["impressions"]
     assert impressions == outcomes["positives"] + outcomes["negatives"]
+
+
+def test_ignored_features_are_said_once_and_counted(tmp_path: Path) -> None:
+    write_stream(tmp_path, 10)
+    log = open_log(f"sqlite:///{tmp_path}/clicks.db")
+    features = {"ad": "a", "device": "ios", "tags": ["a", "b", "c", "d"]}
+    record = {"v": 1, "ts_ms": START_MS, "user": None, "arm": None, "features": features}
+    for number in range(3):
+        value = json.dumps({**record, "event_id": f"more{number}"}).encode()
+        log.append("impressions", [Record(b"k", value, START_MS)])
+    log.close()
+    settings, said = load_settings(write_config(tmp_path, "state")), io.StringIO()
+    log = open_log(settings.log.url)
+    with Reporter("test", stream=said) as reporter:
+        daemon = Trainer(settings, settings.arm(None), log, reporter)
+        daemon.run(threading.Event(), until_idle=0.0)
+    log.close()
+    assert daemon.core.pipeline.outcomes["features_ignored"] == 3
+    assert daemon.core.pipeline.outcomes["values_truncated"] >= 3
+    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert [line["feature"] for line in lines if line["event"] == "feature-ignored"] == ["device"]
+
+
+def test_unknown_features_make_dead_letters_where_the_configuration_says_so(tmp_path: Path) -> None:
+    write_stream(tmp_path, 10)
+    log = open_log(f"sqlite:///{tmp_path}/clicks.db")
+    value = b'{"v":1,"event_id":"more","ts_ms":%d,"features":{"device":"ios"}}' % START_MS
+    log.append("impressions", [Record(b"k", value, START_MS)])
+    log.close()
+    config = write_config(tmp_path, "state")
+    config.write_text(
+        config.read_text("utf-8").replace("[[features", '[features]\nunknown = "refuse"\n[[features', 1)
+    )
+    run(config)
+    log = open_log(f"sqlite:///{tmp_path}/clicks.db")
+    reasons = [letter.reason for letter in list_dead_letters(log, "dead-letters")]
+    log.close()
+    assert sum("unknown field 'device'" in reason for reason in reasons) == 1
 
 
 def test_another_model_is_refused_with_both_named(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""What an encoder leaves out of the events: features that no field names, and values that find no slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from stream_ctr.errors import StateError
+from stream_ctr.features.schema import UnknownFeatures
+from stream_ctr.state import Json
+
+MOST_NAMES: Final = 32
+"""Unknown features that are counted by name. The sender chooses the names, so their number is bounded."""
+OTHERS: Final = "(others)"
+"""Counts the unknown features beyond these."""
+LONGEST_NAME: Final = 60
+"""Characters that are kept of a name."""
+
+
+class Tally:
+    """Counts of what was left out.
+
+    >>> tally = Tally()
+    >>> tally.ignore(["device", "os"])
+    >>> tally.ignored
+    {'device': 1, 'os': 1}
+    """
+
+    def __init__(
+        self, unknown: UnknownFeatures = "ignore", tell: Callable[[str], None] = lambda name: None
+    ) -> None:
+        """``unknown`` says whether features that no field names may be left out; ``tell`` gets each name that
+        is counted for the first time."""
+        self.refuses = unknown == "refuse"
+        self._tell = tell
+        self.truncated = 0
+        """Values of multi-valued fields that found no slot."""
+        self.ignored: dict[str, int] = {}
+        """Features that no field names, by name."""
+
+    @property
+    def ignored_total(self) -> int:
+        """Features that no field names."""
+        return sum(self.ignored.values())
+
+    def ignore(self, names: Collection[str]) -> None:
+        """Count the unknown features of one event."""
+        ignored = self.ignored
+        for name in sorted(names) if len(names) > 1 else names:
+            short = name[:LONGEST_NAME]
+            if short not in ignored and len(ignored) >= MOST_NAMES:
+                short = OTHERS
+            if short not in ignored:
+                ignored[short] = 0
+                self._tell(short)
+            ignored[short] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts, for ``--json``."""
+        return {"features_ignored": dict(self.ignored), "values_truncated": self.truncated}
+
+    def lines(self, events: int) -> list[str]:
+        """What was left out of so many events, a line each; none where that is nothing."""
+        found = []
+        if self.ignored:
+            names = ", ".join(f"{name} ({count:,})" for name, count in self.ignored.items())
+            found.append(f"features ignored, because no field has their name: {names}")
+        if self.truncated:
+            found.append(
+                f"values cut from lists longer than max_values: {self.truncated:,}, "
+                f"{self.truncated / max(1, events):,.1f} an event"
+            )
+        return found
+
+    def values(self) -> dict[str, Json]:
+        """The counts, to be saved."""
+        return {"truncated": self.truncated, "ignored": dict(self.ignored)}
+
+    def load(self, values: Mapping[str, Json]) -> None:
+        """Take the counts that :meth:`values` gave. States of earlier releases have no names.
+
+        Raises:
+            StateError: they are damaged.
+        """
+        truncated, ignored = values.get("truncated"), values.get("ignored", {})
+        if not isinstance(truncated, int) or truncated < 0:
+            raise StateError(f"saved count of truncated values is {truncated!r}: the file is damaged")
+        if not isinstance(ignored, dict) or len(ignored) > MOST_NAMES + 1:
+            raise StateError("saved counts of unknown features are not a table: the file is damaged")
+        counts: dict[str, int] = {}
+        for name, count in ignored.items():
+            if not isinstance(count, int) or count < 0:
+                raise StateError(f"saved count of the unknown feature {name!r} is damaged")
+            counts[name] = count
+        self.truncated, self.ignored = truncated, counts
