@@ -207,13 +207,14 @@ def test_small_relative_times_are_no_mistake(tmp_path: Path, capsys: pytest.Capt
 def test_a_log_out_of_order_is_a_warning_that_says_by_how_much(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, run_of, said = run(capsys, "train", write(tmp_path, order=lambda number: number * 7919 % 200))
+    config = write(tmp_path, events=range(2600), order=lambda number: (number - 1300) % 2600)
+    status, run_of, said = run(capsys, "train", config)
     assert status == 0
     warned = {each["loss"]: each["reason"] for each in run_of["warnings"]}
     assert "the log is out of order by up to" in warned["impressions_late"]
     assert "join.horizon_seconds = 60" in warned["impressions_late"]
-    behind = int(warned["impressions_late"].split("by up to ")[1].split()[0])
-    assert 60 < behind < 200
+    behind = int(warned["impressions_late"].split("by up to ")[1].split()[0].replace(",", ""))
+    assert 2500 < behind < 2600
     assert any('"loss": "impressions_late"' in line for line in said)
 
 
