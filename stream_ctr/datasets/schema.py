@@ -264,7 +264,7 @@ class ExampleBuilder:
 _EXPECTED: dict[FieldKind, str] = {
     "categorical": "a text, number or boolean",
     "multi": "a list of texts, numbers or booleans",
-    "integer": "a whole number of at most 63 bits",
+    "integer": "a whole number",
     "float": "a finite number",
 }
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.features.canonical import event_keys
-from stream_ctr.features.hashing import PRIME_5, ZERO_KEY, hash_keys, hash_text, xxh64
+from stream_ctr.features.hashing import PRIME_1, PRIME_5, ZERO_KEY, hash_keys, hash_text, xxh64
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -44,9 +44,13 @@ def test_a_value_whose_hash_is_zero_is_not_taken_for_an_absent_slot() -> None:
     assert xxhash.xxh64_intdigest(b"\x00", seed) == 0
     assert hash_keys([b"\x00"], [seed]) == [ZERO_KEY]
 
-    assert xxhash.xxh64_intdigest(b"\x01", 2**64 - 1) == 0  # the canonical bytes of the empty text
-    columns = np.array([[0, 2**64 - 1, 5]], np.uint64)
+    # The same for the canonical bytes of the text "x", from the second byte backwards.
+    whole, five = 2**64, int(PRIME_5)
+    before = ord("x") * five * pow(int(PRIME_1), -1, whole) % whole
+    seed = (((before >> 11 | before << 53) % whole ^ five) - five - 2) % whole
+    assert xxhash.xxh64_intdigest(b"\x01x", seed) == 0
+    columns = np.array([[0, seed, 5]], np.uint64)
     none = np.zeros((0, 3), np.uint64)
-    data, lengths = np.frombuffer(b"\x01", np.uint8), np.zeros(1, np.int64)
+    data, lengths = np.frombuffer(b"\x01x", np.uint8), np.ones(1, np.int64)
     keys = event_keys(data, lengths, columns, np.zeros(0, np.int64), none, 1, 1)
     assert keys.tolist() == [[ZERO_KEY]]
