@@ -277,13 +277,15 @@ def _figure(name: str, judged: Judged, factor: float, p_value: Callable[[Estimat
     if span is not None and not math.isfinite(span.high):
         why = "the control's own interval reaches zero" if judged.quotient else "its interval is not bounded"
         span = None
+    ends = _ends(span)
     return Figure(
         estimate=_known(judged.estimate.value),
         p=None if judged.why else p_value(judged.tested),
         impressions=int(judged.estimate.observations),
         verdict="missing" if judged.missing else verdict_of(name, span),
         why=why,
-        **_ends(span),
+        low=ends.get("low"),
+        high=ends.get("high"),
     )
 
 

@@ -274,8 +274,14 @@ class Experiment:
             "filled": np.array([pool.filled for pool in self._every_pool()]),
         }
         own = State(arrays, msgspec.json.decode(msgspec.json.encode(noted)))
-        parts = {"users": self.users, "sums": self.sums, "exposure": self.exposure}
-        return State.gather({"noted": own, **{name: part.state() for name, part in parts.items()}})
+        return State.gather(
+            {
+                "noted": own,
+                "users": self.users.state(),
+                "sums": self.sums.state(),
+                "exposure": self.exposure.state(),
+            }
+        )
 
     @property
     def capless(self) -> bool:

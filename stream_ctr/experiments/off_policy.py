@@ -27,8 +27,8 @@ from stream_ctr.experiments.sequence import fixed_interval
 Floats = NDArray[np.float64]
 
 LEAST_EFFECTIVE_ROWS: Final = 100
-"""Effective rows below which no weighted figure is given: a few rows decide it, and its interval is too narrow,
-as the log lacks the rows that would widen it."""
+"""Effective rows below which no weighted figure is given: a few rows decide it, and its interval is too
+narrow, as the log lacks the rows that would widen it."""
 MEAN_WEIGHT_LEVEL: Final = 0.01
 """Level of the test that the mean weight is 1."""
 
@@ -90,8 +90,8 @@ class OffPolicy:
         if not span.low <= 1.0 <= span.high:
             found.append(
                 f"the mean weight is {self.mean_weight.value:.3f} ({100 * (1 - MEAN_WEIGHT_LEVEL):g} % CI "
-                f"{span.low:.3f} to {span.high:.3f}), which is not compatible with 1: propensities are wrong, "
-                "or the logged policy never shows what the target policy shows"
+                f"{span.low:.3f} to {span.high:.3f}), which is not compatible with 1: propensities are "
+                "wrong, or the logged policy never shows what the target policy shows"
             )
         return found
 

@@ -49,7 +49,8 @@ def uniform_mean(dataset: OpenBandit, path: str, logged: str) -> Estimate:
         if propensity is None or not math.isclose(propensity, share, rel_tol=TOLERANCE):
             raise UsageError(
                 f"{where}, row {number}: propensity_score {propensity} is not 1/{len(each.items)} = "
-                f"{share:.6g}, the uniform policy's: this is not a log of the target policy; give one, as random/all"
+                f"{share:.6g}, the uniform policy's: this is not a log of the target policy; give one, as "
+                "random/all"
             )
         cluster.append(users.setdefault(each.shown.user, len(users)))
         clicks.append(each.shown.label)
@@ -71,8 +72,12 @@ def _check_items(where: str, items: Items, logged: str, known: Items) -> None:
         )
     for item, own in items.items():
         here, there = own.get(NUMBER), known[item].get(NUMBER)
-        numbers = isinstance(here, float) and isinstance(there, float)
-        if here != there and not (numbers and math.isclose(here, there, rel_tol=TOLERANCE)):
+        close = (
+            isinstance(here, float)
+            and isinstance(there, float)
+            and math.isclose(here, there, rel_tol=TOLERANCE)
+        )
+        if here != there and not close:
             raise UsageError(
                 f"{where}: item {item} has {NUMBER} {here}, in {logged} it has {there}: {remedy}"
             )

@@ -14,6 +14,7 @@ from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: Final = ("-", "--", "-.", ":")
@@ -35,6 +36,15 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: matplotlib is not installed, or no window has closed yet.
         StreamCTRError: the file cannot be written.
+    """
+    write_figure(draw_report(report, path), path)
+
+
+def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
+    """The picture; ``path`` is named where there is nothing to draw.
+
+    Raises:
+        UsageError: as :func:`plot_report`.
     """
     figure = new_figure(11.0, 7.5)
     points = [point for point in report.series if point.final]
@@ -63,7 +73,7 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
     if not report.sample_ratio.sound:
         text = f"withheld: {report.sample_ratio.why or 'the split is not sound'}"
     panels[0].set_title(text, loc="left", fontsize=9, color=GREY)
-    write_figure(figure, path)
+    return figure
 
 
 def _scale(points: list[Point]) -> tuple[int, float, str]:
@@ -101,6 +111,8 @@ def _draw(
     marker = "." if len(at) < 30 else None
     axes.plot(at, values, style, color=colour, linewidth=2, marker=marker, label=arm)
     axes.fill_between(at, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    if len(at) == 1:  # a band needs two points
+        axes.vlines(at, lows, highs, color=colour, linewidth=2, alpha=0.4)
     axes.plot(at, lows, style, color=colour, linewidth=0.7)
     axes.plot(at, highs, style, color=colour, linewidth=0.7)
     reach = MOST_HEIGHTS * (highs[-1] - lows[-1]) / 2.0
@@ -126,7 +138,8 @@ def _dress(axes: Axes, title: str, without: str) -> None:
     axes.set_ylabel(title)
     dress(axes)
     axes.margins(x=0.01)
-    if not without and len(axes.lines) == 1:
-        without = "no interval yet"
+    if len(axes.lines) == 1:  # the zero line alone: a scale would mean nothing
+        axes.set_yticks([])
+        without = without or "no interval yet"
     if without:
         axes.text(0.5, 0.75, without, transform=axes.transAxes, ha="center", va="top", color=GREY, fontsize=9)

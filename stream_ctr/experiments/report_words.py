@@ -47,17 +47,19 @@ _EXCLUDED: Final = {
 
 def split_fault(split: SampleRatio, exclusions: Sequence[Exclusion]) -> str:
     """Why the split is not sound; empty where it is."""
+    found = []
     if split.p < split.level:
         users = ", ".join(f"{name} {count:,}" for name, count in split.users.items())
-        return f"users per arm ({users}) do not fit the expected shares (p = {split.p:.2g})"
+        found.append(f"users per arm ({users}) do not fit the expected shares (p = {split.p:.2g})")
     shares = [("all", split.excluded_share), *split.excluded.items()]
     who, share = max(shares, key=lambda each: each[1])
-    if share <= split.max_excluded:
-        return ""
-    faults = [each for each in exclusions if each.fault]
-    reasons = "; ".join(f"{each.impressions:,} {_EXCLUDED[each.reason]}" for each in faults)
-    of = "all impressions" if who == "all" else f"{who}'s impressions"
-    return f"{percent(share)} of {of} are excluded, more than {percent(split.max_excluded)} ({reasons})"
+    if share > split.max_excluded:
+        faults = [each for each in exclusions if each.fault]
+        whys = "; ".join(f"{each.impressions:,} {_EXCLUDED[each.reason]}" for each in faults)
+        of = "all impressions" if who == "all" else f"{who}'s impressions"
+        limit = percent(split.max_excluded)
+        found.append(f"{percent(share)} of {of} are excluded, more than {limit} ({whys})")
+    return "; ".join(found)
 
 
 def verdict(report: Report) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.sample_ratio import log_bayes_factors
 from stream_ctr.experiments.user_table import Keys, UserTable
-from stream_ctr.state import State
+from stream_ctr.state import Arrays, State
 
 
 class UserHash:
@@ -80,7 +80,7 @@ class DistinctUsers:
     def state(self) -> State:
         """Hashes, the number of each in the table, counts and the peak."""
         known, numbers = self._table.arrays()
-        arrays = {"known": known, "impressions": numbers, "counts": self.counts.copy()}
+        arrays: Arrays = {"known": known, "impressions": numbers, "counts": self.counts.copy()}
         return State(arrays, {"peak": self.peak})
 
     def load_state(self, state: State) -> None:
