@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from stream_ctr.experiments.comparison import enough
-from stream_ctr.experiments.estimates import uplift
-from stream_ctr.experiments.sequence import ConfidenceSequence, Span, fixed_interval
+from stream_ctr.experiments.sequence import ConfidenceSequence, Span, fixed_factor, uplift_interval
 from stream_ctr.experiments.simulation import CONTROL, TREATMENT, Planted, simulate
 
 BOUND_LEVEL = 0.95
@@ -62,8 +61,9 @@ def judge(planted: Planted, alpha: float, seed: int) -> Verdict:
     for number, look in enumerate(simulate(planted, seed), start=1):
         if not enough(look.clicks, look.impressions):
             continue
-        found = uplift(look.click_rate(TREATMENT), look.click_rate(CONTROL))
-        always, ordinary = sequence.interval(found), fixed_interval(found, alpha)
+        pair = look.click_rate(TREATMENT), look.click_rate(CONTROL)
+        always = uplift_interval(*pair, sequence.factor(pair[0].observations + pair[1].observations))
+        ordinary = uplift_interval(*pair, fixed_factor(alpha))
         if always.excludes_zero and not ever:
             ever, stopped = True, number / planted.looks
         covered &= always.low <= planted.uplift <= always.high

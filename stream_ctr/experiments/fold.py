@@ -19,6 +19,7 @@ from stream_ctr.experiments.assignment import BUCKETS, intervals
 from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.experiments.delong import AreaPool
 from stream_ctr.experiments.estimates import Estimate
+from stream_ctr.experiments.exposure import Exposure
 from stream_ctr.experiments.figures import (
     Estimates,
     arm_estimates,
@@ -29,8 +30,10 @@ from stream_ctr.experiments.figures import (
 )
 from stream_ctr.experiments.members import EXCLUDED, NOBODY, Members
 from stream_ctr.experiments.noted import Noted, declaration
+from stream_ctr.experiments.report_model import Bounded, Figure
 from stream_ctr.experiments.sequence import ConfidenceSequence
 from stream_ctr.experiments.sums import BucketSums, row_type
+from stream_ctr.experiments.user_table import UserTable
 from stream_ctr.experiments.users import DistinctUsers
 from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.windows import End, Scores, Totals, pools, thinned
@@ -76,12 +79,15 @@ class Experiment:
         self._label_window_ms = label_window_ms
         self._members = Members(experiment)
         self._row_type = row_type(arms)
-        self._pack = struct.Struct(f"<hhdd{arms}d").pack  # the same bytes
-        self.users = DistinctUsers(self.expected)
+        self._pack = struct.Struct(f"<hhdd{arms}dQ").pack  # the same bytes
+        table = UserTable()
+        self.users = DistinctUsers(self.expected, table)
+        self.exposure = Exposure(arms, watch.user_impressions, table)
         self.sums = BucketSums(arms, watch.clip_quantile)
         self.noted = Noted(
             declaration(experiment, watch),
             excluded=dict.fromkeys(EXCLUDED, 0),
+            excluded_arms={why: [0] * arms for why in EXCLUDED},
             reasons=[{} for _ in range(arms)],
             last_reason=[""] * arms,
             versions=[""] * arms,
@@ -103,6 +109,9 @@ class Experiment:
         excluded, bucket, arm, user = self._members.find(record)
         if excluded:
             self.noted.excluded[excluded] += 1
+            named = self._members.named(record)
+            if named != NOBODY:
+                self.noted.excluded_arms[excluded][named] += 1
             return b""
         reasons = self.noted.reasons[arm]
         reasons[record.reason] = reasons.get(record.reason, 0) + 1
@@ -116,7 +125,7 @@ class Experiment:
         shown[arm] += 1
         p = record.p
         said = [p.get(name, NAN) for name in self.names]
-        return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *said)
+        return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *said, user)
 
     def settled(self, payload: bytes, number: int, time_ms: int, label: float) -> None:
         """Note that the label of an impression is settled; calls come in the order of ``time_ms``.
@@ -155,18 +164,23 @@ class Experiment:
                 self._close(min(end_ms, watermark_ms + 1))
 
     def _add(self, waiting: Waiting) -> None:
-        rows = np.frombuffer(b"".join(waiting.rows), self._row_type)
+        size = self._row_type.itemsize
+        # What an earlier version held ends before the user: those are UNKNOWN_USER's.
+        rows = np.frombuffer(b"".join(row.ljust(size, b"\0") for row in waiting.rows), self._row_type)
         labels, numbers = np.array(waiting.labels), np.array(waiting.numbers, np.int64)
         windows = np.array(waiting.times_ms, np.int64) // self.window_ms
+        counts = self.exposure.take(rows["user"], rows["arm"].astype(np.int64))
         cuts = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(rows)]
         for start, stop in itertools.pairwise(cuts):
             window, part = int(windows[start]), slice(start, stop)
             if self.noted.window not in (None, window):
                 self._close((self.noted.window + 1) * self.window_ms)
             self.noted.window = window
-            self.sums.add(rows[part], labels[part])
-            bucket = rows["bucket"][part].astype(np.int64)
-            self._scores.add(numbers[part], bucket, rows["p"][part], labels[part])
+            kept = counts[part]
+            taken, their = rows[part][kept], labels[part][kept]
+            self.sums.add(taken, their)
+            bucket = taken["bucket"].astype(np.int64)
+            self._scores.add(numbers[part][kept], bucket, taken["p"], their)
 
     def _close(self, end_ms: int) -> None:
         """The labels of the open window are settled: take the figures."""
@@ -176,6 +190,7 @@ class Experiment:
         sequence = ConfidenceSequence(self.watch.level, self.watch.planned_impressions)
         compared = ConfidenceSequence(self.comparison_level, self.watch.planned_impressions)
         estimates = [self._compare(arm) for arm in range(self.arms)]
+        own = [self._judge(arm) for arm in range(self.arms)]
         start_ms = window * self.window_ms
         if noted.ends:
             start_ms = max(start_ms, noted.ends[-1].end_ms)
@@ -183,11 +198,14 @@ class Experiment:
             start_ms=start_ms,
             end_ms=max(end_ms, start_ms + 1),
             totals=self.totals(),
-            arms=[bounded(self._judge(arm), sequence) for arm in range(self.arms)],
+            arms=[bounded(found, sequence) for found in own],
             comparisons=[bounded(found, compared) for found in estimates],
         )
         noted.ends = thinned([*noted.ends, end])
         noted.figures = [figures(found, compared) for found in estimates]
+        noted.reasons_without = [
+            {n: judged.why for n, judged in found.items() if judged.why} for found in own
+        ]
         self._look(estimates, end.end_ms)
         noted.window = None
         for shown in [number for number in self._shown if number <= window]:
@@ -201,13 +219,14 @@ class Experiment:
             self.noted.horizon = [fixed_figures(found, self.comparison_level) for found in estimates]
 
     def _judge(self, arm: int) -> Estimates:
-        return arm_estimates(self.sums, arm, self._pools[arm].estimate(), shadow=self.shadow[arm])
+        area = self._pools[arm].estimate()
+        return arm_estimates(self.sums, self.names, arm, area, shadow=self.shadow[arm])
 
     def _compare(self, arm: int) -> Estimates:
         if arm == 0:
             return {}
         area: Estimate = self._pair_pools[arm].estimate()
-        return comparison_estimates(self.sums, arm, area, shadow=self.shadow[arm])
+        return comparison_estimates(self.sums, self.names, arm, area, shadow=self.shadow[arm])
 
     def totals(self) -> list[Totals]:
         """What each arm came to, with everything settled so far."""
@@ -255,10 +274,25 @@ class Experiment:
             "filled": np.array([pool.filled for pool in self._every_pool()]),
         }
         own = State(arrays, msgspec.json.decode(msgspec.json.encode(noted)))
-        return State.gather({"noted": own, "users": self.users.state(), "sums": self.sums.state()})
+        return State.gather(
+            {
+                "noted": own,
+                "users": self.users.state(),
+                "sums": self.sums.state(),
+                "exposure": self.exposure.state(),
+            }
+        )
+
+    @property
+    def capless(self) -> bool:
+        """Whether an earlier version declared the experiment, which knew no cap on impressions of a user."""
+        return "user_impressions" not in self.noted.declared
 
     def load_state(self, state: State) -> None:
         """Become the experiment that handed out ``state``; its declaration must be the same.
+
+        An experiment that an earlier version began continues as declared: without a cap on impressions of a
+        user. Its shares of heavy users and its exclusions by arm then cover later impressions only.
 
         Raises:
             StateError: it is damaged.
@@ -276,4 +310,36 @@ class Experiment:
         self._scores.load(scores, noted.stride)
         self._pools, self._pair_pools = every[: self.arms], every[self.arms :]
         self._shown = {number: list(shown) for number, shown in noted.shown}
+        for why in EXCLUDED:
+            noted.excluded_arms.setdefault(why, [0] * self.arms)
         self.noted = noted
+        if self.capless:
+            self.exposure.cap = 0
+        if "exposure" in state.values:
+            self.exposure.load_state(state.part("exposure"))
+        else:
+            self._judge_again()
+
+    def _judge_again(self) -> None:
+        """Judge what an earlier version left by the rules of this one, which knows when users are too few.
+
+        Sums are kept by bucket, so the latest figures can be made again; the intervals at the ends of earlier
+        windows cannot and are dropped.
+        """
+        noted = self.noted
+        for end in noted.ends:
+            end.arms = [_without_intervals(figures) for figures in end.arms]
+            end.comparisons = [_without_intervals(figures) for figures in end.comparisons]
+        if noted.window is None:
+            compared = ConfidenceSequence(self.comparison_level, self.watch.planned_impressions)
+            noted.figures = [figures(self._compare(arm), compared) for arm in range(self.arms)]
+        else:  # labels of the open window are in the sums: its end brings the figures
+            wait = "begun under an earlier version; the end of the open window brings the next figures"
+            noted.figures = [
+                {name: Figure(impressions=each.impressions, why=wait) for name, each in found.items()}
+                for found in noted.figures
+            ]
+
+
+def _without_intervals(found: dict[str, Bounded]) -> dict[str, Bounded]:
+    return {name: Bounded(estimate=each.estimate) for name, each in found.items()}

@@ -14,6 +14,8 @@ ANALYSED: Final = ("assigned", "fallback", "killed")
 """Reasons of the impressions that are in comparisons, as their assigned arm's, whoever answered."""
 EXCLUDED: Final = ("not_enrolled", "override", "no_user", "inconsistent", "other_salt", "unknown_arm")
 """Why impressions are in none."""
+FAULTS: Final = ("no_user", "inconsistent", "unknown_arm")
+"""Those that a sound experiment lacks: its servers name a user and the arm that owns the user's bucket."""
 NOBODY: Final = -1
 
 
@@ -60,6 +62,10 @@ class Members:
         if record.bucket != bucket or self._owner[bucket] != arm:
             return Member("inconsistent")
         return Member("", bucket, arm, user)
+
+    def named(self, record: Impression) -> int:
+        """Index of the arm that an impression is assigned to or, without one, was answered by; or NOBODY."""
+        return self._index.get(record.assigned_arm or record.arm, NOBODY)
 
     def serving(self, record: Impression) -> int:
         """Index of the arm that answered; NOBODY where it is none of this experiment's."""

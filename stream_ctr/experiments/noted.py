@@ -20,6 +20,8 @@ class Noted(msgspec.Struct):
     first_number: int = 0
     """Running number of the first impression of the experiment: those before are another one's."""
     excluded: dict[str, int] = {}
+    excluded_arms: dict[str, list[int]] = {}
+    """The same by the arm that the impression names; those that name none are in the total only."""
     reasons: list[dict[str, int]] = []
     """By assigned arm: impressions by why an arm answered."""
     last_reason: list[str] = []
@@ -32,6 +34,8 @@ class Noted(msgspec.Struct):
     ends: list[End] = []
     figures: list[dict[str, Figure]] = []
     """Of each comparison at the last end."""
+    reasons_without: list[dict[str, str]] = []
+    """Of each arm at the last end: why a figure of its own has no interval, by figure."""
     horizon_ms: int | None = None
     horizon: list[dict[str, Figure]] = []
     pools: list[tuple[float, float]] = []

@@ -15,14 +15,22 @@ Rows of one user are not independent, so intervals cluster by user.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import DataError
 from stream_ctr.experiments.estimates import Estimate, by_cluster, ratio
+from stream_ctr.experiments.sequence import fixed_interval
 
 Floats = NDArray[np.float64]
+
+LEAST_EFFECTIVE_ROWS: Final = 100
+"""Effective rows below which no weighted figure is given: a few rows decide it, and its interval is too
+narrow, as the log lacks the rows that would widen it."""
+MEAN_WEIGHT_LEVEL: Final = 0.01
+"""Level of the test that the mean weight is 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,25 @@ class OffPolicy:
     effective_rows: float
     """Rows of equal weight that would be as informative: squared sum of weights over sum of squares."""
     largest_weight: float
+    largest_share: float
+    """Share of the sum of all weights that the largest one has."""
+
+    def doubts(self) -> list[str]:
+        """Why IPS, SNIPS and DR cannot be used; empty where they can."""
+        found = []
+        if self.effective_rows < LEAST_EFFECTIVE_ROWS:
+            found.append(
+                f"{self.effective_rows:,.1f} of {LEAST_EFFECTIVE_ROWS} effective rows needed (one row has "
+                f"{100 * self.largest_share:.0f} % of all weight)"
+            )
+        span = fixed_interval(self.mean_weight, MEAN_WEIGHT_LEVEL)
+        if not span.low <= 1.0 <= span.high:
+            found.append(
+                f"the mean weight is {self.mean_weight.value:.3f} ({100 * (1 - MEAN_WEIGHT_LEVEL):g} % CI "
+                f"{span.low:.3f} to {span.high:.3f}), which is not compatible with 1: propensities are "
+                "wrong, or the logged policy never shows what the target policy shows"
+            )
+        return found
 
 
 def evaluate(log: Logged) -> OffPolicy:
@@ -82,13 +109,15 @@ def evaluate(log: Logged) -> OffPolicy:
         return ratio(numerator, denominator, rows)
 
     robust = log.expected + weight * (log.reward - log.predicted)
-    squares = float(weight @ weight)
+    total, squares = float(weight.sum()), float(weight @ weight)
+    largest = float(weight.max()) if len(weight) else 0.0
     return OffPolicy(
         logged=mean(log.reward),
         ips=mean(weight * log.reward),
         snips=mean(weight * log.reward, weight),
         dr=mean(robust),
         mean_weight=mean(weight),
-        effective_rows=float(weight.sum()) ** 2 / squares if squares > 0.0 else 0.0,
-        largest_weight=float(weight.max()) if len(weight) else 0.0,
+        effective_rows=total**2 / squares if squares > 0.0 else 0.0,
+        largest_weight=largest,
+        largest_share=largest / total if total > 0.0 else 0.0,
     )

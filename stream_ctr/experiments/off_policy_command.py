@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stream_ctr.experiments.estimates import Estimate
 
 TARGETS = ("uniform",)
+_WEIGHTED = (("ips", "IPS"), ("snips", "SNIPS"), ("dr", "doubly robust"))
 
 
 class OffPolicyCommand:
@@ -27,7 +28,9 @@ class OffPolicyCommand:
             "--target", default="uniform", metavar="POLICY", help="policy to be valued: uniform"
         )
         parser.add_argument(
-            "--check", metavar="PATH", help="log of the target policy itself, as random/all: its own mean"
+            "--check",
+            metavar="PATH",
+            help="log of the target policy itself with the same items, as random/all: adds its own mean",
         )
         parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals")
         parser.add_argument("--limit", type=int, help="first rows only")
@@ -53,8 +56,9 @@ class OffPolicyCommand:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Value the policy, with progress on a terminal."""
     from stream_ctr.datasets.open_bandit import OpenBandit
-    from stream_ctr.experiments.estimates import difference
+    from stream_ctr.experiments.estimates import NOTHING, difference
     from stream_ctr.experiments.off_policy import evaluate
+    from stream_ctr.experiments.off_policy_check import uniform_mean
     from stream_ctr.experiments.reward_model import against_uniform
     from stream_ctr.experiments.sequence import check_level
     from stream_ctr.training.report import Reporter
@@ -62,14 +66,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     check_level(arguments.alpha)
     dataset = OpenBandit()
     with Reporter("off-policy") as reporter:
+        # Before the work of scoring every row: a wrong log is refused at once.
+        check = uniform_mean(dataset, arguments.check, arguments.path) if arguments.check else None
         log = against_uniform(
             dataset.rounds(arguments.path, arguments.limit), lambda rows: reporter.progress(rows=rows)
         )
         value = evaluate(log)
-        check = _own_mean(arguments.check) if arguments.check else None
+    doubts = value.doubts()
 
     def told(estimate: Estimate) -> dict[str, float | None]:
         return _told(estimate, arguments.alpha)
+
+    def weighted(estimate: Estimate) -> dict[str, float | None]:
+        return told(NOTHING if doubts else estimate)
 
     found: dict[str, Any] = {
         "log": str(arguments.path),
@@ -79,36 +88,22 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "users": int(log.cluster.max()) + 1,
         "alpha": arguments.alpha,
         "logged": told(value.logged),
-        "ips": told(value.ips),
-        "snips": told(value.snips),
-        "dr": told(value.dr),
+        "usable": not doubts,
+        "doubts": doubts,
+        "ips": weighted(value.ips),
+        "snips": weighted(value.snips),
+        "dr": weighted(value.dr),
         "mean_weight": told(value.mean_weight),
         "effective_rows": round(value.effective_rows, 1),
         "largest_weight": round(value.largest_weight, 2),
+        "largest_share": round(value.largest_share, 4),
         "note": dataset.note,
     }
     if check is not None:
         found["check"] = {"log": str(arguments.check), **told(check)}
         for name in ("ips", "snips", "dr"):
-            found["check"][f"{name}_minus_check"] = told(difference(getattr(value, name), check))
+            found["check"][f"{name}_minus_check"] = weighted(difference(getattr(value, name), check))
     return found
-
-
-def _own_mean(path: str) -> Estimate:
-    """Mean reward of a log, clustered by user."""
-    import numpy as np
-
-    from stream_ctr.datasets.open_bandit import OpenBandit
-    from stream_ctr.experiments.estimates import by_cluster, ratio
-
-    users: dict[str, int] = {}
-    rows = [(users.setdefault(row.user, len(users)), row.label) for row in OpenBandit().read(path)]
-    if not rows:
-        raise UsageError(f"{path}: holds no row")
-    cluster = np.array([user for user, _ in rows])
-    clicks = np.array([label for _, label in rows], np.float64)
-    clicked, shown = (by_cluster(cluster, column, len(users)) for column in (clicks, np.ones(len(rows))))
-    return ratio(clicked, shown)
 
 
 def _told(estimate: Estimate, alpha: float) -> dict[str, float | None]:
@@ -130,28 +125,31 @@ def print_report(found: dict[str, Any]) -> None:
 
     def row(name: str, figures: dict[str, Any], form: str = ".3%") -> None:
         if any(figures[key] is None for key in ("value", "low", "high")):
-            table.add_row(name, "unknown", "")
+            table.add_row(name, "unknown" if found["usable"] else "not usable", "")
             return
         table.add_row(
             name, format(figures["value"], form), f"{figures['low']:{form}} to {figures['high']:{form}}"
         )
 
-    row("logged policy itself", found["logged"])
+    row("logged policy", found["logged"])
     table.add_section()
-    for name, title in (("ips", "IPS"), ("snips", "SNIPS"), ("dr", "doubly robust")):
+    for name, title in _WEIGHTED:
         row(title, found[name])
     if "check" in found:
         table.add_section()
         row("target policy's own log", found["check"])
-        for name, title in (("ips", "IPS"), ("snips", "SNIPS"), ("dr", "doubly robust")):
+        for name, title in _WEIGHTED if found["usable"] else ():
             row(f"{title} less that", found["check"][f"{name}_minus_check"])
     table.add_section()
-    row("mean weight (1 if all is well)", found["mean_weight"], ".3f")
+    row("mean weight (expected: 1)", found["mean_weight"], ".3f")
     console = Console()
     console.print(table)
+    for doubt in found["doubts"]:
+        console.print(f"IPS, SNIPS and doubly robust are not usable: {doubt}.", highlight=False)
     console.print(
-        f"{found['clicks']:,} clicks, {found['users']:,} users (intervals cluster by user), as informative "
-        f"as {found['effective_rows']:,.0f} rows of equal weight; largest weight {found['largest_weight']:g}",
+        f"{found['clicks']:,} clicks, {found['users']:,} users (intervals cluster by user); effective rows: "
+        f"{found['effective_rows']:,.1f}; largest weight: {found['largest_weight']:g} "
+        f"({100 * found['largest_share']:.1f} % of all weight)",
         highlight=False,
     )
     console.print(f"note: {found['note']}", highlight=False)

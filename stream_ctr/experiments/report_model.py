@@ -14,12 +14,14 @@ import msgspec
 
 from stream_ctr.errors import DataError
 
-REPORT_VERSION = 1
-"""Version of the structure; additions do not change it, readers skip what they do not know."""
+REPORT_VERSION = 2
+"""Version of the structure; additions do not change it, readers skip what they do not know. Version 2 added
+the verdict ``missing``; reports of version 1 are read, too."""
 
-Verdict = Literal["better", "worse", "unknown", "early", "withheld"]
+Verdict = Literal["better", "worse", "unknown", "early", "missing", "withheld"]
 """better, worse: the interval excludes zero, on that side for this arm. unknown: it holds zero.
-early: too few clicks or users for an interval. withheld: the split is not sound, nothing may be read."""
+early: no interval yet, as too few clicks or users are behind it. missing: the log lacks what the figure is
+made of. withheld: the split is not sound. For the last three ``why`` gives the reason."""
 
 
 class Definition(msgspec.Struct, kw_only=True):
@@ -55,6 +57,8 @@ class Figure(Bounded, kw_only=True):
     impressions: int = 0
     """Impressions behind it."""
     verdict: Verdict = "early"
+    why: str = ""
+    """Why there is no interval, in a few words; empty where there is one."""
     final: bool = True
     """Whether all labels behind it are settled."""
 
@@ -83,7 +87,9 @@ class Comparison(msgspec.Struct, kw_only=True):
     horizon: Horizon | None = None
     """Null where no look was declared."""
     verdict: str = ""
-    """What may be said of the arm, in a sentence or two."""
+    """The verdict on the arm as a sentence."""
+    leading: Verdict = "early"
+    """Verdict of the figure that the sentence begins with: CTR or, for a shadow arm, log loss."""
 
 
 class Model(msgspec.Struct, kw_only=True):
@@ -118,6 +124,19 @@ class Arm(msgspec.Struct, kw_only=True):
     """Impressions of its users with settled labels, in closed windows."""
     clicks: int = 0
     """Those that were clicked."""
+    over_cap: int = 0
+    """Impressions that do not count, as their user had more than ``user_impressions`` before."""
+    effective_users: float | None = None
+    """Users of equal activity that would be as informative: squared number of impressions that count over the
+    sum of squares by user."""
+    heaviest_impressions: int = 0
+    """Impressions of its most active user, before the cap."""
+    heaviest_share: float | None = None
+    """Their share of the arm's impressions, before the cap."""
+    with_bid: int = 0
+    """Impressions that have a usable bid; the others are worth nothing."""
+    unusable_bids: int = 0
+    """Impressions whose bid is negative, not finite or too large to be summed."""
     reasons: dict[str, int] = {}
     """Impressions of its users by why an arm answered: assigned, fallback, killed."""
     learn_from: str = "all"
@@ -126,6 +145,8 @@ class Arm(msgspec.Struct, kw_only=True):
     figures: dict[str, Bounded] = {}
     """ctr, advv, advv_clipped of its users; log_loss, normalized_entropy, auc and calibration of its
     predictions on all impressions in comparisons."""
+    why: dict[str, str] = {}
+    """By figure: why it has no interval."""
 
 
 class SampleRatio(msgspec.Struct, kw_only=True):
@@ -139,7 +160,32 @@ class SampleRatio(msgspec.Struct, kw_only=True):
     """Smallest always-valid p-value so far."""
     level: float = 0.01
     """Below this p the split is not sound, and stays so."""
+    excluded: dict[str, float] = {}
+    """By arm: share of its impressions that are excluded by a fault."""
+    excluded_share: float = 0.0
+    """The same over all arms, with impressions that name no arm."""
+    max_excluded: float = 1.0
+    """Above this share, of an arm or over all, the split is not sound."""
     sound: bool = True
+    why: str = ""
+    """Why it is not sound; empty where it is."""
+
+
+class Exclusion(msgspec.Struct, kw_only=True):
+    """Impressions in no comparison, for one reason."""
+
+    reason: str
+    """not_enrolled, override, no_user, inconsistent (a bucket that is not the user's, or not the arm's),
+    other_salt or unknown_arm."""
+    fault: bool
+    """Whether a sound experiment has none of these."""
+    impressions: int
+    share: float
+    """Of a fault: share of the experiment's impressions, faults included. Else of all impressions read."""
+    arms: dict[str, int] = {}
+    """By the arm that the impression names, if it names one."""
+    arm_shares: dict[str, float] = {}
+    """Of a fault: share of that arm's impressions, faults included."""
 
 
 class ArmPoint(msgspec.Struct, kw_only=True):
@@ -216,6 +262,8 @@ class WatchSettings(msgspec.Struct, kw_only=True):
     """That worth, from the first clicks; null while there are none."""
     horizon_impressions: int = 0
     """The declared fixed look; 0: none."""
+    user_impressions: int = 0
+    """Impressions of a user that count; 0: all."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -228,7 +276,9 @@ class Report(msgspec.Struct, kw_only=True):
     generated_ms: int
     """Wall time of the report."""
     verdict: list[str] = []
-    """What may be said now, in plain sentences, the most important first."""
+    """The verdict in plain sentences, the most important first."""
+    warnings: list[str] = []
+    """What makes the figures doubtful, in plain sentences."""
     notes: list[str] = []
     """What a reader should know besides: what was measured, what was left out."""
     coverage: float = 1.0
@@ -242,8 +292,9 @@ class Report(msgspec.Struct, kw_only=True):
     """Windows in order of time, the provisional ones last."""
     progress: Progress = msgspec.field(default_factory=Progress)
     excluded: dict[str, int] = {}
-    """Impressions in no comparison, by why: not_enrolled, override, no_user, inconsistent (a bucket that is
-    not the user's, or not the arm's), other_salt, unknown_arm."""
+    """Impressions in no comparison, by reason."""
+    exclusions: list[Exclusion] = []
+    """The same by arm and with shares; reasons with no impression are left out."""
     gaps: list[Gap] = []
     settings: WatchSettings
     earlier: list[str] = []

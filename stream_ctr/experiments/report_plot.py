@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
 from stream_ctr.errors import UsageError
 from stream_ctr.experiments.report_model import Point, Report
+from stream_ctr.experiments.report_words import VERDICT_WORDS, reasons
 from stream_ctr.metrics.picture import dress, new_figure, write_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: Final = ("-", "--", "-.", ":")
@@ -21,6 +24,8 @@ PANELS: Final = (
     ("log_loss", "log loss difference\n(nats / impression; below 0 is better)", 1.0),
     ("auc", "AUC difference", 1.0),
 )
+WIDEST: Final = 60
+"""Characters of a line of text in a panel."""
 MOST_HEIGHTS: Final = 4.0
 """Early intervals are very wide: a panel is this many times as high as the last interval."""
 
@@ -31,6 +36,15 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: matplotlib is not installed, or no window has closed yet.
         StreamCTRError: the file cannot be written.
+    """
+    write_figure(draw_report(report, path), path)
+
+
+def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
+    """The picture; ``path`` is named where there is nothing to draw.
+
+    Raises:
+        UsageError: as :func:`plot_report`.
     """
     figure = new_figure(11.0, 7.5)
     points = [point for point in report.series if point.final]
@@ -44,7 +58,7 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
     for axes, (name, title, factor) in zip(panels, PANELS, strict=True):
         for number, comparison in enumerate(report.comparisons):
             _draw(axes, points, comparison.arm, name, factor, number, start_ms, unit_ms)
-        _dress(axes, title)
+        _dress(axes, title, _without(report, name))
     for axes in panels[2:]:
         axes.set_xlabel(f"{unit} since the first impression (event time)")
     drawn, names = panels[2].get_legend_handles_labels()
@@ -57,9 +71,9 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
     level = report.comparisons[0].level
     text = f"always-valid {100 * (1 - level):.4g} % intervals, from the start to each moment"
     if not report.sample_ratio.sound:
-        text = "withheld: the split of users is not sound"
+        text = f"withheld: {report.sample_ratio.why or 'the split is not sound'}"
     panels[0].set_title(text, loc="left", fontsize=9, color=GREY)
-    write_figure(figure, path)
+    return figure
 
 
 def _scale(points: list[Point]) -> tuple[int, float, str]:
@@ -97,6 +111,8 @@ def _draw(
     marker = "." if len(at) < 30 else None
     axes.plot(at, values, style, color=colour, linewidth=2, marker=marker, label=arm)
     axes.fill_between(at, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    if len(at) == 1:  # a band needs two points
+        axes.vlines(at, lows, highs, color=colour, linewidth=2, alpha=0.4)
     axes.plot(at, lows, style, color=colour, linewidth=0.7)
     axes.plot(at, highs, style, color=colour, linewidth=0.7)
     reach = MOST_HEIGHTS * (highs[-1] - lows[-1]) / 2.0
@@ -104,13 +120,26 @@ def _draw(
     if number:
         before = axes.get_ylim()
         low, high = min(low, before[0]), max(high, before[1])
-    axes.set_ylim(low, high)
+    if low < high:
+        axes.set_ylim(low, high)
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _without(report: Report, name: str) -> str:
+    """Verdicts of the arms that have no interval now, with their reasons, a line each."""
+    found = [(each.arm, each.figures[name]) for each in report.comparisons if name in each.figures]
+    lines = reasons(
+        (arm, f"{VERDICT_WORDS[figure.verdict]}: {figure.why}") for arm, figure in found if figure.why
+    )
+    return "\n".join(fill(line, WIDEST) for line in lines)
+
+
+def _dress(axes: Axes, title: str, without: str) -> None:
     axes.axhline(0.0, color=GREY, linestyle="--", linewidth=1)
     axes.set_ylabel(title)
     dress(axes)
     axes.margins(x=0.01)
-    if len(axes.lines) == 1:
-        axes.text(0.5, 0.6, "no interval yet", transform=axes.transAxes, ha="center", color=GREY)
+    if len(axes.lines) == 1:  # the zero line alone: a scale would mean nothing
+        axes.set_yticks([])
+        without = without or "no interval yet"
+    if without:
+        axes.text(0.5, 0.75, without, transform=axes.transAxes, ha="center", va="top", color=GREY, fontsize=9)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_ctr.experiments.report_model import Arm, Bounded, Comparison, Definition, Figure, Report
-from stream_ctr.experiments.report_words import moment
+from stream_ctr.experiments.report_words import VERDICT_WORDS, moment, percent, reasons
 
 _FORMS: Final[dict[str, Callable[[float], str]]] = {
     "share": lambda value: f"{100 * value:.3f} %",
@@ -19,13 +19,6 @@ _FORMS: Final[dict[str, Callable[[float], str]]] = {
     "nats": lambda value: f"{value:.5f}",
     "ratio": lambda value: f"{value:.4f}",
     "area": lambda value: f"{value:.4f}",
-}
-_WORDS: Final = {
-    "better": "better",
-    "worse": "worse",
-    "unknown": "not known yet",
-    "early": "too early",
-    "withheld": "withheld",
 }
 
 
@@ -40,6 +33,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     say("")
     for line in report.verdict:
         say(line)
+    for line in report.warnings:
+        say(f"warning: {line}", "yellow")
     say("")
     console.print(_arms(report))
     for comparison in report.comparisons:
@@ -47,6 +42,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
             continue
         say("")
         console.print(_comparison(comparison, report.definitions))
+    for line in _without(report):
+        say(f"no interval: {line}")
+    if report.exclusions:
+        say("")
+        console.print(_excluded(report))
     say("")
     for note in report.notes:
         say(f"note: {note}")
@@ -68,9 +68,13 @@ def _arms(report: Report) -> Table:
         table.add_row(name, *(told(arm) for arm in report.arms))
 
     row("serves", _serves)
-    row("users' share (due)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
+    row("traffic split (expected)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
     row("users", lambda arm: f"{arm.users:,}")
+    row("effective users", lambda arm: _count(arm.effective_users))
+    row("heaviest user", lambda arm: _percent(arm.heaviest_share))
     row("impressions", lambda arm: f"{arm.impressions:,}")
+    if any(arm.over_cap for arm in report.arms):
+        row("not counted: over the user cap", lambda arm: f"{arm.over_cap:,}")
     row("clicks", lambda arm: f"{arm.clicks:,}")
     row("model version", lambda arm: arm.model.version or "unknown")
     row("model age", lambda arm: _age(arm.model.age_seconds))
@@ -80,6 +84,29 @@ def _arms(report: Report) -> Table:
         if any(definition.name in arm.figures for arm in report.arms):
             row(definition.title, partial(_own, definition))
     return table
+
+
+def _without(report: Report) -> list[str]:
+    """Which figures have no interval, and why."""
+    found = []
+    for definition in report.definitions:
+        name, title = definition.name, definition.title
+        whys = [each.figures[name].why for each in report.comparisons if name in each.figures]
+        found += [(title, why) for why in (*whys, *(arm.why.get(name, "") for arm in report.arms))]
+    return reasons(found)
+
+
+def _excluded(report: Report) -> Table:
+    names = [arm.name for arm in report.arms if not arm.shadow]
+    table = arms_table("Excluded impressions", [*names, "all"])
+    for each in report.exclusions:
+        cells = [_of(each.arms.get(name, 0), each.arm_shares.get(name)) for name in names]
+        table.add_row(each.reason.replace("_", " "), *cells, _of(each.impressions, each.share))
+    return table
+
+
+def _of(number: int, share: float | None) -> str:
+    return f"{number:,}" if share is None else f"{number:,} ({percent(share)})"
 
 
 def _comparison(comparison: Comparison, definitions: list[Definition]) -> Table:
@@ -111,7 +138,7 @@ def _judged(figure: Figure, unit: str) -> list[str]:
     return [
         _span(figure, unit),
         "" if figure.p is None else f"{figure.p:.2g}",
-        _WORDS[figure.verdict] + ("" if figure.final else " (provisional)"),
+        VERDICT_WORDS[figure.verdict] + ("" if figure.final else " (provisional)"),
     ]
 
 
@@ -125,7 +152,12 @@ def told(figure: Bounded | None, unit: str) -> str:
         return ""
     if figure.low is None or figure.high is None:
         return _value(figure.estimate, unit)
-    half = _value((figure.high - figure.low) / 2.0, unit).removesuffix(" %")
+    half_width = (figure.high - figure.low) / 2.0
+    if (
+        abs(figure.estimate - figure.low - half_width) > 1e-3 * half_width
+    ):  # an end was impossible and cut off
+        return f"{_value(figure.estimate, unit)} ({_span(figure, unit)})"
+    half = _value(half_width, unit).removesuffix(" %")
     return f"{_value(figure.estimate, unit).removesuffix(' %')} ± {half}{' %' if unit == 'share' else ''}"
 
 
@@ -149,6 +181,10 @@ def _serves(arm: Arm) -> str:
 
 def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{100 * share:.1f} %"
+
+
+def _count(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:,.1f}"
 
 
 def _age(seconds: float | None) -> str:

@@ -25,6 +25,12 @@ FIRST_LOOK_CLICKS = 100
 """Clicks in each arm before an interval is given: the normal approximation needs some."""
 FIRST_LOOK_BUCKETS = 100
 """Buckets of users with events in each arm before an interval is given."""
+FIRST_LOOK_EFFECTIVE = 30
+"""Effective buckets of users (squared sum over sum of squares) in each arm before an interval is given.
+
+Where few users have most impressions the normal approximation fails: with a quarter of the impressions made
+by some two users who never click, 6 % of 300 A/A runs excluded zero at level 0.05, and none from 30 on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +137,51 @@ def _mixture(alpha: float, planned: float) -> float:
     return planned / (share - 1.0)
 
 
+def uplift_interval(treatment: Estimate, control: Estimate, factor: float) -> Span:
+    """Interval of treatment over control less 1, for two figures that cannot be negative.
+
+    Fieller 1954, "Some Problems in Interval Estimation": a quotient q is inside while the difference
+    treatment - q control is less than ``factor`` of its own standard errors away from zero. So the interval
+    has the level of that difference at any size of the effect, and excludes zero exactly when the
+    interval of the plain difference does. Quotients below 0 are impossible and are cut off. Everything where
+    the control's own interval reaches zero: then no quotient is too large.
+
+    >>> span = uplift_interval(Estimate(0.033, 1e-6, 1.0), Estimate(0.030, 1e-6, 1.0), 1.96)
+    >>> round(span.low, 4), round(span.high, 4)
+    (0.0073, 0.2022)
+    """
+    known = all(math.isfinite(each.value) and each.variance >= 0.0 for each in (treatment, control))
+    if not (known and math.isfinite(factor)):
+        return EVERYTHING
+    above, below, squared = treatment.value, control.value, factor**2
+    room = below**2 - squared * control.variance
+    if not (below > 0.0 and room > 0.0):
+        return EVERYTHING
+    half = factor * math.sqrt(treatment.variance * room + above**2 * control.variance) / room
+    middle = above * below / room
+    return Span(max(0.0, middle - half) - 1.0, middle + half - 1.0)
+
+
+def fixed_factor(alpha: float) -> float:
+    """Half-width over standard error of the ordinary interval.
+
+    >>> round(fixed_factor(0.05), 2)
+    1.96
+    """
+    check_level(alpha)
+    return NormalDist().inv_cdf(1.0 - alpha / 2.0)
+
+
 def fixed_interval(estimate: Estimate, alpha: float) -> Span:
     """The ordinary interval: valid at one moment that was fixed before the experiment began.
 
     >>> fixed_interval(Estimate(0.0, 1.0, 10.0), 0.05)  # doctest: +ELLIPSIS
     Span(low=-1.9599..., high=1.9599...)
     """
-    check_level(alpha)
+    factor = fixed_factor(alpha)
     if not (math.isfinite(estimate.value) and estimate.variance >= 0.0):
         return EVERYTHING
-    half = NormalDist().inv_cdf(1.0 - alpha / 2.0) * estimate.standard_error
+    half = factor * estimate.standard_error
     return Span(estimate.value - half, estimate.value + half)
 
 

@@ -15,6 +15,8 @@ from stream_ctr.state import State
 
 FIRST_CLICKS: Final = 1000
 """Clicks whose worth settles where the clipped ADVV cuts."""
+MOST_BID: Final = 1e12
+"""Largest bid that is usable: sums of larger ones, and their squares, would leave the range of a float."""
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.void]
@@ -22,12 +24,20 @@ Rows = NDArray[np.void]
 
 _COUNTS: Final = ("impressions", "clicks", "scored", "scored_clicks", "pairs", "pair_clicks")
 _AMOUNTS: Final = ("worth", "clipped", "served", "loss", "predicted", "pair_loss")
+_BIDS: Final = ("priced", "priced_clicks", "unusable_bids")
 
 
 def row_type(arms: int) -> np.dtype[np.void]:
     """One impression in a comparison, packed: what is held of it until its label is settled."""
     return np.dtype(
-        [("arm", "<i2"), ("bucket", "<i2"), ("bid", "<f8"), ("served", "<f8"), ("p", "<f8", (arms,))]
+        [
+            ("arm", "<i2"),
+            ("bucket", "<i2"),
+            ("bid", "<f8"),
+            ("served", "<f8"),
+            ("p", "<f8", (arms,)),
+            ("user", "<u8"),  # last, as earlier versions ended before it
+        ]
     )
 
 
@@ -40,6 +50,10 @@ class BucketSums:
     ``scored_clicks``, ``loss`` (log loss in nats), ``predicted`` (sum of probabilities). By the arm that is
     compared with the first, the control, where both predicted: ``pairs``, ``pair_clicks``, ``pair_loss``
     (the arm's loss less the control's).
+
+    By the assigned arm only, [arms]: ``priced`` impressions with a usable bid, ``priced_clicks`` among them,
+    and impressions with ``unusable_bids``: negative, not finite or above MOST_BID. An impression without a
+    usable bid is worth nothing.
 
     Rows are added one after the other, so that sums are equal bit for bit in chunks of any size.
     """
@@ -54,6 +68,7 @@ class BucketSums:
         self.worth, self._clipped, self.served, self.loss, self.predicted, self.pair_loss = (
             np.zeros(shape) for _ in _AMOUNTS
         )
+        self.priced, self.priced_clicks, self.unusable_bids = (np.zeros(arms, np.int64) for _ in _BIDS)
         self._first: list[tuple[int, float]] = []
         """Place and worth of the first clicks, until there are enough to settle where to cut."""
         self._cut: float | None = None
@@ -86,7 +101,7 @@ class BucketSums:
         clicked = labels > 0.5
         _add(self.impressions, place, 1)
         _add(self.clicks, place[clicked], 1)
-        worth = rows["bid"][clicked]
+        worth = self._bids(rows["arm"].astype(np.int64), rows["bid"], clicked)[clicked]
         _add(self.worth, place[clicked], worth)
         self._clip(place[clicked], worth)
         served = rows["served"]
@@ -97,6 +112,14 @@ class BucketSums:
             self._score(arm, bucket, rows["p"][:, arm], losses[:, arm], labels)
             if arm:
                 self._pair(arm, bucket, losses[:, arm] - losses[:, 0], labels)
+
+    def _bids(self, arm: NDArray[np.int64], bid: Floats, clicked: NDArray[np.bool_]) -> Floats:
+        """Count the impressions that have a usable bid; the bids, 0 where there is none."""
+        usable = (bid > 0.0) & (bid <= MOST_BID)
+        _add(self.priced, arm[usable], 1)
+        _add(self.priced_clicks, arm[usable & clicked], 1)
+        _add(self.unusable_bids, arm[~usable & (bid != 0.0)], 1)
+        return np.where(usable, bid, 0.0)
 
     def _score(self, arm: int, bucket: NDArray[np.int64], p: Floats, loss: Floats, labels: Floats) -> None:
         known = np.isfinite(loss)
@@ -137,6 +160,7 @@ class BucketSums:
         """Every array, and the first clicks."""
         arrays = {name: getattr(self, name).copy() for name in _COUNTS}
         arrays |= {name: getattr(self, name).copy() for name in _AMOUNTS if name != "clipped"}
+        arrays |= {name: getattr(self, name).copy() for name in _BIDS}
         arrays["clipped"] = self._clipped.copy()
         arrays["first_place"] = np.array([place for place, _ in self._first], np.int64)
         arrays["first_worth"] = np.array([worth for _, worth in self._first], np.float64)
@@ -155,6 +179,7 @@ class BucketSums:
                     f"saved sums of the experiment are damaged: {name} is not of {self.arms} arms"
                 )
             setattr(self, "_clipped" if name == "clipped" else name, saved.copy())
+        self._load_bids(state)
         places, worths = state.arrays.get("first_place"), state.arrays.get("first_worth")
         cut = state.values.get("cut")
         if (
@@ -166,6 +191,14 @@ class BucketSums:
             raise StateError("saved sums of the experiment are damaged: the first clicks are missing")
         self._first = list(zip(places.tolist(), worths.tolist(), strict=True))
         self._cut = None if cut is None else float(cut)
+
+    def _load_bids(self, state: State) -> None:
+        """Earlier versions did not count bids: then all impressions had one, or none had."""
+        priced = bool(self.worth.any())
+        for name, counts in (("priced", self.impressions), ("priced_clicks", self.clicks)):
+            saved = state.arrays.get(name, counts.sum(axis=1) * priced)
+            setattr(self, name, saved.astype(np.int64))
+        self.unusable_bids = state.arrays.get("unusable_bids", np.zeros(self.arms)).astype(np.int64)
 
 
 def log_losses(p: Floats, labels: Floats) -> Floats:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.sample_ratio import log_bayes_factors
-from stream_ctr.state import State
-
-RECENT: Final = 65_536
-"""New users that are kept apart before they are merged into the others."""
-
-Keys = NDArray[np.uint64]
+from stream_ctr.experiments.user_table import Keys, UserTable
+from stream_ctr.state import Arrays, State
 
 
 class UserHash:
@@ -42,21 +37,21 @@ class UserHash:
 class DistinctUsers:
     """Counts the distinct users of each arm, and tests the split after every new one.
 
-    Users are told apart by 64-bit hashes, 8 bytes each: two of 10^9 share one with probability 2.7 %.
+    Users are told apart by 64-bit hashes: two of 10^9 share one with probability 2.7 %.
 
     Args:
         weights: [arms] share that each arm should have; arms of weight 0 are in no test.
+        table: where users are held.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], table: UserTable | None = None) -> None:
         self.counts = np.zeros(len(weights), np.int64)
         """[arms] distinct users."""
         self.peak = -math.inf
         """Largest logarithm of the evidence against the split so far."""
         self._tested = [arm for arm, weight in enumerate(weights) if weight > 0.0]
         self._weights = [weights[arm] for arm in self._tested]
-        self._known: Keys = np.zeros(0, np.uint64)
-        self._recent: Keys = np.zeros(0, np.uint64)
+        self._table = UserTable() if table is None else table
 
     @property
     def p_value(self) -> float:
@@ -71,12 +66,9 @@ class DistinctUsers:
             arms: int64 [N] arm of each; a user has one arm for good.
         """
         distinct, first = np.unique(users, return_index=True)
-        new = ~(_holds(self._known, distinct) | _holds(self._recent, distinct))
+        new = self._table.insert(distinct)
         if not new.any():
             return
-        self._recent = np.union1d(self._recent, distinct[new])
-        if len(self._recent) > max(RECENT, len(self._known) // 8):
-            self._merge()
         met = arms[np.sort(first[new])]
         if len(self._tested) > 1:
             tested = np.array(self._tested, np.int64)
@@ -86,13 +78,13 @@ class DistinctUsers:
         self.counts += np.bincount(met, minlength=len(self.counts))
 
     def state(self) -> State:
-        """Hashes, counts and the peak."""
-        self._merge()
-        arrays = {"known": self._known.copy(), "counts": self.counts.copy()}
+        """Hashes, the number of each in the table, counts and the peak."""
+        known, numbers = self._table.arrays()
+        arrays: Arrays = {"known": known, "impressions": numbers, "counts": self.counts.copy()}
         return State(arrays, {"peak": self.peak})
 
     def load_state(self, state: State) -> None:
-        """Become what handed out ``state``.
+        """Become what handed out ``state``; earlier versions held no numbers: they begin at 0.
 
         Raises:
             StateError: it is damaged, or of other arms.
@@ -101,17 +93,8 @@ class DistinctUsers:
         peak = state.values.get("peak")
         if known is None or counts is None or len(counts) != len(self.counts) or not isinstance(peak, float):
             raise StateError("saved users of the experiment are damaged, or of other arms")
-        self._known, self._recent = known.astype(np.uint64), np.zeros(0, np.uint64)
+        numbers = state.arrays.get("impressions", np.zeros(len(known), np.uint32))
+        if len(numbers) != len(known):
+            raise StateError("saved users of the experiment are damaged: their impressions are missing")
+        self._table.load(known, numbers)
         self.counts, self.peak = counts.astype(np.int64), peak
-
-    def _merge(self) -> None:
-        self._known = np.union1d(self._known, self._recent)
-        self._recent = np.zeros(0, np.uint64)
-
-
-def _holds(known: Keys, keys: Keys) -> NDArray[np.bool_]:
-    """Which of ``keys`` [N] are among the sorted ``known``."""
-    if not len(known):
-        return np.zeros(len(keys), np.bool_)
-    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.asarray(known[places] == keys, np.bool_)

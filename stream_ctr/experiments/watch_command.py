@@ -145,7 +145,7 @@ def _serve(
 
     def ready() -> str | None:
         latest = watcher().output.latest
-        return None if latest is not None and latest[0].progress.log_up else "the log is away"
+        return None if latest is not None and latest[0].progress.log_up else "the log is unavailable"
 
     def report() -> Report | None:
         latest = watcher().output.latest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,12 @@ class WatchConfig:
     """Width of the windows, in event time, at whose ends figures are taken; AUC is taken within them."""
     clip_quantile: float = 0.99
     """Quantile of what clicks are worth (bid) at which the clipped ADVV cuts; 1 cuts nothing."""
+    user_impressions: int = 1000
+    """Impressions of a user that count, the first ones in event order, so that no user decides a figure; 0
+    counts all."""
+    max_excluded: float = 0.01
+    """Largest share of an arm's impressions, or of all, that may be excluded by a fault (no user, an unknown
+    arm, a bucket that is not the user's or the arm's) while the split counts as sound; 1 allows any."""
     split_level: float = 0.001
     """Probability that a sound split of users is called unsound, however often one looks."""
     report_seconds: float = 1.0
@@ -42,6 +48,10 @@ def declared(config: WatchConfig) -> dict[str, Any]:
     return table
 
 
+ADDED: Final = ("user_impressions", "max_excluded")
+"""Keys that experiments of earlier versions did not declare: those have no cap on impressions of a user."""
+
+
 def ranges(config: WatchConfig) -> list[tuple[str, float, float, float]]:
     """Numeric keys with the lowest and highest value that makes sense."""
     infinity = float("inf")
@@ -51,6 +61,8 @@ def ranges(config: WatchConfig) -> list[tuple[str, float, float, float]]:
         ("watch.horizon_impressions", config.horizon_impressions, 0, 10**15),
         ("watch.window_seconds", config.window_seconds, 0.001, 1e9),
         ("watch.clip_quantile", config.clip_quantile, 0.5, 1),
+        ("watch.user_impressions", config.user_impressions, 0, 2**31),
+        ("watch.max_excluded", config.max_excluded, 0, 1),
         ("watch.split_level", config.split_level, 1e-12, 0.5),
         ("watch.report_seconds", config.report_seconds, 0.01, infinity),
         ("watch.port", config.port, -1, 65_535),

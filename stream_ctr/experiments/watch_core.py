@@ -8,6 +8,7 @@ from stream_ctr.config import Settings
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.noted import declaration
+from stream_ctr.experiments.watch_config import ADDED
 from stream_ctr.experiments.watch_pipeline import LabelledWatchPipeline, Watching, WatchPipeline
 from stream_ctr.pipeline.join import Joiner
 from stream_ctr.pipeline.segments import SegmentFolder
@@ -63,6 +64,9 @@ class WatchCore:
             self.earlier = str(before.get("salt"))
             self.experiment.noted.first_number = self.pipeline.outcomes["impressions"]
             return
+        for name in ADDED:
+            if name not in before:  # an earlier version did not declare it: see Experiment.load_state
+                now.pop(name)
         found = difference(before, now)
         if found:
             path, there, here = found

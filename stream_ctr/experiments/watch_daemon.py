@@ -169,7 +169,7 @@ class Watcher:
             lag=progress.lag_entries,
             open_impressions=progress.open_impressions,
             **self.outcomes.progress(),
-            log="well" if intake.healthy else "away",
+            log="ok" if intake.healthy else "unavailable",
         )
         return report
 

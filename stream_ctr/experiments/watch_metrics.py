@@ -65,17 +65,38 @@ def _counts(report: Report) -> Iterator[Metric]:
         users.add_metric([arm.name], arm.users)
         for reason, count in arm.reasons.items():
             reasons.add_metric([arm.name, reason], count)
+    of_user = _gauge(
+        "heaviest_user_share",
+        "Share of the arm's impressions by its most active user, before the cap.",
+        "arm",
+    )
+    effective = _gauge("effective_users", "Users of equal activity that would be as informative.", "arm")
+    over = _counter(
+        "over_cap_impressions", "Impressions over the cap of their user, which do not count.", "arm"
+    )
+    faulty = _gauge("excluded_share", "Share of the arm's impressions that are excluded by a fault.", "arm")
+    for arm in report.arms:
+        over.add_metric([arm.name], arm.over_cap)
+        for family, value in ((of_user, arm.heaviest_share), (effective, arm.effective_users)):
+            if value is not None:
+                family.add_metric([arm.name], value)
+    for name, share in report.sample_ratio.excluded.items():
+        faulty.add_metric([name], share)
     excluded = _counter("excluded_impressions", "Impressions in no comparison.", "reason")
     for reason, count in report.excluded.items():
         excluded.add_metric([reason], count)
-    yield from (shown, clicks, users, reasons, excluded)
+    yield from (shown, clicks, users, reasons, of_user, effective, over, faulty, excluded)
 
 
 def _progress(report: Report) -> Iterator[Metric]:
     split, progress = report.sample_ratio, report.progress
     values = [
         ("sample_ratio_p_value", "Smallest always-valid p-value of a sound split.", split.p),
-        ("sample_ratio_sound", "Whether the split of users is sound.", float(split.sound)),
+        (
+            "sample_ratio_sound",
+            "Whether users fit their shares and few enough impressions are excluded.",
+            float(split.sound),
+        ),
         ("lag_entries", "Entries of the log that the watcher has not applied.", progress.lag_entries),
         ("open_impressions", "Impressions that wait for their label.", progress.open_impressions),
         ("log_up", "Whether the log answers the watcher.", float(progress.log_up)),

@@ -10,10 +10,12 @@ from stream_ctr.config import Settings
 from stream_ctr.experiments.estimates import entropy
 from stream_ctr.experiments.figures import DEFINITIONS, PER_MILLE, withheld
 from stream_ctr.experiments.fold import Experiment
+from stream_ctr.experiments.members import FAULTS
 from stream_ctr.experiments.report_model import (
     Arm,
     ArmPoint,
     Comparison,
+    Exclusion,
     Gap,
     Horizon,
     Model,
@@ -23,7 +25,15 @@ from stream_ctr.experiments.report_model import (
     SampleRatio,
     WatchSettings,
 )
-from stream_ctr.experiments.report_words import notes, sentence, verdict
+from stream_ctr.experiments.report_words import (
+    UNSOUND,
+    leading,
+    notes,
+    sentence,
+    split_fault,
+    verdict,
+    warnings,
+)
 from stream_ctr.experiments.windows import End, Totals
 
 
@@ -49,7 +59,8 @@ def build_report(
         earlier: salts of experiments before.
     """
     ends = experiment.noted.ends
-    split = _sample_ratio(experiment)
+    exclusions = _exclusions(experiment)
+    split = _sample_ratio(experiment, exclusions)
     report = Report(
         experiment=experiment.config.name,
         salt=experiment.config.salt,
@@ -62,32 +73,73 @@ def build_report(
         series=_series(experiment, split),
         progress=msgspec.structs.replace(progress, final_until_ms=ends[-1].end_ms if ends else None),
         excluded=dict(experiment.noted.excluded),
+        exclusions=exclusions,
         gaps=list(gaps),
         settings=_settings(experiment, settings),
         earlier=list(earlier),
     )
     for comparison in report.comparisons:
-        comparison.verdict = sentence(comparison, report)
+        comparison.verdict, comparison.leading = sentence(comparison, report), leading(comparison)
     report.verdict = verdict(report)
-    report.notes = notes(report)
+    report.warnings = warnings(report)
+    report.notes = notes(report, capless=experiment.capless)
     return report
 
 
-def _sample_ratio(experiment: Experiment) -> SampleRatio:
+def _exclusions(experiment: Experiment) -> list[Exclusion]:
+    noted, names = experiment.noted, experiment.names
+    members = [sum(reasons.values()) for reasons in noted.reasons]
+    faults = sum(noted.excluded[why] for why in FAULTS)
+    judged, every = sum(members) + faults, sum(members) + sum(noted.excluded.values())
+    of_arms = [
+        count + sum(noted.excluded_arms[why][arm] for why in FAULTS) for arm, count in enumerate(members)
+    ]
+    found = []
+    for why, number in noted.excluded.items():
+        if not number:
+            continue
+        fault, by_arm = why in FAULTS, noted.excluded_arms[why]
+        shares = [count / whole if whole else 0.0 for count, whole in zip(by_arm, of_arms, strict=True)]
+        found.append(
+            Exclusion(
+                reason=why,
+                fault=fault,
+                impressions=number,
+                share=number / (judged if fault else every),
+                arms={name: count for name, count in zip(names, by_arm, strict=True) if count},
+                arm_shares={
+                    name: share for name, share in zip(names, shares, strict=True) if fault and share
+                },
+            )
+        )
+    return found
+
+
+def _sample_ratio(experiment: Experiment, exclusions: list[Exclusion]) -> SampleRatio:
     whole = sum(experiment.expected)
     tested = [index for index, weight in enumerate(experiment.expected) if weight > 0.0]
     p_value, level = experiment.users.p_value, experiment.watch.split_level
-    return SampleRatio(
+    faults = [each for each in exclusions if each.fault]
+    split = SampleRatio(
         users={experiment.names[arm]: int(experiment.users.counts[arm]) for arm in tested},
         expected={experiment.names[arm]: experiment.expected[arm] / whole for arm in tested},
         p=p_value,
         level=level,
-        sound=p_value >= level,
+        excluded={
+            name: sum(each.arm_shares.get(name, 0.0) for each in faults)
+            for name, shadow in zip(experiment.names, experiment.shadow, strict=True)
+            if not shadow
+        },
+        excluded_share=sum(each.share for each in faults),
+        max_excluded=experiment.watch.max_excluded,
     )
+    split.why = split_fault(split, exclusions)
+    split.sound = not split.why
+    return split
 
 
 def _arms(experiment: Experiment, models: list[Model]) -> list[Arm]:
-    noted, users = experiment.noted, experiment.users.counts
+    noted, users, exposure = experiment.noted, experiment.users.counts, experiment.exposure
     last = noted.ends[-1] if noted.ends else None
     met = int(users.sum())
     found = []
@@ -104,10 +156,17 @@ def _arms(experiment: Experiment, models: list[Model]) -> list[Arm]:
                 users=int(users[index]),
                 impressions=last.totals[index].impressions if last else 0,
                 clicks=last.totals[index].clicks if last else 0,
+                over_cap=int(exposure.over[index]),
+                effective_users=exposure.effective_users(index),
+                heaviest_impressions=int(exposure.heaviest[index]),
+                heaviest_share=exposure.heaviest_share(index),
+                with_bid=int(experiment.sums.priced[index]),
+                unusable_bids=int(experiment.sums.unusable_bids[index]),
                 reasons=dict(sorted(noted.reasons[index].items())),
                 learn_from=config.learn_from,
                 model=models[index],
                 figures=last.arms[index] if last else {},
+                why=dict(noted.reasons_without[index]) if noted.reasons_without else {},
             )
         )
     return found
@@ -120,7 +179,7 @@ def _comparisons(experiment: Experiment, split: SampleRatio) -> list[Comparison]
             arm=name,
             control=names[0],
             level=experiment.comparison_level,
-            figures=noted.figures[arm] if split.sound else withheld(noted.figures[arm]),
+            figures=noted.figures[arm] if split.sound else withheld(noted.figures[arm], UNSOUND),
             horizon=_horizon(experiment, arm, split),
         )
         for arm, name in enumerate(names)
@@ -138,7 +197,7 @@ def _horizon(experiment: Experiment, arm: int, split: SampleRatio) -> Horizon | 
     return Horizon(
         impressions=impressions,
         reached_ms=noted.horizon_ms,
-        figures=found if split.sound else withheld(found),
+        figures=found if split.sound else withheld(found, UNSOUND),
     )
 
 
@@ -213,4 +272,5 @@ def _settings(experiment: Experiment, settings: Settings) -> WatchSettings:
         clip_quantile=watch.clip_quantile,
         clip_value=experiment.sums.clip_value,
         horizon_impressions=watch.horizon_impressions,
+        user_impressions=experiment.exposure.cap,
     )

@@ -18,6 +18,8 @@ MINUTES = 20
 WELL = {
     'up{job="server", instance="s"}': "1+0x80",
     "stream_ctr_experiment_sample_ratio_sound": "1+0x80",
+    'stream_ctr_experiment_heaviest_user_share{arm="a"}': "0.01+0x80",
+    'stream_ctr_experiment_impressions_total{arm="a"}': "0+100x80",
     "stream_ctr_experiment_report_timestamp_seconds": "0+15x80",
     'stream_ctr_experiment_log_up{job="watcher"}': "1+0x80",
     'stream_ctr_serve_log_up{job="server"}': "1+0x80",
@@ -39,6 +41,7 @@ WELL = {
 FAULTS = {
     "TargetDown": ('up{job="server", instance="s"}', "1x40 0x40"),
     "SplitNotSound": ("stream_ctr_experiment_sample_ratio_sound", "1x70 0x10"),
+    "HeavyUser": ('stream_ctr_experiment_heaviest_user_share{arm="a"}', "0.01x40 0.4x40"),
     "ReportOld": ("stream_ctr_experiment_report_timestamp_seconds", "0+15x60 900x20"),
     "LogAway": ('stream_ctr_serve_log_up{job="server"}', "1x70 0x10"),
     "ImpressionsLost": ("stream_ctr_serve_impressions_dropped_total", "3x70 9x10"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -109,13 +111,90 @@ def test_what_is_shown_is_one_of_the_candidates(tmp_path: Path) -> None:
 
 
 def test_the_command_reports_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(open_bandit_folder(tmp_path, [row(n, n % 4 == 0) for n in range(40)]))
+    folder = str(open_bandit_folder(tmp_path, [row(n, n % 4 == 0) for n in range(200)]))
     assert main(["experiment", "off-policy", folder, "--check", folder, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["rows"] == 40
+    assert found["rows"] == 200
+    assert found["usable"]
     assert found["ips"]["value"] == found["check"]["value"] == 0.25
     assert main(["experiment", "off-policy", folder]) == 0
     assert "SNIPS" in capsys.readouterr().out
+
+
+def campaign(root: Path, rows: list[str], items: list[tuple[str, float]]) -> str:
+    """A campaign of these items, with the rows of :func:`open_bandit_folder`."""
+    folder = open_bandit_folder(root, rows)
+    lines = "".join(f"{number},{item},{price},fa,fb,fc\n" for number, (item, price) in enumerate(items))
+    header = ",item_id,item_feature_0,item_feature_1,item_feature_2,item_feature_3\n"
+    (folder / "item_context.csv.gz").write_bytes(gzip.compress((header + lines).encode()))
+    return str(folder)
+
+
+TWO = [("0", -0.5), ("1", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("propensity", "items", "text"),
+    [
+        ("0.6", TWO, "row 1: propensity_score 0.6 is not 1/2 = 0.5, the uniform policy's"),
+        ("0.5", [*TWO, ("2", 1.0)], "has 3 items, .* has 2; only one of them has 2: a mean over other items"),
+        ("0.5", [("0", -0.5), ("1", 0.75)], r"item 1 has item_feature_0 0\.75, in .* it has 0\.25"),
+    ],
+    ids=["another policy", "other items", "another item of the same id"],
+)
+def test_a_check_against_another_policy_or_other_items_is_refused(
+    tmp_path: Path,
+    propensity: str,
+    items: list[tuple[str, float]],
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [row(number) for number in range(20)]
+    logged = campaign(tmp_path / "logged", rows, TWO)
+    other = campaign(tmp_path / "other", [each.replace(",0.5,", f",{propensity},") for each in rows], items)
+    assert main(["experiment", "off-policy", logged, "--check", other]) == 2
+    refused = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(rf"--check .*other/random/men.*{text}", refused), refused
+
+
+def test_a_row_late_in_the_check_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(number) for number in range(20)]
+    logged = str(open_bandit_folder(tmp_path / "logged", rows))
+    other = str(open_bandit_folder(tmp_path / "other", [*rows, row(20).replace(",0.5,", ",0.4,")]))
+    assert main(["experiment", "off-policy", logged, "--check", other]) == 2
+    assert "row 21: propensity_score 0.4" in capsys.readouterr().err
+
+
+def test_with_few_effective_rows_no_weighted_figure_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row(number, number % 4 == 0) for number in range(300)]
+    rows[7] = rows[7].replace(",0.5,", ",0.001,")  # a weight of 500 among weights of 1
+    logged = str(open_bandit_folder(tmp_path / "logged", rows))
+    check = str(open_bandit_folder(tmp_path / "check", [row(number) for number in range(20)]))
+    assert main(["experiment", "off-policy", logged, "--check", check, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    effective = (299 + 500) ** 2 / (299 + 500**2)
+    assert found["effective_rows"] == pytest.approx(effective, abs=0.1)
+    assert not found["usable"]
+    assert (
+        found["doubts"][0] == f"{effective:.1f} of 100 effective rows needed (one row has 63 % of all weight)"
+    )
+    for name in ("ips", "snips", "dr"):
+        assert set(found[name].values()) == set(found["check"][f"{name}_minus_check"].values()) == {None}
+    assert found["logged"]["value"] == 0.25
+    assert main(["experiment", "off-policy", logged]) == 0
+    text = capsys.readouterr().out
+    assert "IPS, SNIPS and doubly robust are not usable" in text
+    assert re.search(r"IPS +│ +not usable", text)
+
+
+def test_a_mean_weight_that_is_not_1_is_a_doubt() -> None:
+    log = planted(2)
+    assert evaluate(log).doubts() == []
+    wrong = Logged(log.reward, log.propensity / 2, log.target, log.predicted, log.expected, log.cluster)
+    (doubt,) = evaluate(wrong).doubts()
+    assert re.match(r"the mean weight is 1\.991 \(99 % CI 1\.\d+ to 2\.\d+\), which is not compatible", doubt)
 
 
 def test_policies_the_log_cannot_value_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from stream_ctr.experiments.report_model import (
     read_report,
 )
 from stream_ctr.experiments.report_plot import plot_report
-from stream_ctr.experiments.report_words import notes, sentence, verdict
+from stream_ctr.experiments.report_words import notes, sentence, split_fault, verdict
 from stream_ctr.experiments.watch_output import file_of
 from tests.experiments.watching import World, watch, write_config, write_log
 
@@ -40,7 +40,7 @@ def test_the_table_shows_every_figure(capsys: pytest.CaptureFixture[str]) -> Non
         assert definition.title in text
     new = report.comparisons[0].figures["ctr_uplift"]
     assert f"{100 * (new.low or 0):+.1f} % to {100 * (new.high or 0):+.1f} %" in text
-    assert "not known yet" in text
+    assert "not significant yet" in text
     assert "nobody (shadow)" in text
 
 
@@ -102,31 +102,41 @@ def compared(**figures: Figure) -> Comparison:
 
 def test_sentences_say_what_the_intervals_say() -> None:
     report = example()
-    assert sentence(compared(), report) == "helen: no window has closed yet."
+    assert sentence(compared(), report) == "helen vs control: no verdict yet: no window has closed."
     found = sentence(
         compared(
+            ctr=Figure(estimate=0.002, low=0.001, high=0.003, verdict="better"),
             ctr_uplift=Figure(estimate=0.05, low=0.01, high=0.09, verdict="better"),
+            advv=Figure(estimate=-0.2, low=-0.9, high=0.5, verdict="unknown"),
             advv_uplift=Figure(estimate=-0.02, low=-0.09, high=0.05, verdict="unknown"),
             log_loss=Figure(estimate=0.01, low=0.005, high=0.015, verdict="worse"),
         ),
         report,
     )
     assert found == (
-        "helen against control: CTR is better (+5.0 %, interval +1.0 % to +9.0 %); ADVV: not known to differ "
-        "yet (-2.0 %, interval -9.0 % to +5.0 %); it predicts worse (log loss +0.0100 nats, interval "
+        "helen vs control: CTR is better (+5.0 %, 95 % CI +1.0 % to +9.0 %); ADVV difference not "
+        "significant yet (-2.0 %, 95 % CI -9.0 % to +5.0 %); log loss is worse (+0.0100 nats, 95 % CI "
         "+0.0050 to +0.0150)."
     )
-    early = sentence(compared(ctr_uplift=Figure(estimate=0.5), log_loss=Figure()), report)
-    assert early.startswith("helen against control: CTR: too early, an interval needs 100 clicks")
-    hidden = sentence(compared(log_loss=Figure(verdict="withheld")), report)
-    assert hidden == "helen: withheld, as the split is not sound."
+    unbounded = compared(
+        ctr=Figure(estimate=0.02, low=0.01, high=0.03, verdict="better"),
+        ctr_uplift=Figure(),
+        log_loss=Figure(),
+    )
+    assert "CTR is better (+2.000 pp, 95 % CI +1.000 pp to +3.000 pp)" in sentence(unbounded, report)
+    early = sentence(compared(ctr=Figure(estimate=0.5, why="3 of 100"), log_loss=Figure(why="x")), report)
+    assert early == "helen vs control: CTR: no verdict yet: 3 of 100; log loss: no verdict yet: x."
+    hidden = sentence(compared(log_loss=Figure(verdict="withheld", why="because")), report)
+    assert hidden == "helen vs control: withheld: because."
 
 
 def test_the_split_comes_first_and_alone_when_it_is_not_sound() -> None:
     report = example()
-    report.sample_ratio.sound, report.sample_ratio.p = False, 1e-9
+    split = report.sample_ratio
+    split.sound, split.p = False, 1e-9
+    split.why = split_fault(split, report.exclusions)
     (only,) = verdict(report)
-    assert only.startswith("The split is not sound: users met in the arms (control 4,021, helen 3,978)")
+    assert only.startswith("The split is not sound: users per arm (control 4,021, helen 3,978) do not fit")
     report.arms = report.arms[:1]
     report.sample_ratio.sound = True
     assert verdict(report) == ["control is the only arm: there is nothing to compare."]
@@ -156,7 +166,7 @@ def test_notes_name_the_declared_look_and_a_log_that_is_away() -> None:
     report.progress.log_up = False
     found = notes(report)
     assert any("it was taken at 1970-01-01 00:00:00 UTC and stands" in note for note in found)
-    assert found[-1].startswith("The log does not answer")
+    assert found[-1].startswith("The log is unavailable")
 
 
 def test_salts_make_names_of_files_of_their_own() -> None:
@@ -197,4 +207,4 @@ def test_notes_count_what_the_joiner_left_out() -> None:
     added = " ".join(note for note in notes(report) if note not in before)
     assert "3 impressions came too late" in added
     assert "4 clicks were in time" in added
-    assert "5 entries of the log are no usable records" in added
+    assert "5 entries of the log are not usable records" in added

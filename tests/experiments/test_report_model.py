@@ -43,7 +43,7 @@ def test_a_newer_report_is_refused_and_an_addition_is_not() -> None:
     table = json.loads(EXAMPLE.read_bytes())
     assert decode_report(json.dumps({**table, "addition": 1}).encode()).salt == "main-2"
     table["v"] = REPORT_VERSION + 1
-    with pytest.raises(DataError, match="newer than 1"):
+    with pytest.raises(DataError, match="newer than 2"):
         decode_report(json.dumps(table).encode())
 
 

@@ -17,6 +17,8 @@ from stream_ctr.experiments.figures import arm_estimates, bounded, comparison_es
 from stream_ctr.experiments.sequence import ConfidenceSequence, fixed_interval
 from stream_ctr.experiments.sums import FIRST_CLICKS, BucketSums, log_losses, row_type
 
+ARMS = ("control", "new")
+
 
 def rows(
     seed: int, count: int, arms: int = 2, users: int = 400, spread: float = 0.4
@@ -170,9 +172,10 @@ def test_looking_at_every_window_finds_no_difference_where_there_is_none() -> No
         peeked = False
         for look in range(8):
             sums.add(*rows(1000 * seed + look, 500, users=300))
-            found = comparison_estimates(sums, 1, NOTHING, shadow=False)
+            found = comparison_estimates(sums, ARMS, 1, NOTHING, shadow=False)
             excluded |= {n for n, f in figures(found, sequence).items() if f.verdict in ("better", "worse")}
-            peeked |= found["log_loss"][1] and fixed_interval(found["log_loss"][0], level).excludes_zero
+            loss = found["log_loss"]
+            peeked |= not loss.why and fixed_interval(loss.estimate, level).excludes_zero
         for name in excluded:
             wrong[name] += 1
         naive += peeked
@@ -186,33 +189,37 @@ def test_the_figures_of_an_arm_are_those_of_the_sums() -> None:
     sums = BucketSums(2, 0.95)
     sums.add(made, labels)
     mine = made["arm"] == 1
-    found = arm_estimates(sums, 1, Estimate(0.7, 1e-4, 4_000.0), shadow=False)
-    assert found["ctr"][0].value == pytest.approx(labels[mine].mean())
-    assert found["advv"][0].value == pytest.approx(1000 * (labels * made["bid"])[mine].mean())
+    found = arm_estimates(sums, ARMS, 1, Estimate(0.7, 1e-4, 4_000.0), shadow=False)
+    assert found["ctr"].estimate.value == pytest.approx(labels[mine].mean())
+    assert found["advv"].estimate.value == pytest.approx(1000 * (labels * made["bid"])[mine].mean())
     clipped = np.minimum(made["bid"], sums.clip_value or 0.0)
-    assert found["advv_clipped"][0].value == pytest.approx(1000 * (labels * clipped)[mine].mean())
+    assert found["advv_clipped"].estimate.value == pytest.approx(1000 * (labels * clipped)[mine].mean())
     p = made["p"][:, 1]
     loss = -(labels * np.log(p) + (1 - labels) * np.log(1 - p))
-    assert found["log_loss"][0].value == pytest.approx(loss.mean())
-    assert found["normalized_entropy"][0].value == pytest.approx(loss.mean() / entropy(labels.mean()))
-    assert found["calibration"][0].value == pytest.approx(p.sum() / labels.sum())
-    assert found["auc"][0].value == 0.7
-    assert arm_estimates(sums, 1, NOTHING, shadow=True).keys().isdisjoint({"ctr", "advv", "advv_clipped"})
-    compared = comparison_estimates(sums, 1, NOTHING, shadow=False)
+    assert found["log_loss"].estimate.value == pytest.approx(loss.mean())
+    assert found["normalized_entropy"].estimate.value == pytest.approx(loss.mean() / entropy(labels.mean()))
+    assert found["calibration"].estimate.value == pytest.approx(p.sum() / labels.sum())
+    assert found["auc"].estimate.value == 0.7
+    assert (
+        arm_estimates(sums, ARMS, 1, NOTHING, shadow=True).keys().isdisjoint({"ctr", "advv", "advv_clipped"})
+    )
+    compared = comparison_estimates(sums, ARMS, 1, NOTHING, shadow=False)
     q = made["p"][:, 0]
     other = -(labels * np.log(q) + (1 - labels) * np.log(1 - q))
-    assert compared["log_loss"][0].value == pytest.approx((loss - other).mean())
+    assert compared["log_loss"].estimate.value == pytest.approx((loss - other).mean())
     ours, theirs = labels[mine].mean(), labels[~mine].mean()
-    assert compared["ctr"][0].value == pytest.approx(ours - theirs)
-    assert compared["ctr_uplift"][0].value == pytest.approx(ours / theirs - 1)
+    assert compared["ctr"].estimate.value == pytest.approx(ours - theirs)
+    assert compared["ctr_uplift"].estimate.value == pytest.approx(ours / theirs - 1)
 
 
 def test_without_clicks_enough_there_is_an_estimate_and_no_interval() -> None:
     sums, sequence = BucketSums(2, 0.99), ConfidenceSequence(0.05, 1_000)
     sums.add(*rows(1, 400))
-    found = comparison_estimates(sums, 1, NOTHING, shadow=False)
+    found = comparison_estimates(sums, ARMS, 1, NOTHING, shadow=False)
     assert {figure.verdict for figure in figures(found, sequence).values()} == {"early"}
     assert all(each.low is None and each.high is None for each in bounded(found, sequence).values())
     assert bounded(found, sequence)["ctr"].estimate is not None
-    hidden = withheld(figures(found, sequence))
-    assert {(each.estimate, each.p, each.verdict) for each in hidden.values()} == {(None, None, "withheld")}
+    hidden = withheld(figures(found, sequence), "the split is not sound")
+    assert {(each.estimate, each.p, each.verdict, each.why) for each in hidden.values()} == {
+        (None, None, "withheld", "the split is not sound")
+    }

@@ -41,6 +41,9 @@ def test_every_figure_of_every_arm_is_shown_with_its_interval() -> None:
         assert found["impressions_total", label] == arm.impressions
         assert found["clicks_total", label] == arm.clicks
         assert found["users", label] == arm.users
+        assert found["over_cap_impressions_total", label] == arm.over_cap
+        assert found.get(("heaviest_user_share", label)) == arm.heaviest_share
+        assert found.get(("effective_users", label)) == arm.effective_users
         for name, figure in arm.figures.items():
             assert found[name, label] == figure.estimate
             assert found[f"{name}_low", label] == figure.low
@@ -55,6 +58,7 @@ def test_every_figure_of_every_arm_is_shown_with_its_interval() -> None:
             assert found[f"{shown}_low", label] == figure.low
             assert found[f"{shown}_high", label] == figure.high
     assert found["excluded_impressions_total", frozenset({("reason", "override")})] == 17
+    assert found["excluded_share", frozenset({("arm", "helen")})] == report.sample_ratio.excluded["helen"]
     assert found["sample_ratio_p_value", frozenset()] == report.sample_ratio.p
     assert found["log_up", frozenset()] == 1.0
 

@@ -75,7 +75,7 @@ def test_keys_reach_everything_in_order_and_the_focus_shows(page: Page) -> None:
         ("INPUT", "difference"),
         ("INPUT", "on"),
         *charts,
-        ("SUMMARY", "How each figure is made"),
+        ("SUMMARY", "Definitions and methods"),
         ("A", "The report as JSON"),
         ("A", "metrics for Prometheus"),
     ]
@@ -162,7 +162,7 @@ def test_lines_are_told_apart_without_colour(page: Page) -> None:
     marks = page.locator("#charts .chart").nth(2).locator("[data-cursor] > :not(line)")
     assert len(set(marks.evaluate_all("all => all.map(e => e.tagName)"))) == 3
     said = page.locator("#comparisons td.says").all_inner_texts()
-    assert all(text == "" or text[2:] in ("better", "not yet known") for text in said)
+    assert all(text == "" or text[2:] in ("better", "not significant yet") for text in said)
 
 
 @pytest.mark.parametrize("width", [320, 360])

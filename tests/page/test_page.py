@@ -77,15 +77,15 @@ def test_an_unsound_split_and_a_killed_arm_are_told_before_all_figures(page: Pag
     for comparison in report.comparisons:
         for figure in comparison.figures.values():
             figure.estimate = figure.low = figure.high = figure.p = None
-            figure.verdict = "withheld"
+            figure.verdict, figure.why = "withheld", "the split is not sound"
     later(page)
     expect(page.locator("#verdict li").first).to_have_text("✕The split is not sound: effects are withheld.")
     moment = page.locator("#moment").inner_text()
-    assert "No effect may be read" in moment
+    assert "Effects are withheld" in moment
     assert "helen is switched off" in moment
-    expect(page.locator("tr[data-figure=ctr] .says").first).to_have_text("✕ withheld")
+    expect(page.locator("tr[data-figure=ctr] .says").first).to_have_text("✕ withheld: the split is not sound")
     assert page.locator("tr[data-figure=ctr] .difference").first.inner_text().endswith("\N{EN DASH}")
-    assert page.locator(".plot-area").first.inner_text() == "Withheld: the split of users is not sound."
+    assert page.locator(".plot-area").first.inner_text() == "withheld: the split is not sound"
     assert page.locator(".plot-area[tabindex='0']").count() == 0
     assert page.locator("[data-arm=helen] .badge").inner_text() == "switched off"
 

@@ -3,7 +3,7 @@ const POLL_MS = 2000;
 const PATIENCE_MS = 8000;
 const SLOWEST_MS = 30_000;
 const STALE_SECONDS = 30;
-const REPORT_VERSION = 1;
+const REPORT_VERSION = 2;
 
 const state = { report: null, readAt: 0, ageThen: 0, failedSince: null, problem: "", wait: POLL_MS };
 
@@ -19,6 +19,7 @@ function showReport() {
     `Times are ${Intl.DateTimeFormat().resolvedOptions().timeZone}.`;
   byId("main").hidden = false;
   showVerdict(report);
+  showWarnings(report);
   showMoment(report);
   showComparisons(report);
   showArms(report, reportAge());
@@ -56,7 +57,7 @@ function failed(problem) {
 async function accept(response) {
   const report = await response.json();
   if (report.v > REPORT_VERSION) {
-    failed(`The report is of version ${report.v}, which this page does not read; load it anew`);
+    failed(`The report is of version ${report.v}, which this page does not read; reload the page`);
     return;
   }
   // The server's clock says how old the report is: this device's may be wrong.

@@ -1,7 +1,7 @@
 // One figure over time: the drawing, a cursor that pointer and keys move, what it stands on, and a table of it all.
 const MAIN_FIGURES = ["ctr", "advv", "log_loss", "auc"];
 const VIEWS = {
-  difference: "Each arm less the control, from the start to each moment, with always-valid intervals: where an interval leaves zero, the difference is known.",
+  difference: "Each arm less the control, from the start to each moment, with always-valid intervals: where an interval excludes zero, the difference is significant.",
   total: "Each arm from the start to each moment, with always-valid intervals.",
   window: "Each arm in each window of time alone, without intervals. Hollow marks: labels may still come.",
 };
@@ -29,9 +29,17 @@ function seriesOf(report, definition, view) {
   const spans = report.gaps.map((gap) => ({ from: gap.start_ms, to: gap.end_ms ?? report.generated_ms }));
   return { name, title: definition.title, unit: definition.unit, better: definition.better, view, lines, spans,
     difference: view === "difference", provisionalFrom: open?.start_ms,
-    nothing: view === "difference" && !report.sample_ratio.sound
-      ? "Withheld: the split of users is not sound."
-      : "Nothing to show yet: no window has closed, or too few clicks or users for an interval." };
+    nothing: nothingText(report, name, view) };
+}
+
+// Why a chart is empty: the reasons of the verdicts, as the table has them.
+function nothingText(report, name, view) {
+  if (view === "difference") {
+    const whys = report.comparisons.map((comparison) => verdictText(comparison.figures[name])).filter(Boolean);
+    if (whys.length) return [...new Set(whys)].join("; ");
+  }
+  const why = report.arms.map((arm) => arm.why?.[name]).filter(Boolean);
+  return why.length ? [...new Set(why)].join("; ") : "No window has closed yet.";
 }
 
 const BETTER = { higher: "higher is better", lower: "lower is better", one: "best at 1" };

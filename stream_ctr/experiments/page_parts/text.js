@@ -76,9 +76,17 @@ function boundedText(bounded, unit, difference = false) {
 const VERDICTS = {
   better: { sign: "▲", text: "better" },
   worse: { sign: "▼", text: "worse" },
-  unknown: { sign: "◆", text: "not yet known" },
-  early: { sign: "◇", text: "too early" },
+  unknown: { sign: "◆", text: "not significant yet" },
+  early: { sign: "◇", text: "no verdict yet" },
+  missing: { sign: "○", text: "no verdict" },
   withheld: { sign: "✕", text: "withheld" },
   sound: { sign: "✓", text: "sound" },
   unsound: { sign: "✕", text: "not sound" },
 };
+
+const verdictWord = (figure) =>
+  (VERDICTS[figure.verdict]?.text ?? figure.verdict) + (figure.final ? "" : " (provisional)");
+
+// A figure's verdict with its reason; empty where there is no figure.
+const verdictText = (figure) =>
+  !figure ? "" : figure.why ? `${verdictWord(figure)}: ${figure.why}` : verdictWord(figure);

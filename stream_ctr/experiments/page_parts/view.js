@@ -12,19 +12,14 @@ function definitionList(rows) {
 
 const card = (title, ...content) => element("article", { class: "card" }, element("h3", {}, title), ...content);
 
-function comparisonSign(report, sentence) {
-  const comparison = report.comparisons.find((candidate) => candidate.verdict === sentence);
-  if (!comparison) return null;
-  const verdicts = Object.values(comparison.figures).map((figure) => figure.verdict);
-  return ["withheld", "worse", "better", "unknown", "early"].find((verdict) =>
-    (verdict === "worse" || verdict === "better" ? comparison.figures.ctr?.verdict === verdict : verdicts.includes(verdict)));
-}
+const comparisonSign = (report, sentence) =>
+  report.comparisons.find((candidate) => candidate.verdict === sentence)?.leading ?? null;
 
 let verdictShown = "";
 
 // Rewritten only when the words change: a screen reader would read them aloud at every poll.
 function showVerdict(report) {
-  const sentences = report.verdict.length ? report.verdict : ["Nothing may be said yet."];
+  const sentences = report.verdict.length ? report.verdict : ["No verdict yet."];
   const signs = sentences.map((sentence, n) => comparisonSign(report, sentence) ??
     (n === 0 ? (report.sample_ratio.sound ? "sound" : "unsound") : null));
   const now = JSON.stringify([sentences, signs]);
@@ -45,35 +40,39 @@ function paceOf(report) {
 
 function wayTo(label, done, goal, pace) {
   const share = Math.min(1, done / goal);
-  const rest = done >= goal ? "" : pace > 0 ? `, ${spanText((goal - done) / pace)} more at the present pace` : "";
-  const text = `${label}: ${countText(done)} of ${countText(goal)} impressions${rest}.`;
+  const rest = done >= goal ? "" : pace > 0 ? `; about ${spanText((goal - done) / pace)} to go at the current rate` : "";
+  const text = `${percent(share, 0)} of ${label} (${countText(done)} of ${countText(goal)} impressions)${rest}.`;
   return [element("p", {}, text), element("progress", { max: 1, value: share, "aria-label": text })];
 }
 
-// When may one say so? And what stands in the way.
+function showWarnings(report) {
+  byId("warnings").replaceChildren(...(report.warnings ?? []).map(warning));
+}
+
+// How far the experiment is, and what stands in the way.
 function showMoment(report) {
   const parts = [];
   const done = report.arms.reduce((sum, arm) => sum + arm.impressions, 0);
   const pace = paceOf(report);
   const { settings } = report;
   if (!report.sample_ratio.sound) {
-    parts.push(element("p", {}, "No effect may be read from a split that is not sound. Find what loses or moves users, then start anew with a new salt."));
+    parts.push(element("p", {}, "Effects are withheld: the split is not sound. Find what loses, moves or excludes users, then start a new experiment with a new salt."));
   } else {
-    parts.push(element("p", {}, "The intervals hold at every look: a difference is known as soon as its interval leaves zero, and not before. You may look as often as you like."));
-    parts.push(...wayTo("Narrowest where the plan has it", done, settings.planned_impressions, pace));
+    parts.push(element("p", {}, "Intervals are always valid: a difference is significant once its interval excludes zero, at any look and however often you look."));
+    parts.push(...wayTo("the planned sample", done, settings.planned_impressions, pace));
     if (settings.horizon_impressions > 0) {
       const reached = report.comparisons.map((comparison) => comparison.horizon?.reached_ms).find(known);
-      if (reached === undefined) parts.push(...wayTo("The one look that was declared", done, settings.horizon_impressions, pace));
-      else parts.push(element("p", {}, `The one look that was declared, at ${countText(settings.horizon_impressions)} impressions, was taken at ${timeText(reached)}; it is below.`));
+      if (reached === undefined) parts.push(...wayTo("the sample of the declared look", done, settings.horizon_impressions, pace));
+      else parts.push(element("p", {}, `The declared look, at ${countText(settings.horizon_impressions)} impressions, was taken at ${timeText(reached)}; see below.`));
     }
   }
   for (const arm of report.arms.filter((candidate) => candidate.killed)) {
     parts.push(warning(`${arm.name} is switched off: the control answers its users, who still count as ${arm.name}'s.`));
   }
   for (const gap of report.gaps.filter((candidate) => !known(candidate.end_ms))) {
-    parts.push(warning(`A server cannot log impressions since ${timeText(gap.start_ms)}: what it shows is in no figure.`));
+    parts.push(warning(`A server has been unable to log impressions since ${timeText(gap.start_ms)}: they are in no figure.`));
   }
-  if (!report.progress.log_up) parts.push(warning("The event log does not answer: the figures stand still."));
+  if (!report.progress.log_up) parts.push(warning("The event log is unavailable: the figures do not change."));
   byId("moment").replaceChildren(...parts);
 }
 
@@ -94,7 +93,8 @@ function comparisonRow(report, comparison, definition) {
   const verdict = figure?.verdict;
   const text = figure ? boundedTexts(figure, unit, true) : { value: "", interval: "" };
   const says = element("td", { class: "says", "data-verdict": verdict });
-  if (figure) says.append(`${VERDICTS[verdict]?.sign ?? ""} ${VERDICTS[verdict]?.text ?? verdict}`, figure.final ? "" : " (provisional)");
+  if (figure) says.append(`${VERDICTS[verdict]?.sign ?? ""} ${verdictWord(figure)}`, figure.why ? ": " : "",
+    element("span", { class: "why" }, figure.why ?? ""));
   const difference = element("td", { class: "difference", "data-label": figure ? "difference" : null });
   if (figure && known(figure.estimate)) {
     difference.append(element("strong", {}, text.value), " ", element("span", { class: "interval" },
@@ -103,7 +103,7 @@ function comparisonRow(report, comparison, definition) {
   } else if (figure) difference.append(NONE);
   const plot = element("td", { class: "plot" });
   if (figure && known(figure.low) && known(figure.high) && known(figure.estimate)) {
-    plot.append(whisker(figure, verdict, `${title}: interval ${text.interval}, ${VERDICTS[verdict]?.text ?? verdict}`));
+    plot.append(whisker(figure, verdict, `${title}: interval ${text.interval}, ${verdictText(figure)}`));
   }
   row.append(says, plain(comparison.control), plain(comparison.arm), difference, plot);
   return row;
@@ -116,7 +116,7 @@ function horizonOf(report, comparison) {
   if (!horizon || !known(horizon.reached_ms)) return null;
   const said = report.definitions.filter(({ name }) => horizon.figures[name]).map(({ name, title, unit }) => {
     const figure = horizon.figures[name];
-    return element("li", {}, `${title} ${boundedText(figure, unit, true)}, p ${pText(figure.p ?? 1)}: ${VERDICTS[figure.verdict]?.text ?? figure.verdict}`);
+    return element("li", {}, `${title} ${boundedText(figure, unit, true)}, p ${known(figure.p) ? pText(figure.p) : NONE}: ${verdictText(figure)}`);
   });
   return element("div", {}, element("h4", {}, `At the declared look (${timeText(horizon.reached_ms)}, ordinary intervals)`),
     element("ul", { class: "notes" }, ...said));
@@ -135,16 +135,16 @@ function withRoles(table) {
 
 function showComparisons(report) {
   const cards = report.comparisons.map((comparison) => {
-    const head = ["Figure", "Says", comparison.control, comparison.arm, "Difference (interval)", "Against zero"].map((text) =>
-      element("th", { scope: "col", class: text === "Says" ? "says" : null }, text));
+    const head = ["Figure", "Verdict", comparison.control, comparison.arm, "Difference (interval)", "Effect"].map((text) =>
+      element("th", { scope: "col", class: text === "Verdict" ? "says" : null }, text));
     const rows = report.definitions.map((definition) => comparisonRow(report, comparison, definition)).filter(Boolean);
     return element("article", { class: "card comparison" },
-      withRoles(element("table", {}, element("caption", {}, `${comparison.arm} against ${comparison.control}`),
+      withRoles(element("table", {}, element("caption", {}, `${comparison.arm} vs ${comparison.control}`),
         element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))),
-      element("p", { class: "quiet" }, `Chance that the interval of a figure is ever wrong, at any look: at most ${percent(comparison.level)}.`),
+      element("p", { class: "quiet" }, `Probability that a figure's interval is ever wrong, over all looks: at most ${percent(comparison.level)}.`),
       horizonOf(report, comparison));
   });
-  if (!cards.length) cards.push(element("p", { class: "card quiet" }, "There is one arm and nothing to compare it with."));
+  if (!cards.length) cards.push(element("p", { class: "card quiet" }, "There is only one arm: nothing to compare."));
   byId("comparisons").replaceChildren(...cards);
 }
 
@@ -161,11 +161,14 @@ function showArms(report, ageSeconds) {
     const age = known(model.age_seconds) ? model.age_seconds + ageSeconds : NaN;
     return element("article", { class: "card arm", "data-arm": arm.name }, title, definitionList([
       !arm.shadow && ["Share of users", percent(arm.share)],
-      !arm.shadow && ["Share it should have", percent(arm.weight)],
+      !arm.shadow && ["Expected share", percent(arm.weight)],
       !arm.shadow && ["Users", countText(arm.users)],
+      !arm.shadow && ["Effective users", known(arm.effective_users) ? countText(Math.round(arm.effective_users)) : NONE],
+      !arm.shadow && ["Heaviest user", percent(arm.heaviest_share)],
       !arm.shadow && ["Impressions", countText(arm.impressions)],
+      arm.over_cap > 0 && ["Not counted: over the user cap", countText(arm.over_cap)],
       !arm.shadow && ["Clicks", countText(arm.clicks)],
-      reasons && ["Answered because", reasons],
+      reasons && ["Answered by reason", reasons],
       ["Learns", LEARNS[arm.learn_from] ?? arm.learn_from],
       ["Model", model.version || NONE],
       ["Model's age", spanText(age)],
@@ -175,45 +178,50 @@ function showArms(report, ageSeconds) {
 }
 
 function splitCard(report) {
-  const { users, expected, p, level, sound } = report.sample_ratio;
+  const { users, expected, p, level, sound, why } = report.sample_ratio;
   const all = Object.values(users).reduce((sum, n) => sum + n, 0);
   const rows = Object.keys(expected).map((arm) => element("tr", {}, element("th", { scope: "row" }, arm),
     element("td", {}, countText(users[arm] ?? 0)), element("td", {}, all ? percent((users[arm] ?? 0) / all) : NONE),
     element("td", {}, percent(expected[arm]))));
   const verdict = sound ? "sound" : "unsound";
-  return card("Is the split itself sound?",
+  return card("Sample ratio",
     element("p", { "data-verdict": verdict }, element("strong", {}, `${VERDICTS[verdict].sign} ${VERDICTS[verdict].text}`),
-      ` (p ${pText(p)}; not sound below ${level})`),
-    element("table", {}, element("thead", {}, element("tr", {}, ...["Arm", "Users", "Share", "Should be"].map((text) =>
+      ` (p ${pText(p)}; not sound below ${level})${why ? `: ${why}` : ""}`),
+    element("table", {}, element("thead", {}, element("tr", {}, ...["Arm", "Users", "Share", "Expected"].map((text) =>
       element("th", { scope: "col" }, text)))), element("tbody", {}, ...rows)));
 }
 
 function showTrust(report, ageSeconds) {
-  const { progress, settings, gaps, excluded } = report;
-  const left = Object.entries(excluded).filter(([, n]) => n > 0).map(([why, n]) => [why.replaceAll("_", " "), countText(n)]);
+  const { progress, settings, gaps } = report;
+  const left = (report.exclusions ?? []).map(({ reason, impressions, share, arms, arm_shares: shares }) => {
+    const by = Object.entries(arms).map(([arm, n]) => `${arm} ${countText(n)}${known(shares[arm]) ? `, ${percent(shares[arm])}` : ""}`);
+    return [reason.replaceAll("_", " "), `${countText(impressions)}, ${percent(share)}${by.length ? ` (${by.join("; ")})` : ""}`];
+  });
   const spans = gaps.slice(-8).map((gap) => [`log gap, worker ${gap.worker || NONE}`,
     `${timeText(gap.start_ms)} to ${known(gap.end_ms) ? timeText(gap.end_ms) : "now"}, ${plural(gap.dropped, "impression", "impressions")} lost`]);
   byId("trust").replaceChildren(...[
-    report.notes.length ? card("What to know", element("ul", { class: "notes" },
+    report.notes.length ? card("Notes", element("ul", { class: "notes" },
       ...report.notes.map((note) => element("li", {}, note)))) : null,
     splitCard(report),
-    card("How far the watcher is", definitionList([
+    card("Progress of the watcher", definitionList([
       ["Event time reached", timeText(progress.watermark_ms)],
-      ["Figures are of what was shown before", timeText(progress.final_until_ms)],
+      ["Figures cover impressions before", timeText(progress.final_until_ms)],
       ["Behind", spanText(known(progress.behind_seconds) ? progress.behind_seconds + ageSeconds : NaN)],
       ["Entries to read", countText(progress.lag_entries)],
       ["Waiting for their label", countText(progress.open_impressions)],
-      ["Event log", progress.log_up ? "answers" : "does not answer"],
+      ["Event log", progress.log_up ? "available" : "unavailable"],
     ])),
-    card("In no comparison", left.length || spans.length ? definitionList([...left, ...spans])
-      : element("p", { class: "quiet" }, "Nothing was left out.")),
-    card("Declared beforehand", definitionList([
-      ["Chance of a wrong statement", `${percent(settings.level)} a figure`],
+    card("Excluded impressions", left.length || spans.length ? definitionList([...left, ...spans])
+      : element("p", { class: "quiet" }, "None.")),
+    card("Pre-registration", definitionList([
+      ["Level", `${percent(settings.level)} a figure`],
       ["Planned impressions", countText(settings.planned_impressions)],
+      ["Impressions per user that count", settings.user_impressions > 0 ? `the first ${countText(settings.user_impressions)}` : "all"],
+      ["Excluded impressions allowed", percent(report.sample_ratio.max_excluded)],
       ["Declared look", settings.horizon_impressions > 0 ? `at ${countText(settings.horizon_impressions)}` : "none"],
       ["A click counts within", spanText(settings.label_window_seconds)],
       ["Window of time", spanText(settings.window_seconds)],
-      ["Worth of a click cut at", `quantile ${settings.clip_quantile}${known(settings.clip_value) ? `: ${settings.clip_value.toPrecision(3)}` : ""}`],
+      ["Value of a click clipped at", `quantile ${settings.clip_quantile}${known(settings.clip_value) ? `: ${settings.clip_value.toPrecision(3)}` : ""}`],
       report.earlier.length > 0 && ["Earlier salts", report.earlier.join(", ")],
     ])),
   ].filter(Boolean));
