@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MISSING = "plots need matplotlib; install it with: pip install 'stream-ctr[plots]'"
+
 
 def why_no_pictures() -> str | None:
     """Why no picture can be drawn here, and what to do; None where one can. Nothing is imported to look."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "plots need matplotlib; install it with: pip install 'stream-ctr[plots]'"
-    return None
+    return _MISSING if importlib.util.find_spec("matplotlib") is None else None
 
 
 def require_pictures() -> None:
@@ -37,10 +37,11 @@ def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    require_pictures()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError(_MISSING) from None
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
