@@ -60,13 +60,13 @@ class Experiment:
     Args:
         experiment: arms, weights and salt.
         watch: what was declared beforehand.
-        label_window_ms: a label is settled so long after its impression.
+        settling_ms: a label is settled so long after its impression: label window and grace.
 
     Raises:
         ConfigError: weights or coverage are unusable.
     """
 
-    def __init__(self, experiment: ExperimentConfig, watch: WatchConfig, label_window_ms: int) -> None:
+    def __init__(self, experiment: ExperimentConfig, watch: WatchConfig, settling_ms: int) -> None:
         self.config, self.watch = experiment, watch
         self.names = [arm.name for arm in experiment.arms]
         self.shadow = [arm.shadow for arm in experiment.arms]
@@ -76,7 +76,7 @@ class Experiment:
         self.comparison_level = watch.level / max(1, arms - 1)
         owned = {each.arm: each.stop - each.start for each in intervals(experiment)}
         self.expected = [0.0 if s else float(owned[n]) for n, s in zip(self.names, self.shadow, strict=True)]
-        self._label_window_ms = label_window_ms
+        self._settling_ms = settling_ms
         self._members = Members(experiment)
         self._row_type = row_type(arms)
         self._pack = struct.Struct(f"<hhdd{arms}dQ").pack  # the same bytes
@@ -158,7 +158,7 @@ class Experiment:
         window = self.noted.window
         if window is not None:
             end_ms = (window + 1) * self.window_ms
-            if end_ms + self._label_window_ms <= watermark_ms:
+            if end_ms + self._settling_ms <= watermark_ms:
                 self._close(end_ms)
             elif ended:
                 self._close(min(end_ms, watermark_ms + 1))

@@ -27,10 +27,13 @@ class WatchCore:
         self._settings = settings
         self.earlier = ""
         """Salt of the experiment that the loaded state was of, if this is another one."""
-        window_ms = Joiner(settings.join).window_ms
-        self.experiment = Experiment(settings.experiment, settings.watch, window_ms)
+        labelled = settings.join.input == "labelled"
+        joiner = Joiner(settings.join)
+        # The records of a labelled topic carry the end of the window; the process that wrote them waited.
+        settling_ms = joiner.window_ms if labelled else joiner.settling_ms
+        self.experiment = Experiment(settings.experiment, settings.watch, settling_ms)
         self.pipeline: Watching
-        if settings.join.input == "labelled":
+        if labelled:
             self.pipeline = LabelledWatchPipeline(
                 self.experiment, settings.join, settings.log.labelled, partitions
             )

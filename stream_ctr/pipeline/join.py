@@ -142,6 +142,11 @@ class Joiner:
         self._memory = JoinMemory(config.memory_bytes, folder)
 
     @property
+    def settling_ms(self) -> int:
+        """Time from an impression to the moment at which its label is settled: window and grace."""
+        return self._open_ms
+
+    @property
     def open_impressions(self) -> int:
         """Impressions whose label is not yet settled."""
         return self._memory.open

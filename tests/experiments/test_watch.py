@@ -244,7 +244,7 @@ def test_a_window_is_final_only_when_its_label_window_closed(tmp_path: Path) -> 
         latest = build_report(watcher.core.experiment, settings, Progress(), now_ms=0)
         seen.append(latest)
         first = latest.series[0]
-        assert first.final == (watermark_ms >= end_ms + 5_000), watermark_ms - end_ms
+        assert first.final == (watermark_ms >= end_ms + 6_000), watermark_ms - end_ms
         if watermark_ms >= START_MS + STEP_MS * 1_399:
             stop.set()
 

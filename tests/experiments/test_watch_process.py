@@ -70,7 +70,7 @@ def config(tmp_path: Path) -> Path:
 def test_a_running_watcher_shows_its_report_and_follows_its_configuration(config: Path) -> None:
     watcher = Process(config)
     try:
-        # 1,000 of the impressions are in the window that closes; its last labels settle 5 s later.
+        # 1,000 of the impressions are in the window that closes; its last labels settle 6 s later.
         settings = load_settings(config)
         write_log(config.parent, settings, World(300, partitions=1, seed=1), start=1_050)
         report = watcher.report(1_000, "one")

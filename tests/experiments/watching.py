@@ -28,8 +28,10 @@ CONFIG = """\
 url = "sqlite:///{folder}/clicks.db"
 [order]
 idle_seconds = 0.1
+max_lead_seconds = 1.0
 [join]
 window_seconds = 5.0
+grace_seconds = 1.0
 horizon_seconds = 60.0
 [train]
 state = "{folder}/{state}"
