@@ -235,7 +235,6 @@ def test_what_is_read_and_not_applied_is_bounded_in_bytes(
     undisturbed, _ = run("train", config)
     monkeypatch.setattr(intake, "POLL_BYTES", 200_000)
     monkeypatch.setattr(intake, "BUFFERED_BYTES", 400_000)
-    monkeypatch.setattr(intake, "MOST_BYTES", 800_000)
     held: list[int] = []
     polled: list[int] = []
     beyond = intake.HeldBytes.bytes_beyond
@@ -256,7 +255,7 @@ def test_what_is_read_and_not_applied_is_bounded_in_bytes(
     monkeypatch.setattr("stream_ctr.events.sqlite_log._LEAST_PIECE_ROWS", 1)
     bounded, _ = run("train", write_config(config.parent, "bounded", SETTLED))
     assert max(polled) <= 250_000 + 50_100
-    assert 400_000 < max(held) <= 800_000 + 4 * 300_000
+    assert 400_000 < max(held) <= 400_000 + 4 * 300_000
     assert bounded.core.pipeline.outcomes == undisturbed.core.pipeline.outcomes
     assert bounded.core.pipeline.outcomes["impressions"] > 250
 
