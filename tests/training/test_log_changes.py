@@ -30,6 +30,8 @@ from tests.training.streams import extend_stream, write_config, write_stream
 
 KINDS = {"train": "main", "join": "join", "watch": "experiment"}
 SETTLED = '[watch]\nport = -1\n[learner]\nkind = "river"\nriver = "river-lr"\n'
+LONG_SECONDS = 30.0
+"""Silence that no run of these tests reaches: a change is noticed before."""
 Daemon = Trainer | JoinDaemon | Watcher
 
 
@@ -139,7 +141,7 @@ def test_a_topic_recreated_while_it_is_read_ends_the_run_and_no_checkpoint_mixes
             applied_at_change.append(steps)
 
     with pytest.raises(OffsetRangeError, match=r"topic 'clicks' was deleted and created again while it was"):
-        run(kind, config, recreate)
+        run(kind, config, recreate, until_idle=LONG_SECONDS)
     assert applied_at_change
     saved = newest(kind, config).manifest
     assert saved.log["topic_ids"]["clicks"] == before
@@ -151,7 +153,12 @@ def test_a_topic_recreated_while_it_is_read_ends_the_run_and_no_checkpoint_mixes
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_log_file_overwritten_in_place_is_another_log(kind: str, config: Path) -> None:
     with pytest.raises(OffsetRangeError, match=r"the log is another one than when reading began \(id"):
-        run(kind, config, lambda steps: change(config, ("UPDATE log SET id = ?", ("another",))))
+        run(
+            kind,
+            config,
+            lambda steps: change(config, ("UPDATE log SET id = ?", ("another",))),
+            until_idle=LONG_SECONDS,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,7 +172,12 @@ def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str
         PartitionsAddedError,
         match=r"topic 'impressions' has 3 partitions now, it had 2 when .* The state is saved\. Give every",
     ):
-        run(kind, config, lambda steps: add_partition(config, "impressions") if steps == 1 else None)
+        run(
+            kind,
+            config,
+            lambda steps: add_partition(config, "impressions") if steps == 1 else None,
+            until_idle=LONG_SECONDS,
+        )
     saved = newest(kind, config).manifest
     assert saved.version > first
     with pytest.raises(Exception, match="impressions has 3, clicks has 2; add partitions to the smaller one"):
