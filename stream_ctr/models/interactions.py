@@ -31,5 +31,7 @@ def pair_products(x: Tensor) -> Tensor:
 @lru_cache(maxsize=32)
 def _pairs(fields: int, device: torch.device) -> Tensor:
     """Places of the pairs in the flattened table of products, int64."""
-    pairs = torch.triu_indices(fields, fields, offset=1, device=device)
-    return torch.add(pairs[1], pairs[0], alpha=fields)
+    # The first to ask may be a prediction, and what is made in inference mode cannot be learned with.
+    with torch.inference_mode(mode=False):
+        pairs = torch.triu_indices(fields, fields, offset=1, device=device)
+        return torch.add(pairs[1], pairs[0], alpha=fields)
