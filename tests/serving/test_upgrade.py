@@ -118,7 +118,7 @@ public class Ask {
 
 
 @pytest.mark.deploy
-@pytest.mark.skipif(shutil.which("java") is None, reason="no java: install a JDK, 11 or newer")
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK: install one, 11 or newer")
 def test_the_jdks_own_client_is_answered(tmp_path: Path) -> None:
     """By its defaults: it offers h2c, sends no Content-Type, and chunks a body of unknown length."""
     (tmp_path / "Ask.java").write_text(JAVA, "utf-8")
