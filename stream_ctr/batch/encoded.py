@@ -101,7 +101,7 @@ def encoded_rows(
     """The columns of a dataset: those that lie in ``work`` already, or read now and left there.
 
     ``unknown`` says what becomes of features that no field names. Without ``work`` the columns lie in a
-    temporary folder until the end. ``progress`` is told the rows read.
+    temporary folder until the end. ``progress`` is called with the rows read.
 
     Raises:
         DataError: the data cannot be read, do not fit the fields, or hold no row.

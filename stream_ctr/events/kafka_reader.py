@@ -151,7 +151,7 @@ class KafkaReader:
         return entries
 
     def _fail(self, place: TopicPartition, failure: errors.KafkaError | None) -> NoReturn:
-        """Raise why a fetch cannot be read on; whoever polls again has it fetched again."""
+        """Raise why a fetch cannot be read on; the next poll fetches it again."""
         self._let_go(place)
         what = f"{self._log.url}: {failure.args[0] if failure is not None and failure.args else failure}"
         if isinstance(failure, errors.UnsupportedCodecError):

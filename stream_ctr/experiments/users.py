@@ -37,7 +37,7 @@ class UserHash:
 class DistinctUsers:
     """Counts the distinct users of each arm, and tests the split after every new one.
 
-    Users are told apart by 64-bit hashes: two of 10^9 share one with probability 2.7 %.
+    Users are distinguished by 64-bit hashes: two of 10^9 share one with probability 2.7 %.
 
     Args:
         weights: [arms] share that each arm should have; arms of weight 0 are in no test.

@@ -1,7 +1,7 @@
 """Why records became dead letters: counted by reason, values left out.
 
 A reason names the values that a sender chose, so that each record can have a reason of its own. Here numbers
-and quoted texts are left out; names of fields and keys stay. The number of reasons that are told apart is
+and quoted texts are left out; names of fields and keys stay. The number of distinct reasons is
 bounded.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 from stream_ctr.events.log import Entry
 
 MOST_REASONS: Final = 50
-"""Reasons that are told apart; records with further ones are counted together."""
+"""Distinct reasons that are counted; records with further ones are counted together."""
 OTHER: Final = "other reasons"
 LONGEST: Final = 300
 """Characters of a reason that are kept."""

@@ -1,4 +1,4 @@
-"""Times in another unit than milliseconds: what is refused, what is told, and what is let through."""
+"""Times in another unit than milliseconds: what is refused, what is a warning, and what is accepted."""
 
 from __future__ import annotations
 

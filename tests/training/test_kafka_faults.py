@@ -365,7 +365,7 @@ def test_a_topic_made_anew_is_refused_even_when_it_is_full_again(
     recreate(run, topic, refilled=refilled)
     with pytest.raises(OffsetRangeError, match=f"topic {topic} of .* was deleted and created again"):
         run.train("state")
-    faults.append((f"topic deleted and made anew{', refilled' if refilled else ''}", 1, "refused, ids named"))
+    faults.append((f"topic deleted and recreated{', refilled' if refilled else ''}", 1, "refused, ids named"))
 
 
 def test_a_topic_made_anew_and_refilled_under_a_trainer_is_not_read_on(run: Run, faults: FaultTable) -> None:
@@ -387,7 +387,7 @@ def test_a_topic_made_anew_and_refilled_under_a_trainer_is_not_read_on(run: Run,
     assert saved.log["topic_ids"][topic] == before
     faults.append(
         (
-            "topic deleted, made anew and refilled while a trainer reads",
+            "topic deleted, recreated and refilled while a trainer reads",
             1,
             "status 1, ids named; the last checkpoint is of the first topic",
         )
