@@ -241,7 +241,7 @@ class JoinDaemon:
             open_impressions=pipeline.open_impressions,
             lag=sum(max(0, intake.ends[tp] - at) for tp, at in pipeline.positions().items()),
             **self._outcomes.progress(),
-            log="well" if intake.healthy else "away",
+            log="ok" if intake.healthy else "unavailable",
         )
 
 
