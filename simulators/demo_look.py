@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulators.children import Child
-from simulators.demo_setup import ARMS, LABEL_SECONDS
+from simulators.demo_setup import ARMS, GRACE_SECONDS, LABEL_SECONDS
 from simulators.freshness import Freshness
 
 
@@ -57,7 +57,7 @@ def look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
             freshness.begin(seen)  # no visit yet: what comes is later than now
         told = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
         if told > 0.0:
-            freshness.look(seen, told - LABEL_SECONDS)
+            freshness.look(seen, told - LABEL_SECONDS - GRACE_SECONDS)
         shown[f"{arm}_answers"] = answers[arm]
         p50 = freshness.quantile(0.5)
         shown[f"{arm}_freshness"] = "-" if p50 is None else f"{p50:.1f} s"

@@ -16,11 +16,11 @@ preset = "world"
 
 [order]
 idle_seconds = 0.5
-max_lead_seconds = 0.5
+max_lead_seconds = {grace}
 
 [join]
 window_seconds = {window}
-grace_seconds = 1.0
+grace_seconds = {grace}
 horizon_seconds = 60.0
 
 [train]
@@ -54,6 +54,8 @@ optimizer = {{method = "helen"}}  # of a deep network with Skip Meta Logit
 ARMS: Final = ("control", "treatment")
 LABEL_SECONDS: Final = 3.0
 """Users of the demo's world click within this long."""
+GRACE_SECONDS: Final = 0.25
+"""The demo's log is on the same machine, so clicks are hardly late."""
 WORLD: Final = {"users": 2000, "ads": 200, "sites": 40, "delay_seconds": 0.5, "longest_delay_seconds": 2.5}
 """A world small enough that a minute of visits teaches something."""
 
@@ -73,6 +75,8 @@ def write_config(folder: Path, port: int, page_port: int) -> Path:
     """The configuration file, written; port 0 takes a free one."""
     config = folder / "demo.toml"
     quoted = json.dumps(str(folder), ensure_ascii=False)[1:-1]  # a TOML text has the escapes of JSON's
-    text = CONFIG.format(folder=quoted, window=LABEL_SECONDS, port=port, page_port=page_port)
+    text = CONFIG.format(
+        folder=quoted, window=LABEL_SECONDS, grace=GRACE_SECONDS, port=port, page_port=page_port
+    )
     config.write_text(text, "utf-8")
     return config
