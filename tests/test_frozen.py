@@ -28,7 +28,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import PREDICT, Batch, RowChanges
 from stream_ctr.state import State
-from tests.learners.support import SINGLE, make_batch
+from tests.support.learner_events import SINGLE, make_batch
 
 
 @pytest.fixture(autouse=True)

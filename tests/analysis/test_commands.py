@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.cli import main
-from tests.analysis.support import write_criteo
+from tests.support.analysis_networks import write_criteo
 
 SMALL = '[model]\nbackbone = "dnn"\nembedding = 2\nhidden = [4]\nsml = false\n'
 TORCH = '[learner]\nkind = "torch"\n'

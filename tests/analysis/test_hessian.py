@@ -14,8 +14,8 @@ from stream_ctr.analysis.hessian import Curvature, FrequencyCorrelations, curvat
 from stream_ctr.analysis.surface import Surface
 from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
-from tests.analysis.support import trained_surface
-from tests.learners.support import MULTI, SINGLE, Schema
+from tests.support.analysis_networks import trained_surface
+from tests.support.learner_events import MULTI, SINGLE, Schema
 
 SMALL = ModelConfig(embedding=3, embedding_scale=0.7, hidden=(6, 5), sml=False)
 CASES = {

@@ -17,7 +17,7 @@ from stream_ctr.errors import DataError, UsageError
 from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from tests.analysis.support import write_criteo
+from tests.support.analysis_networks import write_criteo
 
 MODEL = ModelConfig(embedding=2, hidden=(4, 3), sml=False)
 

@@ -10,7 +10,7 @@ import pytest
 from stream_ctr.batch.presets import BATCH_PRESETS
 from stream_ctr.cli import main
 from stream_ctr.optim.build import check_optimizer
-from tests.batch.making import Made, write_rows
+from tests.support.planted_dataset import Made, write_rows
 
 SMALL = ["--protocol", "batch", "--epochs", "2", "--batch-size", "64"]
 

@@ -19,7 +19,7 @@ from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.training.lock import StateLock
-from tests.batch.making import FIELDS, Made, columns
+from tests.support.planted_dataset import FIELDS, Made, columns
 
 
 @dataclass(frozen=True)

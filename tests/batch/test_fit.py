@@ -20,7 +20,7 @@ from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from tests.batch.making import Made, columns, prepared
+from tests.support.planted_dataset import Made, columns, prepared
 
 MODEL = ModelConfig(embedding=4, hidden=(8,), sml=False, embedding_scale=0.1)
 FAST = with_rate(batch_preset("adam"), 30.0)

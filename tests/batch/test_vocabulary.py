@@ -15,7 +15,7 @@ from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.pipeline.batch import ABSENT, PREDICT
-from tests.batch.making import FIELDS, Made, prepared
+from tests.support.planted_dataset import FIELDS, Made, prepared
 
 BY_TIME = BatchProtocol(split="time")
 

@@ -22,8 +22,8 @@ from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.core import Step
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.batch.making import FIELDS, Made, columns, write_log
-from tests.training.streams import write_config
+from tests.support.faulty_streams import write_config
+from tests.support.planted_dataset import FIELDS, Made, columns, write_log
 
 HISTORY = 1500
 STREAM = 300

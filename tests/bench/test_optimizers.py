@@ -30,7 +30,7 @@ from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT
-from tests.learners.support import MULTI, chunks, make_batch
+from tests.support.learner_events import MULTI, chunks, make_batch
 
 BATCH = make_batch(MULTI, 600, seed=5, learn_only=True)
 STREAM = Stream(list(chunks(BATCH, 70)), list(MULTI.slot_field), MULTI.fields)

@@ -26,8 +26,8 @@ from stream_ctr.cli import main
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.models.config import ModelConfig
-from tests.batch.making import Made, prepared, write_rows
-from tests.training.faulty_files import FailingFiles
+from tests.support.faulty_files import FailingFiles
+from tests.support.planted_dataset import Made, prepared, write_rows
 
 CELLS = [Cell("dnn", skip, optimizer, 1) for skip in ("", "meta_tanh") for optimizer in ("adam", "sam")]
 

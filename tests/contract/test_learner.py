@@ -18,7 +18,7 @@ from stream_ctr.learners.river_names import river_learner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import PREDICT
-from tests.learners.support import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
+from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 
 MODEL = ModelConfig(embedding=4, hidden=(8, 6), embedding_scale=0.2)
 HELEN = OptimizerConfig(method="helen", perturb="both", rho=0.1, rho_dense=0.1, l2=1e-3, dense_rate=0.01)

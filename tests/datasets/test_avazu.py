@@ -9,7 +9,7 @@ import pytest
 
 from stream_ctr.datasets.avazu import AVAZU_FIELDS, Avazu
 from stream_ctr.errors import DataError
-from tests.datasets.making import AVAZU_HEADER, avazu_line, write
+from tests.support.dataset_files import AVAZU_HEADER, avazu_line, write
 
 
 def _ms(hour: int) -> int:

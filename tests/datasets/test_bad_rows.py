@@ -13,7 +13,7 @@ from stream_ctr.datasets.base import open_dataset
 from stream_ctr.datasets.read_report import CHECKED_ROWS, ReadReport
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import DataError, RowError, UsageError
-from tests.datasets.making import (
+from tests.support.dataset_files import (
     AVAZU_HEADER,
     avazu_line,
     criteo_line,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stream_ctr.datasets.criteo import CATEGORIES, CRITEO_FIELDS, INTEGERS, Criteo
 from stream_ctr.errors import DataError, UsageError
-from tests.datasets.making import COMPRESS, criteo_line, write
+from tests.support.dataset_files import COMPRESS, criteo_line, write
 
 HEX = st.text("0123456789abcdef", min_size=8, max_size=8)
 ROW = st.tuples(

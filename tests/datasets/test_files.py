@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stream_ctr.datasets.files import MAX_LINE_BYTES, read_lines, to_float, to_integer
 from stream_ctr.datasets.table import Table, read_rows
 from stream_ctr.errors import DataError
-from tests.datasets.making import COMPRESS
+from tests.support.dataset_files import COMPRESS
 
 TEXT = "first\nsecond é\r\n\nlast"
 LINES = [(0, 1, "first"), (1, 2, "second é"), (2, 4, "last")]

@@ -8,7 +8,7 @@ import pytest
 
 from stream_ctr.datasets.open_bandit import OPEN_BANDIT_FIELDS, OpenBandit
 from stream_ctr.errors import DataError
-from tests.datasets.making import open_bandit_folder
+from tests.support.dataset_files import open_bandit_folder
 
 GOOD = "2019-11-24 00:00:34.762830+00:00,1,3,1,0.0125,ua,ub,uc,ud,7.0,2.0"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.errors import ConfigError, DataError, UsageError
 from stream_ctr.features.schema import FieldConfig
-from tests.datasets.making import write
+from tests.support.dataset_files import write
 
 SCHEMA = """
 label = "click"

@@ -12,7 +12,7 @@ from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.datasets.read_report import ReadReport
 from stream_ctr.datasets.table import Layout, read_rows
 from stream_ctr.errors import ConfigError, DataError, RowError
-from tests.datasets.making import write
+from tests.support.dataset_files import write
 
 SCHEMA = 'label = "click"\nfields = [{ name = "ad" }]\n'
 TSV = SCHEMA + 'delimiter = "\\t"\n'

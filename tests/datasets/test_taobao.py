@@ -9,7 +9,7 @@ import pytest
 
 from stream_ctr.datasets.taobao import TAOBAO_FIELDS, Taobao
 from stream_ctr.errors import DataError
-from tests.datasets.making import taobao_folder, write
+from tests.support.dataset_files import taobao_folder, write
 
 ROWS = (
     "501,1494137644,11,430548_1007,1,0\n"

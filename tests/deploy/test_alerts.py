@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.composed import DEPLOY, read_yaml
+from tests.support.compose_services import DEPLOY, read_yaml
 
 pytestmark = pytest.mark.promtool
 

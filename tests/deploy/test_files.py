@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.config import load_settings
-from tests.deploy.composed import COMPOSE, DEPLOY, mounts, read_yaml
+from tests.support.compose_services import COMPOSE, DEPLOY, mounts, read_yaml
 
 DASHBOARD = json.loads((DEPLOY / "grafana" / "experiment.json").read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from stream_ctr.experiments.report_model import decode_report
-from tests.deploy.composed import DEPLOY, Composed, read_yaml
+from tests.support.compose_services import DEPLOY, Composed, read_yaml
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 

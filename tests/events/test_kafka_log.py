@@ -21,8 +21,8 @@ from stream_ctr.events.kafka_log import KafkaLog
 from stream_ctr.events.kafka_reader import KafkaReader
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, LogReader, Record, TopicPartition
-from tests.broker import Broker
-from tests.ports import free_port
+from tests.support.free_ports import free_port
+from tests.support.kafka_broker import Broker
 
 
 def records_of(*values: bytes) -> list[Record]:

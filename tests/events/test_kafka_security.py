@@ -20,8 +20,8 @@ from stream_ctr.events.kafka_log import KafkaLog
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.security import PASSWORD_VARIABLE, SecurityConfig
-from tests.broker import Broker
-from tests.ports import free_port
+from tests.support.free_ports import free_port
+from tests.support.kafka_broker import Broker
 
 pytestmark = pytest.mark.kafka
 

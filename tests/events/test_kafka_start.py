@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker import START
+from tests.support.kafka_broker import START
 
 
 def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:

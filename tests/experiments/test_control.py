@@ -22,7 +22,7 @@ from stream_ctr.experiments.shared import (
     replace_file,
 )
 from stream_ctr.predictors.snapshot import path_of, write_snapshot
-from tests.predictors.support import example_snapshot
+from tests.support.snapshots import example_snapshot
 
 
 def test_kills_and_revivals_are_read_back(tmp_path: Path) -> None:

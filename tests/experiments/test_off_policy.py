@@ -16,7 +16,7 @@ from stream_ctr.errors import DataError
 from stream_ctr.experiments.off_policy import Logged, evaluate
 from stream_ctr.experiments.reward_model import CHUNK, against_uniform
 from stream_ctr.experiments.sequence import fixed_interval
-from tests.datasets.making import open_bandit_folder
+from tests.support.dataset_files import open_bandit_folder
 
 CLICK = np.array([0.05, 0.10, 0.20, 0.40])
 LOGGED = np.array([0.1, 0.2, 0.3, 0.4])

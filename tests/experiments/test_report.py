@@ -21,7 +21,7 @@ from stream_ctr.experiments.report_model import (
 from stream_ctr.experiments.report_plot import plot_report
 from stream_ctr.experiments.report_words import notes, sentence, split_fault, verdict
 from stream_ctr.experiments.watch_output import file_of
-from tests.experiments.watching import World, watch, write_config, write_log
+from tests.support.experiment_logs import World, watch, write_config, write_log
 
 EXAMPLE = Path(__file__).parent / "report_example.json"
 

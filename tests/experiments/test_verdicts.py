@@ -25,7 +25,7 @@ from stream_ctr.experiments.report_words import VERDICT_WORDS, signed
 from stream_ctr.experiments.sequence import ConfidenceSequence
 from stream_ctr.experiments.sums import BucketSums
 from stream_ctr.state import State
-from tests.experiments.folding import WATCH, Shown, Stage, fold, judged, play, report
+from tests.support.folded_experiments import WATCH, Shown, Stage, fold, judged, play, report
 
 DECIDED = {"better", "worse"}
 

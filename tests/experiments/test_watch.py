@@ -28,7 +28,7 @@ from stream_ctr.experiments.watch_report import build_report
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter
-from tests.experiments.watching import (
+from tests.support.experiment_logs import (
     SHADOW,
     START_MS,
     STEP_MS,
@@ -199,7 +199,7 @@ def test_killed_between_checkpoints_it_goes_on_bit_for_bit(tmp_path: Path) -> No
     disturbed = write_config(tmp_path, "disturbed", chunk=64)
     write_log(tmp_path, load_settings(disturbed), World(3_000, uplift=0.2))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.experiments.victim", str(disturbed), "9", "5", "10", "20"],
+        [sys.executable, "-m", "tests.support.killed_watchers", str(disturbed), "9", "5", "10", "20"],
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ import pytest
 from stream_ctr.cli import main
 from stream_ctr.config import load_settings
 from stream_ctr.experiments.report_model import Report, decode_report
-from tests.experiments.watching import SHADOW, World, write_config, write_log
+from tests.support.experiment_logs import SHADOW, World, write_config, write_log
 
 PATIENCE_SECONDS = 60.0
 

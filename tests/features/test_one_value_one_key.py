@@ -33,7 +33,7 @@ from stream_ctr.river.encoding import DictEncoder
 from stream_ctr.serving.api import ApiError, decode_request
 from stream_ctr.serving.binary_tensors import DTYPES, attach
 from stream_ctr.serving.tensors import Datatype, InferInput, features_of
-from tests.datasets.making import (
+from tests.support.dataset_files import (
     AVAZU_HEADER,
     avazu_line,
     criteo_line,

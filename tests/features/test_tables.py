@@ -15,7 +15,7 @@ from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import Encoded, FeatureTables
 from stream_ctr.pipeline.batch import ABSENT, ASIDE, LEARN, PREDICT, RowChanges
 from stream_ctr.state import State
-from tests.features.slow_tables import SlowTables
+from tests.support.feature_tables_oracle import SlowTables
 
 SLOT_FIELD = np.array([0, 1, 1, 1, 2], np.int32)
 HALF_LIFE_SECONDS = 2.0

@@ -16,7 +16,7 @@ from stream_ctr.learners.device import choose_device
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from tests.learners.support import Schema, make_batch
+from tests.support.learner_events import Schema, make_batch
 
 CPU = LearnerConfig(device="cpu")
 

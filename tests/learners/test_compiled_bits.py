@@ -17,7 +17,7 @@ from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from tests.learners.support import MULTI, chunks, make_batch
+from tests.support.learner_events import MULTI, chunks, make_batch
 
 RULES: Final = {
     "sgd": OptimizerConfig(method="base", row_rule="sgd", dense_rule="sgd"),

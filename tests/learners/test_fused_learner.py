@@ -25,7 +25,7 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from tests.learners.support import MULTI, SINGLE, Schema, make_batch
+from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch
 
 HERE = Path(__file__).parent
 INTERPRETED = ["fused_kernels_interpreted.py", "fused_steps_interpreted.py"]

@@ -17,7 +17,7 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import COPY, LEARN, SETTLE
-from tests.learners.support import SINGLE, make_batch
+from tests.support.learner_events import SINGLE, make_batch
 
 LOSSES = [
     LabelLoss("wait"),

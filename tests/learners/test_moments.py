@@ -19,8 +19,8 @@ from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import widened
 from stream_ctr.state import State
 from stream_ctr.training.checkpoint import CheckpointStore
-from tests.learners.kept_oracle import KeptOracle
-from tests.learners.support import MULTI, SINGLE, Schema, make_batch, one_event, part
+from tests.support.kept_moments_oracle import KeptOracle
+from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part
 
 CPU = LearnerConfig(device="cpu", seed=5)
 MODEL = ModelConfig(embedding=4, hidden=(7, 6), embedding_scale=0.3)

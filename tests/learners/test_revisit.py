@@ -16,7 +16,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.state import State
-from tests.learners.support import MULTI, make_batch, part
+from tests.support.learner_events import MULTI, make_batch, part
 
 CPU = LearnerConfig(device="cpu", seed=5)
 MODEL = ModelConfig(embedding=4, hidden=(7, 6), embedding_scale=0.3)

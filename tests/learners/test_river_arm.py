@@ -23,7 +23,7 @@ from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, Batch, RowChanges
 from stream_ctr.predictors.river_forward import LEAST, MOST
 from stream_ctr.state import State
-from tests.learners.support import MULTI, SINGLE, make_batch, one_event, part
+from tests.support.learner_events import MULTI, SINGLE, make_batch, one_event, part
 
 Probabilities = dict[base.typing.ClfTarget, float]
 FTRL = linear_model.LogisticRegression(optimizer=optim.FTRLProximal(alpha=0.2))

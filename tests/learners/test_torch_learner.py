@@ -18,8 +18,8 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, Batch, RowChanges
 from stream_ctr.state import State
-from tests.learners.oracle import Oracle
-from tests.learners.support import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
+from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
+from tests.support.optimizer_oracle import Oracle
 
 CPU = LearnerConfig(device="cpu", seed=5)
 MODEL = ModelConfig(embedding=4, hidden=(6, 5), embedding_scale=0.3)

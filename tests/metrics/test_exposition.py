@@ -16,7 +16,7 @@ from stream_ctr.events.log import TopicPartition
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.numbers import BOUNDS_SECONDS, Durations, Spread, TrainerNumbers
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from tests.metrics.events import delayed_stream
+from tests.support.metric_events import delayed_stream
 
 NOW = 1_700_000_000.0
 

@@ -13,8 +13,8 @@ from stream_ctr.errors import ModelError
 from stream_ctr.models.build import Network, build_network
 from stream_ctr.models.config import ModelConfig, canonical, model_identity
 from stream_ctr.models.layout import Weights
-from tests.models.transcriptions import base_logit, logit
-from tests.models.variants import BACKBONES, FIELDS, VARIANTS, inputs, small, weights
+from tests.support.backbone_oracles import base_logit, logit
+from tests.support.backbone_variants import BACKBONES, FIELDS, VARIANTS, inputs, small, weights
 
 every = pytest.mark.parametrize("config", VARIANTS)
 

@@ -15,8 +15,8 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
-from tests.learners.support import MULTI, chunks, make_batch, part
-from tests.models.variants import BACKBONES, small
+from tests.support.backbone_variants import BACKBONES, small
+from tests.support.learner_events import MULTI, chunks, make_batch, part
 
 CPU = LearnerConfig(device="cpu", kind="torch", seed=3)
 HELEN = OptimizerConfig(method="helen", rho=0.01, rho_dense=0.01, row_rate=0.1, dense_rate=0.02)

@@ -15,8 +15,8 @@ from stream_ctr.models.build import Network, build_network
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Weights
 from stream_ctr.models.sml import SkipMetaLogit
-from tests.models.transcriptions import skip_logit
-from tests.models.variants import FIELDS, inputs, small, weights
+from tests.support.backbone_oracles import skip_logit
+from tests.support.backbone_variants import FIELDS, inputs, small, weights
 
 META = ("meta_vanilla", "meta_relu", "meta_sigmoid", "meta_tanh")
 FORMS = [

@@ -18,7 +18,7 @@ from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Pipeline
-from tests.pipeline.building import (
+from tests.support.log_entries import (
     CLICKS,
     IMPRESSIONS,
     TOPICS,

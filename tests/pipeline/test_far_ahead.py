@@ -15,7 +15,7 @@ from stream_ctr.pipeline.line import LOOKAHEAD
 from stream_ctr.pipeline.order import AGREEING, Order
 from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
 from stream_ctr.pipeline.progress import Progress
-from tests.pipeline.building import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
+from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
 
 LEAD_SECONDS = 10.0
 HOUR = 3_600_000

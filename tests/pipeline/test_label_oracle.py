@@ -23,7 +23,7 @@ from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.training.idle import IdleClock
-from tests.pipeline.building import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
+from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
 
 CASES = int(os.environ.get("STREAM_CTR_TEST_LABEL_CASES", "100"))
 """Logs drawn by each test; set it higher for a longer search."""

@@ -21,8 +21,8 @@ from stream_ctr.state import State
 from stream_ctr.training.core import Core
 from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.identity import identity, refuse_other
-from tests.pipeline.building import CLICKS, IMPRESSIONS, TOPICS, fresh_state, log_of
-from tests.training.streams import write_config
+from tests.support.faulty_streams import write_config
+from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, fresh_state, log_of
 
 ARMS = """
 [[experiment.arms]]

@@ -15,7 +15,7 @@ from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.pipeline.journal import Decision, FileJournal, Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
-from tests.pipeline.building import (
+from tests.support.log_entries import (
     CLICKS,
     IMPRESSIONS,
     TOPICS,

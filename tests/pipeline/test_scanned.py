@@ -23,8 +23,8 @@ from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.scanned import BatchDecoder, ScannedImpression
 from stream_ctr.pipeline.stream import Pipeline
-from tests.pipeline.building import CLICKS, IMPRESSIONS, TOPICS, fresh_state
 from tests.pipeline.test_decode import MALFORMED
+from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, fresh_state
 
 FIELDS = (
     FieldConfig("site"),

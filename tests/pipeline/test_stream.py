@@ -25,7 +25,7 @@ from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.stream import Applied, Pipeline
 from stream_ctr.state import Json, State
-from tests.pipeline.building import (
+from tests.support.log_entries import (
     CLICKS,
     IMPRESSIONS,
     TOPICS,

@@ -17,7 +17,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.pooling import pool
 from stream_ctr.predictors.dense import DenseForward, expected_shapes, sigmoid
 from stream_ctr.state import Arrays
-from tests.predictors.support import FIELDS, SMALL, random_dense, random_rows, random_table
+from tests.support.snapshots import FIELDS, SMALL, random_dense, random_rows, random_table
 
 MODELS = [
     SMALL,

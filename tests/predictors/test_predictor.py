@@ -23,7 +23,7 @@ from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import SnapshotContent, path_of, write_snapshot
-from tests.predictors.support import FIELDS, SMALL, example_snapshot
+from tests.support.snapshots import FIELDS, SMALL, example_snapshot
 
 LEARNED_FIELDS = (*FIELDS, FieldConfig("speed", "float", buckets=4))
 

@@ -31,7 +31,7 @@ from stream_ctr.predictors.snapshot import (
     write_snapshot,
 )
 from stream_ctr.state import State
-from tests.predictors.support import FIELDS, SMALL, random_dense, random_table
+from tests.support.snapshots import FIELDS, SMALL, random_dense, random_table
 
 
 def content(seed: int = 0, rows: int = 20) -> SnapshotContent:

@@ -19,9 +19,9 @@ from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import MANIFEST, digest_of, path_of, write_snapshot
 from stream_ctr.predictors.torch_forward import TorchForward
-from tests.models.variants import BACKBONES, small
-from tests.predictors.support import FIELDS, SMALL, example_snapshot, random_dense, random_rows, random_table
 from tests.predictors.test_predictor import Trained, predictor_of, random_features
+from tests.support.backbone_variants import BACKBONES, small
+from tests.support.snapshots import FIELDS, SMALL, example_snapshot, random_dense, random_rows, random_table
 
 SKIPS = get_args(get_type_hints(ModelConfig)["skip"])
 

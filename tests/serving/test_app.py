@@ -25,9 +25,7 @@ from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
 from stream_ctr.serving.asgi import Message, Receive, Scope, Send
 from stream_ctr.serving.config import ServeConfig
-from tests.predictors.support import example_snapshot
-from tests.serving.process import SALT, TWO_ARMS
-from tests.serving.support import (
+from tests.support.served_arms import (
     CANDIDATE,
     CONTEXT,
     USERS,
@@ -40,6 +38,8 @@ from tests.serving.support import (
     sample,
     serve_unchecked,
 )
+from tests.support.snapshots import example_snapshot
+from tests.support.two_arm_server import SALT, TWO_ARMS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serving.support import Json, Served, constant, publish
+from tests.support.served_arms import Json, Served, constant, publish
 
 LENGTH = "inference-header-content-length"
 FORMATS = {

@@ -15,8 +15,8 @@ from stream_ctr.events.records import Impression
 from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.serving.api import LATEST_MS, ApiError, event_time_ms
 from stream_ctr.serving.config import ServeConfig
-from tests.serving.support import Served, constant, publish, request, sample
 from tests.serving.test_impressions import eventually
+from tests.support.served_arms import Served, constant, publish, request, sample
 
 NOW = 1_764_000_000_000
 LIMIT_SECONDS = 300.0

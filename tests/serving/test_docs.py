@@ -11,8 +11,8 @@ import pytest
 from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
-from tests.predictors.support import SMALL, example_snapshot, random_dense, random_table, vocabulary
-from tests.serving.support import Json, Served, publish
+from tests.support.served_arms import Json, Served, publish
+from tests.support.snapshots import SMALL, example_snapshot, random_dense, random_table, vocabulary
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 EXAMPLES = re.findall(

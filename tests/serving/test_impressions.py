@@ -21,7 +21,7 @@ from stream_ctr.serving.byte_queue import size_of
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import BATCH_BYTES, ImpressionLog, encode_impression
 from stream_ctr.serving.metrics import ServeMetrics
-from tests.serving.support import sample
+from tests.support.served_arms import sample
 
 create = partial(open_log, create=True)
 

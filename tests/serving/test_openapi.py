@@ -13,8 +13,8 @@ from schemathesis import BaseSchema, Case, CheckFunction, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from stream_ctr.serving.config import ServeConfig
-from tests.predictors.support import FIELDS
-from tests.serving.support import Json, Served, constant, publish
+from tests.support.served_arms import Json, Served, constant, publish
+from tests.support.snapshots import FIELDS
 
 EXAMPLES = {"get": 3, "post": 12}
 TOKEN = "test-token-0123456789"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.serving.running import Process, running
-from tests.serving.support import constant, publish
+from tests.support.served_arms import constant, publish
+from tests.support.server_process import Process, running
 
 TOKEN = "test-token-0123456789"
 JSON = "Content-Type: application/json"

@@ -27,9 +27,9 @@ from stream_ctr.serving.certificates import tls_context
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.listen import listen, uvicorn_config
-from tests.serving.support import USERS, Served, constant, publish, request, sample
 from tests.serving.test_impressions import eventually
 from tests.serving.test_tls import certificate
+from tests.support.served_arms import USERS, Served, constant, publish, request, sample
 
 BODY = json.dumps(request(USERS["control"])).encode()
 HEAD = b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"

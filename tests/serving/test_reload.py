@@ -12,7 +12,7 @@ from stream_ctr.config import load_settings
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import Impression
 from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
-from tests.serving.support import Served, constant, publish, request, sample
+from tests.support.served_arms import Served, constant, publish, request, sample
 
 BASE = """
 [train]

@@ -20,8 +20,7 @@ from stream_ctr.experiments.thompson import best_probabilities, with_floor
 from stream_ctr.predictors.snapshot import SnapshotContent, path_of
 from stream_ctr.serving.admin import status
 from stream_ctr.serving.arms import SNAPSHOTS
-from tests.serving.process import SALT, TWO_ARMS
-from tests.serving.support import (
+from tests.support.served_arms import (
     USERS,
     Served,
     constant,
@@ -31,6 +30,7 @@ from tests.serving.support import (
     sample,
     serve_unchecked,
 )
+from tests.support.two_arm_server import SALT, TWO_ARMS
 
 P = {"control": 0.25, "new": 0.5}
 

@@ -22,9 +22,9 @@ import pytest
 from stream_ctr.bench.serve_client import Load, play
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
-from tests.serving.running import ROOT, Process, running
-from tests.serving.support import USERS, constant, publish, request
 from tests.serving.test_impressions import eventually, logged
+from tests.support.served_arms import USERS, constant, publish, request
+from tests.support.server_process import ROOT, Process, running
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_predictions_go_on_while_the_log_is_away(tmp_path: Path, state: Path) ->
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.serving.process", *arguments]
+    command = [sys.executable, "-m", "tests.support.two_arm_server", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -21,9 +21,9 @@ from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
 from stream_ctr.serving.shadows import CAPACITY
-from tests.predictors.support import FIELDS
-from tests.serving.process import TWO_ARMS
-from tests.serving.support import USERS, Json, Served, constant, publish, request, sample
+from tests.support.served_arms import USERS, Json, Served, constant, publish, request, sample
+from tests.support.snapshots import FIELDS
+from tests.support.two_arm_server import TWO_ARMS
 
 DARK = replace(TWO_ARMS, arms=(*TWO_ARMS.arms, ArmConfig("dark", 0.0, shadow=True)))
 

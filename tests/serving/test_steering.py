@@ -20,8 +20,8 @@ from stream_ctr.experiments.shared import read_gaps
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp
 from stream_ctr.serving.tokens import Tokens
-from tests.serving.support import Served, constant, publish, request, sample
 from tests.serving.test_impressions import eventually, logged
+from tests.support.served_arms import Served, constant, publish, request, sample
 
 CONFIG = """
 [features]

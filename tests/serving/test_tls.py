@@ -15,10 +15,10 @@ import pytest
 from stream_ctr.errors import ConfigError
 from stream_ctr.serving.certificates import tls_context
 from stream_ctr.serving.config import ServeConfig
-from tests.serving.running import running
-from tests.serving.support import USERS, constant, publish, request
 from tests.serving.test_impressions import eventually
 from tests.serving.test_server import run
+from tests.support.served_arms import USERS, constant, publish, request
+from tests.support.server_process import running
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl: install it")
 

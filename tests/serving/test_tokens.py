@@ -14,7 +14,7 @@ from stream_ctr.serving import tokens as module
 from stream_ctr.serving.app import AdminApp
 from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.tokens import Tokens
-from tests.serving.support import Served, constant, publish, request
+from tests.support.served_arms import Served, constant, publish, request
 
 OLD, NEW = "old-token-0123456789", "new+token/9876543210=="
 VALID = {"authorization": f"Bearer {OLD}"}

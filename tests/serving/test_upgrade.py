@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.support import USERS, request
 from tests.serving.test_overload import BODY, LIVE, POST, WITH_LENGTH, check_refused, chunk, listening
+from tests.support.served_arms import USERS, request
 
 H2C = (
     b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"

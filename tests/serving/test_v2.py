@@ -17,7 +17,7 @@ from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
 from stream_ctr.serving.config import ServeConfig
-from tests.serving.support import (
+from tests.support.served_arms import (
     CANDIDATE,
     CONTEXT,
     USERS,

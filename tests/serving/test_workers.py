@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from stream_ctr.serving.listen import listen, same_socket
-from tests.serving.running import Process, running
-from tests.serving.support import USERS, constant, publish, request, sample
 from tests.serving.test_impressions import eventually, logged
+from tests.support.served_arms import USERS, constant, publish, request, sample
+from tests.support.server_process import Process, running
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from stream_ctr.cli import main
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression
 from stream_ctr.experiments.report_model import decode_report
-from tests.serving.support import publish
 from tests.serving.test_impressions import eventually
-from tests.simulators.closed import CONFIG, Server, in_log, learned, serving, start
-from tests.simulators.logs import SMALL, run, url_of
+from tests.support.closed_loop import CONFIG, Server, in_log, learned, serving, start
+from tests.support.served_arms import publish
+from tests.support.simulated_logs import SMALL, run, url_of
 
 START_MS = CONFIG.start_ms
 VISITS = Visits(World(CONFIG), 4)

@@ -9,8 +9,8 @@ import pytest
 
 from simulators.rank_client import Away, Busy, RankClient
 from stream_ctr.errors import StreamCTRError, UsageError
-from tests.simulators.faulty_server import GOOD, scripted
-from tests.simulators.logs import SMALL, contents, run, url_of
+from tests.support.faulty_server import GOOD, scripted
+from tests.support.simulated_logs import SMALL, contents, run, url_of
 
 
 def test_one_connection_serves_many_requests() -> None:

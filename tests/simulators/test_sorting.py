@@ -18,8 +18,8 @@ from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.taobao import Taobao
 from stream_ctr.errors import LogError, UsageError
 from stream_ctr.events.records import FeatureValue
-from tests.datasets.making import taobao_folder, write
-from tests.simulators.logs import contents, copy_prefix, run, url_of
+from tests.support.dataset_files import taobao_folder, write
+from tests.support.simulated_logs import contents, copy_prefix, run, url_of
 
 VALUE: st.SearchStrategy[FeatureValue] = (
     st.text(max_size=5)

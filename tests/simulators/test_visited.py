@@ -19,7 +19,7 @@ from stream_ctr.errors import LogError
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
-from tests.simulators.logs import url_of
+from tests.support.simulated_logs import url_of
 
 CONFIG = WorldConfig(users=50, ads=30, sites=10, delay_seconds=20.0, longest_delay_seconds=60.0)
 VISITS = Visits(World(CONFIG), 2)

@@ -25,9 +25,9 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.partitioner import partition_of
 from stream_ctr.events.records import Click, Impression
-from tests.datasets.making import criteo_line, write
 from tests.serving.test_impressions import eventually
-from tests.simulators.logs import SMALL, contents, copy_prefix, run, url_of
+from tests.support.dataset_files import criteo_line, write
+from tests.support.simulated_logs import SMALL, contents, copy_prefix, run, url_of
 
 EVENTS = 3000
 
@@ -150,7 +150,9 @@ def test_kill_9_and_resume_gives_the_log_of_one_run(tmp_path: Path) -> None:
     """A real process, paced so that it is killed in the middle, then resumed to the end."""
     url, wanted = url_of(tmp_path / "killed.db"), url_of(tmp_path / "whole.db")
     common = ["--start-ms", "1700000000000", *SMALL]
-    code = "import sys; from tests.simulators.logs import run; sys.exit(run('simulate', *sys.argv[1:]))"
+    code = (
+        "import sys; from tests.support.simulated_logs import run; sys.exit(run('simulate', *sys.argv[1:]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, "--log", url, *common, "--rate", "400"])
     try:
         eventually(lambda: process.poll() is not None or _impressions(url) > 100)

@@ -17,7 +17,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.lock import StateLock
-from tests.training.streams import write_config, write_stream
+from tests.support.faulty_streams import write_config, write_stream
 
 TORCH = '[learner]\nkind = "torch"\ndevice = "cpu"\n'
 
@@ -124,7 +124,7 @@ def test_an_attached_skip_has_a_gradient() -> None:
     # with W_i = 0 the skips still learn: their gradient is tanh(s x), not 0
     from stream_ctr.learners.attach import attach_sml
     from stream_ctr.optim.config import OptimizerConfig
-    from tests.learners.support import SINGLE, make_batch
+    from tests.support.learner_events import SINGLE, make_batch
 
     models = [ModelConfig(embedding=4, hidden=(6,), sml=sml, embedding_scale=0.3) for sml in (False, True)]
     learner = LearnerConfig(kind="torch", device="cpu")

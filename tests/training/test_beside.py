@@ -34,8 +34,8 @@ from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.start import input_topics
 from stream_ctr.training.trainer import Trainer
-from tests.training.faulty_files import WatchedFiles
-from tests.training.streams import write_config, write_stream
+from tests.support.faulty_files import WatchedFiles
+from tests.support.faulty_streams import write_config, write_stream
 
 
 class Said(Reporter):

@@ -17,7 +17,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
 from stream_ctr.state import State
 from stream_ctr.training.checkpoint import FORMAT, MANIFEST, SEGMENTS, CheckpointStore
-from tests.training.faulty_files import FailingFiles, ForgetfulFiles
+from tests.support.faulty_files import FailingFiles, ForgetfulFiles
 
 
 def parts(step: int) -> dict[str, State]:

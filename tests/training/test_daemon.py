@@ -32,8 +32,8 @@ from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.lock import StateLock
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.training.faulty_files import FailingFiles
-from tests.training.streams import START_MS, extend_stream, write_config, write_stream
+from tests.support.faulty_files import FailingFiles
+from tests.support.faulty_streams import START_MS, extend_stream, write_config, write_stream
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.join_output import JoinOutput
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.broker import Broker
-from tests.training.streams import write_config, write_stream
+from tests.support.faulty_streams import write_config, write_stream
+from tests.support.kafka_broker import Broker
 from tests.training.test_on_kafka import copy
 
 IMPRESSIONS = 150

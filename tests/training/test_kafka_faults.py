@@ -37,9 +37,9 @@ from stream_ctr.events.open import open_log
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.broker import Broker
-from tests.ports import free_port
-from tests.training.streams import write_config, write_stream
+from tests.support.faulty_streams import write_config, write_stream
+from tests.support.free_ports import free_port
+from tests.support.kafka_broker import Broker
 from tests.training.test_restart import OPERATIONS, assert_equal_bits, final, run_plan
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]

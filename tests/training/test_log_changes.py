@@ -26,7 +26,7 @@ from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.training.streams import extend_stream, write_config, write_stream
+from tests.support.faulty_streams import extend_stream, write_config, write_stream
 
 KINDS = {"train": "main", "join": "join", "watch": "experiment"}
 SETTLED = '[watch]\nport = -1\n[learner]\nkind = "river"\nriver = "river-lr"\n'

@@ -13,8 +13,8 @@ from stream_ctr.events.open import open_log
 from stream_ctr.training.core import Core
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.broker import Broker
-from tests.training.streams import write_config, write_stream
+from tests.support.faulty_streams import write_config, write_stream
+from tests.support.kafka_broker import Broker
 
 TOPICS = ("impressions", "clicks")
 

@@ -16,7 +16,7 @@ from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.state import State
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core
-from tests.training.streams import extend_stream, write_config, write_stream
+from tests.support.faulty_streams import extend_stream, write_config, write_stream
 from tests.training.test_snapshots import FEATURES, learn
 
 BAYES = """

@@ -15,7 +15,7 @@ import pytest
 
 from stream_ctr.state import Json, State
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
-from tests.training.streams import write_config, write_stream
+from tests.support.faulty_streams import write_config, write_stream
 
 ROUNDS = int(os.environ.get("STREAM_CTR_TEST_ROUNDS", "20"))
 SEED = int(os.environ.get("STREAM_CTR_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
@@ -26,7 +26,7 @@ OPERATIONS = 23
 def run_plan(config: Path, plan: list[dict[str, Any]]) -> list[int]:
     """Exit statuses of the processes of a plan; -9 is a kill."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.victim", str(config)],
+        [sys.executable, "-m", "tests.support.killed_trainers", str(config)],
         input=json.dumps(plan),
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from stream_ctr.predictors.snapshot import path_of, versions
 from stream_ctr.training.core import Core
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.training.streams import extend_stream, write_config, write_stream
+from tests.support.faulty_streams import extend_stream, write_config, write_stream
 
 ARMS = """
 [[experiment.arms]]

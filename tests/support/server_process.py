@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from tests.serving.support import request, sample
 from tests.serving.test_impressions import eventually
+from tests.support.served_arms import request, sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ class Process:
         tls: ssl.SSLContext | None,
     ) -> None:
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "tests.serving.process", str(state), log, json.dumps(serve)],
+            [sys.executable, "-m", "tests.support.two_arm_server", str(state), log, json.dumps(serve)],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,

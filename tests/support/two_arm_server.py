@@ -1,4 +1,4 @@
-"""A server process for tests: ``python -m tests.serving.process STATE LOG_URL [SETTINGS]``, two arms.
+"""A server process for tests: ``python -m tests.support.two_arm_server STATE LOG_URL [SETTINGS]``, two arms.
 
 SETTINGS are those of [serve] as JSON; ports are free ones unless they are told.
 """

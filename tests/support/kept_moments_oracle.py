@@ -12,7 +12,7 @@ from torch import Tensor
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.state import Json
-from tests.learners.oracle import Example, Oracle
+from tests.support.optimizer_oracle import Example, Oracle
 
 LOWER = ("exp_avg",)
 UPPER = ("sum", "exp_avg_sq")

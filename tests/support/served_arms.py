@@ -26,8 +26,8 @@ from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.reload import ConfigFile
 from stream_ctr.serving.routing import Routing
 from stream_ctr.serving.shadows import Shadows
-from tests.predictors.support import example_snapshot
-from tests.serving.process import SALT, TWO_ARMS
+from tests.support.snapshots import example_snapshot
+from tests.support.two_arm_server import SALT, TWO_ARMS
 
 T = TypeVar("T")
 Json = dict[str, Any]

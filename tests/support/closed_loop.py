@@ -26,8 +26,8 @@ from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.snapshot import SnapshotContent
-from tests.serving.support import sample
-from tests.simulators.logs import SMALL, contents
+from tests.support.served_arms import sample
+from tests.support.simulated_logs import SMALL, contents
 
 ROOT = Path(__file__).parents[2]
 CONFIG = WorldConfig(users=500, ads=100, sites=40)

@@ -1,7 +1,7 @@
 """Trainers that kill themselves with SIGKILL at chosen moments, one process after the other.
 
     echo '[{"entries": 70, "after_us": 900}, {"entries": 90, "operation": 5}, {}]' |
-        python -m tests.training.victim CONFIG
+        python -m tests.support.killed_trainers CONFIG
 
 Once so many log entries are applied, the process ends: so many microseconds later, or before that file
 operation of the next checkpoint. With "segment", before that file operation on the joiner's segments.
@@ -30,7 +30,7 @@ from stream_ctr.training.core import Step
 from stream_ctr.training.lock import StateLock
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.training.faulty_files import WatchedFiles
+from tests.support.faulty_files import WatchedFiles
 
 
 def die() -> None:

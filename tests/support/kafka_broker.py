@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-START = Path(__file__).parents[1] / "deploy" / "kafka" / "start"
+START = Path(__file__).parents[2] / "deploy" / "kafka" / "start"
 
 
 class Broker:

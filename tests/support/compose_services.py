@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 from ruamel.yaml import YAML
 
-from tests.broker import Broker
+from tests.support.kafka_broker import Broker
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"

@@ -1,6 +1,6 @@
 """Watchers that kill themselves with SIGKILL, one process after the other.
 
-    python -m tests.experiments.victim CONFIG STEPS CHUNKS CHUNKS ...
+    python -m tests.support.killed_watchers CONFIG STEPS CHUNKS CHUNKS ...
 
 Each process writes a checkpoint after STEPS chunks and dies so many CHUNKS later; forked, so that the
 imports are paid once. Prints the exit statuses.
@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from stream_ctr.experiments.watch_daemon import Watcher
-from tests.experiments.watching import watch
+from tests.support.experiment_logs import watch
 
 
 def run(config: Path, steps: int, chunks: int) -> None:

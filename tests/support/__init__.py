@@ -1,0 +1,1 @@
+"""Oracles, brokers, fault injectors and made-up data that tests share."""
