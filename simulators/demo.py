@@ -15,10 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from simulators.children import Children, children, pause
-from simulators.demo_look import Places, behind, look, ready
 from simulators.demo_setup import ARMS, WORLD, new_folder, write_config
+from simulators.demo_status import Places, behind, look, ready
 from simulators.freshness import Freshness
+from simulators.processes import Children, children, pause
 from stream_ctr.errors import StreamCTRError, UsageError
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulators.job import add_writer_arguments, check_writer_arguments, run_writer
+from simulators.writer_command import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.datasets.bad_row_option import add_bad_row_argument, apply_bad_row_argument
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulators.job import Job
     from simulators.timeline import Happening
+    from simulators.writer_command import Job
     from stream_ctr.datasets.base import Example
 
 

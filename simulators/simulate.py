@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from simulators.drive import add_server_arguments, check_server_arguments, run_against_server
-from simulators.job import add_writer_arguments, check_writer_arguments, run_writer
+from simulators.closed_loop import add_server_arguments, check_server_arguments, run_against_server
+from simulators.writer_command import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from simulators.job import Job
     from simulators.settings import WorldConfig
     from simulators.timeline import Happening
     from simulators.writer import Topics
+    from simulators.writer_command import Job
     from stream_ctr.events.log import Entry, EventLog
 
 EVENTS_WITHOUT_RATE: Final = 100_000

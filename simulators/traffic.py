@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from simulators.outcome import Summary
+from simulators.closed_loop_report import Summary
 from simulators.rank_client import Away, Busy, RankAnswer, RankClient
 from simulators.visits import Visit, Visits
 from stream_ctr.errors import StreamCTRError

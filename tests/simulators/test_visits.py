@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from simulators.outcome import CURVE_POINTS, CURVE_VISITS, Latencies, Outcome, Tally
+from simulators.closed_loop_report import CURVE_POINTS, CURVE_VISITS, Latencies, Outcome, Tally
 from simulators.population import DEVICE_NAMES
 from simulators.settings import WorldConfig
 from simulators.visits import VISIT_BLOCK, Visit, Visits

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.draws import Floats, gauss, uniforms, zipf
-from simulators.limits import expected_auc, limits_of, world_limits
+from simulators.optimum import expected_auc, limits_of, world_limits
 from simulators.settings import WorldConfig
 from simulators.world import BLOCK, Block, World, sigmoid
 from stream_ctr.datasets.world import WORLD_FIELDS

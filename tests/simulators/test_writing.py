@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.position import Position
 from simulators.settings import WorldConfig
 from simulators.timeline import timeline
 from simulators.world import World
 from simulators.writer import Pace, Topics, Writer
+from simulators.writer_resume import Position
 from stream_ctr.errors import DataError, LogError, UsageError
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log

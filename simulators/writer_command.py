@@ -14,9 +14,9 @@ from stream_ctr.errors import UsageError, printable
 from stream_ctr.events.log import LogConfig
 
 if TYPE_CHECKING:
-    from simulators.position import Position
     from simulators.timeline import Happening
     from simulators.writer import Summary, Topics
+    from simulators.writer_resume import Position
     from stream_ctr.datasets.base import Dataset
     from stream_ctr.events.log import EventLog
     from stream_ctr.training.report import Reporter
@@ -78,8 +78,8 @@ def run_writer(
 
     ``dataset`` is what ``source`` reads, where it reads files: its bad rows are reported.
     """
-    from simulators.position import Position
     from simulators.writer import Pace, Topics, Writer
+    from simulators.writer_resume import Position
     from stream_ctr.config import load_settings
     from stream_ctr.events.open import open_log
     from stream_ctr.signals import stop_on_signals

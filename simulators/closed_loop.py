@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulators.outcome import Summary
+    from simulators.closed_loop_report import Summary
+    from simulators.closed_loop_resume import Visited
     from simulators.rank_client import RankClient
     from simulators.settings import WorldConfig
-    from simulators.visited import Visited
     from simulators.visits import Visits
     from simulators.writer import Topics
     from stream_ctr.events.log import EventLog
@@ -61,8 +61,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_server_arguments(arguments: argparse.Namespace) -> None:
     """Raises UsageError for values that cannot be meant."""
+    from simulators.closed_loop_resume import MAX_CONNECTIONS
     from simulators.rank_client import check_server
-    from simulators.visited import MAX_CONNECTIONS
 
     if arguments.server is None:
         for name in _OWN:
@@ -120,7 +120,7 @@ def _run(
     stop: threading.Event,
     reporter: Reporter,
 ) -> Summary:
-    from simulators.outcome import Summary
+    from simulators.closed_loop_report import Summary
     from simulators.traffic import Clock, Traffic
     from simulators.visits import Visits
     from simulators.world import World
@@ -161,7 +161,7 @@ def _found(
     arguments: argparse.Namespace, log: EventLog, topics: Topics, visits: Visits, reporter: Reporter
 ) -> Visited:
     """Where to begin: after what the log holds with ``--resume``, else at the first visit."""
-    from simulators.visited import Visited, find_visited
+    from simulators.closed_loop_resume import Visited, find_visited
 
     held = sum(log.end_offsets(topics.impressions).values())
     if not arguments.resume:

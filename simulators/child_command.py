@@ -1,10 +1,10 @@
-"""``python -m simulators.tethered COMMAND``: a ``stream-ctr`` command that ends with what started it."""
+"""``python -m simulators.child_command COMMAND``: a ``stream-ctr`` command that ends with what started it."""
 
 from __future__ import annotations
 
 import sys
 
-from simulators.children import END_SECONDS
+from simulators.processes import END_SECONDS
 from stream_ctr.cli import main
 from stream_ctr.lifeline import end_with_parent
 
