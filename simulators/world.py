@@ -18,8 +18,14 @@ from typing import ClassVar, Final
 import numpy as np
 
 from simulators.draws import Floats, choose, gauss, uniforms
-from simulators.naming import HOUR_MS, make_names, to_examples
-from simulators.population import Integers, make_ads, make_places, make_users
+from simulators.naming import HOUR_MS, make_names
+from simulators.population import (
+    DEVICE_NAMES,
+    Integers,
+    make_ads,
+    make_places,
+    make_users,
+)
 from simulators.settings import WorldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.world import WORLD_FIELDS
@@ -265,3 +271,42 @@ def _mix(parts: dict[str, Floats], weight: dict[str, float]) -> Floats:
     norm = float(np.sqrt(sum(value**2 for value in weight.values())))
     total = sum((weight[name] / norm * part for name, part in parts.items()), np.zeros(1))
     return np.asarray(total, np.float64)
+
+
+def to_examples(world: World, block: Block) -> Iterator[Example]:
+    """The events of a block, as a data set gives them."""
+    at, names = block.contexts, world.names
+    user_name, segment, ad_name, site_name = (names[n] for n in ("user", "segment", "ad", "site"))
+    campaign, advertiser, category = (names[n] for n in ("campaign", "advertiser", "category"))
+    prefix = world.config.event_prefix
+    hour = (at.time_ms // HOUR_MS % 24).tolist()
+    price = world.prices(block.ad, at.discount).tolist()
+    columns = (at.number, at.time_ms, at.user, at.site, at.device, at.visits, block.ad, block.label)
+    numbers = zip(*(column.tolist() for column in columns), strict=True)
+    rest = zip(block.delay_ms.tolist(), block.bid.tolist(), block.truth.tolist(), hour, price, strict=True)
+    for (n, time_ms, user, site, device, visits, ad, label), (delay, bid, truth, h, cost) in zip(
+        numbers, rest, strict=True
+    ):
+        yield Example(
+            f"{prefix}{n}",
+            time_ms,
+            user_name[user],
+            {
+                "user": user_name[user],
+                "segment": segment[user],
+                "interests": world.interests[user].copy(),
+                "ad": ad_name[ad],
+                "campaign": campaign[ad],
+                "advertiser": advertiser[ad],
+                "category": category[ad],
+                "site": site_name[site],
+                "device": DEVICE_NAMES[device],
+                "hour": names["hour"][h],
+                "price": cost,
+                "visits": visits,
+            },
+            label,
+            bid,
+            delay if label else None,
+            truth,
+        )
