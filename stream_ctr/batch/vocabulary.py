@@ -18,7 +18,7 @@ from stream_ctr.batch.split import TRAINING
 from stream_ctr.features import admission
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import ABSENT, RowChanges
 from stream_ctr.state import State

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 
 HEAD_BYTES: Final = 61
 """A batch's head: from its first offset to its count of records."""

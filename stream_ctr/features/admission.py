@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 
 DEPTH = 4
 CELLS = 1 << 20

@@ -18,8 +18,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.hashing import never_zero, xxh64
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.xxhash64 import never_zero, xxh64
 
 CANONICAL_MISSING = b"\x00"
 TEXT_TAG = "\x01"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 
 NEVER = -(2**63)
 """Time of the clock before any event."""

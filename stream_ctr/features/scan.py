@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.hashing import never_zero, xxh64
 from stream_ctr.features.scan_plan import IGNORED, INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
 from stream_ctr.features.scan_values import (
     BACKSLASH,
@@ -42,7 +41,8 @@ from stream_ctr.features.scan_values import (
     text_end,
     whole_number,
 )
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.xxhash64 import never_zero, xxh64
 
 _FEATURES = np.frombuffer(b"features", np.uint8).copy()
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.features.canonical import integer_key
-from stream_ctr.features.hashing import never_zero, xxh64
 from stream_ctr.features.scan_plan import (
     INTEGER,
     LEARNED,
@@ -18,7 +17,8 @@ from stream_ctr.features.scan_plan import (
     TEXT,
     Schema,
 )
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.xxhash64 import never_zero, xxh64
 
 MOST_DIGITS: Final = 15
 """Digits of a number: so many are exact in a double, and so is their quotient by a power of ten."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 from stream_ctr.pipeline.batch import ABSENT
 
 Rows = NDArray[np.int32] | NDArray[np.int64]

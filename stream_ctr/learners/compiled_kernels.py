@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import fast_kernel, fast_part
+from stream_ctr.kernels.decorators import fast_kernel, fast_part
 from stream_ctr.learners.compiled_labels import logit_gradient
 from stream_ctr.learners.compiled_passes import backward, dense_square, forward, share_fields, square
 from stream_ctr.learners.compiled_plan import (

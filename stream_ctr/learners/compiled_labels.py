@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream_ctr.kernels import fast_part
+from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.learners.labels import POLICIES
 
 FAST: Final = POLICIES.index("fast")

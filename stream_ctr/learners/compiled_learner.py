@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.frozen import FrozenState, Source
+from stream_ctr.kernels.denormals import denormals_flushed
 from stream_ctr.learners.base import LearnerConfig, LearnResult
 from stream_ctr.learners.compiled_check import require_compiled
 from stream_ctr.learners.compiled_kernels import learn_chunk, predict_rows
@@ -30,7 +31,6 @@ from stream_ctr.learners.compiled_plan import (
     plan_rule,
     plan_shape,
 )
-from stream_ctr.learners.denormals import denormals_flushed
 from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.revisit import PastEvents
 from stream_ctr.learners.rows import NumpyRows

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from stream_ctr.kernels import fast_part
+from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.learners.compiled_plan import Moments, Number
 from stream_ctr.optim.moments import MOST, NEAREST, WEYL
 

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from stream_ctr.kernels import fast_part
+from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.learners.compiled_plan import (
     BETA,
     BIAS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stream_ctr.kernels import fast_part
+from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.learners.compiled_moments import opened
 from stream_ctr.learners.compiled_passes import share_fields
 from stream_ctr.learners.compiled_plan import (

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from stream_ctr.kernels import fast_leaf, fast_part, finite_part
+from stream_ctr.kernels.decorators import fast_leaf, fast_part, finite_part
 from stream_ctr.learners.compiled_moments import (
     closed_mean,
     closed_square,

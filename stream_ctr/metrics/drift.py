@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 from stream_ctr.metrics.adwin import Detector, adwin_from_record, adwin_record, new_adwin
 from stream_ctr.metrics.stored import stored_integer
 from stream_ctr.state import State

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 from stream_ctr.models.initial import mix
 
 WEYL: Final = 0x9E3779B1

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import fast_kernel, fast_part
+from stream_ctr.kernels.decorators import fast_kernel, fast_part
 
 Floats = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 from stream_ctr.state import Arrays
 
 LEAST: Final = float(np.finfo(np.float32).tiny)

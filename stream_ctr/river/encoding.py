@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from stream_ctr.errors import RecordError, StateError, UsageError
 from stream_ctr.features.canonical import CANONICAL_MISSING, canonical_bucket
 from stream_ctr.features.columns import MAX_BUCKETS, shown
-from stream_ctr.features.hashing import hash_keys, hash_text
 from stream_ctr.features.quantiles import QuantileBuckets
 from stream_ctr.features.values import plain_text, text_of
+from stream_ctr.kernels.xxhash64 import hash_keys, hash_text
 from stream_ctr.state import Json, State
 
 SHARED_SLOTS: Final = 32

@@ -10,7 +10,22 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("events", "experiments", "features", "metrics", "pipeline", "serving", "training")
+PACKAGES = (
+    "config",
+    "daemon",
+    "events",
+    "experiments",
+    "features",
+    "joining",
+    "kernels",
+    "metrics",
+    "monitoring",
+    "pipeline",
+    "reporting",
+    "serving",
+    "state",
+    "training",
+)
 NEEDS_TORCH = ("stream_ctr.training.attach",)
 """Imported where it is used."""
 
@@ -18,7 +33,7 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys
 for package in {packages}:
     parent = importlib.import_module("stream_ctr." + package)
-    for found in pkgutil.iter_modules(parent.__path__, parent.__name__ + "."):
+    for found in pkgutil.walk_packages(parent.__path__, parent.__name__ + "."):
         if found.name not in {but}:
             importlib.import_module(found.name)
             assert "torch" not in sys.modules, found.name

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 from llvmlite import binding
 
-PACKAGE: Final = Path(__file__).parent
+PACKAGE: Final = Path(__file__).parents[1]
 _DIGEST_BYTES: Final = 16
 _logger: Final = logging.getLogger("stream_ctr.kernels")
 

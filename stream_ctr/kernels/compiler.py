@@ -25,8 +25,8 @@ from numba import core
 from numba.core.caching import NullCache
 from numba.core.codegen import JITCodeLibrary
 
-from stream_ctr import kernel_cache
-from stream_ctr.kernel_sources import Sources
+from stream_ctr.kernels import cache
+from stream_ctr.kernels.sources import Sources
 
 _COPIES: Final = frozenset(
     (
@@ -36,7 +36,7 @@ _COPIES: Final = frozenset(
 )
 """Linkage of functions that other object files may define as well."""
 _core: Final[Any] = core  # Numba's internals have no types
-_SOURCES: Final = Sources(kernel_cache.PACKAGE)
+_SOURCES: Final = Sources(cache.PACKAGE)
 
 
 class ObjectFile(JITCodeLibrary):
@@ -64,27 +64,27 @@ class KernelFiles(NullCache):
     @property
     def cache_path(self) -> str:
         """The folder; empty where there is none."""
-        return str(kernel_cache.folder() or "")
+        return str(cache.folder() or "")
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The kernel for a signature, from its file; None where no file can be used."""
         target_context.refresh()
         arguments, returns = _core.sigutils.normalize_signature(sig)
-        content = kernel_cache.read(self._name(arguments, returns))
+        content = cache.read(self._name(arguments, returns))
         return None if content is None else _loaded(content, arguments, target_context)
 
     def exchange(self, compiled: Any, arguments: Any, returns: Any, target_context: Any) -> Any:
         """Write what was compiled; returns what was loaded."""
         content = _core.serialize.dumps(compiled._reduce())
-        kept = kernel_cache.keep(self._name(arguments, returns), content)
+        kept = cache.keep(self._name(arguments, returns), content)
         return _loaded(kept, arguments, target_context) or _loaded(content, arguments, target_context)
 
     def flush(self) -> None:
         """Delete the files of all signatures."""
-        kernel_cache.remove(self._label() + "-")
+        cache.remove(self._label() + "-")
 
     def _label(self) -> str:
-        module = self._function.__module__.removeprefix(f"{kernel_cache.PACKAGE.name}.")
+        module = self._function.__module__.removeprefix(f"{cache.PACKAGE.name}.")
         return f"{module}.{self._function.__qualname__}".replace("<locals>.", "")
 
     def _name(self, arguments: Any, returns: Any) -> str:

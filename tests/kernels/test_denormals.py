@@ -9,9 +9,9 @@ import pytest
 from llvmlite import binding, ir
 from numpy.typing import NDArray
 
-from stream_ctr.kernels import fast_kernel
-from stream_ctr.learners import denormals
-from stream_ctr.learners.denormals import Register, denormals_flushed, emit_read, emit_write, register_of
+from stream_ctr.kernels import denormals
+from stream_ctr.kernels.decorators import fast_kernel
+from stream_ctr.kernels.denormals import Register, denormals_flushed, emit_read, emit_write, register_of
 
 known = pytest.mark.skipif(denormals.REGISTER is None, reason="this processor's register is not known")
 SMALLEST = float(np.finfo(np.float32).smallest_normal)

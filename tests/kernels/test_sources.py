@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_ctr.kernel_cache import PACKAGE
-from stream_ctr.kernel_sources import Sources
+from stream_ctr.kernels.cache import PACKAGE
+from stream_ctr.kernels.sources import Sources
 
 KERNELS = "learners/compiled_kernels.py"
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 from numba.core.dispatcher import Dispatcher
 
-from stream_ctr.kernel_compiler import load_only
+from stream_ctr.kernels.compiler import load_only
 
 P = ParamSpec("P")
 R = TypeVar("R")

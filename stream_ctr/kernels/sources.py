@@ -23,10 +23,10 @@ _IMPORT: Final = re.compile(
 class Sources:
     """Digests of the sources of one package and of what they import from it. Each file is read once.
 
-    >>> sources = Sources(Path(__file__).parent)
-    >>> names = sorted(path.name for path in sources.closure(sources.package / "kernels.py"))
-    >>> names
-    ['__init__.py', 'kernel_cache.py', 'kernel_compiler.py', 'kernel_sources.py', 'kernels.py']
+    >>> sources = Sources(Path(__file__).parents[1])
+    >>> found = sources.closure(sources.package / "kernels" / "decorators.py")
+    >>> sorted(path.name for path in found)
+    ['__init__.py', '__init__.py', 'cache.py', 'compiler.py', 'decorators.py', 'sources.py']
     """
 
     def __init__(self, package: Path) -> None:

@@ -18,9 +18,10 @@ import pytest
 from numba.core import serialize
 from numpy.typing import NDArray
 
-from stream_ctr import kernel_cache, kernels
-from stream_ctr.kernel_compiler import KernelFiles
-from stream_ctr.kernels import fast_kernel, fast_part, kernel
+from stream_ctr.kernels import cache as kernel_cache
+from stream_ctr.kernels import decorators
+from stream_ctr.kernels.compiler import KernelFiles
+from stream_ctr.kernels.decorators import fast_kernel, fast_part, kernel
 
 Floats = NDArray[np.float64]
 
@@ -104,14 +105,14 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 CALL: Final = """
 import numpy as np
-from tests.test_kernel_cache import twice
+from tests.kernels.test_cache import twice
 assert twice(np.arange(3.0)).tolist() == [0.0, 2.0, 4.0]
 print(sum(twice.stats.cache_hits.values()), sum(twice.stats.cache_misses.values()))
 """
 """Prints hits and misses of one kernel."""
 BITS: Final = """
 import numpy as np
-from tests.test_kernel_cache import {imported}
+from tests.kernels.test_cache import {imported}
 values = np.linspace(-3.0, 9.0, 31)
 print({results})
 """
@@ -130,7 +131,7 @@ def test_kernels_are_kept_in_the_users_own_folder(tmp_path: Path) -> None:
     assert folder.name == kernel_cache.key()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     (file,) = folder.iterdir()
-    assert file.name.startswith("tests.test_kernel_cache.twice-")
+    assert file.name.startswith("tests.kernels.test_cache.twice-")
     assert finish(start(tmp_path, CALL))[0] == "1 0"
 
 
@@ -192,7 +193,7 @@ def test_processes_that_compile_at_the_same_time_share_the_files(tmp_path: Path)
     processes = [start(tmp_path, TOTAL) for _ in range(3)]
     assert len({finish(process)[0] for process in processes}) == 1
     names = [path.name.partition("-")[0] for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(names) == ["tests.test_kernel_cache.polynomials", "tests.test_kernel_cache.total"]
+    assert sorted(names) == ["tests.kernels.test_cache.polynomials", "tests.kernels.test_cache.total"]
 
 
 def test_the_process_that_was_first_decides(cache: Path) -> None:
@@ -291,9 +292,12 @@ def test_an_object_file_shares_no_function_but_the_kernel(cache: Path) -> None:
         assert global_functions(elf) == {name, description.llvm_cpython_wrapper_name, f"cfunc.{name}"}
 
 
+MACHINERY = ("cache", "compiler", "decorators", "sources")
+
+
 def test_every_kernel_of_the_package_is_declared_here() -> None:
     """Numba's own decorators would run what they compile."""
-    own = {Path(kernels.__file__), *kernel_cache.PACKAGE.glob("kernel_*.py")}
+    own = {Path(decorators.__file__).with_name(f"{name}.py") for name in MACHINERY}
     for path in sorted(kernel_cache.PACKAGE.rglob("*.py")):
         text = path.read_text()
         if "numba" not in text or path in own:
@@ -312,6 +316,6 @@ def test_kernels_are_plain_functions_where_numba_is_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    code = "from tests.test_kernel_cache import *; print(type(twice).__name__, twice(np.ones(1))[0])"
+    code = "from tests.kernels.test_cache import *; print(type(twice).__name__, twice(np.ones(1))[0])"
     assert finish(start(tmp_path, code))[0] == "function 2.0"
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-from stream_ctr.kernels import kernel
+from stream_ctr.kernels.decorators import kernel
 
 
 class Register(NamedTuple):

@@ -1,0 +1,1 @@
+"""Numba decorators, the kernel cache, denormals, and XXH64."""
