@@ -12,7 +12,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Weights
 from stream_ctr.models.pooling import pool
 from stream_ctr.models.sml import FUNCTIONS, SkipMetaLogit
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 CHUNK = 1024
 """Events of one pass: bounds its memory."""

@@ -17,7 +17,7 @@ from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Layout
 from stream_ctr.optim.config import OptimizerConfig
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 Initial = Literal["he", "xavier", "torch"]
 """Start of the tower's hidden weights: the project's own, that of many published networks, or PyTorch's."""

@@ -33,7 +33,7 @@ from stream_ctr.features.tables import FeatureTables
 from stream_ctr.features.tally import Tally
 from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.direct import direct_batches
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.lock import StateLock
 
 FORMAT: Final = 2

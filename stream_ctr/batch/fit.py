@@ -18,7 +18,7 @@ from stream_ctr.errors import DataError, ModelError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.metrics.sums import log_losses
 from stream_ctr.pipeline.batch import Batch
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 class BatchLearner(Protocol):

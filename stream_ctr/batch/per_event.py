@@ -18,7 +18,7 @@ import numpy as np
 
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import narrowed, widened
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 SUMS: Final = ("adagrad",)
 """Rules that sum squared gradients; all others average them."""

@@ -21,7 +21,7 @@ from stream_ctr.features.tables import FeatureTables
 from stream_ctr.kernels.decorators import kernel
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import ABSENT, RowChanges
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 _BLOCK: Final = 1 << 18
 """Rows that are counted at a time."""

@@ -17,8 +17,8 @@ from stream_ctr.config import Settings
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.files import Files
-from stream_ctr.state import State
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.identity import difference, identity
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.user_table import Keys, UserTable
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 UNKNOWN_USER = 0
 """Hash that stands for a user whom an earlier version did not write down; such impressions count."""

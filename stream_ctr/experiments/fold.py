@@ -37,7 +37,7 @@ from stream_ctr.experiments.user_table import UserTable
 from stream_ctr.experiments.users import DistinctUsers
 from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.windows import End, Scores, Totals, pools, thinned
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 NAN: Final = float("nan")
 

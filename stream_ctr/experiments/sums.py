@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.metrics.sums import EPSILON
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 FIRST_CLICKS: Final = 1000
 """Clicks whose worth settles where the clipped ADVV cuts."""

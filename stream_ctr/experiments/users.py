@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.sample_ratio import log_bayes_factors
 from stream_ctr.experiments.user_table import Keys, UserTable
-from stream_ctr.state import Arrays, State
+from stream_ctr.state.state import Arrays, State
 
 
 class UserHash:

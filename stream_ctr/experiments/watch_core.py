@@ -12,7 +12,7 @@ from stream_ctr.experiments.watch_config import ADDED
 from stream_ctr.experiments.watch_pipeline import LabelledWatchPipeline, Watching, WatchPipeline
 from stream_ctr.pipeline.join import Joiner
 from stream_ctr.pipeline.segments import SegmentFolder
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.identity import difference, order_identity
 
 

@@ -23,7 +23,8 @@ PIECE: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RowKeys:
-    """Keys of the rows from ``first_row`` to ``used`` - 1, by row; see :class:`stream_ctr.frozen.Pieces`."""
+    """Keys of the rows from ``first_row`` to ``used`` - 1, by row; see
+    :class:`stream_ctr.state.frozen.Pieces`."""
 
     table_keys: NDArray[np.uint64]
     """[C]"""
@@ -50,7 +51,7 @@ class RowKeys:
 @dataclass(frozen=True, slots=True)
 class Places:
     """Keys or rows of the table's places, as :func:`.vocabulary.lookup_rows` takes them; see
-    :class:`stream_ctr.frozen.Pieces`."""
+    :class:`stream_ctr.state.frozen.Pieces`."""
 
     table_keys: NDArray[np.uint64]
     """[C]"""

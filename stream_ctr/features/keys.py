@@ -29,7 +29,7 @@ from stream_ctr.features.draft import (
 from stream_ctr.features.quantiles import QuantileBuckets
 from stream_ctr.features.schema import FieldConfig, UnknownFeatures, slot_fields
 from stream_ctr.features.tally import Tally
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 MOST_SPLITS = 64
 """Ways to divide the fields between context and candidates whose tables are kept."""

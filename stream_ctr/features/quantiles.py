@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 BUFFER = 1024
 """Values a level holds. A rank is off by at most levels / (2 BUFFER) of the stream: 0.5 % after 10^6."""

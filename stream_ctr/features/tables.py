@@ -16,9 +16,9 @@ from stream_ctr.features.frozen_vocabulary import Places, RowKeys
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables_check import check_tables
 from stream_ctr.features.vocabulary import capacity_for, insert_all, lookup_rows, rehash, room
-from stream_ctr.frozen import FrozenRows, FrozenState, Source, Watch
 from stream_ctr.pipeline.batch import PREDICT, RowChanges
-from stream_ctr.state import Arrays, Json, State
+from stream_ctr.state.frozen import FrozenRows, FrozenState, Source, Watch
+from stream_ctr.state.state import Arrays, Json, State
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -226,7 +226,7 @@ class FeatureTables:
             return frozen.thaw()
 
     def freeze(self) -> FrozenState:
-        """See :class:`stream_ctr.frozen.Freezable`."""
+        """See :class:`stream_ctr.state.frozen.Freezable`."""
         used = self.rows_in_use
         by_row: Arrays = {"row_field": self._row_field, "row_count": self._count}
         if self._half_life_ms > 0.0:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.frequency import NEVER
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 class Checked(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import UnknownFeatures
-from stream_ctr.state import Json
+from stream_ctr.state.state import Json
 
 MOST_NAMES: Final = 32
 """Unknown features that are counted by name. The sender chooses the names, so their number is bounded."""

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from stream_ctr.errors import StateError
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 
 def attach_sml(base: State, fresh: State) -> State:

@@ -8,9 +8,9 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import Batch
-from stream_ctr.state import State
+from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.state import State
 
 
 @dataclass(frozen=True, slots=True)

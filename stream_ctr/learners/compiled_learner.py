@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.frozen import FrozenState, Source
 from stream_ctr.kernels.denormals import denormals_flushed
 from stream_ctr.learners.base import LearnerConfig, LearnResult
 from stream_ctr.learners.compiled_check import require_compiled
@@ -44,7 +43,8 @@ from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import narrowed
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
-from stream_ctr.state import Json, State
+from stream_ctr.state.frozen import FrozenState, Source
+from stream_ctr.state.state import Json, State
 
 
 class CompiledLearner:
@@ -165,7 +165,7 @@ class CompiledLearner:
         return State(parts.arrays, {"learned": self.learned, "layout": self._layout.describe()})
 
     def freeze(self) -> FrozenState:
-        """See :class:`stream_ctr.frozen.Freezable`."""
+        """See :class:`stream_ctr.state.frozen.Freezable`."""
         rows = self._rows.freeze()
         arrays = {name: self._gather(array) for name, array in self._dense.items()}
         past = self._past.state(self.learned)

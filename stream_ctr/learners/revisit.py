@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.learners.saved import check_array
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 class PastEvents:

@@ -20,7 +20,7 @@ from stream_ctr.learners.river_rows import RowWeights
 from stream_ctr.learners.river_state import Codec
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.predictors.river_forward import LEAST, MOST, RiverModel
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 LARGEST_WEIGHT: Final = 1e12
 """river clips gradients here: an event of more weight would be learned with another one, and is left out."""

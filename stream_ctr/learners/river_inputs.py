@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.pipeline.batch import RowChanges
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 Feature = tuple[int, int]
 """Name of a value: (field, key) of its row, or (row, 0) of a default row, which has no key."""

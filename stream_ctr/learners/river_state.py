@@ -16,7 +16,7 @@ from river.utils import VectorDict
 
 from stream_ctr.errors import StateError
 from stream_ctr.learners.river_inputs import feature_arrays, saved_array, saved_features
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 
 class Codec(Protocol):

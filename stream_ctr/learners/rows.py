@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.frozen import FrozenRows, Watch
 from stream_ctr.learners.saved import check_array
 from stream_ctr.optim.moments import bits_of
 from stream_ctr.optim.rules import Rule
-from stream_ctr.state import State
+from stream_ctr.state.frozen import FrozenRows, Watch
+from stream_ctr.state.state import State
 
 FIRST_CAPACITY: Final = 1024
 CACHE_LINE_BYTES: Final = 64

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.models.layout import Layout
-from stream_ctr.state import Arrays, State
+from stream_ctr.state.state import Arrays, State
 
 
 def checked_dense(state: State, layout: Layout, kinds: Mapping[str, np.dtype[Any]]) -> tuple[int, Arrays]:

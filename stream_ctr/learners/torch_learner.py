@@ -25,7 +25,7 @@ from stream_ctr.optim.build import check_optimizer, check_streaming
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 PREDICT_EVENTS = 1024
 """Events of one forward pass of ``predict``: bounds its memory."""

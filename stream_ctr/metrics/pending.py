@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
 from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 FREE: Final = -1
 SMALLEST: Final = 1024

@@ -22,7 +22,7 @@ from stream_ctr.metrics.stored import damage_is_a_state_error, stored_integer
 from stream_ctr.metrics.sums import MetricValues, Sums, log_losses, running_base_rates
 from stream_ctr.metrics.window import Window
 from stream_ctr.pipeline.batch import Batch
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 Kind = Literal["lifetime", "window", "tail"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stream_ctr.errors import StateError
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 def stored_integer(state: State, name: str) -> int:

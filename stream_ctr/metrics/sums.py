@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 EPSILON: Final = 1e-7
 """Log losses see probabilities clipped to [EPSILON, 1 - EPSILON], about the last step of float32 below 1.

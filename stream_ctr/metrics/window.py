@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.metrics.stored import stored_integer
 from stream_ctr.metrics.sums import Sums
-from stream_ctr.state import Arrays, State
+from stream_ctr.state.state import Arrays, State
 
 
 class Window:

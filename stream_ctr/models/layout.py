@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.models.initial import dense_values
-from stream_ctr.state import Json
+from stream_ctr.state.state import Json
 
 if TYPE_CHECKING:  # a layout is needed where torch is not: only views of a tensor need it
     from torch import Tensor

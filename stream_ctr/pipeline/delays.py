@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import Final
 
 from stream_ctr.errors import StateError
-from stream_ctr.state import Json
+from stream_ctr.state.state import Json
 
 DELAY_BOUNDS_SECONDS: Final = (
     *(float(f"{digit}e{power}") for power in range(-1, 2) for digit in (1, 2, 5)),

@@ -57,7 +57,7 @@ from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.delays import DelayCounts
 from stream_ctr.pipeline.memory import CLICKED, NEGATIVE, OPEN, POSITIVE, JoinMemory
 from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 OUTCOMES: Final = (
     "positives",

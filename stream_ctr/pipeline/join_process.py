@@ -16,7 +16,6 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, Record
 from stream_ctr.events.records import Impression
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
-from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.join import Labelled
@@ -24,7 +23,8 @@ from stream_ctr.pipeline.labelled import check_final, labelled_value
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.pipeline.stream import NAN, Pipeline
-from stream_ctr.state import State
+from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.state import State
 
 _NO_FEATURES = (FieldConfig("unused"),)
 """The joiner looks at no feature; a schema has at least one."""

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
-from stream_ctr.files import Files
+from stream_ctr.state.durable_files import Files
 
 Change = Literal["idle", "active", "end", "bound", "clock"]
 FORMAT = 2

@@ -19,7 +19,6 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
-from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import ASIDE, PREDICT, SETTLE
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VERSIONS, RecordDecoder
@@ -27,7 +26,8 @@ from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.stream import NAN, LearnFrom, Pipeline
 from stream_ctr.pipeline.time_units import outside
-from stream_ctr.state import Json, State
+from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.state import Json, State
 
 ENVELOPE_BYTES = 4096
 """What a labelled record may take beyond its impression."""

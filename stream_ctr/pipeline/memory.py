@@ -14,7 +14,7 @@ from typing import Final
 from stream_ctr.errors import StateError
 from stream_ctr.pipeline.queue import Queue, columns_of, records_of, size_of
 from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 OPEN: Final = 0
 POSITIVE: Final = 1

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.pipeline.segments import Held, Segment, SegmentFolder, SegmentName, hash_of
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 RECORD_BYTES: Final = 384
 """Memory of one record beside its id and payload, as CPython lays it out; measured, and on the safe side."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.files import Files
+from stream_ctr.state.durable_files import Files
 
 COLUMNS: Final = 8
 HASH, OF_HASH, NUMBER, TS_MS, TIME_MS, STATUS, ID_END, PAYLOAD_END = range(COLUMNS)

@@ -18,7 +18,6 @@ from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.frozen import FrozenState
 from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.encode import Event, encode
@@ -27,7 +26,8 @@ from stream_ctr.pipeline.labels import LabelPolicy
 from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
 from stream_ctr.pipeline.progress import Progress
 from stream_ctr.pipeline.segments import SegmentFolder
-from stream_ctr.state import Json, State
+from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.state import Json, State
 
 NAN = float("nan")
 LearnFrom = Literal["all", "own"]

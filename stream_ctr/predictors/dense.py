@@ -20,7 +20,7 @@ from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.kernels.decorators import fast_kernel, kernel
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.affine import affine
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 
 Floats = NDArray[np.float32]
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.frozen import FrozenState, Source, whole
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.predictors.snapshot import SnapshotContent
-from stream_ctr.state import Arrays, State
+from stream_ctr.state.frozen import FrozenState, Source, whole
+from stream_ctr.state.state import Arrays, State
 
 
 def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:

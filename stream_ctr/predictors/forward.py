@@ -11,7 +11,7 @@ from stream_ctr.features.schema import FieldConfig
 from stream_ctr.models.config import ModelConfig, canonical
 from stream_ctr.predictors.dense import DenseForward
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 
 
 class Forward(Protocol):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from stream_ctr.errors import StateError
-from stream_ctr.files import Files
 from stream_ctr.predictors.reader import load_snapshot, open_fixed
 from stream_ctr.predictors.snapshot import (
     ARRAYS,
@@ -19,6 +18,7 @@ from stream_ctr.predictors.snapshot import (
     read_current,
     versions,
 )
+from stream_ctr.state.durable_files import Files
 
 TRIES: Final = 3
 """A trainer may remove the snapshot that was current a moment ago; then the next one is taken."""

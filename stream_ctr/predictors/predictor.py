@@ -21,7 +21,7 @@ from stream_ctr.features.vocabulary import lookup_rows
 from stream_ctr.predictors.finite import check_finite
 from stream_ctr.predictors.forward import build_forward
 from stream_ctr.predictors.snapshot import LoadedSnapshot
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 
 
 class Predictor:

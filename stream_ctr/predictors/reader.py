@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.array_file import DTYPES
 from stream_ctr.errors import StateError
 from stream_ctr.predictors.snapshot import (
     ARRAYS,
@@ -28,6 +27,7 @@ from stream_ctr.predictors.snapshot import (
     read_current,
     versions,
 )
+from stream_ctr.state.array_file import DTYPES
 
 _Stamp = tuple[tuple[int, int, int], ...]
 

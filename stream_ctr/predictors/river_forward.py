@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 
 LEAST: Final = float(np.finfo(np.float32).tiny)
 MOST: Final = float(np.nextafter(np.float32(1.0), np.float32(0.0)))

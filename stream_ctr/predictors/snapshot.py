@@ -25,14 +25,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.array_file import DTYPES, ArrayFile
 from stream_ctr.errors import StateError
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.files import Files
-from stream_ctr.frozen import Source
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.river_forward import RiverModel
-from stream_ctr.state import Arrays, Json, State
+from stream_ctr.state.array_file import DTYPES, ArrayFile
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.frozen import Source
+from stream_ctr.state.state import Arrays, Json, State
 
 FORMAT: Final = 2
 """Version of the layout; a snapshot of a higher one is refused. Networks are still written as format 1, which

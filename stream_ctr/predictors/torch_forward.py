@@ -11,7 +11,7 @@ from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.dense import check_arrays, pool_rows, sigmoid
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 
 EVENTS = 1024
 """Events of one pass: bounds its memory."""

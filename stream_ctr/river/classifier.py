@@ -15,7 +15,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.presets import preset
 from stream_ctr.river.dict_learner import DictLearner, DictLearnerConfig
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 if TYPE_CHECKING:
     import narwhals.stable.v2 as nw

@@ -17,7 +17,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.river.encoding import DictEncoder, Features
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 @dataclass(frozen=True, slots=True)

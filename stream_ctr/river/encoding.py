@@ -35,7 +35,7 @@ from stream_ctr.features.columns import MAX_BUCKETS, shown
 from stream_ctr.features.quantiles import QuantileBuckets
 from stream_ctr.features.values import plain_text, text_of
 from stream_ctr.kernels.xxhash64 import hash_keys, hash_text
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 SHARED_SLOTS: Final = 32
 """Values that the shared field can hold in one event."""

@@ -22,12 +22,12 @@ import msgspec
 import safetensors
 import safetensors.numpy
 
-from stream_ctr.array_file import ArrayFile
 from stream_ctr.errors import StateError
-from stream_ctr.files import Files
-from stream_ctr.frozen import FrozenState, Source
 from stream_ctr.pipeline.segments import SegmentName, damage_of, names_in, remove_others
-from stream_ctr.state import State
+from stream_ctr.state.array_file import ArrayFile
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.frozen import FrozenState, Source
+from stream_ctr.state.state import State
 
 FORMAT = 1
 """Version of the layout below; a checkpoint of a higher one is refused."""

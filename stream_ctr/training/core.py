@@ -12,7 +12,6 @@ from stream_ctr.config import Settings
 from stream_ctr.events.log import Entry
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.schema import FieldConfig, slot_fields
-from stream_ctr.frozen import FrozenState
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
@@ -22,7 +21,8 @@ from stream_ctr.pipeline.labelled import LabelledPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.pipeline.stream import Applied, Pipeline
-from stream_ctr.state import State
+from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.state import State
 
 
 @dataclass(frozen=True, slots=True)

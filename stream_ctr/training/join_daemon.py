@@ -12,13 +12,13 @@ from stream_ctr.config import Settings
 from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
-from stream_ctr.files import Files
 from stream_ctr.metrics.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
-from stream_ctr.state import State
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.state import State
 from stream_ctr.training.identity import order_identity
 from stream_ctr.training.inline_saving import InlineSaver
 from stream_ctr.training.intake import Intake

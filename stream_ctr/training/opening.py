@@ -14,11 +14,11 @@ from typing import Any, Generic, TypeVar
 from stream_ctr.config import Settings
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.files import Files
 from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.labelled import LabelledDecoder
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.state.durable_files import Files
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded
 from stream_ctr.training.report import Reporter
 from stream_ctr.training.start import (

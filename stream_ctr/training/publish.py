@@ -18,7 +18,6 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.schema import FieldConfig
-from stream_ctr.frozen import FrozenState
 from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers
@@ -28,6 +27,7 @@ from stream_ctr.predictors.export import model_parts
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import open_fixed
 from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
+from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step

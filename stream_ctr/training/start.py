@@ -16,7 +16,7 @@ from stream_ctr.pipeline.decode import MAX_VALUE_BYTES
 from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.stream import Pipeline
 from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.identity import refuse_other
 

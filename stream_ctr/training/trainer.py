@@ -21,8 +21,8 @@ from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.config import Arm
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.files import Files
 from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.state.durable_files import Files
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.fields import resolve_fields

@@ -12,7 +12,7 @@ from stream_ctr.analysis.activity import activity, mean_cosine
 from stream_ctr.analysis.surface import Surface
 from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 def test_units_of_a_constructed_network_are_counted() -> None:

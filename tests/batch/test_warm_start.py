@@ -17,7 +17,7 @@ from stream_ctr.cli import main
 from stream_ctr.config import load_settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.core import Step
 from stream_ctr.training.report import Reporter

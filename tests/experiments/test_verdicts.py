@@ -24,7 +24,7 @@ from stream_ctr.experiments.report_table import print_report
 from stream_ctr.experiments.report_words import VERDICT_WORDS, signed
 from stream_ctr.experiments.sequence import ConfidenceSequence
 from stream_ctr.experiments.sums import BucketSums
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.folded_experiments import WATCH, Shown, Stage, fold, judged, play, report
 
 DECIDED = {"better", "worse"}

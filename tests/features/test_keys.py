@@ -18,7 +18,7 @@ from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.tally import MOST_NAMES, OTHERS
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 FIELDS = (
     FieldConfig("site"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
 from stream_ctr.features.quantiles import BUFFER, FIRST_PUBLICATION, QuantileBuckets
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 
 
 def fed(values: NDArray[np.float64], buckets: int = 16) -> QuantileBuckets:

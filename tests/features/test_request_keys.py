@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stream_ctr.errors import RecordError
 from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.features.test_keys import EVENTS, FIELDS, Event
 
 

@@ -14,7 +14,7 @@ from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import Encoded, FeatureTables
 from stream_ctr.pipeline.batch import ABSENT, ASIDE, LEARN, PREDICT, RowChanges
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.feature_tables_oracle import SlowTables
 
 SLOT_FIELD = np.array([0, 1, 1, 1, 2], np.int32)

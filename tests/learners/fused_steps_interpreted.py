@@ -22,7 +22,7 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part
 
 # the interpreter works with NumPy, which warns of numbers that a GPU passes on in silence

@@ -32,7 +32,7 @@ from stream_ctr.models.build import build_network
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, RowChanges
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.backbone_variants import BACKBONES, small
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 

@@ -17,7 +17,7 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import widened
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore
 from tests.support.kept_moments_oracle import KeptOracle
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part

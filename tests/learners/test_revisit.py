@@ -15,7 +15,7 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.config import OptimizerConfig
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, make_batch, part
 
 CPU = LearnerConfig(device="cpu", seed=5)

@@ -22,7 +22,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, Batch, RowChanges
 from stream_ctr.predictors.river_forward import LEAST, MOST
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, make_batch, one_event, part
 
 Probabilities = dict[base.typing.ClfTarget, float]

@@ -19,7 +19,7 @@ from stream_ctr.learners.row_table import RowTable
 from stream_ctr.learners.rows import NumpyRows, Rows
 from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.rules import build_rule
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 ADAGRAD = build_rule("adagrad", 0.1, 1e-3)
 Make = Callable[[bool], Rows[Any]]

@@ -17,7 +17,7 @@ from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, Batch, RowChanges
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 from tests.support.optimizer_oracle import Oracle
 

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.files import Files
 from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.join import OUTCOMES, Joiner, Labelled
 from stream_ctr.pipeline.segments import SegmentFolder
-from stream_ctr.state import Arrays, Json, State
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.state import Arrays, Json, State
 
 WINDOW, HORIZON = 5, 12
 CONFIG = JoinConfig(

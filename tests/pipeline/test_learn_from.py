@@ -17,7 +17,7 @@ from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.core import Core
 from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.identity import identity, refuse_other

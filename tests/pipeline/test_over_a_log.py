@@ -15,7 +15,7 @@ from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Pipeline
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.pipeline.test_stream import assert_same, concatenated, fresh_pipeline
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, click_value, impression_value
 

@@ -24,7 +24,7 @@ from stream_ctr.pipeline.memory import OPEN
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.stream import Applied, Pipeline
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 from tests.support.log_entries import (
     CLICKS,
     IMPRESSIONS,

@@ -17,7 +17,7 @@ from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import SnapshotReader, open_fixed
 from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.predictors.snapshot import FrozenContent, SnapshotContent, path_of, versions, write_snapshot
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 from tests.support.snapshots import FIELDS, SMALL, example_snapshot, random_dense, random_rows, random_table
 
 SLOTS = [0, 1, 1, 1, 2, 3]

@@ -14,7 +14,7 @@ from stream_ctr.predictors.frozen import copy_snapshot, find_snapshot
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot, open_fixed
 from stream_ctr.predictors.snapshot import ARRAYS, CURRENT, MANIFEST, WRITING, path_of, write_snapshot
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.predictors.test_snapshot import FailingFiles, damage
 from tests.support.snapshots import example_snapshot
 

@@ -28,7 +28,7 @@ from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel
 from stream_ctr.predictors.snapshot import MANIFEST, SnapshotContent, path_of, write_snapshot
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from tests.predictors.test_predictor import LEARNED_FIELDS, predictor_of, random_features
 from tests.support.snapshots import example_snapshot
 

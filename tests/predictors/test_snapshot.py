@@ -15,9 +15,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.array_file import DTYPES
 from stream_ctr.errors import StateError
-from stream_ctr.files import Files
 from stream_ctr.predictors.export import snapshot_parts
 from stream_ctr.predictors.reader import SnapshotReader, load_snapshot
 from stream_ctr.predictors.snapshot import (
@@ -30,7 +28,9 @@ from stream_ctr.predictors.snapshot import (
     versions,
     write_snapshot,
 )
-from stream_ctr.state import State
+from stream_ctr.state.array_file import DTYPES
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.state import State
 from tests.support.snapshots import FIELDS, SMALL, random_dense, random_table
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import RecordError, StateError, UsageError
 from stream_ctr.features.quantiles import QuantileBuckets
 from stream_ctr.river.encoding import SHARED_SLOTS, DictEncoder, _rounded
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 
 
 def encoder(fields: int = 4, max_values: int = 3, buckets: int = 8) -> DictEncoder:

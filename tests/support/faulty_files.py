@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stream_ctr.files import Files
+from stream_ctr.state.durable_files import Files
 
 
 class WatchedFiles(Files):

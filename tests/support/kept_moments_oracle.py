@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from stream_ctr.state import Json
+from stream_ctr.state.state import Json
 from tests.support.optimizer_oracle import Example, Oracle
 
 LOWER = ("exp_avg",)

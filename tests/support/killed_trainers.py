@@ -25,7 +25,7 @@ from typing import Any
 
 from stream_ctr.config import load_settings
 from stream_ctr.events.open import open_log
-from stream_ctr.files import Files
+from stream_ctr.state.durable_files import Files
 from stream_ctr.training.core import Step
 from stream_ctr.training.lock import StateLock
 from stream_ctr.training.report import Reporter

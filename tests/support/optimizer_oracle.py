@@ -14,7 +14,7 @@ from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.initial import row_values
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, Batch
-from stream_ctr.state import Json
+from stream_ctr.state.state import Json
 
 
 def transcribed_logit(model: ModelConfig, p: dict[str, Tensor], fields: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -12,7 +12,7 @@ from stream_ctr.features.vocabulary import capacity_for, insert_all
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.dense import expected_shapes
 from stream_ctr.predictors.snapshot import SnapshotContent
-from stream_ctr.state import Arrays
+from stream_ctr.state.state import Arrays
 
 FIELDS = (
     FieldConfig("site"),

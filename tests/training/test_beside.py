@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from stream_ctr import frozen
 from stream_ctr.config import load_settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.files import Files
-from stream_ctr.frozen import FrozenState
 from stream_ctr.learners.base import FreezesWeights, LearnResult, Weighted
 from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Applied
-from stream_ctr.state import State
+from stream_ctr.state import frozen
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.state import State
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.checkpoint import CheckpointStore

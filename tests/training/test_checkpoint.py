@@ -15,7 +15,7 @@ import pytest
 
 from stream_ctr.errors import StateError
 from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import FORMAT, MANIFEST, SEGMENTS, CheckpointStore
 from tests.support.faulty_files import FailingFiles, ForgetfulFiles
 

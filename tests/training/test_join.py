@@ -23,7 +23,7 @@ from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import LabelledImpression
 from stream_ctr.events.replay import Selection, replay_dead_letters
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.core import Core
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.join_output import JoinOutput

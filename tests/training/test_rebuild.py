@@ -13,7 +13,7 @@ from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
-from stream_ctr.state import State
+from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core
 from tests.support.faulty_streams import extend_stream, write_config, write_stream

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.state import Json, State
+from stream_ctr.state.state import Json, State
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from tests.support.faulty_streams import write_config, write_stream
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from stream_ctr.errors import StateError
-from stream_ctr.frozen import Source, pieces_of
+from stream_ctr.state.frozen import Source, pieces_of
 
 ALIGNMENT: Final = 64
 DTYPES: Final[dict[str, np.dtype[Any]]] = {

@@ -14,20 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stream_ctr import frozen as module
-from stream_ctr.array_file import ArrayFile
 from stream_ctr.errors import StateError
 from stream_ctr.features import frozen_vocabulary
 from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.files import Files
-from stream_ctr.frozen import FrozenRows, FrozenState, Watch, pieces_of, whole
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import PREDICT, Batch, RowChanges
-from stream_ctr.state import State
+from stream_ctr.state import frozen as module
+from stream_ctr.state.array_file import ArrayFile
+from stream_ctr.state.durable_files import Files
+from stream_ctr.state.frozen import FrozenRows, FrozenState, Watch, pieces_of, whole
+from stream_ctr.state.state import State
 from tests.support.learner_events import SINGLE, make_batch
 
 

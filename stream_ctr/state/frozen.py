@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.state import Arrays, Json, State, Stateful
+from stream_ctr.state.state import Arrays, Json, State, Stateful
 
 PIECE_BYTES: Final = 1 << 20
 """Size of the pieces in which large arrays are handed out: all the memory that reading one takes."""
@@ -159,7 +159,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class FrozenState:
-    """A :class:`~stream_ctr.state.State` whose large arrays come in pieces, once.
+    """A :class:`~stream_ctr.state.state.State` whose large arrays come in pieces, once.
 
     It is a context: at its end nothing is kept for it any longer.
     """

@@ -1,0 +1,1 @@
+"""State, frozen views, the array file, and durable file operations."""
