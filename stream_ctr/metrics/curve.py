@@ -6,9 +6,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from stream_ctr.metrics.stored import stored_integer
 from stream_ctr.metrics.sums import MetricValues
-from stream_ctr.state.state import State
+from stream_ctr.state.state import State, stored_integer
 
 LIMIT: Final = 500
 """Most points of a curve. When it is full, every other point goes and the spacing doubles."""

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
 from stream_ctr.metrics.adwin import Detector, adwin_from_record, adwin_record, new_adwin
-from stream_ctr.metrics.stored import stored_integer
-from stream_ctr.state.state import State
+from stream_ctr.state.state import State, stored_integer
 
 BLOCK: Final = 8
 """Losses that ADWIN sees as one value, their mean. ADWIN's bound is made for values in [0, 1], while one

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.metrics.stored import stored_integer
 from stream_ctr.metrics.sums import Sums
-from stream_ctr.state.state import Arrays, State
+from stream_ctr.state.state import Arrays, State, stored_integer
 
 
 class Window:

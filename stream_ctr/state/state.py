@@ -2,16 +2,21 @@
 
 Each stateful part of the system hands out its state as a :class:`State` and takes it back. Checkpoints
 and snapshots are files of such states; nothing is ever pickled.
+
+Values are read from a saved state with checks, since it may be damaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stream_ctr.errors import StateError
 
 Arrays = dict[str, NDArray[Any]]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -74,3 +79,28 @@ class Stateful(Protocol):
     def load_state(self, state: State) -> None:
         """Become the part that handed out ``state``."""
         ...
+
+
+def stored_integer(state: State, name: str) -> int:
+    """The value of that name, a count.
+
+    Raises:
+        KeyError, ValueError: it is missing, or not a whole number of at least 0.
+    """
+    value = state.values[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}, not a count")
+    return value
+
+
+@contextmanager
+def damage_is_a_state_error(what: str) -> Iterator[None]:
+    """Turn whatever reading a damaged state runs into into one line that a user can act on."""
+    try:
+        yield
+    except StateError:
+        raise
+    except KeyError as error:
+        raise StateError(f"the saved {what} lack {error}; go back to another checkpoint") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise StateError(f"the saved {what} are damaged ({error}); go back to another checkpoint") from None

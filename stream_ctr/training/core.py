@@ -15,14 +15,13 @@ from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.metrics.stored import stored_integer
 from stream_ctr.pipeline.batch import LEARN, Batch
 from stream_ctr.pipeline.labelled import LabelledPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.pipeline.stream import Applied, Pipeline
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.state.state import State
+from stream_ctr.state.state import State, stored_integer
 
 
 @dataclass(frozen=True, slots=True)
