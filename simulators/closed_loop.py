@@ -88,7 +88,7 @@ def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, li
     """
     from simulators.rank_client import RankClient
     from simulators.writer import Topics
-    from stream_ctr.config import load_settings
+    from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
     from stream_ctr.signals import stop_on_signals
     from stream_ctr.training.report import Reporter

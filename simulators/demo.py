@@ -105,7 +105,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _start(started: Children, config: Path, folder: Path, reporter: Reporter) -> Places:
     """Everything but the traffic, up and ready."""
-    from stream_ctr.config import load_settings
+    from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
 
     settings = load_settings(config)

@@ -22,7 +22,7 @@ def make_result(
     import msgspec
 
     from simulators.demo_plot import plot_demo
-    from stream_ctr.config import load_settings
+    from stream_ctr.config.settings import load_settings
     from stream_ctr.experiments.report_model import read_report
     from stream_ctr.experiments.shared import FOLDER
     from stream_ctr.metrics.picture import why_no_pictures

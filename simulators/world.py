@@ -27,9 +27,9 @@ from simulators.population import (
     make_users,
 )
 from simulators.settings import WorldConfig
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.world import WORLD_FIELDS
-from stream_ctr.features.schema import FieldConfig
 
 BLOCK: Final = 4096
 """Events that are made together; their content does not depend on how they are asked for."""

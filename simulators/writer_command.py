@@ -80,7 +80,7 @@ def run_writer(
     """
     from simulators.writer import Pace, Topics, Writer
     from simulators.writer_resume import Position
-    from stream_ctr.config import load_settings
+    from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
     from stream_ctr.signals import stop_on_signals
     from stream_ctr.training.report import Reporter

@@ -20,8 +20,8 @@ from stream_ctr.errors import UsageError
 if TYPE_CHECKING:
     from stream_ctr.analysis.hessian_report import FieldResult
     from stream_ctr.analysis.rows import Rows
-    from stream_ctr.config import Settings
-    from stream_ctr.models.config import ModelConfig
+    from stream_ctr.config.model import ModelConfig
+    from stream_ctr.config.settings import Settings
 
 OPTIMIZERS = ("adam", "sam", "helen")
 FEWEST = 3
@@ -89,7 +89,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def choose_model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
     """The configuration's network or, without one, the paper's kind: DeepFM without skip logits."""
-    from stream_ctr.models.config import ModelConfig
+    from stream_ctr.config.model import ModelConfig
 
     model = settings.model if arguments.config else ModelConfig(backbone="deepfm", sml=False)
     if arguments.backbone:
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, Mod
     from stream_ctr.analysis.rows import STREAM_CHUNK, open_rows
     from stream_ctr.analysis.surface import Surface
     from stream_ctr.analysis.training import same_base, train
-    from stream_ctr.config import load_settings
+    from stream_ctr.config.settings import load_settings
     from stream_ctr.models.check import check_model
     from stream_ctr.training.report import Reporter
 

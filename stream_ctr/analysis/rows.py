@@ -10,11 +10,11 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.config import Settings
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.settings import Settings
 from stream_ctr.datasets.base import WITHOUT_PATH, Dataset, Example, open_dataset, parse_options
 from stream_ctr.errors import DataError, UsageError
 from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import Batch, RowChanges

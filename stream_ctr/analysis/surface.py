@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import Network, build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Weights
 from stream_ctr.models.pooling import pool
 from stream_ctr.models.sml import FUNCTIONS, SkipMetaLogit

@@ -65,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> tuple[list[Trajectory], Rows]:
     from stream_ctr.analysis.progress import progress_of
     from stream_ctr.analysis.rows import open_rows
     from stream_ctr.analysis.trajectory import follow
-    from stream_ctr.config import load_settings
+    from stream_ctr.config.settings import load_settings
     from stream_ctr.optim.presets import preset
     from stream_ctr.training.report import Reporter
 

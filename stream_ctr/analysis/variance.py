@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 
 Form = Literal["plain", "vanilla", "meta_tanh"]
 FORMS: Final[tuple[Form, ...]] = ("plain", "vanilla", "meta_tanh")

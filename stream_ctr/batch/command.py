@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from stream_ctr.batch.fit import Fit, Progress
     from stream_ctr.batch.protocol import BatchProtocol
     from stream_ctr.batch.run import Prepared
-    from stream_ctr.config import Settings
-    from stream_ctr.experiments.config import Arm
-    from stream_ctr.models.config import ModelConfig
+    from stream_ctr.config.experiment import Arm
+    from stream_ctr.config.model import ModelConfig
+    from stream_ctr.config.settings import Settings
     from stream_ctr.training.report import Reporter
 
 BATCH_ONLY = (
@@ -172,8 +172,8 @@ def run_batch(
 def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelConfig) -> dict[str, Arm]:
     """What is to be trained, by name: the model under each optimizer."""
     from stream_ctr.batch.presets import batch_preset, with_settings
+    from stream_ctr.config.experiment import Arm
     from stream_ctr.datasets.base import parse_options
-    from stream_ctr.experiments.config import Arm
 
     if arguments.dropout is not None:
         model = replace(model, dropout=arguments.dropout)

@@ -24,11 +24,11 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FeaturesConfig, FieldConfig, UnknownFeatures
 from stream_ctr.datasets.base import Dataset
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig, UnknownFeatures
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.features.tally import Tally
 from stream_ctr.pipeline.batch import Batch

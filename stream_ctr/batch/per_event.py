@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.optim.moments import narrowed, widened
 from stream_ctr.state.state import State
 

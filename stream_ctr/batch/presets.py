@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import UsageError
 from stream_ctr.optim.build import check_optimizer
-from stream_ctr.optim.config import BaseRule, OptimizerConfig
 
 RATE: Final = 1e-3
 """Learning rate of both papers and of BARS."""

@@ -14,11 +14,11 @@ from stream_ctr.batch.fit import BatchLearner, Fit, Progress, fit
 from stream_ctr.batch.protocol import BatchProtocol, check_protocol
 from stream_ctr.batch.split import PARTS, split_rows
 from stream_ctr.batch.vocabulary import training_vocabulary
-from stream_ctr.features.schema import FeaturesConfig
+from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 
 
 @dataclass(frozen=True, slots=True)

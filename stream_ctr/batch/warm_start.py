@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from stream_ctr.config import Settings
+from stream_ctr.config.experiment import Arm
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.config import Arm
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore

@@ -20,18 +20,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.join import JoinConfig
+from stream_ctr.config.label_policy import Policy
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.datasets.base import Dataset, open_dataset
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
-from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.labels import Policy
 from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.metrics.sums import log_losses
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
-from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.stream import Pipeline
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from stream_ctr.pipeline.config import JoinConfig
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.pipeline.join import Joiner
 from stream_ctr.pipeline.segments import SegmentFolder
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import UsageError
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.build import check_optimizer
-from stream_ctr.optim.config import OptimizerConfig
 
 Setting = dict[str, float]
-"""Values of the tuned settings of :class:`~stream_ctr.optim.config.OptimizerConfig`, by name."""
+"""Values of the tuned settings of :class:`~stream_ctr.config.optimizer.OptimizerConfig`, by name."""
 WIDE: Final = (256, 128)
 """Hidden layers of the base at twice the compute: 2.2 times the dense weights of the default network."""
 

@@ -131,9 +131,9 @@ def _frozen(path: Path, methods: tuple[Method, ...]) -> dict[str, Setting]:
 def _read(arguments: argparse.Namespace, plan: Plan) -> tuple[Dataset, Stream]:
     """The encoded rows, read once for all methods."""
     from stream_ctr.bench.optimizers import Stream
+    from stream_ctr.config.features import FeaturesConfig
     from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
     from stream_ctr.features.keys import KeyEncoder
-    from stream_ctr.features.schema import FeaturesConfig
     from stream_ctr.features.tables import FeatureTables
     from stream_ctr.pipeline.direct import direct_batches
 

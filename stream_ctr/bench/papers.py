@@ -61,7 +61,7 @@ class Papers:
         from stream_ctr.batch.run import prepare
         from stream_ctr.bench.papers_grid import Plan, run_grid
         from stream_ctr.bench.papers_report import as_json, plot_grid, print_tables
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
         from stream_ctr.training.lock import StateLock
         from stream_ctr.training.report import Reporter
@@ -124,7 +124,7 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     from stream_ctr.batch.presets import BATCH_PRESETS, batch_preset
     from stream_ctr.bench.papers_grid import META_TANH, Cell
     from stream_ctr.bench.papers_published import ABLATION, COMPONENTS
-    from stream_ctr.models.config import ModelConfig
+    from stream_ctr.config.model import ModelConfig
 
     if not 1 <= arguments.seeds <= 1000:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to 1000")

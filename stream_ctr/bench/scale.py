@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.bench.scale_child import DRAWS
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.models.config import ModelConfig
 
 FREE_BYTES: Final = 600_000_000
 """Of the memory allowed: imports, compiled code and buffers, whatever the vocabulary."""

@@ -24,20 +24,20 @@ import msgspec
 
 from stream_ctr.bench.serve_client import Load
 from stream_ctr.bench.step_data import FIELDS, zipf_examples
-from stream_ctr.config import ENVIRONMENT_PREFIX
+from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.features import FeaturesConfig, FieldConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.serve import ServeConfig
+from stream_ctr.config.settings import ENVIRONMENT_PREFIX
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.snapshot import write_snapshot
-from stream_ctr.serving.config import ServeConfig
 
 ARM: Final = ExperimentConfig().arms[0].name
 CONTEXT_FIELDS: Final = 26

@@ -25,8 +25,8 @@ from typing import Any, Final
 
 from stream_ctr.bench.machine import describe_machine, load_average, print_machine
 from stream_ctr.bench.serve import ARM, SERVE, START_SECONDS, environment, publish
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.models.config import ModelConfig
 
 MODELS: Final = {
     "dnn + SML, compiled": ModelConfig(),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.bench.step_data import step_batches
 from stream_ctr.bench.step_entries import EAGER, FLAGSHIP, FLOOR, Entry, all_entries
-from stream_ctr.models.config import ModelConfig
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.pipeline.batch import Batch
 
 CHUNK: Final = 256

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from stream_ctr.models.config import ModelConfig
+    from stream_ctr.config.model import ModelConfig
 
 
 class Step:

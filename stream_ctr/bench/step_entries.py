@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from stream_ctr.bench.step_cuda import gpu_learners
 from stream_ctr.bench.step_data import FIELDS
 from stream_ctr.bench.step_floor import Floor
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner, LearnerConfig, LearnResult
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import Batch
 
 FLAGSHIP: Final = ModelConfig(embedding=16, hidden=(128, 64), sml=True, scale="unit")

@@ -23,6 +23,8 @@ from stream_ctr.bench.step import CHUNK, WARM_UP_CHUNKS
 from stream_ctr.bench.step_data import step_batches
 from stream_ctr.bench.step_entries import DEFAULT, HELEN, HELEN_ADAM, model_name, network
 from stream_ctr.bench.step_floor import Floor
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.kernels.denormals import denormals_flushed
 from stream_ctr.learners.compiled_kernels import differentiate, gather, over_root, row_factors
@@ -31,8 +33,6 @@ from stream_ctr.learners.compiled_passes import forward
 from stream_ctr.learners.compiled_plan import Chunk, Workspace
 from stream_ctr.learners.compiled_revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
 from stream_ctr.learners.compiled_rules import start_row, update_dense, update_rows
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import DENSE, SECOND_TURN
 from stream_ctr.pipeline.batch import Batch
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from stream_ctr.bench.paired import FEWEST_BLOCKS, Interval, block_interval
 from stream_ctr.bench.step import CHUNK, StepBench
 from stream_ctr.bench.step_entries import COMPILED, DEFAULT, HELEN, Entry, model_name, network
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 
 METHODS: Final = {"revisit": DEFAULT, "helen": HELEN, "base": replace(HELEN, method="base")}
 RULES: Final[dict[str, OptimizerConfig]] = {

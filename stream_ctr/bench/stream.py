@@ -23,14 +23,14 @@ from typing import Final
 import numpy as np
 
 from stream_ctr.bench.stream_data import fill_log, stream_examples
-from stream_ctr.config import ENVIRONMENT_PREFIX, Settings
+from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.settings import ENVIRONMENT_PREFIX, Settings
 from stream_ctr.errors import DataError, StreamCTRError
 from stream_ctr.events.log import EventLog, LogConfig
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.training.core import Core

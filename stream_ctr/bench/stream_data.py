@@ -9,10 +9,10 @@ from typing import Final
 import msgspec
 
 from stream_ctr.bench.step_data import FIELDS, zipf_examples
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.events.log import EventLog, LogConfig, Record
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
-from stream_ctr.features.schema import FieldConfig
 
 PARTITIONS: Final = 3
 BATCH: Final = 1000

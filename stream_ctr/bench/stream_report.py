@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.stream import Measured, StreamBench, median
-from stream_ctr.models.config import ModelConfig
+from stream_ctr.config.model import ModelConfig
 
 FREE_BYTES: Final = 600_000_000
 ROW_BYTES: Final = 48

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from os import PathLike
 from typing import ClassVar, NamedTuple
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.files import Row, bad_value, build_rows, to_label
 from stream_ctr.datasets.reader import FileReader
 from stream_ctr.datasets.table import Table
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.schema import FieldConfig
 
 RAW = (
     "C1",

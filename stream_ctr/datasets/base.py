@@ -16,9 +16,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.schema import FieldConfig
 
 READERS = {
     "criteo": "stream_ctr.datasets.criteo:Criteo",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import ClassVar
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.files import (
     Line,
@@ -24,7 +25,6 @@ from stream_ctr.datasets.files import (
 from stream_ctr.datasets.reader import FileReader
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.schema import FieldConfig
 
 INTEGERS = tuple(f"I{number}" for number in range(1, 14))
 CATEGORIES = tuple(f"C{number}" for number in range(1, 27))

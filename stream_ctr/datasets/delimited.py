@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import ClassVar
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.files import Row, build_rows
 from stream_ctr.datasets.reader import FileReader
 from stream_ctr.datasets.schema import ExampleBuilder, Schema, load_schema
 from stream_ctr.datasets.table import Table
 from stream_ctr.errors import UsageError
-from stream_ctr.features.schema import FieldConfig
 
 
 @dataclass(frozen=True)

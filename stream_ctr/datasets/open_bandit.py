@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.files import Row, bad_value, build_rows, to_float, to_label
 from stream_ctr.datasets.read_report import ReadReport
@@ -22,7 +23,6 @@ from stream_ctr.datasets.reader import FileReader
 from stream_ctr.datasets.table import Table
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.schema import FieldConfig
 
 USER = tuple(f"user_feature_{number}" for number in range(4))
 ITEM = tuple(f"item_feature_{number}" for number in range(1, 4))

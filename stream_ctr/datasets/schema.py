@@ -25,6 +25,7 @@ from typing import Literal
 
 import msgspec
 
+from stream_ctr.config.features import FieldConfig, FieldKind
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.files import MAX_TIME_MS, bad_value
 from stream_ctr.datasets.hints import label_remedy
@@ -32,7 +33,6 @@ from stream_ctr.datasets.read_report import OnBadRow, ReadReport
 from stream_ctr.datasets.table import MAX_ROW_LINES, Layout, Quoting
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.records import MAX_EVENT_ID_BYTES, MAX_WORTH, FeatureValue
-from stream_ctr.features.schema import FieldConfig, FieldKind
 from stream_ctr.features.values import number_of, text_of, whole_of
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]

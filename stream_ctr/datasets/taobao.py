@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.files import MAX_TIME_MS, Row, bad_value, build_rows, to_float, to_integer, to_label
 from stream_ctr.datasets.read_report import ReadReport
@@ -19,7 +20,6 @@ from stream_ctr.datasets.reader import FileReader
 from stream_ctr.datasets.table import Table
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.values import plain_text
 
 AD = ("cate_id", "campaign_id", "customer", "brand")

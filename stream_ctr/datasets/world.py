@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream_ctr.features.schema import FieldConfig
+from stream_ctr.config.features import FieldConfig
 
 WORLD_FIELDS = (
     FieldConfig("user"),

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stream_ctr.config import Settings
+    from stream_ctr.config.settings import Settings
     from stream_ctr.events.dead_letters import DeadLetter
     from stream_ctr.events.log import EventLog
     from stream_ctr.events.replay import ReplayReport, Selection
@@ -43,7 +43,7 @@ class DeadLetterCommand:
         parser.add_argument("--json", action="store_true", help="machine-readable; bytes as base64")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import UsageError
         from stream_ctr.events.open import open_log
         from stream_ctr.events.replay import Selection, offset_range

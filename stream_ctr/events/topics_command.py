@@ -16,7 +16,7 @@ class Topics:
         parser.add_argument("--json", action="store_true", help="machine-readable result")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.events.open import open_log
 
         config = load_settings(arguments.config).log

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.errors import ConfigError
-from stream_ctr.experiments.config import ExperimentConfig
 
 BUCKETS = 10_000
 """Buckets of an experiment; shares of users are multiples of 1 / 10,000."""
@@ -97,7 +97,7 @@ def _rounded(value: float) -> int:
 class Assigner:
     """Assignment of users under one experiment.
 
-    >>> from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
+    >>> from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
     >>> arms = (ArmConfig("control", 0.5), ArmConfig("new", 0.5))
     >>> Assigner(ExperimentConfig(salt="main-1", arms=arms)).assign("user-1")
     Assignment(bucket=1306, arm='control')

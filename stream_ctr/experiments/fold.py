@@ -13,10 +13,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.watch import WatchConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.assignment import BUCKETS, intervals
-from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.experiments.delong import AreaPool
 from stream_ctr.experiments.estimates import Estimate
 from stream_ctr.experiments.exposure import Exposure
@@ -35,7 +36,6 @@ from stream_ctr.experiments.sequence import ConfidenceSequence
 from stream_ctr.experiments.sums import BucketSums, row_type
 from stream_ctr.experiments.user_table import UserTable
 from stream_ctr.experiments.users import DistinctUsers
-from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.windows import End, Scores, Totals, pools, thinned
 from stream_ctr.state.state import State
 

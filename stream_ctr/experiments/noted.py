@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from stream_ctr.experiments.config import ExperimentConfig
+from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.watch import WatchConfig, declared
 from stream_ctr.experiments.report_model import Figure
-from stream_ctr.experiments.watch_config import WatchConfig, declared
 from stream_ctr.experiments.windows import End
 
 

@@ -25,7 +25,7 @@ class OverrideCommand:
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import UsageError
         from stream_ctr.experiments.override import (
             HEADER,

@@ -21,7 +21,7 @@ class ArmsCommand:
         _add_common(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.experiments.assignment import BUCKETS, intervals
         from stream_ctr.experiments.control import ControlFile
 
@@ -61,7 +61,7 @@ class KillCommand:
         _add_common(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.experiments.control import ControlFile, check_killable
 
         settings = load_settings(arguments.config)
@@ -89,7 +89,7 @@ class ReviveCommand:
         _add_common(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import UsageError
         from stream_ctr.experiments.control import ControlFile
 

@@ -20,7 +20,7 @@ from stream_ctr.training.daemon_command import (
 )
 
 if TYPE_CHECKING:
-    from stream_ctr.config import Settings
+    from stream_ctr.config.settings import Settings
     from stream_ctr.events.log import EventLog
     from stream_ctr.experiments.report_model import Report
     from stream_ctr.experiments.watch_daemon import Watcher
@@ -41,7 +41,7 @@ class WatchCommand:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Watch until a signal or, with ``--until-idle``, the log's end."""
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.experiments.report_model import encode_report
         from stream_ctr.experiments.shared import FOLDER
         from stream_ctr.training.runtime import tune_interpreter
@@ -76,7 +76,7 @@ class _Follow:
 
     def changed(self) -> bool:
         """Whether :attr:`settings` are others than before."""
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import StreamCTRError
         from stream_ctr.experiments.noted import declaration
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
+from stream_ctr.config.watch import ADDED
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.noted import declaration
-from stream_ctr.experiments.watch_config import ADDED
 from stream_ctr.experiments.watch_pipeline import LabelledWatchPipeline, Watching, WatchPipeline
 from stream_ctr.pipeline.join import Joiner
 from stream_ctr.pipeline.segments import SegmentFolder

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report_model import Progress, Report

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.report_model import Gap, Model, Progress, Report, encode_report
@@ -132,7 +132,7 @@ def report_path(config: str | None, place: Path | None, salt: str | None) -> Pat
     if place is not None and place.is_file():
         return place
     if place is None:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
 
         place = Path(load_settings(config).train.state)
     folder = place if place.name == FOLDER else place / FOLDER

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stream_ctr.config.features import FeaturesConfig, FieldConfig
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.experiments.fold import Experiment
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig
-from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.join import Labelled
 from stream_ctr.pipeline.labelled import LabelledPipeline

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.experiments.estimates import entropy
 from stream_ctr.experiments.figures import DEFINITIONS, PER_MILLE, withheld
 from stream_ctr.experiments.fold import Experiment

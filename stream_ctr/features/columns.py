@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.errors import ConfigError, RecordError
 from stream_ctr.features.canonical import CANONICAL_MISSING, TEXT_TAG, canonical_bucket, canonical_text
 from stream_ctr.features.quantiles import QuantileBuckets
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.values import may_need_rewriting, number_of, text_of, whole_of
 from stream_ctr.kernels.xxhash64 import ABSENT_KEY, hash_keys, hash_text
 

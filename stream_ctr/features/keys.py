@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig, UnknownFeatures, slot_fields
 from stream_ctr.errors import RecordError, StateError
 from stream_ctr.features.canonical import event_keys
 from stream_ctr.features.columns import Column, check_fields, shown
@@ -27,7 +28,6 @@ from stream_ctr.features.draft import (
     text_bytes,
 )
 from stream_ctr.features.quantiles import QuantileBuckets
-from stream_ctr.features.schema import FieldConfig, UnknownFeatures, slot_fields
 from stream_ctr.features.tally import Tally
 from stream_ctr.state.state import Json, State
 
@@ -42,7 +42,7 @@ class KeyEncoder:
     fields without boundaries are learned from the stream. An impression's own values are bucketed before
     they are observed. :meth:`peek_keys` changes nothing.
 
-    >>> from stream_ctr.features.schema import FieldConfig
+    >>> from stream_ctr.config.features import FieldConfig
     >>> encoder = KeyEncoder((FieldConfig("site"), FieldConfig("tags", "multi", max_values=3)))
     >>> keys = encoder.keys({"site": "news", "tags": ["b", "a", "b"]})
     >>> keys.shape, int((keys == 0).sum())

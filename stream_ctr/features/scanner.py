@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig, UnknownFeatures, slot_fields
 from stream_ctr.features.columns import Column, check_fields
 from stream_ctr.features.scan import scan_records
 from stream_ctr.features.scan_plan import (
@@ -24,7 +25,6 @@ from stream_ctr.features.scan_plan import (
     Schema,
     Scratch,
 )
-from stream_ctr.features.schema import FieldConfig, UnknownFeatures, slot_fields
 from stream_ctr.features.tally import LONGEST_NAME
 
 MOST_SETS: Final = 256

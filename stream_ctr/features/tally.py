@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from stream_ctr.config.features import UnknownFeatures
 from stream_ctr.errors import StateError
-from stream_ctr.features.schema import UnknownFeatures
 from stream_ctr.state.state import Json
 
 MOST_NAMES: Final = 32

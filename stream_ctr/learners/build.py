@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
+from stream_ctr.config.label_policy import LabelLoss, refuse_labels
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.fused_check import require_triton
-from stream_ctr.learners.labels import LabelLoss, refuse_labels
 from stream_ctr.models.check import check_model
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.build import check_optimizer, check_streaming, for_batches, for_stream
-from stream_ctr.optim.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from stream_ctr.learners.torch_learner import TorchLearner

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from stream_ctr.config.model import ModelConfig, canonical
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_plan import RULES
-from stream_ctr.models.config import ModelConfig, canonical
-from stream_ctr.optim.config import OptimizerConfig
 
 _RULES = tuple(RULES)
 _KNOWN: dict[str, dict[str, tuple[str, ...] | None]] = {

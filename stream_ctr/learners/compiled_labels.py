@@ -1,11 +1,12 @@
-"""The gradient of a label policy's loss at the logit, compiled; definitions in :mod:`.labels`."""
+"""The gradient of a label policy's loss at the logit, compiled; definitions in
+:mod:`stream_ctr.config.label_policy`."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from stream_ctr.config.label_policy import POLICIES
 from stream_ctr.kernels.decorators import fast_part
-from stream_ctr.learners.labels import POLICIES
 
 FAST: Final = POLICIES.index("fast")
 FNW: Final = POLICIES.index("fnw")

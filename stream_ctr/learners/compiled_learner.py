@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.kernels.denormals import denormals_flushed
 from stream_ctr.learners.base import LearnerConfig, LearnResult
@@ -30,16 +33,13 @@ from stream_ctr.learners.compiled_plan import (
     plan_rule,
     plan_shape,
 )
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.revisit import PastEvents
 from stream_ctr.learners.rows import NumpyRows
 from stream_ctr.learners.saved import checked_dense
 from stream_ctr.models.check import check_model
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.initial import row_values
 from stream_ctr.models.parameters import tower_layout
 from stream_ctr.optim.build import check_optimizer
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import narrowed
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch

@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.learners.labels import POLICIES, LabelLoss
-from stream_ctr.models.config import ModelConfig
+from stream_ctr.config.label_policy import POLICIES, LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.models.layout import Layout
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.rules import Rule
 
 Floats = NDArray[np.floating[Any]]

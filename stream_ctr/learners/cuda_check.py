@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 
 
 def why_not_cuda(optimizer: OptimizerConfig, learner: LearnerConfig) -> str | None:

@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnerConfig, LearnResult
 from stream_ctr.learners.cuda_check import instead_of_cuda, why_not_cuda
 from stream_ctr.learners.cuda_chunk import plan_starts
 from stream_ctr.learners.cuda_graph import Run, recorded
 from stream_ctr.learners.cuda_step import CHUNK_EVENTS, CursorStep
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.learners.torch_step import TorchStep
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.optim.build import check_streaming
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 
 Kind = tuple[int, bool]

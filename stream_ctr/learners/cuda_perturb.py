@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.optim.perturb import Perturbation
 
 

@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.cuda_chunk import DeviceChunk
 from stream_ctr.learners.cuda_perturb import DevicePerturbation
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.torch_step import TorchStep, apply_to_rows
 from stream_ctr.models.build import Network
 from stream_ctr.models.layout import Weights
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.rules import SGD, AdaGrad
 
 CHUNK_EVENTS = 1024

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 
 WIDEST_ROW = 4096
 """Numbers of an embedding row: one program holds whole rows."""

@@ -9,6 +9,9 @@ from typing import ClassVar
 import torch
 from triton.errors import TritonError
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.cuda_graph import Run, recorded
@@ -16,10 +19,7 @@ from stream_ctr.learners.cuda_learner import CudaGraphLearner, Kind
 from stream_ctr.learners.fused_check import why_not_fused
 from stream_ctr.learners.fused_plan import Blocks
 from stream_ctr.learners.fused_step import FusedStep
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.torch_step import TorchStep
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 
 
 class FusedLearner(CudaGraphLearner):

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.learners.compiled_plan import RULES
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Layout
 from stream_ctr.optim.rules import build_rule
 

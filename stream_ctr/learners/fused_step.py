@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.compiled_plan import plan_method
 from stream_ctr.learners.cuda_step import CursorStep
 from stream_ctr.learners.fused_head import head
@@ -25,10 +28,7 @@ from stream_ctr.learners.fused_plan import (
     rule_settings,
 )
 from stream_ctr.learners.fused_update import ascend, finish, update_dense, update_rows
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.models.build import Network
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 
 Launch = Callable[[Any, int, Mapping[str, Any]], None]
 """Start a kernel in so many programs with named arguments."""

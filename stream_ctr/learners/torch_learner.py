@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnerConfig, LearnResult
 from stream_ctr.learners.device import choose_device
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.saved import checked_dense
 from stream_ctr.learners.torch_revisit import SecondTurns
 from stream_ctr.learners.torch_step import Events, TorchStep
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.pooling import pool
 from stream_ctr.optim.build import check_optimizer, check_streaming
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state.state import State

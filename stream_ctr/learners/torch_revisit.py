@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.revisit import PastEvents
 from stream_ctr.learners.torch_step import Events, TorchStep
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import SECOND_TURN
 from stream_ctr.optim.rules import SGD, AdaGrad, Rule
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.compiled_plan import flat_places
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.row_table import RowTable, indexable
 from stream_ctr.models.build import Network
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.layout import Layout, Weights
 from stream_ctr.models.pooling import pool
 from stream_ctr.optim.accumulators import Accumulators
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.idle import build_dense_rule
 from stream_ctr.optim.moments import DENSE, ROWS
 from stream_ctr.optim.perturb import Perturbation

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.autoint import AutoInt
 from stream_ctr.models.check import check_model
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.dcn import DCN
 from stream_ctr.models.dcnv2 import DCNV2
 from stream_ctr.models.deepfm import DeepFM

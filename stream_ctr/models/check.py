@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import get_args, get_type_hints
 
+from stream_ctr.config.model import ModelConfig, canonical, ranges
 from stream_ctr.errors import ModelError
-from stream_ctr.models.config import ModelConfig, canonical, ranges
 
 PRODUCTS = ("ipnn", "dlrm")
 """Backbones whose tower reads products of pairs of vectors."""

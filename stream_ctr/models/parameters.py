@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from stream_ctr.models.config import ModelConfig, SkipForm
+from stream_ctr.config.model import ModelConfig, SkipForm
 from stream_ctr.models.layout import Layout, Parameter, he, xavier
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stream_ctr.models.config import ModelConfig, SkipForm
+from stream_ctr.config.model import ModelConfig, SkipForm
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.models.parameters import skip_parameters
 from stream_ctr.models.tower import affine

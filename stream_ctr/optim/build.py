@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import Final, get_args, get_type_hints
 
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.optim.config import OptimizerConfig
 
 _NAMES = (
     *("method", "perturb", "row_norm", "dense_norm", "counts", "rows"),

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.optim.rules import SGD, AdaGrad, Rule, build_rule
 
 

@@ -6,8 +6,8 @@ import difflib
 from dataclasses import replace
 from typing import Final
 
+from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.optim.config import BaseRule, OptimizerConfig
 
 
 def _one_rule(rule: BaseRule, row_rate: float, dense_rate: float) -> OptimizerConfig:

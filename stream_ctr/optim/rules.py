@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

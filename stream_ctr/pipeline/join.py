@@ -52,8 +52,8 @@ import math
 import struct
 from typing import Final, NamedTuple
 
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.delays import DelayCounts
 from stream_ctr.pipeline.memory import CLICKED, NEGATIVE, OPEN, POSITIVE, JoinMemory
 from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName

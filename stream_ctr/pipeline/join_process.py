@@ -12,11 +12,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stream_ctr.config.features import FeaturesConfig, FieldConfig
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, Record
 from stream_ctr.events.records import Impression
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig
-from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.join import Labelled
 from stream_ctr.pipeline.labelled import check_final, labelled_value

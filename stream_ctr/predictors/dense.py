@@ -15,10 +15,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig, slot_fields
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StateError
-from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.kernels.decorators import fast_kernel, kernel
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.affine import affine
 from stream_ctr.state.state import Arrays
 

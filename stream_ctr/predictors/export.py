@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StateError
-from stream_ctr.features.schema import FieldConfig
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.predictors.snapshot import SnapshotContent
 from stream_ctr.state.frozen import FrozenState, Source, whole

@@ -19,8 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import slot_fields
 from stream_ctr.errors import StateError
-from stream_ctr.features.schema import slot_fields
 from stream_ctr.predictors.forward import Forward, build_forward
 from stream_ctr.predictors.snapshot import LoadedSnapshot
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.schema import FieldConfig
-from stream_ctr.models.config import ModelConfig, canonical
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.model import ModelConfig, canonical
 from stream_ctr.predictors.dense import DenseForward
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel
 from stream_ctr.state.state import Arrays

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.errors import StateError
 from stream_ctr.features.draft import Features
 from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.features.tally import Tally
 from stream_ctr.features.vocabulary import lookup_rows
 from stream_ctr.predictors.finite import check_finite

@@ -25,9 +25,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StateError
-from stream_ctr.features.schema import FieldConfig
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.river_forward import RiverModel
 from stream_ctr.state.array_file import DTYPES, ArrayFile
 from stream_ctr.state.durable_files import Files

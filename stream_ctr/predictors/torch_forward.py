@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FieldConfig, slot_fields
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.dense import check_arrays, pool_rows, sigmoid
 from stream_ctr.state.state import Arrays
 

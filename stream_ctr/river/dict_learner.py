@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.schema import FeaturesConfig
+from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.river.encoding import DictEncoder, Features
 from stream_ctr.state.state import State

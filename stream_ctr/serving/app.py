@@ -6,10 +6,10 @@ import time
 
 import msgspec
 
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.experiments.override import HEADER as OVERRIDE
 from stream_ctr.serving.api import ApiError, decode_request
 from stream_ctr.serving.asgi import Receive, Scope, Send, header, respond
-from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.door import RANK, Door
 from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import SnapshotReader, open_fixed
 from stream_ctr.predictors.snapshot import LoadedSnapshot

@@ -15,7 +15,7 @@ class Serve:
         parser.add_argument("--config", help="configuration file; without it, defaults and environment")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.serving.reload import ConfigSource
         from stream_ctr.serving.server import run_server
 

@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.serving.api import ApiError
 from stream_ctr.serving.asgi import Disconnected, Receive, Scope, check_content, read_body
-from stream_ctr.serving.config import ServeConfig
 
 logger = logging.getLogger("stream_ctr.serving")
 

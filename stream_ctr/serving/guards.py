@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-from stream_ctr.experiments.config import GuardConfig
+from stream_ctr.config.experiment import GuardConfig
 from stream_ctr.experiments.shared import ArmSums
 
 Cause = Literal["not_ready", "non_finite", "saturated", "latency", "calibration", "observed"]

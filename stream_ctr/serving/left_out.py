@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from stream_ctr.features.schema import UnknownFeatures
+from stream_ctr.config.features import UnknownFeatures
 from stream_ctr.features.tally import Tally
 
 logger = logging.getLogger("stream_ctr.serving")

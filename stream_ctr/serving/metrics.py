@@ -14,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from stream_ctr.features.schema import UnknownFeatures
+from stream_ctr.config.features import UnknownFeatures
 from stream_ctr.serving.left_out import watched_tally
 from stream_ctr.serving.routing_metrics import RoutingMetrics
 

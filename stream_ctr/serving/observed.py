@@ -6,8 +6,8 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.experiments.control import Stamp, stamp_of
 from stream_ctr.experiments.shared import SUMS, ArmSums, Sums, read_sums
 from stream_ctr.experiments.thompson import best_probabilities, with_floor

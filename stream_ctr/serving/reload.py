@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError
 from stream_ctr.events.log import LogConfig
-from stream_ctr.experiments.config import ExperimentConfig
 from stream_ctr.experiments.control import Stamp, stamp_of
-from stream_ctr.serving.config import ServeConfig
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ConfigFile:
         Raises:
             ConfigError: the file is unusable, or changes what takes a restart.
         """
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
 
         self._seen = stamp_of(self.path)
         settings = load_settings(self.path)

@@ -25,9 +25,9 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
+from stream_ctr.config.features import FieldConfig, FieldKind
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.columns import shown
-from stream_ctr.features.schema import FieldConfig, FieldKind
 from stream_ctr.serving.api import ApiError, Features
 
 Datatype = Literal[

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from stream_ctr.config.serve import TOKENS_VARIABLE
 from stream_ctr.errors import ConfigError
 from stream_ctr.serving.api import ApiError
 from stream_ctr.serving.asgi import CLOSE, Scope, header
-from stream_ctr.serving.config import TOKENS_VARIABLE
 
 logger = logging.getLogger("stream_ctr.serving")
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.serving.api import ApiError, malformed
@@ -26,7 +27,6 @@ from stream_ctr.serving.binary_tensors import (
     float_bytes,
     split_body,
 )
-from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.gate import Gate, unavailable
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
 from stream_ctr.serving.routes import GET, POST, Routes

@@ -53,8 +53,8 @@ class Train:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Learn until a signal or, with ``--until-idle``, the log's end."""
-        from stream_ctr.config import load_settings
-        from stream_ctr.experiments.check import refuse_frozen
+        from stream_ctr.config.experiment_check import refuse_frozen
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.training.runtime import tune_interpreter
         from stream_ctr.training.trainer import Trainer
 

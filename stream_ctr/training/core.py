@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream_ctr.config import Settings
+from stream_ctr.config.experiment import Arm
+from stream_ctr.config.features import FieldConfig, slot_fields
+from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import Entry
-from stream_ctr.experiments.config import Arm
-from stream_ctr.features.schema import FieldConfig, slot_fields
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics

@@ -14,7 +14,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from stream_ctr.config import Settings
+    from stream_ctr.config.settings import Settings
     from stream_ctr.events.log import EventLog
     from stream_ctr.training.report import Reporter
     from stream_ctr.training.run_report import RunReport

@@ -17,12 +17,12 @@ from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from stream_ctr.config import Settings
+    from stream_ctr.config.model import ModelConfig
+    from stream_ctr.config.settings import Settings
     from stream_ctr.datasets.base import Dataset
     from stream_ctr.features.tally import Tally
     from stream_ctr.learners.base import Learner
     from stream_ctr.metrics.sums import MetricValues
-    from stream_ctr.models.config import ModelConfig
     from stream_ctr.pipeline.batch import Batch
     from stream_ctr.pipeline.labels import LabelPolicy
     from stream_ctr.training.evaluate import Evaluation
@@ -74,7 +74,7 @@ class Evaluate:
         add_batch_arguments(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
         from stream_ctr.training.evaluate import evaluate
         from stream_ctr.training.report import Reporter
@@ -138,10 +138,10 @@ def _prepare(
 ) -> tuple[Iterator[Batch], dict[str, Learner], Tally]:
     """The batches of the dataset, every learner that is to see them, by name, and the counts of what the
     batches leave out."""
+    from stream_ctr.config.label_policy import refuse_labels
     from stream_ctr.features.keys import KeyEncoder
     from stream_ctr.features.tables import FeatureTables
     from stream_ctr.learners.build import build_learner
-    from stream_ctr.learners.labels import refuse_labels
     from stream_ctr.optim.presets import preset
     from stream_ctr.pipeline.direct import direct_batches
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.datasets.base import PRESETS, preset_fields
 from stream_ctr.errors import ConfigError
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig
 
 
 def resolve_fields(features: FeaturesConfig) -> tuple[FieldConfig, ...]:

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from stream_ctr.config import Settings
+from stream_ctr.config.experiment import Arm
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.model import model_identity
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.config import Arm
-from stream_ctr.features.schema import FieldConfig
-from stream_ctr.models.config import model_identity
 
 
 def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from stream_ctr.errors import StateError
 
 if TYPE_CHECKING:
-    from stream_ctr.config import Settings
-    from stream_ctr.features.schema import FieldConfig
+    from stream_ctr.config.features import FieldConfig
+    from stream_ctr.config.settings import Settings
 
 
 class Checkpoint:
@@ -113,7 +113,7 @@ class ConfigCheck:
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.training.fields import resolve_fields
 
         settings = load_settings(arguments.file)

@@ -33,7 +33,7 @@ class Join:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Join until a signal or, with ``--until-idle``, the log's end."""
-        from stream_ctr.config import load_settings
+        from stream_ctr.config.settings import load_settings
         from stream_ctr.training.join_daemon import JoinDaemon, join_folder
 
         idle_seconds = until_idle(arguments)

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.pipeline.journal import FileJournal

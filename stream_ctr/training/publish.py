@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from stream_ctr.config import Settings
+from stream_ctr.config.experiment import Arm
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
-from stream_ctr.experiments.config import Arm
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers

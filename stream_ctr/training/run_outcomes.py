@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import Entry
 from stream_ctr.metrics.loss_metrics import LossNumbers
 from stream_ctr.metrics.losses import (

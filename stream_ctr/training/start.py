@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from threading import Event
 
-from stream_ctr.config import Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import LogAwayError
 from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.analysis.activity import activity, mean_cosine
 from stream_ctr.analysis.surface import Surface
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.state.state import State
 
 

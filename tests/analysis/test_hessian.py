@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.analysis.hessian import Curvature, FrequencyCorrelations, curvature, default_field, pearson
 from stream_ctr.analysis.surface import Surface
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 from tests.support.analysis_networks import trained_surface
 from tests.support.learner_events import MULTI, SINGLE, Schema
 

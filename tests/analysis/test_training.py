@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from stream_ctr.analysis.rows import Rows, open_rows
 from stream_ctr.analysis.training import Initial, same_base, train
-from stream_ctr.config import Settings
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.settings import Settings
 from stream_ctr.errors import DataError, UsageError
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from tests.support.analysis_networks import write_criteo
 
 MODEL = ModelConfig(embedding=2, hidden=(4, 3), sml=False)

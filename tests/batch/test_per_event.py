@@ -9,10 +9,10 @@ import pytest
 
 from stream_ctr.batch.per_event import per_event
 from stream_ctr.batch.presets import batch_preset
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import BaseRule, OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 
 SIZE = 8

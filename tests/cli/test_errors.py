@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.events.open import open_log
 
 ROW = "\t".join(["0", *["1"] * 13, *["05db9164"] * 26])

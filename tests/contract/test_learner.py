@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.cuda_graph import rehearsed
 from stream_ctr.learners.cuda_learner import CudaGraphLearner
 from stream_ctr.learners.river_names import river_learner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import PREDICT
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 

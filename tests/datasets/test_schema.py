@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.errors import ConfigError, DataError, UsageError
-from stream_ctr.features.schema import FieldConfig
 from tests.support.dataset_files import write
 
 SCHEMA = """

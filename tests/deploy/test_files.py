@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from tests.support.compose_services import COMPOSE, DEPLOY, mounts, read_yaml
 
 DASHBOARD = json.loads((DEPLOY / "grafana" / "experiment.json").read_text("utf-8"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.open import open_log
 from stream_ctr.events.security import PASSWORD_VARIABLE, Access, SecurityConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stream_ctr.cli import main
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
 from stream_ctr.errors import StateError, UsageError
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.experiments.control import ControlFile, check_killable
 from stream_ctr.experiments.shared import (
     ArmSums,

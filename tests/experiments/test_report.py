@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.experiments.report_model import (
     Bounded,
     Comparison,

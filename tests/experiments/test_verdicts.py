@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
 from stream_ctr.experiments.report_model import Figure, Report, encode_report
 from stream_ctr.experiments.report_plot import PANELS, draw_report
 from stream_ctr.experiments.report_table import print_report

@@ -15,7 +15,7 @@ from typing import Unpack
 import msgspec
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.events.dead_letters import held_entries
 from stream_ctr.events.log import Record

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.experiments.report_model import Report, decode_report
 from tests.support.experiment_logs import SHADOW, World, write_config, write_log
 

@@ -16,6 +16,7 @@ import pytest
 import xxhash
 
 from simulators.timeline import Happening
+from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.avazu import Avazu
 from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.datasets.criteo import Criteo
@@ -26,7 +27,6 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.features.schema import FieldConfig
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.scanned import BatchDecoder
 from stream_ctr.river.encoding import DictEncoder

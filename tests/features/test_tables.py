@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import Encoded, FeatureTables
 from stream_ctr.pipeline.batch import ABSENT, ASIDE, LEARN, PREDICT, RowChanges
 from stream_ctr.state.state import State

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.features.schema import FeaturesConfig
+from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.features.vocabulary import (
     NOT_FOUND,

@@ -14,11 +14,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.learners.fused_head import head
 from stream_ctr.learners.fused_passes import backward, forward, gather
 from stream_ctr.learners.fused_step import launch
 from stream_ctr.learners.fused_update import ascend, finish, update_dense, update_rows
-from stream_ctr.learners.labels import LabelLoss
 
 Vector = NDArray[np.float64]
 SPARE = 9

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.cuda_graph import Run, rehearsed
 from stream_ctr.learners.fused_learner import FusedLearner
 from stream_ctr.learners.fused_plan import Blocks
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part

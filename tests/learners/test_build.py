@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.device import choose_device
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from tests.support.learner_events import Schema, make_batch
 
 CPU = LearnerConfig(device="cpu")

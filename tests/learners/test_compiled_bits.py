@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import pytest
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners import compiled_kernels
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from tests.support.learner_events import MULTI, chunks, make_batch
 
 RULES: Final = {

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners import compiled_passes
 from stream_ctr.learners.base import Learner, LearnerConfig
@@ -16,8 +18,6 @@ from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part

@@ -17,6 +17,9 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.build import build_batch_learner, build_learner
@@ -24,13 +27,10 @@ from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.cuda_graph import Run, recorded, rehearsed
 from stream_ctr.learners.cuda_learner import CudaGraphLearner
 from stream_ctr.learners.cuda_step import CHUNK_EVENTS, CursorStep
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.learners.torch_step import Events, TorchStep
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, RowChanges
 from stream_ctr.state.state import State
 from tests.support.backbone_variants import BACKBONES, small

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.fused_check import why_not_fused
 from stream_ctr.learners.fused_plan import Blocks, plan_network, plan_tiles
 from stream_ctr.learners.fused_step import FusedStep
-from stream_ctr.learners.labels import LabelLoss
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch
 
 HERE = Path(__file__).parent

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stream_ctr.config.label_policy import POLICIES, LabelLoss, refuse_labels
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ConfigError, ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_labels import logit_gradient
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.labels import POLICIES, LabelLoss, refuse_labels
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import COPY, LEARN, SETTLE
 from tests.support.learner_events import SINGLE, make_batch
 

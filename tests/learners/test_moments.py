@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from stream_ctr.batch.per_event import per_event
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.moments import widened
 from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.model import ModelConfig, canonical, model_identity
 from stream_ctr.errors import ModelError
 from stream_ctr.models.build import Network, build_network
-from stream_ctr.models.config import ModelConfig, canonical, model_identity
 from stream_ctr.models.layout import Weights
 from tests.support.backbone_oracles import base_logit, logit
 from tests.support.backbone_variants import BACKBONES, FIELDS, VARIANTS, inputs, small, weights

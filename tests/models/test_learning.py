@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from tests.support.backbone_variants import BACKBONES, small
 from tests.support.learner_events import MULTI, chunks, make_batch, part

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import Network, build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Weights
 from stream_ctr.models.pooling import pool
 from stream_ctr.models.sml import SkipMetaLogit

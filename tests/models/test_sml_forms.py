@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import Network, build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Weights
 from stream_ctr.models.sml import SkipMetaLogit
 from tests.support.backbone_oracles import skip_logit

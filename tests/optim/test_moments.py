@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.build import check_optimizer
-from stream_ctr.optim.config import BaseRule, OptimizerConfig
 from stream_ctr.optim.idle import SkipIdle, build_dense_rule
 from stream_ctr.optim.moments import (
     DENSE,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.optim.perturb import Perturbation
 
 HELEN = OptimizerConfig(method="helen", perturb="both", rho=0.3, rho_dense=0.7, xi=0.25)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.optim.build import check_optimizer, for_batches, for_stream
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.optim.presets import PRESETS, preset
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from stream_ctr.optim.config import BaseRule, OptimizerConfig
+from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.optim.rules import FTRL, AdaGrad, Rule, build_first_order_rule, build_rule
 
 RULES: list[BaseRule] = ["sgd", "adagrad", "rmsprop", "adam", "nadam", "radam"]

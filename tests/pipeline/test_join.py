@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.join import OUTCOMES, Joiner, Labelled
 from stream_ctr.pipeline.segments import SegmentFolder
 from stream_ctr.state.durable_files import Files

@@ -16,8 +16,8 @@ from random import Random
 
 import pytest
 
+from stream_ctr.config.join import JoinConfig, OrderConfig
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.pipeline.config import JoinConfig, OrderConfig
 from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order

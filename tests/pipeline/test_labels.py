@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from stream_ctr.pipeline.config import JoinConfig
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.pipeline.labels import LabelPolicy
 
 IDS = [f"event-{number}" for number in range(20_000)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.features.scanner import RecordScanner

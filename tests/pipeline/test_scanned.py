@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.features import FeaturesConfig, FieldConfig, UnknownFeatures
+from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.scanner import RecordScanner
-from stream_ctr.features.schema import FeaturesConfig, FieldConfig, UnknownFeatures
-from stream_ctr.pipeline.config import JoinConfig
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order

@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import slot_fields
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StateError
-from stream_ctr.features.schema import slot_fields
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.pooling import pool
 from stream_ctr.predictors.dense import DenseForward, expected_shapes, sigmoid
 from stream_ctr.state.state import Arrays

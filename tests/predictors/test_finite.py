@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StateError
 from stream_ctr.models.build import build_network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import SnapshotReader, open_fixed
 from stream_ctr.predictors.river_forward import RiverModel

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_ctr.config.model import FIRST_KEYS, ModelConfig
 from stream_ctr.errors import StateError
-from stream_ctr.models.config import FIRST_KEYS, ModelConfig
 from stream_ctr.predictors.forward import build_forward, is_compiled
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from river import base, compose, datasets, evaluate, linear_model, metrics, preprocessing, stream
 
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import RecordError, StateError, UsageError
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.river import CTRClassifier
 
 LogLoss: Callable[[], Any] = metrics.LogLoss

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.learners.river_names import NAMED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "river.md").read_text("utf-8")

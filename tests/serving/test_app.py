@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.events.records import MAX_EVENT_ID_BYTES, Impression
 from stream_ctr.experiments.assignment import bucket_of
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
 from stream_ctr.serving.asgi import Message, Receive, Scope, Send
-from stream_ctr.serving.config import ServeConfig
 from tests.support.served_arms import (
     CANDIDATE,
     CONTEXT,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.events.records import Impression
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.serving.api import LATEST_MS, ApiError, event_time_ms
-from stream_ctr.serving.config import ServeConfig
 from tests.serving.test_impressions import eventually
 from tests.support.served_arms import Served, constant, publish, request, sample
 

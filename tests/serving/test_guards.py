@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_ctr.experiments.config import GuardConfig
+from stream_ctr.config.experiment import GuardConfig
 from stream_ctr.experiments.shared import ArmSums
 from stream_ctr.serving.guards import ArmGuard, ObservedGuard, Trip
 

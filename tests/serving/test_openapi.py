@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import BaseSchema, Case, CheckFunction, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from stream_ctr.serving.config import ServeConfig
+from stream_ctr.config.serve import ServeConfig
 from tests.support.served_arms import Json, Served, constant, publish
 from tests.support.snapshots import FIELDS
 

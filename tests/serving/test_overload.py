@@ -22,9 +22,9 @@ import pytest
 import uvicorn
 import uvloop
 
+from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving import door
 from stream_ctr.serving.certificates import tls_context
-from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.gate import Gate
 from stream_ctr.serving.listen import listen, uvicorn_config
 from tests.serving.test_impressions import eventually

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, ThompsonConfig
 from stream_ctr.experiments.assignment import bucket_of
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig, ThompsonConfig
 from stream_ctr.experiments.shared import Kill
 from stream_ctr.serving.plan import Plan
 

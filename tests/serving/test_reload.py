@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import Impression
 from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running

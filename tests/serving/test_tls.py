@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError
 from stream_ctr.serving.certificates import tls_context
-from stream_ctr.serving.config import ServeConfig
 from tests.serving.test_impressions import eventually
 from tests.serving.test_server import run
 from tests.support.served_arms import USERS, constant, publish, request

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.errors import ConfigError
 from stream_ctr.serving import tokens as module
 from stream_ctr.serving.app import AdminApp
-from stream_ctr.serving.config import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.tokens import Tokens
 from tests.support.served_arms import Served, constant, publish, request
 

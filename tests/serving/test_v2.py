@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.arms import SNAPSHOTS
-from stream_ctr.serving.config import ServeConfig
 from tests.support.served_arms import (
     CANDIDATE,
     CONTEXT,

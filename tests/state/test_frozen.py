@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import StateError
 from stream_ctr.features import frozen_vocabulary
-from stream_ctr.features.schema import FeaturesConfig
 from stream_ctr.features.tables import FeatureTables
 from stream_ctr.learners.base import Learner, LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from stream_ctr.pipeline.batch import PREDICT, Batch, RowChanges
 from stream_ctr.state import frozen as module
 from stream_ctr.state.array_file import ArrayFile

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.analysis.surface import Surface
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
 from tests.support.learner_events import Schema, make_batch
 
 

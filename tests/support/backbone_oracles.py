@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.models.config import ModelConfig
+from stream_ctr.config.model import ModelConfig
 
 Vector = NDArray[np.float64]
 Table = Mapping[str, Vector]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import Network
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.models.layout import Weights
 
 FIELDS: Final = 4

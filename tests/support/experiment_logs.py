@@ -11,7 +11,7 @@ from typing import TypedDict
 import msgspec
 import numpy as np
 
-from stream_ctr.config import Settings, load_settings
+from stream_ctr.config.settings import Settings, load_settings
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression

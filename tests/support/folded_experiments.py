@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_ctr.config import Settings
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
+from stream_ctr.config.settings import Settings
+from stream_ctr.config.watch import WatchConfig
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.assignment import Assigner
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.report_model import Progress, Report
-from stream_ctr.experiments.watch_config import WatchConfig
 from stream_ctr.experiments.watch_report import build_report
 
 START_MS = 1_700_000_000_000

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.state.state import Json
 from tests.support.optimizer_oracle import Example, Oracle
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.events.open import open_log
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.core import Step

@@ -13,15 +13,15 @@ import httpx
 import numpy as np
 import pytest
 
+from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.features import UnknownFeatures
+from stream_ctr.config.serve import ServeConfig
 from stream_ctr.events.log import Record
 from stream_ctr.experiments.assignment import bucket_of
-from stream_ctr.experiments.config import ExperimentConfig
-from stream_ctr.features.schema import UnknownFeatures
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
 from stream_ctr.serving.app import RankApp
 from stream_ctr.serving.arms import SNAPSHOTS, Arms
-from stream_ctr.serving.config import ServeConfig
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.reload import ConfigFile
 from stream_ctr.serving.routing import Routing

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
-from stream_ctr.features.schema import slot_fields
+from stream_ctr.config.features import slot_fields
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.settings import load_settings
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
-from stream_ctr.models.config import ModelConfig
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.lock import StateLock
@@ -122,8 +122,8 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
 
 def test_an_attached_skip_has_a_gradient() -> None:
     # with W_i = 0 the skips still learn: their gradient is tanh(s x), not 0
+    from stream_ctr.config.optimizer import OptimizerConfig
     from stream_ctr.learners.attach import attach_sml
-    from stream_ctr.optim.config import OptimizerConfig
     from tests.support.learner_events import SINGLE, make_batch
 
     models = [ModelConfig(embedding=4, hidden=(6,), sml=sml, embedding_scale=0.3) for sml in (False, True)]

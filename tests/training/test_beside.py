@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scanner import RecordScanner

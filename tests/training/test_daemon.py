@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Record, TopicPartition

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, LogError, StateError
 from stream_ctr.events.dead_letters import held_entries, list_dead_letters
 from stream_ctr.events.log import EventLog, Record

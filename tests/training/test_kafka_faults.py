@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import OffsetRangeError
 from stream_ctr.events import dead_letters
 from stream_ctr.events.dead_letters import list_dead_letters

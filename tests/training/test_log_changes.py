@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.batch.warm_start import WarmStart
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import LogError, OffsetRangeError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Entry, EventLog, Record, TopicPartition

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.events.log import EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.training.core import Core

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import OffsetRangeError, StateError
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.events.open import open_log

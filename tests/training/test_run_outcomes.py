@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from stream_ctr.cli import main
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.assignment import BUCKETS

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.settings import load_settings
 from stream_ctr.events.log import Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import FeatureValue

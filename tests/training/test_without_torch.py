@@ -47,8 +47,8 @@ for arguments in json.loads(sys.argv[1]):
     assert "torch" not in sys.modules, arguments
 from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
-from stream_ctr.models.config import ModelConfig
-from stream_ctr.optim.config import OptimizerConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 if "river" not in sys.argv[2:]:
     build_learner(ModelConfig(), OptimizerConfig(), LearnerConfig(kind="torch", device="cpu"), [0], 1)
     assert "torch" in sys.modules  # or nothing above has shown anything

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_ctr.config import load_settings
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, GuardConfig, ThompsonConfig
+from stream_ctr.config.experiment_check import check_change, check_experiment, refuse_frozen
+from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.experiments.assignment import Assigner
-from stream_ctr.experiments.check import check_change, check_experiment, refuse_frozen
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig, GuardConfig, ThompsonConfig
 from stream_ctr.learners.base import LearnerConfig
 
 TWO = ExperimentConfig(coverage=0.5, arms=(ArmConfig("control", 0.5), ArmConfig("new", 0.5)))

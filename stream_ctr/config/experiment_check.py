@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, GuardConfig
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.experiments.assignment import intervals
-from stream_ctr.experiments.config import ArmConfig, ExperimentConfig, GuardConfig
 from stream_ctr.experiments.shared import FOLDER
 
 Range = tuple[str, float, float, float]
