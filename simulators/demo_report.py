@@ -22,9 +22,9 @@ def make_result(
     import msgspec
 
     from simulators.demo_plot import plot_demo
+    from stream_ctr.config.experiment import FOLDER
     from stream_ctr.config.settings import load_settings
     from stream_ctr.experiments.report_model import read_report
-    from stream_ctr.experiments.shared import FOLDER
     from stream_ctr.metrics.picture import why_no_pictures
     from stream_ctr.metrics.progressive import ProgressiveMetrics
     from stream_ctr.training.checkpoint import CheckpointStore

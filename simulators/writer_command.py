@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from stream_ctr.config.log import LogConfig
 from stream_ctr.datasets.bad_row_option import say_bad_rows
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import UsageError, printable
-from stream_ctr.events.log import LogConfig
 
 if TYPE_CHECKING:
     from simulators.timeline import Happening

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.analysis.rows import Rows
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.sums import log_losses
 

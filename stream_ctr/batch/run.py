@@ -15,9 +15,9 @@ from stream_ctr.batch.protocol import BatchProtocol, check_protocol
 from stream_ctr.batch.split import PARTS, split_rows
 from stream_ctr.batch.vocabulary import training_vocabulary
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner
 
 

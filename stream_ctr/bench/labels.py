@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.config.label_policy import Policy
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.datasets.base import Dataset, open_dataset
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.metrics.sums import log_losses

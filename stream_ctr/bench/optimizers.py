@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from stream_ctr.bench.optimizer_journal import Journal
 from stream_ctr.bench.optimizer_spaces import Method, Setting, configured
 from stream_ctr.bench.paired import Interval, block_interval
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.errors import DataError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.sums import EPSILON
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges

@@ -22,10 +22,10 @@ from stream_ctr.batch.presets import batch_preset, with_settings
 from stream_ctr.batch.protocol import BatchProtocol
 from stream_ctr.batch.report import row
 from stream_ctr.batch.run import Prepared, run
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner
 from stream_ctr.state.durable_files import Files
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import LearnerConfig, LearnResult
+from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.row_table import RowTable
 from stream_ctr.models.build import build_network
 from stream_ctr.models.initial import row_values

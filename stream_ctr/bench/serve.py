@@ -26,6 +26,7 @@ from stream_ctr.bench.serve_client import Load
 from stream_ctr.bench.step_data import FIELDS, zipf_examples
 from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.serve import ServeConfig
@@ -33,7 +34,6 @@ from stream_ctr.config.settings import ENVIRONMENT_PREFIX
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 
 from stream_ctr.bench.step_data import FIELDS
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.fused_check import has_triton, why_not_fused
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from stream_ctr.bench.step_cuda import gpu_learners
 from stream_ctr.bench.step_data import FIELDS
 from stream_ctr.bench.step_floor import Floor
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import Learner, LearnerConfig, LearnResult
+from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.pipeline.batch import Batch

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.bench.step_data import FIELDS
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.kernels.decorators import fast_kernel
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.compiled_plan import ALIGN, aligned
 from stream_ctr.pipeline.batch import Batch

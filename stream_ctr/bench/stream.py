@@ -24,10 +24,11 @@ import numpy as np
 
 from stream_ctr.bench.stream_data import fill_log, stream_examples
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.log import LogConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.settings import ENVIRONMENT_PREFIX, Settings
 from stream_ctr.errors import DataError, StreamCTRError
-from stream_ctr.events.log import EventLog, LogConfig
+from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.metrics.progressive import ProgressiveMetrics

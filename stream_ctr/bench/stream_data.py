@@ -10,8 +10,9 @@ import msgspec
 
 from stream_ctr.bench.step_data import FIELDS, zipf_examples
 from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.log import LogConfig
 from stream_ctr.datasets.base import Example, open_dataset
-from stream_ctr.events.log import EventLog, LogConfig, Record
+from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 
 PARTITIONS: Final = 3

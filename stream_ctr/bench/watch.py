@@ -22,11 +22,12 @@ import numpy as np
 from stream_ctr.bench.stream_data import CLICK_MS, PARTITIONS, append_all, stream_examples
 from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
 from stream_ctr.config.join import JoinConfig, OrderConfig
+from stream_ctr.config.log import LogConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.config.watch import WatchConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.errors import DataError
-from stream_ctr.events.log import EventLog, LogConfig, Record
+from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 from stream_ctr.experiments.assignment import Assigner

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import LearnerConfig
+from stream_ctr.errors import ConfigError
+
+BUCKETS = 10_000
+"""Buckets of an experiment; shares of users are multiples of 1 / 10,000."""
+
+FOLDER: Final = "experiment"
+"""Folder of these files in the state folder; no arm can have this name."""
+
+SECRET_VARIABLE: Final = "STREAM_CTR_OVERRIDE_SECRET"
+"""Environment variable of the secret; it wins over the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +119,47 @@ class ExperimentConfig:
     """When an arm is killed by itself."""
     thompson: ThompsonConfig = ThompsonConfig()
     """Sampling between arms for users who are not enrolled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Buckets ``start`` up to, without, ``stop`` belong to ``arm``."""
+
+    arm: str
+    start: int
+    stop: int
+
+
+def intervals(experiment: ExperimentConfig) -> tuple[Interval, ...]:
+    """The buckets of each arm, in the order of the arms.
+
+    Arm i owns [cum_i, cum_i + coverage * weight_i) in units of 10,000 buckets, both ends rounded.
+
+    Raises:
+        ConfigError: weights that do not sum to 1 or are negative, a coverage outside 0 to 1, arms that
+            are missing or share a name.
+    """
+    arms = experiment.arms
+    names = [arm.name for arm in arms]
+    weights = [arm.weight for arm in arms]
+    if not arms:
+        raise ConfigError("experiment.arms is empty; at least one arm is needed")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"experiment.arms: names {names} are not all different")
+    if not all(weight >= 0 for weight in weights) or abs(math.fsum(weights) - 1.0) > 1e-9:
+        raise ConfigError(
+            f"experiment.arms: weights {weights} sum to {math.fsum(weights):g}, not 1, or one is negative; "
+            "change them so that they sum to 1"
+        )
+    if not 0 <= experiment.coverage <= 1:
+        raise ConfigError(f"experiment.coverage = {experiment.coverage:g} is outside 0 to 1")
+    cuts = [_rounded(BUCKETS * math.fsum(weights[:index])) for index in range(len(arms) + 1)]
+    return tuple(
+        Interval(name, start, start + _rounded(experiment.coverage * (stop - start)))
+        for name, start, stop in zip(names, cuts[:-1], cuts[1:], strict=True)
+    )
+
+
+def _rounded(value: float) -> int:
+    """Nearest whole number, halves up: the same in every language, unlike rounding halves to even."""
+    return math.floor(value + 0.5)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, GuardConfig
+from stream_ctr.config.experiment import FOLDER, ArmConfig, ExperimentConfig, GuardConfig, intervals
 from stream_ctr.errors import ConfigError, UsageError
-from stream_ctr.experiments.assignment import intervals
-from stream_ctr.experiments.shared import FOLDER
 
 Range = tuple[str, float, float, float]
 """A key's name, its value, and the lowest and highest that make sense."""

@@ -19,11 +19,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from stream_ctr.config.experiment import Arm, ExperimentConfig
+from stream_ctr.config.experiment import SECRET_VARIABLE, Arm, ExperimentConfig
 from stream_ctr.config.experiment_check import check_experiment
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.join import JoinConfig, OrderConfig
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
+from stream_ctr.config.log import PASSWORD_VARIABLE, LogConfig
+from stream_ctr.config.losses import LossesConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.model import ranges as model_ranges
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -32,11 +35,6 @@ from stream_ctr.config.train import TrainConfig
 from stream_ctr.config.watch import WatchConfig
 from stream_ctr.config.watch import ranges as watch_ranges
 from stream_ctr.errors import ConfigError, UsageError
-from stream_ctr.events.log import LogConfig
-from stream_ctr.events.security import PASSWORD_VARIABLE
-from stream_ctr.experiments.override import SECRET_VARIABLE
-from stream_ctr.learners.base import LearnerConfig
-from stream_ctr.metrics.losses import LossesConfig
 
 ENVIRONMENT_PREFIX = "STREAM_CTR_"
 NOT_SETTINGS = ("STREAM_CTR_TEST_", PASSWORD_VARIABLE, SECRET_VARIABLE, TOKENS_VARIABLE)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from stream_ctr.config.log import SecurityConfig
 from stream_ctr.errors import LogAwayError, LogError
 from stream_ctr.events import rules
 from stream_ctr.events.kafka_client import (
@@ -20,7 +21,7 @@ from stream_ctr.events.kafka_client import (
 from stream_ctr.events.kafka_greeting import check_reachable
 from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import LogReader, Record, TopicPartition
-from stream_ctr.events.security import Access, SecurityConfig
+from stream_ctr.events.security import Access
 
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _RETRY_PAUSE_SECONDS = 0.1

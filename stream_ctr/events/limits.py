@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from stream_ctr.config.log import MAX_BATCH_BYTES
+
 ENTRY_BYTES: Final = 256
 """What an entry costs in memory in addition to its own bytes: a tuple, numbers, object headers."""
-MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
-"""Largest record batch, unpacked, where the configuration names no other limit."""
-
-MIN_BATCH_BYTES: Final = 2 * 1024 * 1024
-"""Least that may be configured: a batch with one record of the largest size that is decoded."""
 
 
 @dataclass(frozen=True, slots=True)

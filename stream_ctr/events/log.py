@@ -7,12 +7,9 @@ Two implementations fulfil this contract: ``kafka://host:port[,host:port]`` and 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from stream_ctr.errors import ConfigError
-from stream_ctr.events.limits import DEFAULT_LIMITS, MAX_BATCH_BYTES, MIN_BATCH_BYTES, ReadLimits, Unread
-from stream_ctr.events.security import SecurityConfig, check_no_secret
+from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits, Unread
 
 Headers = tuple[tuple[str, bytes], ...]
 """What a record says about itself beside its value, by name, in order; a name may come again."""
@@ -173,46 +170,3 @@ class EventLog(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LogConfig:
-    """Where the events are."""
-
-    url: str = "sqlite:///stream-ctr.log"
-    """Address of the log: sqlite:///path or kafka://host:port[,host:port]."""
-    impressions: str = "impressions"
-    """Topic of impressions."""
-    clicks: str = "clicks"
-    """Topic of clicks; the same number of partitions as the impressions."""
-    labelled: str = "labelled"
-    """Topic of impressions with their labels, written by `stream-ctr join`."""
-    dead_letters: str = "dead-letters"
-    """Topic that takes every record that cannot be used, with its reason."""
-    partitions: int = 3
-    """Partitions of a topic that has to be created. An existing topic keeps the number it has."""
-    max_batch_bytes: int = MAX_BATCH_BYTES
-    """Largest Kafka record batch, after decompression, that is read. A larger one becomes one dead letter."""
-    security: SecurityConfig = field(default_factory=SecurityConfig)
-    """Encryption and login, where the Kafka cluster asks for them."""
-
-    def check(self) -> None:
-        """Refuse what cannot work whatever the log is.
-
-        Raises:
-            ConfigError, UsageError: naming the keys; a login in the address is not repeated.
-        """
-        check_no_secret(self.url)
-        self.security.check()
-        if self.max_batch_bytes < MIN_BATCH_BYTES:
-            raise ConfigError(
-                f"log.max_batch_bytes = {self.max_batch_bytes} is too small for a batch with one record of "
-                f"the largest size; set {MIN_BATCH_BYTES} or more"
-            )
-        topics = (self.impressions, self.clicks, self.labelled, self.dead_letters)
-        for topic in topics:
-            if topics.count(topic) > 1:
-                raise ConfigError(
-                    "log.impressions, log.clicks, log.labelled and log.dead_letters must be four topics; "
-                    f"{topic!r} is named twice"
-                )

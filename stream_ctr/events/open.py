@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stream_ctr.config.log import SecurityConfig, check_no_secret
 from stream_ctr.errors import UsageError
 from stream_ctr.events.log import EventLog
-from stream_ctr.events.security import SecurityConfig, check_no_secret
 
 
 def open_log(url: str, *, create: bool = False, security: SecurityConfig | None = None) -> EventLog:

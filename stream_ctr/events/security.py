@@ -10,69 +10,11 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from stream_ctr.errors import ConfigError, UsageError
-
-PASSWORD_VARIABLE = "STREAM_CTR_LOG_PASSWORD"
-"""Environment variable of the password; it wins over the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class SecurityConfig:
-    """Encryption of and login to the Kafka cluster. The password is not a key: it comes from the
-    environment variable STREAM_CTR_LOG_PASSWORD or from ``password_file``."""
-
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """PLAINTEXT: neither; SSL: encrypted; SASL_SSL: encrypted, with a login; SASL_PLAINTEXT: a login only,
-    which with mechanism PLAIN sends the password readably."""
-    ca_file: str = ""
-    """PEM file of the authorities that may sign the brokers' certificates; empty: the system's own."""
-    certificate_file: str = ""
-    """PEM file of this client's certificate, where the brokers ask for one."""
-    key_file: str = ""
-    """PEM file of the certificate's private key, without a passphrase."""
-    check_hostname: bool = True
-    """Whether a broker's certificate must name the host that is connected to."""
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the login is made."""
-    username: str = ""
-    """Who logs in."""
-    password_file: str = ""
-    """File that holds the password and nothing else; STREAM_CTR_LOG_PASSWORD in the environment wins."""
-
-    @property
-    def encrypted(self) -> bool:
-        """Whether the connection is TLS."""
-        return self.protocol in ("SSL", "SASL_SSL")
-
-    @property
-    def logs_in(self) -> bool:
-        """Whether a user name and a password are sent."""
-        return self.protocol.startswith("SASL")
-
-    def check(self) -> None:
-        """Refuse settings that contradict each other, above all those that would have no effect.
-
-        Raises:
-            ConfigError: naming the keys.
-        """
-        for names, wanted, way in (
-            (("ca_file", "certificate_file", "key_file"), self.encrypted, "SSL or SASL_SSL"),
-            (("username", "password_file"), self.logs_in, "SASL_SSL"),
-        ):
-            for name in names:
-                if getattr(self, name) and not wanted:
-                    raise ConfigError(
-                        f"log.security.{name} has no effect with log.security.protocol = "
-                        f"{self.protocol!r}; set the protocol to {way}, or leave {name} out"
-                    )
-        if self.logs_in and not self.username:
-            raise ConfigError(f"log.security.protocol = {self.protocol!r} needs log.security.username")
-        if bool(self.certificate_file) != bool(self.key_file):
-            raise ConfigError("log.security.certificate_file and key_file go together; set both or neither")
+from stream_ctr.config.log import PASSWORD_VARIABLE, SecurityConfig
+from stream_ctr.errors import ConfigError
 
 
 class Access:
@@ -162,18 +104,3 @@ def _password(config: SecurityConfig, environment: Mapping[str, str]) -> str:
             "log.security.password_file"
         )
     return found
-
-
-def check_no_secret(url: str) -> None:
-    """Refuse a log address with a user name or password in it, without repeating it.
-
-    Raises:
-        UsageError: there is an ``@`` in front of the host.
-    """
-    scheme, separator, rest = url.partition("://")
-    if separator and not scheme.startswith("sqlite") and "@" in rest:
-        raise UsageError(
-            f"the log address {scheme}://***@{rest.rpartition('@')[2]} has a login in it; name the user in "
-            f"log.security.username and give the password in {PASSWORD_VARIABLE} or "
-            "log.security.password_file"
-        )

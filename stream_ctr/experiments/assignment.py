@@ -7,15 +7,10 @@ cumulative weight and owns ``coverage`` of its share, so raising the coverage ad
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from stream_ctr.config.experiment import ExperimentConfig
-from stream_ctr.errors import ConfigError
-
-BUCKETS = 10_000
-"""Buckets of an experiment; shares of users are multiples of 1 / 10,000."""
+from stream_ctr.config.experiment import BUCKETS, ExperimentConfig, intervals
 
 Reason = Literal["assigned", "not_enrolled", "fallback", "killed", "override", "sampled"]
 """Why an arm answered. assigned: the user's own arm. not_enrolled: the control, as the user takes no part.
@@ -33,15 +28,6 @@ class Assignment:
     """The arm that owns the bucket; None when the user is not enrolled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Buckets ``start`` up to, without, ``stop`` belong to ``arm``."""
-
-    arm: str
-    start: int
-    stop: int
-
-
 def bucket_of(salt: str, unit: str) -> int:
     """Bucket of a unit (a user) in the experiment with this salt.
 
@@ -57,41 +43,6 @@ def bucket_of(salt: str, unit: str) -> int:
         digest.update(len(part).to_bytes(4, "big"))
         digest.update(part)
     return int.from_bytes(digest.digest(), "big") % BUCKETS
-
-
-def intervals(experiment: ExperimentConfig) -> tuple[Interval, ...]:
-    """The buckets of each arm, in the order of the arms.
-
-    Arm i owns [cum_i, cum_i + coverage * weight_i) in units of 10,000 buckets, both ends rounded.
-
-    Raises:
-        ConfigError: weights that do not sum to 1 or are negative, a coverage outside 0 to 1, arms that
-            are missing or share a name.
-    """
-    arms = experiment.arms
-    names = [arm.name for arm in arms]
-    weights = [arm.weight for arm in arms]
-    if not arms:
-        raise ConfigError("experiment.arms is empty; at least one arm is needed")
-    if len(set(names)) != len(names):
-        raise ConfigError(f"experiment.arms: names {names} are not all different")
-    if not all(weight >= 0 for weight in weights) or abs(math.fsum(weights) - 1.0) > 1e-9:
-        raise ConfigError(
-            f"experiment.arms: weights {weights} sum to {math.fsum(weights):g}, not 1, or one is negative; "
-            "change them so that they sum to 1"
-        )
-    if not 0 <= experiment.coverage <= 1:
-        raise ConfigError(f"experiment.coverage = {experiment.coverage:g} is outside 0 to 1")
-    cuts = [_rounded(BUCKETS * math.fsum(weights[:index])) for index in range(len(arms) + 1)]
-    return tuple(
-        Interval(name, start, start + _rounded(experiment.coverage * (stop - start)))
-        for name, start, stop in zip(names, cuts[:-1], cuts[1:], strict=True)
-    )
-
-
-def _rounded(value: float) -> int:
-    """Nearest whole number, halves up: the same in every language, unlike rounding halves to even."""
-    return math.floor(value + 0.5)
 
 
 class Assigner:

@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.experiment import FOLDER, ExperimentConfig
 from stream_ctr.errors import StateError, UsageError
-from stream_ctr.experiments.shared import CONTROL, FOLDER, VERSION, Control, Kill, replace_file
+from stream_ctr.experiments.shared import CONTROL, VERSION, Control, Kill, replace_file
 
 LOCK: Final = "control.lock"
 MANUAL: Final = "manual"

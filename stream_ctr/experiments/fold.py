@@ -13,11 +13,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.experiment import BUCKETS, ExperimentConfig, intervals
 from stream_ctr.config.watch import WatchConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.records import Impression
-from stream_ctr.experiments.assignment import BUCKETS, intervals
 from stream_ctr.experiments.delong import AreaPool
 from stream_ctr.experiments.estimates import Estimate
 from stream_ctr.experiments.exposure import Exposure

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.experiment import BUCKETS, ExperimentConfig, intervals
 from stream_ctr.events.records import Impression
-from stream_ctr.experiments.assignment import BUCKETS, intervals
 from stream_ctr.experiments.users import UserHash
 
 ANALYSED: Final = ("assigned", "fallback", "killed")

@@ -18,10 +18,9 @@ from typing import Final
 
 import msgspec
 
+from stream_ctr.config.experiment import SECRET_VARIABLE
 from stream_ctr.errors import ConfigError, UsageError
 
-SECRET_VARIABLE: Final = "STREAM_CTR_OVERRIDE_SECRET"
-"""Environment variable of the secret; it wins over the file."""
 HEADER: Final = b"x-stream-ctr-override"
 LEAST_SECRET_BYTES: Final = 16
 MAX_HEADER_BYTES: Final = 8192

@@ -25,15 +25,10 @@ class OverrideCommand:
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
+        from stream_ctr.config.experiment import SECRET_VARIABLE
         from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import UsageError
-        from stream_ctr.experiments.override import (
-            HEADER,
-            SECRET_VARIABLE,
-            Override,
-            read_secret,
-            sign_override,
-        )
+        from stream_ctr.experiments.override import HEADER, Override, read_secret, sign_override
 
         experiment = load_settings(arguments.config).experiment
         answering = [arm.name for arm in experiment.arms if not arm.shadow]

@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.datasets.open_bandit import OPEN_BANDIT_FIELDS, Round
@@ -15,7 +16,6 @@ from stream_ctr.errors import DataError
 from stream_ctr.experiments.off_policy import Logged
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.direct import direct_batches
 

@@ -19,8 +19,6 @@ import msgspec
 
 from stream_ctr.errors import StateError
 
-FOLDER: Final = "experiment"
-"""Folder of these files in the state folder; no arm can have this name."""
 CONTROL: Final = "control.json"
 SUMS: Final = "sums.json"
 GAPS: Final = "gaps.jsonl"

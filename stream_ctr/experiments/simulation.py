@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.errors import UsageError
-from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.estimates import Estimate, ratio
 
 IMPRESSIONS_PER_USER = 10

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.metrics.sums import EPSILON
 from stream_ctr.state.state import State
 

@@ -21,8 +21,8 @@ class ArmsCommand:
         _add_common(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
+        from stream_ctr.config.experiment import BUCKETS, intervals
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.experiments.assignment import BUCKETS, intervals
         from stream_ctr.experiments.control import ControlFile
 
         settings = load_settings(arguments.config)

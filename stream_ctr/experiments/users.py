@@ -18,7 +18,7 @@ from stream_ctr.state.state import Arrays, State
 class UserHash:
     """64-bit hash of a user under a salt: the one whose remainder is the bucket of the assignment.
 
-    >>> from stream_ctr.experiments.assignment import BUCKETS
+    >>> from stream_ctr.config.experiment import BUCKETS
     >>> UserHash("main-1")("user-1") % BUCKETS
     1306
     """

@@ -41,9 +41,9 @@ class WatchCommand:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Watch until a signal or, with ``--until-idle``, the log's end."""
+        from stream_ctr.config.experiment import FOLDER
         from stream_ctr.config.settings import load_settings
         from stream_ctr.experiments.report_model import encode_report
-        from stream_ctr.experiments.shared import FOLDER
         from stream_ctr.training.runtime import tune_interpreter
 
         idle_seconds = until_idle(arguments)

@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+from stream_ctr.config.experiment import FOLDER
 from stream_ctr.config.settings import Settings
 from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report_model import Progress, Report
-from stream_ctr.experiments.shared import FOLDER
 from stream_ctr.experiments.watch_core import WatchCore, watch_identity
 from stream_ctr.experiments.watch_output import WatchOutput
 from stream_ctr.pipeline.ordered import OrderedEntry

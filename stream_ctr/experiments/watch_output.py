@@ -8,11 +8,12 @@ from typing import Final
 
 import msgspec
 
+from stream_ctr.config.experiment import FOLDER
 from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.report_model import Gap, Model, Progress, Report, encode_report
-from stream_ctr.experiments.shared import FOLDER, SUMS, ArmSums, LogGap, Sums, read_gaps, replace_file
+from stream_ctr.experiments.shared import SUMS, ArmSums, LogGap, Sums, read_gaps, replace_file
 from stream_ctr.experiments.watch_report import build_report
 from stream_ctr.predictors.snapshot import MANIFEST, path_of, read_current
 

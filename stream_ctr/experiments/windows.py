@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.experiments.assignment import BUCKETS
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.experiments.delong import AreaPool, area, area_difference
 from stream_ctr.experiments.report_model import Bounded
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig, canonical
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_plan import RULES
 
 _RULES = tuple(RULES)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.kernels.denormals import denormals_flushed
-from stream_ctr.learners.base import LearnerConfig, LearnResult
+from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.compiled_check import require_compiled
 from stream_ctr.learners.compiled_kernels import learn_chunk, predict_rows
 from stream_ctr.learners.compiled_plan import (

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.base import LearnerConfig, LearnResult
+from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.cuda_check import instead_of_cuda, why_not_cuda
 from stream_ctr.learners.cuda_chunk import plan_starts
 from stream_ctr.learners.cuda_graph import Run, recorded

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 
 WIDEST_ROW = 4096

@@ -10,10 +10,10 @@ import torch
 from triton.errors import TritonError
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.cuda_graph import Run, recorded
 from stream_ctr.learners.cuda_learner import CudaGraphLearner, Kind
 from stream_ctr.learners.fused_check import why_not_fused

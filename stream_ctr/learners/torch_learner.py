@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.base import LearnerConfig, LearnResult
+from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.device import choose_device
 from stream_ctr.learners.saved import checked_dense
 from stream_ctr.learners.torch_revisit import SecondTurns

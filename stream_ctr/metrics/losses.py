@@ -11,21 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
+from stream_ctr.config.losses import LossesConfig
+
 Base = Literal["impressions", "clicks"]
 """What a share is of: impressions read (or labelled records), or clicks read."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossesConfig:
-    """When records that are read and not used are a warning."""
-
-    warn_share: float = 0.01
-    """Share of the impressions (or clicks) read above which dead letters, late, orphaned or otherwise dropped
-    ones are a warning; 1 never warns."""
-    window_records: int = 10_000
-    """Most recent impressions, and most recent clicks, that the share is over while a job runs."""
-    minimum_records: int = 20
-    """Lost records of one kind in that window below which there is no warning while a job runs."""
 
 
 class Loss(NamedTuple):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from river import base
 from river.utils import dataframe
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, UsageError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.optim.presets import preset
 from stream_ctr.river.dict_learner import DictLearner, DictLearnerConfig
 from stream_ctr.state.state import State

@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import msgspec
 
+from stream_ctr.config.log import LogConfig
 from stream_ctr.errors import LogError, UsageError
-from stream_ctr.events.log import EventLog, LogConfig, Record
+from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.records import Impression
 from stream_ctr.serving.byte_queue import ByteQueue, size_of
 from stream_ctr.serving.gaps import Gaps

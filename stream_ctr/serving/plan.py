@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
-from stream_ctr.experiments.assignment import Assigner, Assignment, Reason, intervals
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, intervals
+from stream_ctr.experiments.assignment import Assigner, Assignment, Reason
 from stream_ctr.experiments.shared import Kill
 from stream_ctr.experiments.thompson import draw, uniform_of
 from stream_ctr.serving.guards import ArmGuard

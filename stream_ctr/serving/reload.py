@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.log import LogConfig
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError
-from stream_ctr.events.log import LogConfig
 from stream_ctr.experiments.control import Stamp, stamp_of
 
 

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.experiment import BUCKETS, FOLDER, ExperimentConfig
 from stream_ctr.config.experiment_check import check_change
 from stream_ctr.errors import ConfigError, StreamCTRError, UsageError
-from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.control import check_killable
 from stream_ctr.experiments.override import read_secret
-from stream_ctr.experiments.shared import FOLDER, Kill
+from stream_ctr.experiments.shared import Kill
 from stream_ctr.serving.arms import Arms, Source
 from stream_ctr.serving.guards import Trip
 from stream_ctr.serving.metrics import ServeMetrics

@@ -15,13 +15,12 @@ from typing import Final
 
 import uvicorn
 
-from stream_ctr.config.experiment import ExperimentConfig
+from stream_ctr.config.experiment import FOLDER, ExperimentConfig
 from stream_ctr.config.features import UnknownFeatures
+from stream_ctr.config.log import LogConfig
 from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.errors import ConfigError
-from stream_ctr.events.log import LogConfig
 from stream_ctr.events.open import open_log
-from stream_ctr.experiments.shared import FOLDER
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
 from stream_ctr.serving.arms import Arms

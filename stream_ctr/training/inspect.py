@@ -146,7 +146,7 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
     Raises:
         StreamCTRError: the first thing that cannot work.
     """
-    from stream_ctr.experiments.assignment import intervals
+    from stream_ctr.config.experiment import intervals
     from stream_ctr.learners.build import check_settings
     from stream_ctr.learners.compiled_check import require_compiled, why_not_compiled
     from stream_ctr.optim.build import for_stream

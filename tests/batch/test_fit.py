@@ -15,10 +15,10 @@ from stream_ctr.batch.run import Prepared, prepare, run, with_rate
 from stream_ctr.batch.scores import score
 from stream_ctr.batch.split import TEST, VALIDATION
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner
 from tests.support.planted_dataset import Made, columns, prepared
 

@@ -25,9 +25,9 @@ from stream_ctr.bench.optimizers import (
 )
 from stream_ctr.bench.optimizers_command import Optimizers
 from stream_ctr.bench.optimizers_report import auc
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, ModelError, UsageError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.batch import LEARN, PREDICT
 from tests.support.learner_events import MULTI, chunks, make_batch

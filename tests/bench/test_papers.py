@@ -23,9 +23,9 @@ from stream_ctr.bench.papers_tables import (
     optimizer_table,
 )
 from stream_ctr.cli import main
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from tests.support.faulty_files import FailingFiles
 from tests.support.planted_dataset import Made, prepared, write_rows
 

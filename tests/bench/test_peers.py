@@ -14,10 +14,11 @@ from stream_ctr.bench.step import CHUNK, StepBench, _make, _run
 from stream_ctr.bench.step_data import FIELDS, step_batches
 from stream_ctr.bench.step_entries import HELEN, HELEN_ADAM, Entry, Runs
 from stream_ctr.bench.step_report import as_json
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig, LearnResult
+from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.pipeline.batch import Batch
 

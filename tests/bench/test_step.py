@@ -21,9 +21,9 @@ from stream_ctr.bench.step_profile import FORWARD, OPTIMIZERS, learn_timed
 from stream_ctr.bench.step_report import as_json, print_table, variants_json
 from stream_ctr.bench.step_variants import variants
 from stream_ctr.cli import main
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, UsageError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.river_names import river_learner

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, GuardConfig, ThompsonConfig
 from stream_ctr.config.experiment_check import check_change, check_experiment, refuse_frozen
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.experiments.assignment import Assigner
-from stream_ctr.learners.base import LearnerConfig
 
 TWO = ExperimentConfig(coverage=0.5, arms=(ArmConfig("control", 0.5), ArmConfig("new", 0.5)))
 SHADOW = ArmConfig("shadow", 0.0, shadow=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.cuda_graph import rehearsed
 from stream_ctr.learners.cuda_learner import CudaGraphLearner

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
+from stream_ctr.config.experiment import BUCKETS, ArmConfig, ExperimentConfig, intervals
 from stream_ctr.errors import ConfigError
-from stream_ctr.experiments.assignment import BUCKETS, Assigner, bucket_of, intervals
+from stream_ctr.experiments.assignment import Assigner, bucket_of
 
 
 def experiment(weights: list[float], coverage: float = 1.0, salt: str = "s") -> ExperimentConfig:

@@ -11,14 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_ctr.config.experiment import SECRET_VARIABLE
 from stream_ctr.errors import ConfigError, UsageError
-from stream_ctr.experiments.override import (
-    SECRET_VARIABLE,
-    Override,
-    check_override,
-    read_secret,
-    sign_override,
-)
+from stream_ctr.experiments.override import Override, check_override, read_secret, sign_override
 
 SECRET = b"a secret of some length"
 GOOD = Override("salt", "new", "tester", 1000)

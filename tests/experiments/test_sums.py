@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.estimates import NOTHING, Estimate, entropy, over_entropy
 from stream_ctr.experiments.figures import arm_estimates, bounded, comparison_estimates, figures, withheld
 from stream_ctr.experiments.sequence import ConfidenceSequence, fixed_interval

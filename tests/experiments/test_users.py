@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.errors import StateError
 from stream_ctr.experiments import user_table as module
-from stream_ctr.experiments.assignment import BUCKETS, bucket_of
+from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.experiments.sample_ratio import log_bayes_factor, log_bayes_factors
 from stream_ctr.experiments.users import DistinctUsers, UserHash
 

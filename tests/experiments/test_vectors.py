@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
-from stream_ctr.experiments.assignment import bucket_of, intervals
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, intervals
+from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.experiments.override import Override, check_override, sign_override
 from stream_ctr.experiments.thompson import uniform_of
 

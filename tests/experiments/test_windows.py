@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.experiments.assignment import BUCKETS
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.experiments.delong import AreaPool, area, area_difference
 from stream_ctr.experiments.report_model import Bounded
 from stream_ctr.experiments.windows import MOST_ENDS, End, Scores, Totals, pools, thinned

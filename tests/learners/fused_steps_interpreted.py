@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.cuda_graph import Run, rehearsed
 from stream_ctr.learners.fused_learner import FusedLearner

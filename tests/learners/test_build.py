@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.device import choose_device
 from stream_ctr.learners.torch_learner import TorchLearner

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import pytest
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners import compiled_kernels
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from tests.support.learner_events import MULTI, chunks, make_batch
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners import compiled_passes
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.rows import FIRST_CAPACITY

@@ -18,10 +18,11 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.cuda_graph import Run, recorded, rehearsed

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.fused_check import why_not_fused
 from stream_ctr.learners.fused_plan import Blocks, plan_network, plan_tiles

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stream_ctr.config.label_policy import POLICIES, LabelLoss, refuse_labels
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ConfigError, ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.compiled_labels import logit_gradient
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from stream_ctr.batch.per_event import per_event
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.optim.build import check_optimizer

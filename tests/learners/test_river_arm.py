@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from river import base, linear_model, optim
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.river_arm import RiverLearner, click_probability
 from stream_ctr.learners.river_inputs import ClickRates, OneHot

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import StateError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from stream_ctr.config.losses import LossesConfig
 from stream_ctr.events.log import Entry
-from stream_ctr.metrics.losses import LOSSES, LossCounts, LossesConfig, LossMonitor, RecentShare
+from stream_ctr.metrics.losses import LOSSES, LossCounts, LossMonitor, RecentShare
 from stream_ctr.metrics.reasons import MOST_REASONS, OTHER, ReasonCounts, reason_pattern
 
 WINDOW = 1000

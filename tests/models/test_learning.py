@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner

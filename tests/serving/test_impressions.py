@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_ctr.config.log import LogConfig
 from stream_ctr.errors import LogError, UsageError
-from stream_ctr.events.log import EventLog, LogConfig, Record, TopicPartition
+from stream_ctr.events.log import EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.events.sqlite_log import SqliteLog

@@ -10,11 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, GuardConfig, ThompsonConfig
+from stream_ctr.config.experiment import (
+    SECRET_VARIABLE,
+    ArmConfig,
+    ExperimentConfig,
+    GuardConfig,
+    ThompsonConfig,
+)
 from stream_ctr.errors import ConfigError, StateError, UsageError
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.control import ControlFile
-from stream_ctr.experiments.override import SECRET_VARIABLE, Override, sign_override
+from stream_ctr.experiments.override import Override, sign_override
 from stream_ctr.experiments.shared import SUMS, ArmSums, Sums, replace_file
 from stream_ctr.experiments.thompson import best_probabilities, with_floor
 from stream_ctr.predictors.snapshot import SnapshotContent, path_of

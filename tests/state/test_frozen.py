@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import StateError
 from stream_ctr.features import frozen_vocabulary
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.learners.base import Learner, LearnerConfig
+from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.pipeline.batch import PREDICT, Batch, RowChanges
 from stream_ctr.state import frozen as module

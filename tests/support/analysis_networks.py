@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.analysis.surface import Surface
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.torch_learner import TorchLearner
 from tests.support.learner_events import Schema, make_batch
 

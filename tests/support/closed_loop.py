@@ -15,13 +15,13 @@ import msgspec
 from simulators.settings import WorldConfig
 from simulators.world import World
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.datasets.world import WORLD_FIELDS
 from stream_ctr.events.records import Click, Impression
 from stream_ctr.features.keys import KeyEncoder
 from stream_ctr.features.tables import FeatureTables
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content

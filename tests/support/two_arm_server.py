@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
+from stream_ctr.config.log import LogConfig
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.events.log import LogConfig
 from stream_ctr.serving.server import run_server
 
 SALT = "serving-tests"

@@ -10,9 +10,9 @@ import pytest
 
 from stream_ctr.cli import main
 from stream_ctr.config.features import slot_fields
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.settings import load_settings
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.fields import resolve_fields

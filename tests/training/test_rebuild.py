@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, OffsetRangeError
 from stream_ctr.events.open import open_log
-from stream_ctr.learners.base import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore

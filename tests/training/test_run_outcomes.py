@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 
 from stream_ctr.cli import main
+from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.config.settings import load_settings
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
-from stream_ctr.experiments.assignment import BUCKETS
 from stream_ctr.experiments.users import UserHash
 from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.report import Reporter

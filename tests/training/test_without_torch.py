@@ -45,7 +45,7 @@ from stream_ctr.cli import main
 for arguments in json.loads(sys.argv[1]):
     assert main(arguments) == 0, arguments
     assert "torch" not in sys.modules, arguments
-from stream_ctr.learners.base import LearnerConfig
+from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.learners.build import build_learner
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig

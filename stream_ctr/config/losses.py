@@ -1,0 +1,18 @@
+"""The table [losses]: when records that are read and not used are a warning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LossesConfig:
+    """When records that are read and not used are a warning."""
+
+    warn_share: float = 0.01
+    """Share of the impressions (or clicks) read above which dead letters, late, orphaned or otherwise dropped
+    ones are a warning; 1 never warns."""
+    window_records: int = 10_000
+    """Most recent impressions, and most recent clicks, that the share is over while a job runs."""
+    minimum_records: int = 20
+    """Lost records of one kind in that window below which there is no warning while a job runs."""
