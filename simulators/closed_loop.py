@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from simulators.visits import Visits
     from simulators.writer import Topics
     from stream_ctr.events.log import EventLog
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
 CANDIDATES: Final = 8
 CONNECTIONS: Final = 8
@@ -90,8 +90,8 @@ def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, li
     from simulators.writer import Topics
     from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.signals import stop_on_signals
-    from stream_ctr.training.report import Reporter
 
     topics = Topics(arguments.impressions, arguments.clicks, arguments.partitions)
     token = os.environ[arguments.token_env] if arguments.token_env else None

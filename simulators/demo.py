@@ -22,7 +22,7 @@ from simulators.processes import Children, children, pause
 from stream_ctr.errors import StreamCTRError, UsageError
 
 if TYPE_CHECKING:
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
 READY_SECONDS: Final = 900.0
 """Longest start: on a busy machine that compiles every kernel first."""
@@ -51,8 +51,8 @@ class Demo:
 
     def run(self, arguments: argparse.Namespace) -> int:
         from simulators.demo_report import make_result, print_result
-        from stream_ctr.metrics.picture import why_no_pictures
-        from stream_ctr.training.report import Reporter
+        from stream_ctr.reporting.figure import why_no_pictures
+        from stream_ctr.reporting.progress import Reporter
 
         _check(arguments)
         folder = new_folder(arguments.out)

@@ -25,8 +25,8 @@ def make_result(
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.config.settings import load_settings
     from stream_ctr.experiments.report_model import read_report
-    from stream_ctr.metrics.picture import why_no_pictures
     from stream_ctr.metrics.progressive import ProgressiveMetrics
+    from stream_ctr.reporting.figure import why_no_pictures
     from stream_ctr.training.checkpoint import CheckpointStore
 
     settings = load_settings(config)
@@ -72,7 +72,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
 
     from stream_ctr.experiments.report_model import Report
     from stream_ctr.experiments.report_table import print_report
-    from stream_ctr.metrics.picture import why_no_pictures
+    from stream_ctr.reporting.figure import why_no_pictures
 
     console = Console()
     console.print()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simulators.writer_resume import Position
     from stream_ctr.datasets.base import Dataset
     from stream_ctr.events.log import EventLog
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
 
 class Job(NamedTuple):
@@ -82,8 +82,8 @@ def run_writer(
     from simulators.writer_resume import Position
     from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.signals import stop_on_signals
-    from stream_ctr.training.report import Reporter
 
     topics = Topics(arguments.impressions, arguments.clicks, arguments.partitions)
     security = load_settings(arguments.config).log.security

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from stream_ctr.errors import StreamCTRError, printable
-from stream_ctr.metrics.picture import require_pictures
+from stream_ctr.reporting.figure import require_pictures
 
 COMMANDS = {
     "train": "stream_ctr.training.command:Train",

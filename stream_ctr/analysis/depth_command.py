@@ -84,7 +84,7 @@ def measure(arguments: argparse.Namespace, depths: tuple[int, ...]) -> tuple[lis
     from stream_ctr.analysis.training import same_base
     from stream_ctr.config.settings import load_settings
     from stream_ctr.models.check import check_model
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
     optimizer = same_base(arguments.optimizer, arguments.rate)
     settings = load_settings(arguments.config)
@@ -163,7 +163,7 @@ def print_report(found: dict[str, Any]) -> None:
     """A row a depth: without skip logits, and with them."""
     from rich.table import Table
 
-    from stream_ctr.analysis.tables import console as new_console
+    from stream_ctr.reporting.console import console as new_console
 
     title = f"{found['dataset']}: towers of width {found['width']}, plain | with SML"
     table = Table(title=title)
@@ -210,7 +210,7 @@ def print_report(found: dict[str, Any]) -> None:
 def plot(results: list[DepthResult], path: Path, title: str) -> None:
     """Six panels, a line with and one without skip logits."""
     from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number
-    from stream_ctr.metrics.picture import write_figure
+    from stream_ctr.reporting.figure import write_figure
 
     figure, axes = panels(2, 3, title, "each point one network, trained on the same rows")
     for number, (sml, name) in enumerate(((False, "plain"), (True, "SML"))):

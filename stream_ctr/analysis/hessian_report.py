@@ -129,7 +129,7 @@ def finite(value: float, digits: int) -> float | None:
 
 def print_report(found: dict[str, Any]) -> None:
     """A table for each field, a row for each optimizer: means over the seeds."""
-    from stream_ctr.analysis.tables import console as new_console
+    from stream_ctr.reporting.console import console as new_console
 
     console = new_console()
     for field in dict.fromkeys(row["field"] for row in found["rows"]):
@@ -201,7 +201,7 @@ def _bracket(own: dict[str, float | None], part: str, form: str) -> str:
 def plot(results: list[FieldResult], path: Path, title: str) -> None:
     """Eigenvalue and gradient norm against frequency, raw and per event: first field, first seed."""
     from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels
-    from stream_ctr.metrics.picture import write_figure
+    from stream_ctr.reporting.figure import write_figure
 
     first = results[0]
     shown = [r for r in results if r.field == first.field and r.seed == first.seed]

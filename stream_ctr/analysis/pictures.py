@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stream_ctr.metrics.picture import dress as dress_axes
-from stream_ctr.metrics.picture import new_figure
 from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
+from stream_ctr.reporting.figure import dress as dress_axes
+from stream_ctr.reporting.figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stream_ctr.training.report import Reporter
+from stream_ctr.reporting.progress import Reporter
 
 
 def progress_of(reporter: Reporter, what: str, of: int, **names: object) -> Callable[[int], None]:

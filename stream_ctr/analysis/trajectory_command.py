@@ -67,7 +67,7 @@ def measure(arguments: argparse.Namespace) -> tuple[list[Trajectory], Rows]:
     from stream_ctr.analysis.trajectory import follow
     from stream_ctr.config.settings import load_settings
     from stream_ctr.optim.presets import preset
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
     settings = load_settings(arguments.config)
     if settings.learner.kind == "river":
@@ -140,7 +140,7 @@ def print_report(found: dict[str, Any]) -> None:
     """A row an optimizer."""
     from rich.table import Table
 
-    from stream_ctr.analysis.tables import console as new_console
+    from stream_ctr.reporting.console import console as new_console
 
     table = Table(title=f"{found['dataset']}: {found['events']:,} events, one at a time")
     table.add_column("optimizer")
@@ -175,7 +175,7 @@ def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
     import numpy as np
 
     from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels
-    from stream_ctr.metrics.picture import write_figure
+    from stream_ctr.reporting.figure import write_figure
 
     figure, axes = panels(2, 2, title, "all optimizers from one start, on the same events")
     for number, (way, place) in enumerate(zip(ways, plane.places, strict=True)):

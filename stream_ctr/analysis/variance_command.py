@@ -36,7 +36,7 @@ class Variance:
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.analysis.progress import progress_of
         from stream_ctr.analysis.variance import FORMS, measure
-        from stream_ctr.training.report import Reporter
+        from stream_ctr.reporting.progress import Reporter
 
         at_least(arguments, "width", 1)
         at_least(arguments, "seeds", 2)
@@ -99,7 +99,7 @@ def print_report(found: dict[str, Any]) -> None:
     """A row a depth, a group a form."""
     from rich.table import Table
 
-    from stream_ctr.analysis.tables import console as new_console
+    from stream_ctr.reporting.console import console as new_console
 
     table = Table(title=f"variance of the logit, initial networks of width {found['width']}")
     for column in ("", "layers", "measured", "predicted", "measured / predicted", "bound", "median network"):
@@ -133,7 +133,7 @@ def print_report(found: dict[str, Any]) -> None:
 def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> None:
     """Measured points over predicted lines, both axes logarithmic."""
     from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number
-    from stream_ctr.metrics.picture import write_figure
+    from stream_ctr.reporting.figure import write_figure
 
     figure, axes = panels(
         1, 2, f"variance of the logit before learning, width {width}", f"{seeds} networks a point"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stream_ctr.config.experiment import Arm
     from stream_ctr.config.model import ModelConfig
     from stream_ctr.config.settings import Settings
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
 BATCH_ONLY = (
     *("split", "shares", "split_seed", "epochs", "patience", "rate_factor", "batch_size", "minimum_count"),
@@ -122,7 +122,7 @@ def run_batch(
     from stream_ctr.batch.report import as_json, print_table
     from stream_ctr.batch.run import prepare, run
     from stream_ctr.datasets.base import open_dataset, parse_options
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
     protocol = protocol_of(arguments)
     if arguments.seed is not None:

@@ -23,7 +23,7 @@ class Labels:
         from stream_ctr.bench.labels import MINIMUM_EVENTS, measure_policies
         from stream_ctr.bench.labels_join import measure_joiner
         from stream_ctr.bench.labels_report import as_json, plot_policies, print_tables
-        from stream_ctr.training.report import Reporter
+        from stream_ctr.reporting.progress import Reporter
 
         events: int = arguments.events
         if not MINIMUM_EVENTS <= events <= 10**9:

@@ -56,7 +56,7 @@ class Optimizers:
         from stream_ctr.bench.optimizer_spaces import chosen_methods
         from stream_ctr.bench.optimizers import study
         from stream_ctr.bench.optimizers_report import as_json, draw, print_table
-        from stream_ctr.training.report import Reporter
+        from stream_ctr.reporting.progress import Reporter
 
         plan = _plan(arguments)
         methods = chosen_methods(arguments.methods)

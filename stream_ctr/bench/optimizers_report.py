@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.optimizers import Plan, Tested, compared, log_losses
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.metrics.picture import new_figure
 from stream_ctr.metrics.sums import Sums
+from stream_ctr.reporting.figure import new_figure
 
 if TYPE_CHECKING:
     from stream_ctr.datasets.base import Dataset

@@ -15,7 +15,7 @@ from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
     from stream_ctr.bench.papers_grid import Cell, GridProgress
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
 OPTIMIZERS = "adam,nadam,radam,sam,asam,helen"
 """Those of Helen's main table."""
@@ -63,8 +63,8 @@ class Papers:
         from stream_ctr.bench.papers_report import as_json, plot_grid, print_tables
         from stream_ctr.config.settings import load_settings
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
+        from stream_ctr.reporting.progress import Reporter
         from stream_ctr.training.lock import StateLock
-        from stream_ctr.training.report import Reporter
 
         protocol = protocol_of(arguments)
         cells = cells_of(arguments)

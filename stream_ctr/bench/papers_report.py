@@ -20,7 +20,7 @@ from stream_ctr.bench.papers_tables import (
     optimizer_table,
 )
 from stream_ctr.errors import UsageError
-from stream_ctr.metrics.picture import new_figure, write_figure
+from stream_ctr.reporting.figure import new_figure, write_figure
 
 TITLES: Final = {"": "without SML", META_TANH: "with SML"}
 

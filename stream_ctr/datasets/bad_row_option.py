@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stream_ctr.datasets.base import Dataset
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
 
 def add_bad_row_argument(parser: argparse.ArgumentParser) -> None:

@@ -91,7 +91,7 @@ def _list(log: EventLog, settings: Settings, selection: Selection, arguments: ar
 
 def _replay(log: EventLog, settings: Settings, selection: Selection, arguments: argparse.Namespace) -> int:
     from stream_ctr.events.replay import replay_dead_letters
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
     topic, dry_run = settings.log.dead_letters, arguments.dry_run
     with Reporter("dead-letters") as reporter:

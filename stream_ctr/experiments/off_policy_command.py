@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from stream_ctr.experiments.off_policy_check import uniform_mean
     from stream_ctr.experiments.reward_model import against_uniform
     from stream_ctr.experiments.sequence import check_level
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
 
     check_level(arguments.alpha)
     dataset = OpenBandit()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stream_ctr.events.log import EventLog
     from stream_ctr.experiments.report_model import Report
     from stream_ctr.experiments.watch_daemon import Watcher
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.training.run_report import RunReport
 
 

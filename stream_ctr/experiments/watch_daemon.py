@@ -16,11 +16,11 @@ from stream_ctr.experiments.report_model import Progress, Report
 from stream_ctr.experiments.watch_core import WatchCore, watch_identity
 from stream_ctr.experiments.watch_output import WatchOutput
 from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.inline_saving import InlineSaver
 from stream_ctr.training.intake import Intake
 from stream_ctr.training.opening import open_state
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.run_outcomes import RunOutcomes
 from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.start import find_place, input_topics

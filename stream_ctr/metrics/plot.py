@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream_ctr.errors import UsageError
 from stream_ctr.metrics.curve import CurvePoint
-from stream_ctr.metrics.picture import dress, new_figure, write_figure
+from stream_ctr.reporting.figure import dress, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

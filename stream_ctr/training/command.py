@@ -19,7 +19,7 @@ from stream_ctr.training.daemon_command import (
 if TYPE_CHECKING:
     from stream_ctr.batch.warm_start import WarmStart
     from stream_ctr.events.log import EventLog
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.training.trainer import Summary, Trainer
 
 

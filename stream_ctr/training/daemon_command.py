@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
     from stream_ctr.events.log import EventLog
-    from stream_ctr.training.report import Reporter
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.training.run_report import RunReport
 
 T = TypeVar("T")
@@ -88,9 +88,9 @@ def run_daemon(
         StreamCTRError: the folder is in use, or the log cannot be opened.
     """
     from stream_ctr.events.open import open_log
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.signals import stop_on_signals
     from stream_ctr.training.lock import StateLock
-    from stream_ctr.training.report import Reporter
     from stream_ctr.training.wait import wait_for_log
 
     with stop_on_signals() as stop, Reporter(job) as reporter, StateLock(folder):

@@ -76,8 +76,8 @@ class Evaluate:
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
+        from stream_ctr.reporting.progress import Reporter
         from stream_ctr.training.evaluate import evaluate
-        from stream_ctr.training.report import Reporter
 
         _check(arguments)
         apply_bad_row_argument(arguments)

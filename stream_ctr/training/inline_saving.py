@@ -8,9 +8,9 @@ from importlib.metadata import version
 from typing import Final, Protocol
 
 from stream_ctr.errors import LogError, StateError
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
 from stream_ctr.training.opening import Opening
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.start import Resumable
 
 RETRY_SECONDS: Final = 5.0

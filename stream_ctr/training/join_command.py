@@ -16,8 +16,8 @@ from stream_ctr.training.daemon_command import (
 
 if TYPE_CHECKING:
     from stream_ctr.events.log import EventLog
+    from stream_ctr.reporting.progress import Reporter
     from stream_ctr.training.join_daemon import JoinDaemon
-    from stream_ctr.training.report import Reporter
     from stream_ctr.training.run_report import RunReport
 
 

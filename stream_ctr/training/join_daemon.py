@@ -17,6 +17,7 @@ from stream_ctr.metrics.server import MetricsServer
 from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
 from stream_ctr.training.identity import order_identity
@@ -24,7 +25,6 @@ from stream_ctr.training.inline_saving import InlineSaver
 from stream_ctr.training.intake import Intake
 from stream_ctr.training.join_output import MAX_WAITING, JoinOutput
 from stream_ctr.training.opening import open_state
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.run_outcomes import RunOutcomes
 from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.start import find_place

@@ -18,9 +18,9 @@ from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.labelled import LabelledDecoder
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.start import (
     LogPlace,
     Resumable,

@@ -27,11 +27,11 @@ from stream_ctr.predictors.export import model_parts
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import open_fixed
 from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.run_outcomes import RunOutcomes
 
 PUBLISH_SECONDS = 0.25

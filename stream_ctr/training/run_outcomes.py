@@ -26,7 +26,7 @@ from stream_ctr.metrics.losses import (
 from stream_ctr.metrics.reasons import ReasonCounts
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.time_units import like_seconds
-from stream_ctr.training.report import Reporter
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.run_report import RunReport, Warned
 
 LOOK_SECONDS: Final = 0.5

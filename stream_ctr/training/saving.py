@@ -17,11 +17,11 @@ from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.segments import names_in, remove_others
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.background import Background
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core
-from stream_ctr.training.report import Reporter
 
 RETRY_SECONDS: Final = 5.0
 """Longest time until a checkpoint that failed is tried again."""

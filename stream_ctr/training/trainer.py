@@ -22,6 +22,7 @@ from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scanner import RecordScanner
 from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.core import Core, Step
@@ -30,7 +31,6 @@ from stream_ctr.training.identity import identity
 from stream_ctr.training.intake import Intake
 from stream_ctr.training.opening import open_state
 from stream_ctr.training.publish import Publisher
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.run_outcomes import RunOutcomes
 from stream_ctr.training.run_report import RunReport
 from stream_ctr.training.saving import Saver

@@ -11,7 +11,7 @@ from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log
 from stream_ctr.metrics.exposition import TrainerMetrics
 from stream_ctr.metrics.server import MetricsServer
-from stream_ctr.training.report import Reporter
+from stream_ctr.reporting.progress import Reporter
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0

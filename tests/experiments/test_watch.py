@@ -25,9 +25,9 @@ from stream_ctr.experiments.report_model import Progress, Report, read_report
 from stream_ctr.experiments.shared import Sums, read_sums
 from stream_ctr.experiments.watch_daemon import Watcher
 from stream_ctr.experiments.watch_report import build_report
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.join_daemon import JoinDaemon
-from stream_ctr.training.report import Reporter
 from tests.support.experiment_logs import (
     SHADOW,
     START_MS,

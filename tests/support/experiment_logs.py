@@ -18,7 +18,7 @@ from stream_ctr.events.records import Click, Impression
 from stream_ctr.experiments.assignment import Assigner
 from stream_ctr.experiments.report_model import Report
 from stream_ctr.experiments.watch_daemon import Watcher
-from stream_ctr.training.report import Reporter
+from stream_ctr.reporting.progress import Reporter
 
 START_MS = 1_700_000_000_000
 STEP_MS = 20

@@ -22,6 +22,7 @@ from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Applied
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state import frozen
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.frozen import FrozenState
@@ -31,7 +32,6 @@ from stream_ctr.training.background import Background
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.core import Core, Step
 from stream_ctr.training.fields import resolve_fields
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.start import input_topics
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import WatchedFiles

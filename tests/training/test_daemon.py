@@ -27,10 +27,10 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.pipeline.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import versions
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.lock import StateLock
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import FailingFiles
 from tests.support.faulty_streams import START_MS, extend_stream, write_config, write_stream

@@ -34,8 +34,8 @@ from stream_ctr.events.kafka_client import kafka, servers_of
 from stream_ctr.events.kafka_log import KafkaLog
 from stream_ctr.events.log import EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import write_config, write_stream
 from tests.support.free_ports import free_port

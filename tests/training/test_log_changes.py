@@ -21,10 +21,10 @@ from stream_ctr.events.log import Entry, EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.sqlite_log import SqliteReader
 from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from stream_ctr.training.join_daemon import JoinDaemon
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
 

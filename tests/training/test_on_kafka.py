@@ -10,8 +10,8 @@ import pytest
 from stream_ctr.config.settings import load_settings
 from stream_ctr.events.log import EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.core import Core
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import write_config, write_stream
 from tests.support.kafka_broker import Broker

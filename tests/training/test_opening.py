@@ -22,9 +22,9 @@ from stream_ctr.events.open import open_log
 from stream_ctr.experiments.watch_daemon import Watcher
 from stream_ctr.pipeline.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import SNAPSHOTS, read_current
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake
 from stream_ctr.training.join_daemon import JoinDaemon
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
 

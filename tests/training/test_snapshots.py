@@ -18,8 +18,8 @@ from stream_ctr.events.records import FeatureValue
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import SnapshotReader, load_snapshot
 from stream_ctr.predictors.snapshot import path_of, versions
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.core import Core
-from stream_ctr.training.report import Reporter
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
 

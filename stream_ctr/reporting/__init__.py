@@ -1,0 +1,1 @@
+"""Live progress, the console, and figures."""
