@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream_ctr.experiments.report_model import Report
 from stream_ctr.metrics.curve import CurvePoint
-from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE, short
-from stream_ctr.reporting.figure import dress, new_figure, write_figure
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, short, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

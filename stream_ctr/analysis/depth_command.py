@@ -209,8 +209,7 @@ def print_report(found: dict[str, Any]) -> None:
 
 def plot(results: list[DepthResult], path: Path, title: str) -> None:
     """Six panels, a line with and one without skip logits."""
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number
-    from stream_ctr.reporting.figure import write_figure
+    from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, plain_number, write_figure
 
     figure, axes = panels(2, 3, title, "each point one network, trained on the same rows")
     for number, (sml, name) in enumerate(((False, "plain"), (True, "SML"))):
@@ -240,6 +239,6 @@ def plot(results: list[DepthResult], path: Path, title: str) -> None:
     for panel, (heading, y) in zip(axes, names, strict=True):
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(plain_number)
-        dress(panel, heading, "hidden layers", y)
+        dress_panel(panel, heading, "hidden layers", y)
     axes[1].legend(frameon=False)
     write_figure(figure, path)

@@ -200,8 +200,7 @@ def _bracket(own: dict[str, float | None], part: str, form: str) -> str:
 
 def plot(results: list[FieldResult], path: Path, title: str) -> None:
     """Eigenvalue and gradient norm against frequency, raw and per event: first field, first seed."""
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels
-    from stream_ctr.reporting.figure import write_figure
+    from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, write_figure
 
     first = results[0]
     shown = [r for r in results if r.field == first.field and r.seed == first.seed]
@@ -232,6 +231,6 @@ def plot(results: list[FieldResult], path: Path, title: str) -> None:
     for panel, (name, y) in zip(axes, names, strict=True):
         panel.set_xscale("log")
         panel.set_yscale("log", nonpositive="mask")
-        dress(panel, name, "N, events of the feature", y)
+        dress_panel(panel, name, "N, events of the feature", y)
     axes[0].legend(frameon=False)
     write_figure(figure, path)

@@ -174,8 +174,7 @@ def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
     """The ways in their common plane, moves and loss along the stream."""
     import numpy as np
 
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels
-    from stream_ctr.reporting.figure import write_figure
+    from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, write_figure
 
     figure, axes = panels(2, 2, title, "all optimizers from one start, on the same events")
     for number, (way, place) in enumerate(zip(ways, plane.places, strict=True)):
@@ -191,10 +190,12 @@ def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
     axes[0].plot(0.0, 0.0, marker="*", color=COLOURS[-2], markersize=10, linestyle="none", label="start")
     axes[0].legend(frameon=False, fontsize=8)
     first, second = plane.explained
-    dress(axes[0], "dense weights, common plane", f"component 1 ({first:.0%})", f"component 2 ({second:.0%})")
-    dress(axes[1], "log loss, running mean", "events", "nats / event")
-    dress(axes[2], "move of the dense weights, each interval", "events", "length")
-    dress(axes[3], "move of the embedding rows, each interval", "events", "length")
+    dress_panel(
+        axes[0], "dense weights, common plane", f"component 1 ({first:.0%})", f"component 2 ({second:.0%})"
+    )
+    dress_panel(axes[1], "log loss, running mean", "events", "nats / event")
+    dress_panel(axes[2], "move of the dense weights, each interval", "events", "length")
+    dress_panel(axes[3], "move of the embedding rows, each interval", "events", "length")
     for panel in (axes[2], axes[3]):
         panel.set_yscale("log", nonpositive="mask")
     write_figure(figure, path)

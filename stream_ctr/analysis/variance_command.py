@@ -132,8 +132,7 @@ def print_report(found: dict[str, Any]) -> None:
 
 def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> None:
     """Measured points over predicted lines, both axes logarithmic."""
-    from stream_ctr.analysis.pictures import COLOURS, MARKERS, dress, panels, plain_number
-    from stream_ctr.reporting.figure import write_figure
+    from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, plain_number, write_figure
 
     figure, axes = panels(
         1, 2, f"variance of the logit before learning, width {width}", f"{seeds} networks a point"
@@ -163,6 +162,6 @@ def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> N
         panel.set_xscale("log")
         panel.set_yscale("log", nonpositive="mask")
         panel.xaxis.set_major_formatter(plain_number)
-        dress(panel, name, "hidden layers", "Var(z)")
+        dress_panel(panel, name, "hidden layers", "Var(z)")
     axes[0].legend(frameon=False, fontsize=8)
     write_figure(figure, path)

@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
-from stream_ctr.reporting.figure import dress, new_figure, write_figure
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
 
 if TYPE_CHECKING:
     from stream_ctr.batch.fit import Fit

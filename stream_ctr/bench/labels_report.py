@@ -11,8 +11,7 @@ from typing import Any
 from stream_ctr.bench.labels import CLICK_RATE, STEADY, WINDOW_SECONDS, PolicyRun
 from stream_ctr.bench.labels_join import JoinRun
 from stream_ctr.bench.machine import describe_machine
-from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE, short
-from stream_ctr.reporting.figure import dress, new_figure, write_figure
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, short, write_figure
 
 STYLES = {"wait": (GREY, "-"), "fast": (BLUE, "-"), "fnw": (GREEN, "--"), "naive": (ORANGE, "-.")}
 

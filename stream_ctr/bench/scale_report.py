@@ -12,7 +12,7 @@ from stream_ctr.bench.machine import describe_machine, load_average, print_machi
 from stream_ctr.bench.scale import Size
 from stream_ctr.bench.scale_child import DRAWS
 from stream_ctr.errors import StreamCTRError, UsageError
-from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE
 
 
 def as_json(sizes: list[Size], optimizer: str) -> list[dict[str, Any]]:

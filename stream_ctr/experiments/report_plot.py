@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.errors import UsageError
 from stream_ctr.experiments.report_model import Point, Report
 from stream_ctr.experiments.report_words import VERDICT_WORDS, reasons
-from stream_ctr.metrics.plot import BLUE, GREEN, GREY, ORANGE
-from stream_ctr.reporting.figure import dress, new_figure, write_figure
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from stream_ctr.errors import UsageError
 from stream_ctr.metrics.curve import CurvePoint
-from stream_ctr.reporting.figure import dress, new_figure, write_figure
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, short, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's palette, told apart with any colour vision; line styles differ as well.
-BLUE: Final = "#0072B2"
-ORANGE: Final = "#D55E00"
-GREEN: Final = "#009E73"
-GREY: Final = "#595959"
 
 
 def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title: str, window: int) -> None:
@@ -55,18 +49,6 @@ def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title
     )
     figure.align_ylabels()
     write_figure(figure, path)
-
-
-def short(count: float) -> str:
-    """A count as an axis shows it.
-
-    >>> [short(n) for n in (0, 500, 80_000, 2_500_000)]
-    ['0', '500', '80k', '2.5M']
-    """
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= size:
-            return f"{count / size:g}{unit}"
-    return f"{count:g}"
 
 
 def _loss(axes: Axes, points: Sequence[CurvePoint]) -> None:

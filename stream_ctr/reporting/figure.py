@@ -1,10 +1,13 @@
-"""A figure to draw on, and its way into a PNG; how panels are dressed."""
+"""A figure to draw on, and its way into a PNG; how panels are dressed.
+
+Figures of several panels, as the analyses draw them, share one palette.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stream_ctr.errors import StreamCTRError, UsageError
 
@@ -13,6 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MISSING = "plots need matplotlib; install it with: pip install 'stream-ctr[plots]'"
+
+# Okabe and Ito's palette, told apart with any colour vision; line styles differ as well.
+BLUE: Final = "#0072B2"
+ORANGE: Final = "#D55E00"
+GREEN: Final = "#009E73"
+GREY: Final = "#595959"
+
+COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", GREY)
+"""Okabe and Ito's palette, told apart with any colour vision; markers differ as well."""
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def why_no_pictures() -> str | None:
@@ -64,3 +77,44 @@ def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(path, format="png")
     except OSError as error:
         raise StreamCTRError(f"cannot write the plot {path}: {error.strerror or error}") from None
+
+
+def short(count: float) -> str:
+    """A count as an axis shows it.
+
+    >>> [short(n) for n in (0, 500, 80_000, 2_500_000)]
+    ['0', '500', '80k', '2.5M']
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= size:
+            return f"{count / size:g}{unit}"
+    return f"{count:g}"
+
+
+def panels(rows: int, columns: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
+    """A figure of panels under one heading."""
+    figure = new_figure(4.6 * columns, 3.6 * rows + 0.7, dpi=130)
+    figure.suptitle(f"{title}\n{subtitle}", fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
+
+
+def dress_panel(axes: Axes, title: str, x: str, y: str) -> None:
+    """Titles and grid of one panel, after its scales are set."""
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    dress(axes)
+    if axes.get_xscale() == "log":  # labels between the powers of ten run into each other
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def plain_number(value: float, _: object) -> str:
+    """A tick of a logarithmic axis as people write it.
+
+    >>> plain_number(100.0, None)
+    '100'
+    """
+    return f"{value:g}"
