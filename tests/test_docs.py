@@ -21,10 +21,10 @@ from stream_ctr.config.settings import Settings, load_settings
 from stream_ctr.datasets.schema import Schema, load_schema
 from stream_ctr.experiments.report_model import read_report
 from stream_ctr.experiments.watch_metrics import ExperimentMetrics
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.loss_metrics import JOIN_PREFIX, LossMetrics
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.serving.metrics import ServeMetrics
-from tests.metrics.test_exposition import full_numbers
+from tests.monitoring.test_exposition import full_numbers
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")])

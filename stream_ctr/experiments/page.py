@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Final
 
-from stream_ctr.metrics.server import Route
+from stream_ctr.monitoring.http_server import Route
 
 SCRIPTS: Final = ("text.js", "chart.js", "series.js", "view.js", "page.js")
 """In this order they are one script."""

@@ -141,7 +141,7 @@ def _serve(
     """Open the port; it is closed with ``stack``."""
     from stream_ctr.experiments.page import page_routes
     from stream_ctr.experiments.watch_metrics import ExperimentMetrics
-    from stream_ctr.metrics.server import MetricsServer
+    from stream_ctr.monitoring.http_server import MetricsServer
 
     def ready() -> str | None:
         latest = watcher().output.latest

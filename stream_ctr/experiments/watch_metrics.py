@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from stream_ctr.experiments.figures import DEFINITIONS
 from stream_ctr.experiments.report_model import Bounded, Report
-from stream_ctr.metrics.loss_metrics import LossNumbers, loss_families
+from stream_ctr.monitoring.loss_metrics import LossNumbers, loss_families
 
 PREFIX: Final = "stream_ctr_experiment_"
 _ENDS: Final = (

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.metrics.adwin import Detector, adwin_from_record, adwin_record, new_adwin
+from stream_ctr.metrics.adwin_state import Detector, adwin_from_record, adwin_record, new_adwin
 from stream_ctr.state.state import State, stored_integer
 
 BLOCK: Final = 8

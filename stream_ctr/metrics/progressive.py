@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.metrics.curve import Curve
 from stream_ctr.metrics.drift import DriftDetector
-from stream_ctr.metrics.pending import SCORED, UNMATCHED, Pending
+from stream_ctr.metrics.open_predictions import SCORED, UNMATCHED, Pending
 from stream_ctr.metrics.sums import MetricValues, Sums, log_losses, running_base_rates
 from stream_ctr.metrics.window import Window
 from stream_ctr.pipeline.batch import Batch

@@ -113,7 +113,7 @@ class Evaluate:
         else:
             _print_table(results, dataset, left_out)
         if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
-            from stream_ctr.metrics.plot import plot_curve
+            from stream_ctr.metrics.curve_plot import plot_curve
 
             plot_curve(
                 results[0].curve.points,

@@ -12,8 +12,8 @@ from stream_ctr.config.settings import Settings
 from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
-from stream_ctr.metrics.loss_metrics import JOIN_PREFIX, LossMetrics
-from stream_ctr.metrics.server import MetricsServer
+from stream_ctr.monitoring.http_server import MetricsServer
+from stream_ctr.monitoring.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder

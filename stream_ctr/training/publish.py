@@ -19,9 +19,9 @@ from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.numbers import Durations, Spread, TrainerNumbers
-from stream_ctr.metrics.server import MetricsServer
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.http_server import MetricsServer
+from stream_ctr.monitoring.trainer_numbers import Durations, Spread, TrainerNumbers
 from stream_ctr.pipeline.batch import LEARN
 from stream_ctr.predictors.export import model_parts
 from stream_ctr.predictors.predictor import Predictor

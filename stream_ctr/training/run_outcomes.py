@@ -12,8 +12,9 @@ from typing import Final, Protocol
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import Entry
-from stream_ctr.metrics.loss_metrics import LossNumbers
-from stream_ctr.metrics.losses import (
+from stream_ctr.monitoring.dead_letter_reasons import ReasonCounts
+from stream_ctr.monitoring.loss_metrics import LossNumbers
+from stream_ctr.monitoring.record_losses import (
     LOSSES,
     NOTHING_LEARNED,
     OTHER_WARNINGS,
@@ -23,7 +24,6 @@ from stream_ctr.metrics.losses import (
     LossCounts,
     LossMonitor,
 )
-from stream_ctr.metrics.reasons import ReasonCounts
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.time_units import like_seconds
 from stream_ctr.reporting.progress import Reporter

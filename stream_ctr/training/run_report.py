@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stream_ctr.errors import NothingUsedError
-from stream_ctr.metrics.losses import LOSSES, Base, LossCounts
-from stream_ctr.metrics.reasons import ReasonCount
+from stream_ctr.monitoring.dead_letter_reasons import ReasonCount
+from stream_ctr.monitoring.record_losses import LOSSES, Base, LossCounts
 
 SHOWN_REASONS: Final = 10
 """Reasons of dead letters that the table shows."""

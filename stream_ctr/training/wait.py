@@ -9,8 +9,8 @@ from stream_ctr.config.settings import Settings
 from stream_ctr.errors import LogAwayError
 from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.server import MetricsServer
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.reporting.progress import Reporter
 
 FIRST_PAUSE_SECONDS = 0.5

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.metrics.adwin import Detector, adwin_from_record, adwin_record, new_adwin
+from stream_ctr.metrics.adwin_state import Detector, adwin_from_record, adwin_record, new_adwin
 from stream_ctr.metrics.drift import BLOCK, CLOCK, DriftDetector, block_means
 
 

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from stream_ctr.experiments.page import page_routes
 from stream_ctr.experiments.report_model import Report, decode_report, encode_report
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.server import MetricsServer
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.http_server import MetricsServer
 
 EXAMPLE = Path(__file__).parents[1] / "experiments" / "report_example.json"
 expect.set_options(timeout=60_000)  # playwright's own five seconds are few for a busy machine

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from stream_ctr.experiments.page import page_html, page_routes
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.server import MetricsServer
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.http_server import MetricsServer
 
 
 class Report:

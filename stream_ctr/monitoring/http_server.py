@@ -71,7 +71,7 @@ class MetricsServer:
     """Serves a collector from a thread of its own until closed.
 
     >>> import urllib.request
-    >>> from stream_ctr.metrics.exposition import TrainerMetrics
+    >>> from stream_ctr.monitoring.exposition import TrainerMetrics
     >>> server = MetricsServer("127.0.0.1", 0, TrainerMetrics())
     >>> urllib.request.urlopen(f"http://127.0.0.1:{server.port}/health/live").read()
     b'live\\n'

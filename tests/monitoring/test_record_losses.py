@@ -8,8 +8,8 @@ import pytest
 
 from stream_ctr.config.losses import LossesConfig
 from stream_ctr.events.log import Entry
-from stream_ctr.metrics.losses import LOSSES, LossCounts, LossMonitor, RecentShare
-from stream_ctr.metrics.reasons import MOST_REASONS, OTHER, ReasonCounts, reason_pattern
+from stream_ctr.monitoring.dead_letter_reasons import MOST_REASONS, OTHER, ReasonCounts, reason_pattern
+from stream_ctr.monitoring.record_losses import LOSSES, LossCounts, LossMonitor, RecentShare
 
 WINDOW = 1000
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from stream_ctr.metrics.numbers import QUANTILES, Spread, TrainerNumbers
 from stream_ctr.metrics.sums import MetricValues
+from stream_ctr.monitoring.trainer_numbers import QUANTILES, Spread, TrainerNumbers
 
 PREFIX: Final = "stream_ctr_"
 Samples = list[tuple[tuple[str, ...], float]]

@@ -12,7 +12,7 @@ import pytest
 
 from stream_ctr.errors import StreamCTRError, UsageError
 from stream_ctr.metrics.curve import CurvePoint
-from stream_ctr.metrics.plot import plot_curve
+from stream_ctr.metrics.curve_plot import plot_curve
 
 NAN = float("nan")
 

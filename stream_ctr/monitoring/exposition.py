@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from stream_ctr.metrics.families import COUNTERS, GAUGES, PREFIX, behind
-from stream_ctr.metrics.numbers import BOUNDS_SECONDS, TrainerNumbers
+from stream_ctr.monitoring.families import COUNTERS, GAUGES, PREFIX, behind
+from stream_ctr.monitoring.trainer_numbers import BOUNDS_SECONDS, TrainerNumbers
 from stream_ctr.pipeline.delays import DELAY_BOUNDS_SECONDS
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.numbers import TrainerNumbers
-from stream_ctr.metrics.server import MOST_CLIENTS, RENDER_SECONDS, MetricsServer, Page
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.http_server import MOST_CLIENTS, RENDER_SECONDS, MetricsServer, Page
+from stream_ctr.monitoring.trainer_numbers import TrainerNumbers
 
 
 class Site:

@@ -13,9 +13,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_ctr.events.log import TopicPartition
-from stream_ctr.metrics.exposition import TrainerMetrics
-from stream_ctr.metrics.numbers import BOUNDS_SECONDS, Durations, Spread, TrainerNumbers
 from stream_ctr.metrics.progressive import ProgressiveMetrics
+from stream_ctr.monitoring.exposition import TrainerMetrics
+from stream_ctr.monitoring.trainer_numbers import BOUNDS_SECONDS, Durations, Spread, TrainerNumbers
 from tests.support.metric_events import delayed_stream
 
 NOW = 1_700_000_000.0

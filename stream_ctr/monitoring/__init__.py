@@ -1,0 +1,1 @@
+"""Prometheus families, the trainer's numbers, and the HTTP port."""
