@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
+    from stream_ctr.events.dead_letter_replay import ReplayReport, Selection
     from stream_ctr.events.dead_letters import DeadLetter
     from stream_ctr.events.log import EventLog
-    from stream_ctr.events.replay import ReplayReport, Selection
 
 SHOWN_BYTES = 200
 """Bytes of a value that a line of text shows; --json shows all."""
@@ -45,8 +45,8 @@ class DeadLetterCommand:
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import UsageError
+        from stream_ctr.events.dead_letter_replay import Selection, offset_range
         from stream_ctr.events.open import open_log
-        from stream_ctr.events.replay import Selection, offset_range
 
         if arguments.limit is not None and arguments.limit < 0:
             raise UsageError(f"--limit {arguments.limit} is negative; 0 is no limit")
@@ -66,8 +66,8 @@ class DeadLetterCommand:
 def _list(log: EventLog, settings: Settings, selection: Selection, arguments: argparse.Namespace) -> int:
     import msgspec
 
+    from stream_ctr.events.dead_letter_replay import replay_notes
     from stream_ctr.events.dead_letters import list_dead_letters
-    from stream_ctr.events.replay import replay_notes
 
     topic, limit = settings.log.dead_letters, LISTED if arguments.limit is None else arguments.limit
     notes = replay_notes(log, topic)
@@ -90,7 +90,7 @@ def _list(log: EventLog, settings: Settings, selection: Selection, arguments: ar
 
 
 def _replay(log: EventLog, settings: Settings, selection: Selection, arguments: argparse.Namespace) -> int:
-    from stream_ctr.events.replay import replay_dead_letters
+    from stream_ctr.events.dead_letter_replay import replay_dead_letters
     from stream_ctr.reporting.progress import Reporter
 
     topic, dry_run = settings.log.dead_letters, arguments.dry_run
@@ -130,6 +130,6 @@ def _line(letter: DeadLetter) -> str:
 
 
 def _none(topic: str, selection: Selection) -> str:
-    from stream_ctr.events.replay import Selection
+    from stream_ctr.events.dead_letter_replay import Selection
 
     return f"no dead letters in {topic}" + ("" if selection == Selection() else " match")

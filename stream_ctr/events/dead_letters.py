@@ -14,7 +14,7 @@ import msgspec
 
 from stream_ctr.errors import LogError
 from stream_ctr.events.log import Entry, EventLog, LogReader, Record, TopicPartition
-from stream_ctr.events.rules import MAX_RECORD_BYTES
+from stream_ctr.events.validation import MAX_RECORD_BYTES
 
 DEAD_LETTER_VERSION = 1
 

@@ -22,11 +22,11 @@ def open_log(url: str, *, create: bool = False, security: SecurityConfig | None 
     check_no_secret(url)
     scheme = url.partition("://")[0]
     if scheme == "sqlite":
-        from stream_ctr.events.sqlite_log import SqliteLog
+        from stream_ctr.events.sqlite.log import SqliteLog
 
         return SqliteLog(url, create=create)
     if scheme == "kafka":  # imported here, as kafka-python takes a third of a second to load
-        from stream_ctr.events.kafka_log import KafkaLog
+        from stream_ctr.events.kafka.log import KafkaLog
 
         return KafkaLog(url, security=security)
     raise UsageError(

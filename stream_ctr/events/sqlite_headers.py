@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from stream_ctr.events.log import Headers
-from stream_ctr.events.sqlite_file import SqliteFile
+from stream_ctr.events.sqlite.file import SqliteFile
 
 
 def write_headers(file: SqliteFile, headers: Sequence[tuple[int, Headers]]) -> None:

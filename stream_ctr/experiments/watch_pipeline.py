@@ -8,9 +8,9 @@ from dataclasses import replace
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError
+from stream_ctr.events.dead_letter_replay import REPLAYED_HEADER
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
-from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.join import Labelled

@@ -12,7 +12,7 @@ from typing import Final
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
-from stream_ctr.events import rules
+from stream_ctr.events import validation
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.pipeline.ordered import OrderedEntry
@@ -180,7 +180,7 @@ class Intake:
             before = place.topic_ids[topic]
             if now != before:
                 self.close()
-                raise rules.recreated(self._url, topic, before, now, place.log_id, None)
+                raise validation.recreated(self._url, topic, before, now, place.log_id, None)
 
     def _check_partitions(self) -> None:
         """Refuse to read on when a topic has other partitions than the order was begun with.
@@ -190,7 +190,7 @@ class Intake:
         """
         for topic, count in self._reader.partition_counts().items():
             if count != self._partitions:
-                raise rules.partitions_added(self._url, topic, self._partitions, count)
+                raise validation.partitions_added(self._url, topic, self._partitions, count)
 
     def close(self) -> None:
         """Stop reading."""

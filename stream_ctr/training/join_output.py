@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stream_ctr.errors import LogError
+from stream_ctr.events.dead_letter_replay import REPLAYED_HEADER
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
-from stream_ctr.events.replay import REPLAYED_HEADER
 from stream_ctr.pipeline.join_process import SequencedRecord
 from stream_ctr.pipeline.labelled import sequence_of
 

@@ -19,7 +19,7 @@ from stream_ctr.events.dead_letters import (
 )
 from stream_ctr.events.limits import Unread
 from stream_ctr.events.log import Entry, Record, TopicPartition
-from stream_ctr.events.sqlite_log import SqliteLog
+from stream_ctr.events.sqlite.log import SqliteLog
 
 BAD = Entry("impressions", 2, 41, 1234, None, b"\xff\x00{")
 

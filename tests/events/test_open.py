@@ -10,7 +10,7 @@ import pytest
 
 from stream_ctr.errors import LogError, UsageError
 from stream_ctr.events.open import open_log
-from stream_ctr.events.sqlite_log import SqliteLog
+from stream_ctr.events.sqlite.log import SqliteLog
 
 
 def test_a_path_opens_the_embedded_log(tmp_path: Path) -> None:

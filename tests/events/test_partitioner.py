@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.events.kafka_client import kafka  # imports the library with its warnings silenced
+from stream_ctr.events.kafka.client import kafka  # imports the library with its warnings silenced
 from stream_ctr.events.partitioner import murmur2, partition_of
 
 

@@ -18,11 +18,11 @@ import pytest
 from stream_ctr.cli import main
 from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, LogError, StateError
+from stream_ctr.events.dead_letter_replay import Selection, replay_dead_letters
 from stream_ctr.events.dead_letters import held_entries, list_dead_letters
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import LabelledImpression
-from stream_ctr.events.replay import Selection, replay_dead_letters
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
 from stream_ctr.training.core import Core

@@ -30,8 +30,8 @@ from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import OffsetRangeError
 from stream_ctr.events import dead_letters
 from stream_ctr.events.dead_letters import list_dead_letters
-from stream_ctr.events.kafka_client import kafka, servers_of
-from stream_ctr.events.kafka_log import KafkaLog
+from stream_ctr.events.kafka.client import kafka, servers_of
+from stream_ctr.events.kafka.log import KafkaLog
 from stream_ctr.events.log import EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.reporting.progress import Reporter

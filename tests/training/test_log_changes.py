@@ -19,7 +19,7 @@ from stream_ctr.errors import LogError, OffsetRangeError, PartitionsAddedError, 
 from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Entry, EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
-from stream_ctr.events.sqlite_log import SqliteReader
+from stream_ctr.events.sqlite.log import SqliteReader
 from stream_ctr.experiments.watch_daemon import Watcher
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake
@@ -251,8 +251,8 @@ def test_what_is_read_and_not_applied_is_bounded_in_bytes(
 
     monkeypatch.setattr(intake.HeldBytes, "bytes_beyond", measured)
     monkeypatch.setattr(SqliteReader, "poll", polling)
-    monkeypatch.setattr("stream_ctr.events.sqlite_log._PIECE_ROWS", 1)
-    monkeypatch.setattr("stream_ctr.events.sqlite_log._LEAST_PIECE_ROWS", 1)
+    monkeypatch.setattr("stream_ctr.events.sqlite.log._PIECE_ROWS", 1)
+    monkeypatch.setattr("stream_ctr.events.sqlite.log._LEAST_PIECE_ROWS", 1)
     bounded, _ = run("train", write_config(config.parent, "bounded", SETTLED))
     assert max(polled) <= 250_000 + 50_100
     assert 400_000 < max(held) <= 400_000 + 4 * 300_000

@@ -14,12 +14,12 @@ from typing import Final, NoReturn
 from uuid import UUID
 
 from stream_ctr.errors import LogError, OffsetRangeError
-from stream_ctr.events import rules
-from stream_ctr.events.kafka_client import errors, kafka, reason, servers_of
-from stream_ctr.events.kafka_fetch import BY_ID, Batches, take_over
+from stream_ctr.events import validation
+from stream_ctr.events.kafka.client import errors, kafka, reason, servers_of
+from stream_ctr.events.kafka.fetcher import BY_ID, Batches, take_over
+from stream_ctr.events.kafka.security import Access
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
-from stream_ctr.events.security import Access
 
 # A poll that may not wait fetches nothing, and the first fetch has to open a connection too.
 _FIRST_POLL_SECONDS = 0.5
@@ -224,7 +224,7 @@ class KafkaReader:
         for topic, (topic_id, _) in self._topics.items():
             heard = self._log.topic_id(topic) if asked else self._consumer._cluster.topic_id(topic)
             if heard is not None and str(heard) != topic_id:
-                self._ended = rules.recreated(
+                self._ended = validation.recreated(
                     *(self._log.url, topic, topic_id, str(heard)),
                     *(self._log.log_id(), self._consumer._cluster.cluster_id),
                 )
@@ -253,7 +253,7 @@ class KafkaReader:
             for place, position in self._positions.items():
                 first = self._log.start_offsets(place.topic)[place.partition]
                 last = self._log.end_offsets(place.topic)[place.partition]
-                rules.check_offset(self._log.url, place, position, first, last)
+                validation.check_offset(self._log.url, place, position, first, last)
         except OffsetRangeError as named:
             return named
         return OffsetRangeError(f"{self._log.url}: Kafka no longer holds what comes next: {reason(error)}")

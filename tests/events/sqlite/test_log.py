@@ -18,8 +18,8 @@ import pytest
 
 from stream_ctr.errors import LogError, UsageError
 from stream_ctr.events.log import Record, TopicPartition
-from stream_ctr.events.sqlite_file import path_of
-from stream_ctr.events.sqlite_log import SqliteLog
+from stream_ctr.events.sqlite.file import path_of
+from stream_ctr.events.sqlite.log import SqliteLog
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_trim_of_many_steps_makes_room_that_is_used_again(url: str, log: Sqlit
 
 _CREATOR = """
 import sys
-from stream_ctr.events.sqlite_log import SqliteLog
+from stream_ctr.events.sqlite.log import SqliteLog
 log = SqliteLog(sys.argv[1], create=True)
 log.create_topic("events", 3)
 print(log.log_id(), log.topic_id("events"))
@@ -207,7 +207,7 @@ def test_processes_that_create_at_once_agree(url: str) -> None:
 _APPENDER = """
 import sys
 from stream_ctr.events.log import Record
-from stream_ctr.events.sqlite_log import SqliteLog
+from stream_ctr.events.sqlite.log import SqliteLog
 log = SqliteLog(sys.argv[1])
 i = log.end_offsets("events")[0]
 while True:

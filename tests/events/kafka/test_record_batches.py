@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from crc32c import crc32c
 
-from stream_ctr.events import kafka_batches, kafka_unpack
-from stream_ctr.events.kafka_batches import FetchedBatches, read_fetch
-from stream_ctr.events.kafka_client import codec, errors, fetcher, kafka
-from stream_ctr.events.kafka_legacy import LegacyMessages
+from stream_ctr.events.kafka import decompression, record_batches
+from stream_ctr.events.kafka.client import codec, errors, fetcher, kafka
+from stream_ctr.events.kafka.legacy_messages import LegacyMessages
+from stream_ctr.events.kafka.record_batches import FetchedBatches, read_fetch
 from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits
 from stream_ctr.events.log import Entry, TopicPartition
 
@@ -214,7 +214,7 @@ def test_a_packing_without_its_library_is_one_clear_error(monkeypatch: pytest.Mo
         [0],
         "events[2] holds records packed in a way that is not known: 6",
     )
-    monkeypatch.setitem(kafka_unpack._CODECS, LZ4, ("lz4", lambda: False, kafka_unpack._lz4))
+    monkeypatch.setitem(decompression._CODECS, LZ4, ("lz4", lambda: False, decompression._lz4))
     assert failure_of(batch(5, [(0, 0, b"", b"", ())], attributes=LZ4)) == (
         [],
         "events[2] holds records packed by lz4, whose library is not installed; install stream-ctr[codecs]",
@@ -346,7 +346,7 @@ def test_what_is_left_of_transactions_is_what_kafka_python_leaves(seed: int) -> 
 
 @pytest.mark.parametrize("window", [1, 300, 5000])
 def test_windows_of_any_size_give_the_same_entries(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_batches, "_WINDOW_BYTES", window)
+    monkeypatch.setattr(record_batches, "_WINDOW_BYTES", window)
     random = np.random.default_rng(7)
     data, base = b"", 0
     for _ in range(12):
@@ -373,7 +373,7 @@ def test_a_batch_that_unpacks_beyond_the_limit_is_one_entry_and_reading_goes_on(
     assert (pointer.offset, pointer.timestamp_ms, pointer.key, pointer.value) == (9, 6, None, None)
     assert pointer.unread is not None
     assert pointer.unread.size_bytes == len(bomb)
-    name = kafka_unpack.codec_name(packing)
+    name = decompression.codec_name(packing)
     assert pointer.unread.reason == (
         f"the record batch of 9 records at the offsets 1 to 9, packed by {name} in {len(bomb) - 61} bytes, "
         "is larger than log.max_batch_bytes = 800000 when it is unpacked; its records are not read"
@@ -397,14 +397,14 @@ def test_unpacking_stops_at_the_limit(packing: int) -> None:
     }
     packed = pack[packing](bytes(60_000_000))
     tracemalloc.start()
-    with pytest.raises(kafka_unpack.TooLargeError):
-        kafka_unpack.unpack(packed, packing, 2_000_000)
+    with pytest.raises(decompression.TooLargeError):
+        decompression.unpack(packed, packing, 2_000_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8_000_000
-    assert kafka_unpack.unpack(packed, packing, 60_000_000) == bytes(60_000_000)
+    assert decompression.unpack(packed, packing, 60_000_000) == bytes(60_000_000)
     text = b"some text " * 1000
-    assert kafka_unpack.unpack(pack[packing](text), packing, len(text)) == text
+    assert decompression.unpack(pack[packing](text), packing, len(text)) == text
 
 
 def test_a_record_above_the_limit_is_left_in_the_log() -> None:

@@ -1,8 +1,8 @@
 """Entries out of what a broker sent: record batches are read in compiled code, many at a time.
 
 kafka-python makes some ten Python objects of each record. Here the batches of a fetch are laid out in a
-table (:mod:`.kafka_scan`), and only the entries themselves are made. Connections, metadata, fetch sessions
-and positions stay with kafka-python.
+table (:mod:`.record_batch_kernels`), and only the entries themselves are made. Connections, metadata, fetch
+sessions and positions stay with kafka-python.
 
 A fetch is taken apart step by step: one window of batches is unpacked at a time, and only as many entries are
 made as are asked for. So memory is bounded by the bytes of the fetch, one window and the entries handed out,
@@ -21,10 +21,10 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from stream_ctr.events import kafka_scan as scan
-from stream_ctr.events.kafka_client import decode_varint, errors
-from stream_ctr.events.kafka_legacy import LegacyMessages
-from stream_ctr.events.kafka_unpack import TooLargeError, codec_name, unpack
+from stream_ctr.events.kafka import record_batch_kernels as scan
+from stream_ctr.events.kafka.client import decode_varint, errors
+from stream_ctr.events.kafka.decompression import TooLargeError, codec_name, unpack
+from stream_ctr.events.kafka.legacy_messages import LegacyMessages
 from stream_ctr.events.limits import ENTRY_BYTES, ReadLimits, Unread, too_large
 from stream_ctr.events.log import Entry, Headers, TopicPartition
 

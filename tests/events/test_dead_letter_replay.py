@@ -12,6 +12,13 @@ import pytest
 
 from stream_ctr.cli import main
 from stream_ctr.errors import LogError, UsageError
+from stream_ctr.events.dead_letter_replay import (
+    REPLAYED_HEADER,
+    ReplayReport,
+    Selection,
+    offset_range,
+    replay_dead_letters,
+)
 from stream_ctr.events.dead_letters import (
     MAX_KEPT_BYTES,
     DeadLetter,
@@ -21,13 +28,6 @@ from stream_ctr.events.dead_letters import (
 )
 from stream_ctr.events.log import Entry, EventLog, Record
 from stream_ctr.events.open import open_log
-from stream_ctr.events.replay import (
-    REPLAYED_HEADER,
-    ReplayReport,
-    Selection,
-    offset_range,
-    replay_dead_letters,
-)
 
 BAD = (b"{", b"\xff\x00", b"null", b"")
 

@@ -16,8 +16,8 @@ import pytest
 
 from stream_ctr.config.log import PASSWORD_VARIABLE, SecurityConfig
 from stream_ctr.errors import ConfigError, LogError
-from stream_ctr.events.kafka_client import kafka, servers_of
-from stream_ctr.events.kafka_log import KafkaLog
+from stream_ctr.events.kafka.client import kafka, servers_of
+from stream_ctr.events.kafka.log import KafkaLog
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from tests.support.free_ports import free_port

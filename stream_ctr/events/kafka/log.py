@@ -9,19 +9,12 @@ from typing import TypeVar
 
 from stream_ctr.config.log import SecurityConfig
 from stream_ctr.errors import LogAwayError, LogError
-from stream_ctr.events import rules
-from stream_ctr.events.kafka_client import (
-    OffsetSpec,
-    abandon,
-    errors,
-    kafka,
-    reason,
-    servers_of,
-)
-from stream_ctr.events.kafka_greeting import check_reachable
+from stream_ctr.events import validation
+from stream_ctr.events.kafka.client import OffsetSpec, abandon, errors, kafka, reason, servers_of
+from stream_ctr.events.kafka.handshake import check_reachable
+from stream_ctr.events.kafka.security import Access
 from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import LogReader, Record, TopicPartition
-from stream_ctr.events.security import Access
 
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _RETRY_PAUSE_SECONDS = 0.1
@@ -34,7 +27,7 @@ _TOPIC_CONFIG = {
     "retention.bytes": "-1",
     "message.timestamp.type": "CreateTime",
     "message.timestamp.after.max.ms": str(2**63 - 1),
-    "max.message.bytes": str(rules.MAX_RECORD_BYTES + 64 * 1024),
+    "max.message.bytes": str(validation.MAX_RECORD_BYTES + 64 * 1024),
 }
 
 _Answer = TypeVar("_Answer")
@@ -109,11 +102,11 @@ class KafkaLog:
         """
         there = self.ensure_topic(topic, partitions)
         if there != partitions:
-            raise rules.other_partitions(self.url, topic, there, partitions)
+            raise validation.other_partitions(self.url, topic, there, partitions)
 
     def ensure_topic(self, topic: str, partitions: int) -> int:
         """Create the topic unless it exists; how many partitions it has."""
-        rules.check_topic(self.url, topic, partitions)
+        validation.check_topic(self.url, topic, partitions)
 
         def create() -> None:
             try:
@@ -144,7 +137,7 @@ class KafkaLog:
         found = self._ask(f"topic {topic!r}", lambda: self._admin.describe_topics([topic]))[0]
         code = found["error_code"]
         if code == errors.UnknownTopicOrPartitionError.errno:
-            raise rules.no_such_topic(self.url, topic)
+            raise validation.no_such_topic(self.url, topic)
         if code:
             raise LogError(
                 f"{self.url}: Kafka did not give topic {topic!r}: {errors.for_code(code).__name__}"
@@ -183,7 +176,7 @@ class KafkaLog:
         """
         if topic not in self._partition_counts:
             self._partition_counts[topic] = self.partitions(topic)
-        places = rules.place_records(self.url, topic, records, self._partition_counts[topic])
+        places = validation.place_records(self.url, topic, records, self._partition_counts[topic])
         producer = self._open_producer()
         try:
             futures = [
@@ -222,7 +215,7 @@ class KafkaLog:
                         max_block_ms=timeout_ms,
                         linger_ms=linger_ms,
                         batch_size=512 * 1024,
-                        max_request_size=rules.MAX_RECORD_BYTES + 64 * 1024,
+                        max_request_size=validation.MAX_RECORD_BYTES + 64 * 1024,
                         reconnect_backoff_max_ms=1000,
                         allow_auto_create_topics=False,
                         metrics_enabled=False,
@@ -253,7 +246,7 @@ class KafkaLog:
     def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
         """A reader at these offsets, with a connection of its own."""
         # Imported here: it brings compiled code, which nobody needs who only writes.
-        from stream_ctr.events.kafka_reader import KafkaReader
+        from stream_ctr.events.kafka.reader import KafkaReader
 
         ends = {}
         topics: dict[str, tuple[str, int]] = {}
@@ -265,8 +258,10 @@ class KafkaLog:
             for place, offset in offsets.items():
                 if place.topic == topic:
                     if place.partition not in first:
-                        raise rules.no_such_partition(self.url, place, len(first))
-                    rules.check_offset(self.url, place, offset, first[place.partition], last[place.partition])
+                        raise validation.no_such_partition(self.url, place, len(first))
+                    validation.check_offset(
+                        self.url, place, offset, first[place.partition], last[place.partition]
+                    )
                     ends[place] = last[place.partition]
         check_reachable(self.url, self._timeout_seconds, self.access)
         return KafkaReader(self, offsets, ends, topics, self.access, self._timeout_seconds, limits)
@@ -280,9 +275,9 @@ class KafkaLog:
         ends = self.end_offsets(topic)
         place = TopicPartition(topic, partition)
         if partition not in ends:
-            raise rules.no_such_partition(self.url, place, len(ends))
+            raise validation.no_such_partition(self.url, place, len(ends))
         if before_offset > ends[partition]:
-            raise rules.beyond_end(self.url, place, before_offset, ends[partition])
+            raise validation.beyond_end(self.url, place, before_offset, ends[partition])
         if before_offset > 0:  # -1 would stand for the end
             self._ask(
                 f"up the records of topic {topic!r} before offset {before_offset}",

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from stream_ctr.errors import LogError
-from stream_ctr.events.kafka_batches import FetchedBatches, read_fetch
-from stream_ctr.events.kafka_client import fetcher, kafka
-from stream_ctr.events.kafka_legacy import LegacyMessages
+from stream_ctr.events.kafka.client import fetcher, kafka
+from stream_ctr.events.kafka.legacy_messages import LegacyMessages
+from stream_ctr.events.kafka.record_batches import FetchedBatches, read_fetch
 from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import TopicPartition
 

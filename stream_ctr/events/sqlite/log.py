@@ -14,10 +14,10 @@ from contextlib import closing
 from typing import Any, Final, NamedTuple
 
 from stream_ctr.errors import LogError
-from stream_ctr.events import rules
+from stream_ctr.events import validation
 from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits, too_large
 from stream_ctr.events.log import Entry, Record, TopicPartition
-from stream_ctr.events.sqlite_file import SqliteFile, path_of
+from stream_ctr.events.sqlite.file import SqliteFile, path_of
 from stream_ctr.events.sqlite_headers import drop_headers, read_headers, write_headers
 
 # An entry's row id is its partition's id and its offset, so that reading a partition in order is one
@@ -81,7 +81,7 @@ class SqliteLog:
         """Create the topic, or do nothing when it exists with that many partitions."""
         there = self.ensure_topic(topic, partitions)
         if there != partitions:
-            raise rules.other_partitions(self.url, topic, there, partitions)
+            raise validation.other_partitions(self.url, topic, there, partitions)
 
     def is_compacted(self, topic: str) -> bool:
         """False: nothing is dropped but by :meth:`trim`."""
@@ -89,7 +89,7 @@ class SqliteLog:
 
     def ensure_topic(self, topic: str, partitions: int) -> int:
         """Create the topic unless it exists; how many partitions it has."""
-        rules.check_topic(self.url, topic, partitions)
+        validation.check_topic(self.url, topic, partitions)
         self._file.check_in_place()
         with self._file.transaction("IMMEDIATE"):
             there = self._look_up(topic)
@@ -122,7 +122,7 @@ class SqliteLog:
     def _topic(self, topic: str) -> _Topic:
         found = self._look_up(topic)
         if found is None:
-            raise rules.no_such_topic(self.url, topic)
+            raise validation.no_such_topic(self.url, topic)
         return found
 
     def topic_id(self, topic: str) -> str:
@@ -151,7 +151,7 @@ class SqliteLog:
         """Append all of the records or none, durable when it returns."""
         self._file.check_in_place()
         ids = self._topic(topic).partition_ids
-        places = [ids[place] for place in rules.place_records(self.url, topic, records, len(ids))]
+        places = [ids[place] for place in validation.place_records(self.url, topic, records, len(ids))]
         with self._file.transaction("IMMEDIATE"):
             ends = {place: _range(self._file, place)[1] for place in set(places)}
             rows = []
@@ -177,7 +177,7 @@ class SqliteLog:
         for place in offsets:
             topic = self._topic(place.topic)
             if not 0 <= place.partition < len(topic.partition_ids):
-                raise rules.no_such_partition(self.url, place, len(topic.partition_ids))
+                raise validation.no_such_partition(self.url, place, len(topic.partition_ids))
             ids[place] = topic.partition_ids[place.partition]
         self._file.check_in_place()
         file = SqliteFile(
@@ -195,7 +195,7 @@ class SqliteLog:
         ids = self._topic(topic).partition_ids
         place = TopicPartition(topic, partition)
         if not 0 <= partition < len(ids):
-            raise rules.no_such_partition(self.url, place, len(ids))
+            raise validation.no_such_partition(self.url, place, len(ids))
         self._file.check_in_place()
         base = ids[partition] << _OFFSET_BITS
         start = -1
@@ -203,7 +203,7 @@ class SqliteLog:
             with self._file.transaction("IMMEDIATE"):
                 start, end = _range(self._file, ids[partition])
                 if before_offset > end:
-                    raise rules.beyond_end(self.url, place, before_offset, end)
+                    raise validation.beyond_end(self.url, place, before_offset, end)
                 start = max(start, min(start + _TRIM_STEP, before_offset))
                 self._file.execute("DELETE FROM entries WHERE id >= ? AND id < ?", (base, base | start))
                 drop_headers(self._file, base, base | start)
@@ -280,16 +280,16 @@ class SqliteReader:
         self._counts = found
         for place, partition_id in self._ids.items():
             start, end = ranges.get(partition_id, (0, 0))
-            rules.check_offset(self._file.url, place, self._positions[place], start, end)
+            validation.check_offset(self._file.url, place, self._positions[place], start, end)
             self._ends[place] = end
 
     def _check_topics(self, found: Mapping[str, tuple[str, str]]) -> None:
         for topic, topic_id in self._topics.items():
             if topic not in found:
-                raise rules.no_such_topic(self._file.url, topic)
+                raise validation.no_such_topic(self._file.url, topic)
             log, now = found[topic]
             if now != topic_id or log != self._log_id:
-                raise rules.recreated(self._file.url, topic, topic_id, now, self._log_id, log)
+                raise validation.recreated(self._file.url, topic, topic_id, now, self._log_id, log)
 
     def poll(
         self,

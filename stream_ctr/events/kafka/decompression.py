@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import zstandard
 
-from stream_ctr.events.kafka_client import codec, errors
+from stream_ctr.events.kafka.client import codec, errors
 
 _STEP: Final = 1024 * 1024
 _GZIP_WINDOW: Final = 31

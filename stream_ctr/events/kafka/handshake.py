@@ -10,8 +10,8 @@ import ssl
 import struct
 
 from stream_ctr.errors import LogAwayError, LogError
-from stream_ctr.events.kafka_client import sasl, servers_of
-from stream_ctr.events.security import Access
+from stream_ctr.events.kafka.client import sasl, servers_of
+from stream_ctr.events.kafka.security import Access
 
 _CORRELATION_ID = b"SCTR"
 _LARGEST_ANSWER_BYTES = 65_536

@@ -11,8 +11,8 @@ from stream_ctr.cli import main
 from stream_ctr.config.log import PASSWORD_VARIABLE, SecurityConfig
 from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import ConfigError, UsageError
+from stream_ctr.events.kafka.security import Access
 from stream_ctr.events.open import open_log
-from stream_ctr.events.security import Access
 
 LOGIN = SecurityConfig(protocol="SASL_PLAINTEXT", username="ada")
 

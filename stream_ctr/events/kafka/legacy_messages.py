@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from stream_ctr.events.kafka_client import LegacyRecordBatch, MemoryRecords, errors
-from stream_ctr.events.kafka_unpack import TooLargeError, codec_name, unpack
+from stream_ctr.events.kafka.client import LegacyRecordBatch, MemoryRecords, errors
+from stream_ctr.events.kafka.decompression import TooLargeError, codec_name, unpack
 from stream_ctr.events.limits import ENTRY_BYTES, ReadLimits, Unread, too_large
 from stream_ctr.events.log import Entry, TopicPartition
 
@@ -17,7 +17,7 @@ from stream_ctr.events.log import Entry, TopicPartition
 class LegacyMessages:
     """What a broker sent of one partition, up to the first record batch of magic 2.
 
-    Takes the same calls as :class:`~stream_ctr.events.kafka_batches.FetchedBatches`.
+    Takes the same calls as :class:`~stream_ctr.events.kafka.record_batches.FetchedBatches`.
     """
 
     leader_epoch = -1

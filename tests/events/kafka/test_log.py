@@ -14,11 +14,11 @@ from functools import partial
 import pytest
 
 from stream_ctr.errors import LogError, OffsetRangeError, UsageError
-from stream_ctr.events import kafka_reader
-from stream_ctr.events.kafka_client import fetcher, kafka, servers_of
-from stream_ctr.events.kafka_fetch import BY_ID, take_over
-from stream_ctr.events.kafka_log import KafkaLog
-from stream_ctr.events.kafka_reader import KafkaReader
+from stream_ctr.events.kafka import reader as kafka_reader
+from stream_ctr.events.kafka.client import fetcher, kafka, servers_of
+from stream_ctr.events.kafka.fetcher import BY_ID, take_over
+from stream_ctr.events.kafka.log import KafkaLog
+from stream_ctr.events.kafka.reader import KafkaReader
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, LogReader, Record, TopicPartition
 from tests.support.free_ports import free_port
