@@ -17,8 +17,7 @@ from stream_ctr.errors import LogError
 from stream_ctr.events import validation
 from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits, too_large
 from stream_ctr.events.log import Entry, Record, TopicPartition
-from stream_ctr.events.sqlite.file import SqliteFile, path_of
-from stream_ctr.events.sqlite_headers import drop_headers, read_headers, write_headers
+from stream_ctr.events.sqlite.file import SqliteFile, drop_headers, path_of, read_headers, write_headers
 
 # An entry's row id is its partition's id and its offset, so that reading a partition in order is one
 # walk along the table and needs no second index.
