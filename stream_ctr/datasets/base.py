@@ -2,6 +2,8 @@
 
 A dataset is a class of keyword options with ``name``, ``fields``, ``note`` and ``read``. Readers stream:
 memory does not grow with the file, except for the side tables of formats that have some.
+
+A configuration lists its fields or names the preset of a dataset.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from stream_ctr.config.features import FieldConfig
-from stream_ctr.errors import UsageError
+from stream_ctr.config.features import FeaturesConfig, FieldConfig
+from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.records import FeatureValue
 
 READERS = {
@@ -190,3 +192,25 @@ def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[
 def _near(name: str, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def resolve_fields(features: FeaturesConfig) -> tuple[FieldConfig, ...]:
+    """Fields of the configuration, those of the preset where it names one.
+
+    Raises:
+        ConfigError: neither or both are given, or a name appears twice.
+    """
+    if features.fields and features.preset:
+        raise ConfigError("features.preset and features.fields are both set; keep one of them")
+    fields = features.fields or (preset_fields(features.preset) if features.preset else ())
+    if not fields:
+        raise ConfigError(
+            "the configuration names no features: write a [[features.fields]] table with the name of each "
+            f"feature of your impressions, or [features] preset = one of {', '.join(PRESETS)} "
+            '("world" for `stream-ctr simulate`)'
+        )
+    names = [field.name for field in fields]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"features.fields: the name {name!r} appears twice")
+    return fields

@@ -114,7 +114,7 @@ class ConfigCheck:
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.training.fields import resolve_fields
+        from stream_ctr.datasets.base import resolve_fields
 
         settings = load_settings(arguments.file)
         if arguments.action == "check":

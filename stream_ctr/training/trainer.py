@@ -17,6 +17,7 @@ from typing import Any
 from stream_ctr.batch.warm_start import WarmStart, load_warm_start
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.settings import Settings
+from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import LogError, PartitionsAddedError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
@@ -26,7 +27,6 @@ from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.identity import identity
 from stream_ctr.training.intake import Intake
 from stream_ctr.training.opening import open_state

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stream_ctr.config.settings import load_settings
+from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.features.scanner import RecordScanner
@@ -19,7 +20,6 @@ from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.state.state import State
 from stream_ctr.training.core import Core
-from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.identity import identity, refuse_other
 from tests.support.faulty_streams import write_config
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, fresh_state, log_of

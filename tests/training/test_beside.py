@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.config.settings import load_settings
+from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scanner import RecordScanner
@@ -31,7 +32,6 @@ from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.background import Background
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.fields import resolve_fields
 from stream_ctr.training.start import input_topics
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import WatchedFiles
