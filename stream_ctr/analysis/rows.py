@@ -14,8 +14,8 @@ from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.datasets.base import WITHOUT_PATH, Dataset, Example, open_dataset, parse_options
 from stream_ctr.errors import DataError, UsageError
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.optim.counts import count_ratios
 from stream_ctr.pipeline.batch import Batch, RowChanges
 from stream_ctr.pipeline.direct import direct_batches

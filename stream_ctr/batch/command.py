@@ -97,7 +97,7 @@ def protocol_of(arguments: argparse.Namespace) -> BatchProtocol:
         UsageError: they make no sense.
     """
     from stream_ctr.batch.protocol import BatchProtocol, check_protocol, parse_shares
-    from stream_ctr.features.admission import LARGEST_COUNT
+    from stream_ctr.features.rows.admission import LARGEST_COUNT
 
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UsageError(f"--batch-size {arguments.batch_size}: must be 1 or more")

@@ -28,9 +28,9 @@ from stream_ctr.config.features import FeaturesConfig, FieldConfig, UnknownFeatu
 from stream_ctr.datasets.base import Dataset
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import DataError, StateError
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
-from stream_ctr.features.tally import Tally
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.keys.tally import Tally
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.state.state import State

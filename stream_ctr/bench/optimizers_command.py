@@ -133,8 +133,8 @@ def _read(arguments: argparse.Namespace, plan: Plan) -> tuple[Dataset, Stream]:
     from stream_ctr.bench.optimizers import Stream
     from stream_ctr.config.features import FeaturesConfig
     from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
-    from stream_ctr.features.keys import KeyEncoder
-    from stream_ctr.features.tables import FeatureTables
+    from stream_ctr.features.keys.encoder import KeyEncoder
+    from stream_ctr.features.rows.tables import FeatureTables
     from stream_ctr.pipeline.direct import direct_batches
 
     options = parse_options(arguments.option)

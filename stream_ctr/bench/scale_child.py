@@ -22,7 +22,7 @@ from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state.frozen import FrozenState

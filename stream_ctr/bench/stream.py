@@ -30,7 +30,7 @@ from stream_ctr.config.settings import ENVIRONMENT_PREFIX, Settings
 from stream_ctr.errors import DataError, StreamCTRError
 from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order

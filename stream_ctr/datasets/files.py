@@ -14,7 +14,7 @@ from stream_ctr.datasets.formats import Opened, open_content
 from stream_ctr.datasets.members import CompressedDataError
 from stream_ctr.datasets.read_report import ReadReport
 from stream_ctr.errors import DataError, RowError
-from stream_ctr.features.values import number_of, whole_of
+from stream_ctr.features.keys.values import number_of, whole_of
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A longer line is no line of any dataset; without a bound, a binary file would be read whole."""
@@ -193,7 +193,7 @@ def to_label(text: str) -> int:
 
 
 def to_integer(text: str) -> int:
-    """A whole number; see :func:`stream_ctr.features.values.whole_of`. Raises ValueError.
+    """A whole number; see :func:`stream_ctr.features.keys.values.whole_of`. Raises ValueError.
 
     >>> to_integer("-12"), to_integer("3.0")
     (-12, 3)
@@ -202,7 +202,7 @@ def to_integer(text: str) -> int:
 
 
 def to_float(text: str) -> float:
-    """A finite number; see :func:`stream_ctr.features.values.number_of`. Raises ValueError.
+    """A finite number; see :func:`stream_ctr.features.keys.values.number_of`. Raises ValueError.
 
     >>> to_float(" +0.5")
     0.5

@@ -33,7 +33,7 @@ from stream_ctr.datasets.read_report import OnBadRow, ReadReport
 from stream_ctr.datasets.table import MAX_ROW_LINES, Layout, Quoting
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.records import MAX_EVENT_ID_BYTES, MAX_WORTH, FeatureValue
-from stream_ctr.features.values import number_of, text_of, whole_of
+from stream_ctr.features.keys.values import number_of, text_of, whole_of
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 Cell = str | int | float | bool | list[object] | dict[str, object] | None

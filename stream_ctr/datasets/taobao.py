@@ -20,7 +20,7 @@ from stream_ctr.datasets.reader import FileReader
 from stream_ctr.datasets.table import Table
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.values import plain_text
+from stream_ctr.features.keys.values import plain_text
 
 AD = ("cate_id", "campaign_id", "customer", "brand")
 PROFILE = (

@@ -14,8 +14,8 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.datasets.open_bandit import OPEN_BANDIT_FIELDS, Round
 from stream_ctr.errors import DataError
 from stream_ctr.experiments.off_policy import Logged
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.direct import direct_batches
 

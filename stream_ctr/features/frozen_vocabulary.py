@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.vocabulary import keys_between
+from stream_ctr.features.rows.vocabulary import keys_between
 
 PIECE: Final = 1 << 20
 """Rows or places of a piece: for each piece of keys by row the whole table is gone through."""
@@ -50,7 +50,7 @@ class RowKeys:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Keys or rows of the table's places, as :func:`.vocabulary.lookup_rows` takes them; see
+    """Keys or rows of the table's places, as :func:`.rows.vocabulary.lookup_rows` takes them; see
     :class:`stream_ctr.state.frozen.Pieces`."""
 
     table_keys: NDArray[np.uint64]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import DataError, RecordError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.batch import LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.encode import Event, encode
 from stream_ctr.pipeline.labels import LabelPolicy

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.batch import ASIDE, Batch, RowChanges
 
 

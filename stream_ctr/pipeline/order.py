@@ -36,7 +36,7 @@ from typing import Final
 
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decode import EntryDecoder, RecordDecoder
 from stream_ctr.pipeline.journal import Decision, Journal
 from stream_ctr.pipeline.line import IGNORED, NO_TIME, PLAUSIBLE, UNPLACED, Line, Waiting

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Click, Impression, LabelledImpression
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decode import EntryDecoder, NullableDecoder, RecordDecoder, check_common, check_shown
 
 

@@ -17,8 +17,8 @@ from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import RecordError, StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import Click, Impression, LabelledImpression
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.encode import Event, encode
 from stream_ctr.pipeline.join import Joiner, Labelled

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.errors import StateError
-from stream_ctr.features.draft import Features
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tally import Tally
-from stream_ctr.features.vocabulary import lookup_rows
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.keys.tally import Tally
+from stream_ctr.features.keys.value_batch import Features
+from stream_ctr.features.rows.vocabulary import lookup_rows
 from stream_ctr.predictors.finite import check_finite
 from stream_ctr.predictors.forward import build_forward
 from stream_ctr.predictors.snapshot import LoadedSnapshot

@@ -13,7 +13,7 @@ from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.river.encoding import DictEncoder, Features

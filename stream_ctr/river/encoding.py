@@ -3,7 +3,7 @@
 How a value becomes keys is decided by its own type, event by event:
 
 ===================  ===============================================================================
-text, bool           its text, as everywhere (:mod:`stream_ctr.features.values`)
+text, bool           its text, as everywhere (:mod:`stream_ctr.features.keys.values`)
 number               two keys: its quantile bucket among the feature's values so far, and its rounding to
                      three significant bits, which means something from the first event on
 list, tuple, set     each of its elements, as its text; the first ``max_values`` count
@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import RecordError, StateError, UsageError
-from stream_ctr.features.canonical import CANONICAL_MISSING, canonical_bucket
-from stream_ctr.features.columns import MAX_BUCKETS, shown
-from stream_ctr.features.quantiles import QuantileBuckets
-from stream_ctr.features.values import plain_text, text_of
+from stream_ctr.features.keys.canonical import CANONICAL_MISSING, canonical_bucket
+from stream_ctr.features.keys.column import MAX_BUCKETS, shown
+from stream_ctr.features.keys.quantiles import QuantileBuckets
+from stream_ctr.features.keys.values import plain_text, text_of
 from stream_ctr.kernels.xxhash64 import hash_keys, hash_text
 from stream_ctr.state.state import Json, State
 

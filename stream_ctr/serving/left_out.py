@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from stream_ctr.config.features import UnknownFeatures
-from stream_ctr.features.tally import Tally
+from stream_ctr.features.keys.tally import Tally
 
 logger = logging.getLogger("stream_ctr.serving")
 

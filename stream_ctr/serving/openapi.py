@@ -14,7 +14,7 @@ import msgspec
 
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.serve import ServeConfig
-from stream_ctr.features.values import LARGEST
+from stream_ctr.features.keys.values import LARGEST
 from stream_ctr.serving.api import Candidate, RankAnswer, RankRequest
 from stream_ctr.serving.arms import Arms
 from stream_ctr.serving.asgi import Receive, Scope, Send, respond

@@ -11,7 +11,7 @@ from stream_ctr.errors import RecordError, UsageError
 from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.experiments.assignment import Reason
 from stream_ctr.experiments.override import check_override
-from stream_ctr.features.tally import Tally
+from stream_ctr.features.keys.tally import Tally
 from stream_ctr.serving.api import (
     ApiError,
     Candidate,

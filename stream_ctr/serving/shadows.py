@@ -18,7 +18,7 @@ import msgspec
 
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Record
-from stream_ctr.features.tally import Tally
+from stream_ctr.features.keys.tally import Tally
 from stream_ctr.serving.asking import Asker
 from stream_ctr.serving.byte_queue import ByteQueue, size_of
 from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression

@@ -9,7 +9,7 @@ One input tensor a field of the schema, named as the field is:
     float           FP64       any number            [B] or [B, 1]
 
 BYTES that spell a number are taken for it. A value has the key that it has everywhere:
-:mod:`stream_ctr.features.values`.
+:mod:`stream_ctr.features.keys.values`.
 
 A value that is missing is null, or equals the tensor's parameter ``missing``; an input that is not sent is
 missing in every row. The missing values of a multi-valued row are left out, so rows may have different
@@ -27,7 +27,7 @@ import numpy as np
 
 from stream_ctr.config.features import FieldConfig, FieldKind
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.columns import shown
+from stream_ctr.features.keys.column import shown
 from stream_ctr.serving.api import ApiError, Features
 
 Datatype = Literal[

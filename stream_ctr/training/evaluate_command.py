@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stream_ctr.config.model import ModelConfig
     from stream_ctr.config.settings import Settings
     from stream_ctr.datasets.base import Dataset
-    from stream_ctr.features.tally import Tally
+    from stream_ctr.features.keys.tally import Tally
     from stream_ctr.learners.base import Learner
     from stream_ctr.metrics.sums import MetricValues
     from stream_ctr.pipeline.batch import Batch
@@ -139,8 +139,8 @@ def _prepare(
     """The batches of the dataset, every learner that is to see them, by name, and the counts of what the
     batches leave out."""
     from stream_ctr.config.label_policy import refuse_labels
-    from stream_ctr.features.keys import KeyEncoder
-    from stream_ctr.features.tables import FeatureTables
+    from stream_ctr.features.keys.encoder import KeyEncoder
+    from stream_ctr.features.rows.tables import FeatureTables
     from stream_ctr.learners.build import build_learner
     from stream_ctr.optim.presets import preset
     from stream_ctr.pipeline.direct import direct_batches

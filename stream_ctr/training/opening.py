@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import EventLog
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.labelled import LabelledDecoder
 from stream_ctr.pipeline.order import Order

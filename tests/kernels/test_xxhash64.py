@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.features.canonical import event_keys
+from stream_ctr.features.keys.canonical import event_keys
 from stream_ctr.kernels.xxhash64 import PRIME_1, PRIME_5, ZERO_KEY, hash_keys, hash_text, xxh64
 
 SEEDS = st.integers(0, 2**64 - 1)

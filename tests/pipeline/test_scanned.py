@@ -16,8 +16,8 @@ from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order

@@ -6,7 +6,7 @@ import pytest
 
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.events.log import Entry
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.labelled import LabelledDecoder
 from stream_ctr.pipeline.scanned import BatchDecoder

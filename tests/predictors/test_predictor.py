@@ -14,9 +14,9 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import RecordError, StateError
-from stream_ctr.features.draft import Features
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.keys.value_batch import Features
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.predictors.export import snapshot_content

@@ -18,9 +18,9 @@ from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.errors import StateError
-from stream_ctr.features.draft import Features
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.keys.value_batch import Features
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.river_arm import RiverLearner
 from stream_ctr.learners.river_names import NAMED, river_learner
 from stream_ctr.pipeline.batch import Batch, RowChanges

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stream_ctr.errors import RecordError, StateError, UsageError
-from stream_ctr.features.quantiles import QuantileBuckets
+from stream_ctr.features.keys.quantiles import QuantileBuckets
 from stream_ctr.river.encoding import SHARED_SLOTS, DictEncoder, _rounded
 from stream_ctr.state.state import State
 

@@ -10,7 +10,7 @@ import pytest
 
 from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.config.features import FieldConfig
-from stream_ctr.features.keys import KeyEncoder
+from stream_ctr.features.keys.encoder import KeyEncoder
 from tests.support.served_arms import Json, Served, publish
 from tests.support.snapshots import SMALL, example_snapshot, random_dense, random_table, vocabulary
 

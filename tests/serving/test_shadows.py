@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stream_ctr.config.experiment import ArmConfig, GuardConfig
 from stream_ctr.config.features import UnknownFeatures
 from stream_ctr.events.records import Impression
-from stream_ctr.features.keys import KeyEncoder
+from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of

@@ -20,7 +20,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import StateError
 from stream_ctr.features import frozen_vocabulary
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.pipeline.batch import PREDICT, Batch, RowChanges

@@ -20,8 +20,8 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.datasets.world import WORLD_FIELDS
 from stream_ctr.events.records import Click, Impression
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tables import FeatureTables
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.errors import ConfigError, RecordError
-from stream_ctr.features.canonical import CANONICAL_MISSING, TEXT_TAG, canonical_bucket, canonical_text
-from stream_ctr.features.quantiles import QuantileBuckets
-from stream_ctr.features.values import may_need_rewriting, number_of, text_of, whole_of
+from stream_ctr.features.keys.canonical import CANONICAL_MISSING, TEXT_TAG, canonical_bucket, canonical_text
+from stream_ctr.features.keys.quantiles import QuantileBuckets
+from stream_ctr.features.keys.values import may_need_rewriting, number_of, text_of, whole_of
 from stream_ctr.kernels.xxhash64 import ABSENT_KEY, hash_keys, hash_text
 
 MAX_BUCKETS = 1 << 16
@@ -42,7 +42,7 @@ class Column:
         self.bucket_keys = hash_keys([canonical_bucket(b) for b in buckets], [self.seed] * len(buckets))
 
     def text(self, value: object) -> str:
-        """Text of a categorical value; see :mod:`stream_ctr.features.values`."""
+        """Text of a categorical value; see :mod:`stream_ctr.features.keys.values`."""
         return self._converted(text_of, value)
 
     def integer(self, value: object) -> int:

@@ -1,8 +1,9 @@
 """From the features of an impression to 64-bit keys, one for each slot.
 
-What a value counts as is in :mod:`stream_ctr.features.values`, and how that becomes a key in
-:mod:`stream_ctr.features.canonical`. Missing is ``None``, an absent name, the empty text or an empty list.
-1, 1.0, "1" and "1.0" are one value: JSON knows no difference between 1 and 1.0, and a cell of a file is text.
+What a value counts as is in :mod:`stream_ctr.features.keys.values`, and how that becomes a key in
+:mod:`stream_ctr.features.keys.canonical`. Missing is ``None``, an absent name, the empty text or an empty
+list. 1, 1.0, "1" and "1.0" are one value: JSON knows no difference between 1 and 1.0, and a cell of a file is
+text.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 
 from stream_ctr.config.features import FieldConfig, UnknownFeatures, slot_fields
 from stream_ctr.errors import RecordError, StateError
-from stream_ctr.features.canonical import event_keys
-from stream_ctr.features.columns import Column, check_fields, shown
-from stream_ctr.features.draft import (
+from stream_ctr.features.keys.canonical import event_keys
+from stream_ctr.features.keys.column import Column, check_fields, shown
+from stream_ctr.features.keys.quantiles import QuantileBuckets
+from stream_ctr.features.keys.tally import Tally
+from stream_ctr.features.keys.value_batch import (
     ColumnGroup,
     Draft,
     Features,
@@ -27,8 +30,6 @@ from stream_ctr.features.draft import (
     integer_values,
     text_bytes,
 )
-from stream_ctr.features.quantiles import QuantileBuckets
-from stream_ctr.features.tally import Tally
 from stream_ctr.state.state import Json, State
 
 MOST_SPLITS = 64
@@ -83,8 +84,8 @@ class KeyEncoder:
 
     def complete(self, row: NDArray[np.uint64], observe: bool = True) -> NDArray[np.uint64]:
         """Keys uint64 [S] of an impression that takes its place in the stream: what :meth:`keys` gives,
-        from a row [S + X] of :class:`.scanner.RecordScanner`. Without ``observe``, what :meth:`peek_keys`
-        gives."""
+        from a row [S + X] of :class:`stream_ctr.features.scan.scanner.RecordScanner`. Without ``observe``,
+        what :meth:`peek_keys` gives."""
         if len(row) == self.slots:
             return row
         keys = row[: self.slots].copy()

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.scan_plan import IGNORED, INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
-from stream_ctr.features.scan_values import (
+from stream_ctr.features.scan.plan import IGNORED, INTEGER, MOST_KEYS, NOT_SURE, TEXT, Schema, Scratch
+from stream_ctr.features.scan.value_kernels import (
     BACKSLASH,
     CLOSE_OBJECT,
     COLON,

@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.admission import count_sighting
-from stream_ctr.features.frequency import Counts, count_ratio, weight_at
-from stream_ctr.features.vocabulary import NOT_FOUND, find, insert, is_repeated, lookup_event
+from stream_ctr.features.rows.admission import count_sighting
+from stream_ctr.features.rows.frequency import Counts, count_ratio, weight_at
+from stream_ctr.features.rows.vocabulary import NOT_FOUND, find, insert, is_repeated, lookup_event
 from stream_ctr.kernels.decorators import kernel
 from stream_ctr.pipeline.batch import ABSENT, ASIDE, PREDICT
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.features.admission import DEPTH, count_sighting, empty_sketch, used_cells
+from stream_ctr.features.rows.admission import DEPTH, count_sighting, empty_sketch, used_cells
 
 
 @settings(deadline=None)

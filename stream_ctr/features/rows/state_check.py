@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.features.frequency import NEVER
+from stream_ctr.features.rows.frequency import NEVER
 from stream_ctr.state.state import State
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.config.features import FeaturesConfig
-from stream_ctr.features.tables import FeatureTables
-from stream_ctr.features.vocabulary import (
+from stream_ctr.features.rows.tables import FeatureTables
+from stream_ctr.features.rows.vocabulary import (
     NOT_FOUND,
     SMALLEST_CAPACITY,
     capacity_for,

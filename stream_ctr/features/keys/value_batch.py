@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.canonical import MISSING_INTEGER, TEXT_TAG
-from stream_ctr.features.columns import Column
-from stream_ctr.features.values import may_need_rewriting, plain_text
+from stream_ctr.features.keys.canonical import MISSING_INTEGER, TEXT_TAG
+from stream_ctr.features.keys.column import Column
+from stream_ctr.features.keys.values import may_need_rewriting, plain_text
 
 Features = Mapping[str, FeatureValue]
 

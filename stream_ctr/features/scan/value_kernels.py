@@ -1,4 +1,4 @@
-"""Values in the plain forms of JSON, from their bytes to keys. Kernels only; see :mod:`.scan`."""
+"""Values in the plain forms of JSON, from their bytes to keys. Kernels only; see :mod:`.record_kernels`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.features.canonical import integer_key
-from stream_ctr.features.scan_plan import (
-    INTEGER,
-    LEARNED,
-    LISTED,
-    MOST_KEYS,
-    NOT_SURE,
-    TEXT,
-    Schema,
-)
+from stream_ctr.features.keys.canonical import integer_key
+from stream_ctr.features.scan.plan import INTEGER, LEARNED, LISTED, MOST_KEYS, NOT_SURE, TEXT, Schema
 from stream_ctr.kernels.decorators import kernel
 from stream_ctr.kernels.xxhash64 import never_zero, xxh64
 
@@ -102,7 +94,7 @@ def _is_word(data: NDArray[np.uint8], at: int, second: int, third: int, fourth: 
 @kernel
 def plain_end(data: NDArray[np.uint8], start: int, stop: int) -> int:
     """The end of what a text counts as: ``stop`` for most, the point of ``3.0``, and NOT_SURE for what
-    :func:`stream_ctr.features.values.plain_text` may write in another way."""
+    :func:`stream_ctr.features.keys.values.plain_text` may write in another way."""
     length = stop - start
     if data[start] == UPPER_T or data[start] == UPPER_F:
         true = length == 4 and _is_word(data, start + 1, LETTER_R, LETTER_U, LOWER_E)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.config.features import FieldConfig, UnknownFeatures, slot_fields
-from stream_ctr.features.columns import Column, check_fields
-from stream_ctr.features.scan import scan_records
-from stream_ctr.features.scan_plan import (
+from stream_ctr.features.keys.column import Column, check_fields
+from stream_ctr.features.keys.tally import LONGEST_NAME
+from stream_ctr.features.scan.plan import (
     BOUNDED,
     IGNORED,
     INTEGER,
@@ -25,7 +25,7 @@ from stream_ctr.features.scan_plan import (
     Schema,
     Scratch,
 )
-from stream_ctr.features.tally import LONGEST_NAME
+from stream_ctr.features.scan.record_kernels import scan_records
 
 MOST_SETS: Final = 256
 """Sets of ignored names that are kept."""
@@ -33,12 +33,12 @@ _KINDS: Final = {"categorical": TEXT, "integer": INTEGER, "multi": LISTED}
 
 
 class RecordScanner:
-    """Keys of records in JSON, for :meth:`.keys.KeyEncoder.complete`.
+    """Keys of records in JSON, for :meth:`stream_ctr.features.keys.encoder.KeyEncoder.complete`.
 
-    What it is sure of is what a careful decoder and :meth:`.keys.KeyEncoder.keys` come to, but for the
-    values beside the features: these it only sees to be named once.
+    What it is sure of is what a careful decoder and :meth:`stream_ctr.features.keys.encoder.KeyEncoder.keys`
+    come to, but for the values beside the features: these it only sees to be named once.
 
-    >>> from stream_ctr.features.keys import KeyEncoder
+    >>> from stream_ctr.features.keys.encoder import KeyEncoder
     >>> fields = (FieldConfig("site"), FieldConfig("visits", "integer"))
     >>> value = b'{"v":1,"features":{"site":"news","visits":3}}'
     >>> rows, sure, _ = RecordScanner(fields).scan([value, b"[]"])
@@ -110,8 +110,8 @@ class RecordScanner:
         )
 
     def scan(self, values: Sequence[bytes]) -> tuple[NDArray[np.uint64], list[bool], list[int]]:
-        """Rows uint64 [B, S + X] for :meth:`.keys.KeyEncoder.complete`, whether each can be relied on, and
-        the bits of :meth:`ignored_names`."""
+        """Rows uint64 [B, S + X] for :meth:`stream_ctr.features.keys.encoder.KeyEncoder.complete`, whether
+        each can be relied on, and the bits of :meth:`ignored_names`."""
         start = np.zeros(len(values) + 1, np.int64)
         # One byte of 0 after each record, so that none is read beyond its end.
         np.cumsum([len(value) + 1 for value in values], out=start[1:])

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stream_ctr.errors import StateError
-from stream_ctr.features.quantiles import BUFFER, FIRST_PUBLICATION, QuantileBuckets
+from stream_ctr.features.keys.quantiles import BUFFER, FIRST_PUBLICATION, QuantileBuckets
 from stream_ctr.state.state import Json, State
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.errors import ConfigError, RecordError, StateError
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.tally import MOST_NAMES, OTHERS
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.keys.tally import MOST_NAMES, OTHERS
 from stream_ctr.state.state import Json, State
 
 FIELDS = (

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.errors import RecordError
-from stream_ctr.features.keys import KeyEncoder
+from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.state.state import State
-from tests.features.test_keys import EVENTS, FIELDS, Event
+from tests.features.keys.test_encoder import EVENTS, FIELDS, Event
 
 
 def learned_encoder() -> KeyEncoder:

@@ -25,8 +25,8 @@ from stream_ctr.datasets.taobao import Taobao
 from stream_ctr.errors import DataError, RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
-from stream_ctr.features.keys import KeyEncoder
-from stream_ctr.features.scanner import RecordScanner
+from stream_ctr.features.keys.encoder import KeyEncoder
+from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decode import RecordDecoder
 from stream_ctr.pipeline.scanned import BatchDecoder
 from stream_ctr.river.encoding import DictEncoder

@@ -1,0 +1,1 @@
+"""Values of features to 64-bit keys."""

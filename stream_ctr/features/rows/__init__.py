@@ -1,0 +1,1 @@
+"""Keys to rows: vocabulary, admission, eviction, running counts."""

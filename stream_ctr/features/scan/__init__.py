@@ -1,0 +1,1 @@
+"""The compiled scan of usual JSON records."""
