@@ -19,7 +19,7 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import StateError
-from stream_ctr.features import frozen_vocabulary
+from stream_ctr.features.rows import vocabulary
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
@@ -35,7 +35,7 @@ from tests.support.learner_events import SINGLE, make_batch
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 64)
-    monkeypatch.setattr(frozen_vocabulary, "PIECE", 7)
+    monkeypatch.setattr(vocabulary, "PIECE", 7)
 
 
 @settings(deadline=None)

@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.features.frozen_vocabulary import Places, RowKeys
 from stream_ctr.features.rows import admission
 from stream_ctr.features.rows.frequency import NEVER, Counts
 from stream_ctr.features.rows.kernels import CHANGES, IN_USE, STARTED, Changes, Tables, encode_events
 from stream_ctr.features.rows.state_check import check_tables
-from stream_ctr.features.rows.vocabulary import capacity_for, insert_all, lookup_rows, rehash, room
+from stream_ctr.features.rows.vocabulary import (
+    Places,
+    RowKeys,
+    capacity_for,
+    insert_all,
+    lookup_rows,
+    rehash,
+    room,
+)
 from stream_ctr.pipeline.batch import PREDICT, RowChanges
 from stream_ctr.state.frozen import FrozenRows, FrozenState, Source, Watch
 from stream_ctr.state.state import Arrays, Json, State
