@@ -12,9 +12,9 @@ from stream_ctr.analysis.quality import quality
 from stream_ctr.analysis.rows import Rows
 from stream_ctr.analysis.surface import Surface
 from stream_ctr.analysis.training import Initial, train
-from stream_ctr.batch.scores import Scores
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.offline.scores import Scores
 
 COLLAPSED_AUC = 0.55
 """A network whose held-out AUC is below hardly tells clicks from the others."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.analysis.hessian import Correlation, Curvature, FrequencyCorrelations
 from stream_ctr.analysis.rows import Rows
-from stream_ctr.batch.scores import Scores
 from stream_ctr.config.model import ModelConfig, model_identity
+from stream_ctr.offline.scores import Scores
 
 PAPER: Final = (
     "Helen (Zhu et al. 2024, arXiv 2403.00798) reports, for batches of the full data, a strong positive "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.batch.scores import Scores, score
+from stream_ctr.offline.scores import Scores, score
 
 
 def quality(logit: NDArray[np.float64], label: NDArray[np.float64]) -> Scores:

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 
 from stream_ctr.analysis.rows import Rows
-from stream_ctr.batch.presets import batch_preset
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -18,6 +17,7 @@ from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.models.build import build_network
 from stream_ctr.models.layout import Layout
+from stream_ctr.offline.presets import batch_preset
 from stream_ctr.state.state import State
 
 Initial = Literal["he", "xavier", "torch"]

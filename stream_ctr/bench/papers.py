@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from stream_ctr.batch.command import add_protocol_arguments, protocol_of
 from stream_ctr.errors import UsageError
+from stream_ctr.offline.command import add_protocol_arguments, protocol_of
 
 if TYPE_CHECKING:
     from stream_ctr.bench.papers_grid import Cell, GridProgress
@@ -57,12 +57,12 @@ class Papers:
         add_protocol_arguments(parser.add_argument_group("batch protocol"))
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.batch.encoded import encoded_rows
-        from stream_ctr.batch.run import prepare
         from stream_ctr.bench.papers_grid import Plan, run_grid
         from stream_ctr.bench.papers_report import as_json, plot_grid, print_tables
         from stream_ctr.config.settings import load_settings
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
+        from stream_ctr.offline.encoded import encoded_rows
+        from stream_ctr.offline.run import prepare
         from stream_ctr.reporting.progress import Reporter
         from stream_ctr.training.lock import StateLock
 
@@ -121,10 +121,10 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     Raises:
         UsageError: a name is unknown, or a number is out of its range.
     """
-    from stream_ctr.batch.presets import BATCH_PRESETS, batch_preset
     from stream_ctr.bench.papers_grid import META_TANH, Cell
     from stream_ctr.bench.papers_published import ABLATION, COMPONENTS
     from stream_ctr.config.model import ModelConfig
+    from stream_ctr.offline.presets import BATCH_PRESETS, batch_preset
 
     if not 1 <= arguments.seeds <= 1000:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to 1000")

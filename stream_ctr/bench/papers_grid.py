@@ -17,16 +17,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from stream_ctr.batch.fit import Progress
-from stream_ctr.batch.presets import batch_preset, with_settings
-from stream_ctr.batch.protocol import BatchProtocol
-from stream_ctr.batch.report import row
-from stream_ctr.batch.run import Prepared, run
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.build import build_batch_learner
+from stream_ctr.offline.fit import Progress
+from stream_ctr.offline.presets import batch_preset, with_settings
+from stream_ctr.offline.protocol import BatchProtocol
+from stream_ctr.offline.report import row
+from stream_ctr.offline.run import Prepared, run
 from stream_ctr.state.durable_files import Files
 
 FORMAT: Final = 1
@@ -122,7 +122,7 @@ class GridProgress:
 
 
 Results = dict[Cell, dict[str, Any]]
-"""By cell: what :func:`stream_ctr.batch.report.row` gives, or ``{"failed": reason}``."""
+"""By cell: what :func:`stream_ctr.offline.report.row` gives, or ``{"failed": reason}``."""
 
 
 def run_grid(

@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict
 from typing import Any, Final
 
-from stream_ctr.batch.plot import COLOURS
 from stream_ctr.bench.papers_grid import META_TANH, Plan, Results
 from stream_ctr.bench.papers_published import NOT_COMPARABLE
 from stream_ctr.bench.papers_tables import (
@@ -20,6 +19,7 @@ from stream_ctr.bench.papers_tables import (
     optimizer_table,
 )
 from stream_ctr.errors import UsageError
+from stream_ctr.offline.plot import COLOURS
 from stream_ctr.reporting.figure import new_figure, write_figure
 
 TITLES: Final = {"": "without SML", META_TANH: "with SML"}

@@ -17,8 +17,8 @@ from stream_ctr.training.daemon_command import (
 )
 
 if TYPE_CHECKING:
-    from stream_ctr.batch.warm_start import WarmStart
     from stream_ctr.events.log import EventLog
+    from stream_ctr.offline.warm_start import WarmStart
     from stream_ctr.reporting.progress import Reporter
     from stream_ctr.training.trainer import Summary, Trainer
 
@@ -100,8 +100,8 @@ def _warm_start(arguments: argparse.Namespace) -> WarmStart | None:
     Raises:
         UsageError: one of the two options stands alone.
     """
-    from stream_ctr.batch.warm_start import WarmStart
     from stream_ctr.errors import UsageError
+    from stream_ctr.offline.warm_start import WarmStart
 
     if (arguments.start_from is None) != (arguments.start_at is None):
         raise UsageError(

@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from stream_ctr.batch.warm_start import WarmStart, load_warm_start
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.settings import Settings
 from stream_ctr.datasets.base import resolve_fields
@@ -22,6 +21,7 @@ from stream_ctr.errors import LogError, PartitionsAddedError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
+from stream_ctr.offline.warm_start import WarmStart, load_warm_start
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.batch.protocol import BatchProtocol
 from stream_ctr.bench.papers_grid import Cell, GridProgress, Plan, cell_path, load_cell, run_grid
 from stream_ctr.bench.papers_published import ABLATION, COMPONENTS, SML_GAIN
 from stream_ctr.bench.papers_statistics import paired_test, spread, variance_across
@@ -26,6 +25,7 @@ from stream_ctr.cli import main
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import ModelError
+from stream_ctr.offline.protocol import BatchProtocol
 from tests.support.faulty_files import FailingFiles
 from tests.support.planted_dataset import Made, prepared, write_rows
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.batch.per_event import per_event
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -17,6 +16,7 @@ from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.offline.per_event import per_event
 from stream_ctr.optim.moments import widened
 from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import CheckpointStore

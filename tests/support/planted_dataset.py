@@ -11,14 +11,14 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
-from stream_ctr.batch.encoded import EncodedRows, encoded_rows
-from stream_ctr.batch.protocol import BatchProtocol
-from stream_ctr.batch.run import Prepared, prepare
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.events.log import Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import FeatureValue
+from stream_ctr.offline.encoded import EncodedRows, encoded_rows
+from stream_ctr.offline.protocol import BatchProtocol
+from stream_ctr.offline.run import Prepared, prepare
 
 START_MS = 1_700_000_000_000
 STEP_MS = 500

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.batch.warm_start import WarmStart
 from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import LogError, OffsetRangeError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
@@ -21,6 +20,7 @@ from stream_ctr.events.log import Entry, EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.sqlite.log import SqliteReader
 from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.offline.warm_start import WarmStart
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake
 from stream_ctr.training.checkpoint import CheckpointStore, Loaded

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.batch.protocol import BatchProtocol
 from stream_ctr.errors import DataError
+from stream_ctr.offline.protocol import BatchProtocol
 
 TRAINING: Final = 0
 VALIDATION: Final = 1

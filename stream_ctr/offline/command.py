@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from stream_ctr.batch.fit import Fit, Progress
-    from stream_ctr.batch.protocol import BatchProtocol
-    from stream_ctr.batch.run import Prepared
     from stream_ctr.config.experiment import Arm
     from stream_ctr.config.model import ModelConfig
     from stream_ctr.config.settings import Settings
+    from stream_ctr.offline.fit import Fit, Progress
+    from stream_ctr.offline.protocol import BatchProtocol
+    from stream_ctr.offline.run import Prepared
     from stream_ctr.reporting.progress import Reporter
 
 BATCH_ONLY = (
@@ -96,8 +96,8 @@ def protocol_of(arguments: argparse.Namespace) -> BatchProtocol:
     Raises:
         UsageError: they make no sense.
     """
-    from stream_ctr.batch.protocol import BatchProtocol, check_protocol, parse_shares
     from stream_ctr.features.rows.admission import LARGEST_COUNT
+    from stream_ctr.offline.protocol import BatchProtocol, check_protocol, parse_shares
 
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UsageError(f"--batch-size {arguments.batch_size}: must be 1 or more")
@@ -118,10 +118,10 @@ def run_batch(
     arguments: argparse.Namespace, settings: Settings, model: ModelConfig, limit: int | None
 ) -> int:
     """Do what ``evaluate --protocol batch`` was asked for; the arguments have been checked."""
-    from stream_ctr.batch.encoded import encoded_rows
-    from stream_ctr.batch.report import as_json, print_table
-    from stream_ctr.batch.run import prepare, run
     from stream_ctr.datasets.base import open_dataset, parse_options
+    from stream_ctr.offline.encoded import encoded_rows
+    from stream_ctr.offline.report import as_json, print_table
+    from stream_ctr.offline.run import prepare, run
     from stream_ctr.reporting.progress import Reporter
 
     protocol = protocol_of(arguments)
@@ -163,7 +163,7 @@ def run_batch(
         else:
             print_table(fits, prepared, protocol)
     if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
-        from stream_ctr.batch.plot import plot_fits
+        from stream_ctr.offline.plot import plot_fits
 
         plot_fits(fits, arguments.plot, f"{dataset.name}, batch protocol")
     return 0
@@ -171,9 +171,9 @@ def run_batch(
 
 def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelConfig) -> dict[str, Arm]:
     """What is to be trained, by name: the model under each optimizer."""
-    from stream_ctr.batch.presets import batch_preset, with_settings
     from stream_ctr.config.experiment import Arm
     from stream_ctr.datasets.base import parse_options
+    from stream_ctr.offline.presets import batch_preset, with_settings
 
     if arguments.dropout is not None:
         model = replace(model, dropout=arguments.dropout)
@@ -191,8 +191,8 @@ def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelCo
 
 def save_checkpoint(folder: Path, settings: Settings, arm: Arm, prepared: Prepared, fit: Fit) -> Path:
     """The best epoch's weights with vocabulary and counts, for ``train --start-from``."""
-    from stream_ctr.batch.per_event import per_event
-    from stream_ctr.batch.warm_start import save_warm_start
+    from stream_ctr.offline.per_event import per_event
+    from stream_ctr.offline.warm_start import save_warm_start
 
     encoded, features = prepared.feed.encoded, prepared.features
     learner = per_event(fit.state, arm.optimizer, fit.batch_size)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_ctr.batch.presets import BATCH_PRESETS
 from stream_ctr.cli import main
+from stream_ctr.offline.presets import BATCH_PRESETS
 from stream_ctr.optim.build import check_optimizer
 from tests.support.planted_dataset import Made, write_rows
 

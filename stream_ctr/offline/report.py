@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from stream_ctr.batch.fit import Fit
-from stream_ctr.batch.protocol import BatchProtocol
-from stream_ctr.batch.run import Prepared
+from stream_ctr.offline.fit import Fit
+from stream_ctr.offline.protocol import BatchProtocol
+from stream_ctr.offline.run import Prepared
 
 
 def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> dict[str, Any]:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.batch.encoded import EncodedRows
-from stream_ctr.batch.feed import Feed
-from stream_ctr.batch.fit import BatchLearner, Fit, Progress, fit
-from stream_ctr.batch.protocol import BatchProtocol, check_protocol
-from stream_ctr.batch.split import PARTS, split_rows
-from stream_ctr.batch.vocabulary import training_vocabulary
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.build import build_batch_learner
+from stream_ctr.offline.encoded import EncodedRows
+from stream_ctr.offline.feed import Feed
+from stream_ctr.offline.fit import BatchLearner, Fit, Progress, fit
+from stream_ctr.offline.protocol import BatchProtocol, check_protocol
+from stream_ctr.offline.split import PARTS, split_rows
+from stream_ctr.offline.vocabulary import training_vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.batch.fit import Fit, predict
-from stream_ctr.batch.presets import batch_preset
-from stream_ctr.batch.protocol import BatchProtocol
-from stream_ctr.batch.run import Prepared, prepare, run, with_rate
-from stream_ctr.batch.scores import score
-from stream_ctr.batch.split import TEST, VALIDATION
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, ModelError
 from stream_ctr.learners.build import build_batch_learner
+from stream_ctr.offline.fit import Fit, predict
+from stream_ctr.offline.presets import batch_preset
+from stream_ctr.offline.protocol import BatchProtocol
+from stream_ctr.offline.run import Prepared, prepare, run, with_rate
+from stream_ctr.offline.scores import score
+from stream_ctr.offline.split import TEST, VALIDATION
 from tests.support.planted_dataset import Made, columns, prepared
 
 MODEL = ModelConfig(embedding=4, hidden=(8,), sml=False, embedding_scale=0.1)

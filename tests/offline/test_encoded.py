@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.batch import encoded as module
-from stream_ctr.batch.encoded import encoded_rows
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
+from stream_ctr.offline import encoded as module
+from stream_ctr.offline.encoded import encoded_rows
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.training.lock import StateLock
 from tests.support.planted_dataset import FIELDS, Made, columns

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_ctr.batch.protocol import BatchProtocol, batch_size_for, check_protocol, parse_shares
-from stream_ctr.batch.split import TEST, TRAINING, VALIDATION, mixed, shuffled, split_rows
 from stream_ctr.errors import DataError, UsageError
+from stream_ctr.offline.protocol import BatchProtocol, batch_size_for, check_protocol, parse_shares
+from stream_ctr.offline.split import TEST, TRAINING, VALIDATION, mixed, shuffled, split_rows
 
 MASK = 2**64 - 1
 

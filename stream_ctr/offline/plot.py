@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
 
 if TYPE_CHECKING:
-    from stream_ctr.batch.fit import Fit
+    from stream_ctr.offline.fit import Fit
 
 COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
