@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch, RowChanges
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.datasets.base import WITHOUT_PATH, Dataset, Example, open_dataset, parse_options
@@ -17,7 +18,6 @@ from stream_ctr.errors import DataError, UsageError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.optim.counts import count_ratios
-from stream_ctr.pipeline.batch import Batch, RowChanges
 from stream_ctr.pipeline.direct import direct_batches
 
 STREAM_CHUNK = 256

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.bench.optimizer_journal import Journal
 from stream_ctr.bench.optimizer_spaces import Method, Setting, configured
 from stream_ctr.bench.paired import Interval, block_interval
@@ -22,7 +23,6 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.errors import DataError
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.sums import EPSILON
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 
 Losses = NDArray[np.float64]
 TUNING_SEED = 1

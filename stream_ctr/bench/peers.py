@@ -11,8 +11,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.learners.base import LearnResult
-from stream_ctr.pipeline.batch import Batch
 
 VW_BITS: Final = 22
 VW_COMMON: Final = f"--loss_function logistic --link logistic -b {VW_BITS} --quiet"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stream_ctr.batch import Batch
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -24,7 +25,6 @@ from stream_ctr.learners.row_table import RowTable
 from stream_ctr.models.build import build_network
 from stream_ctr.models.initial import row_values
 from stream_ctr.optim.rules import build_rule
-from stream_ctr.pipeline.batch import Batch
 
 Event = Callable[[Tensor, list[Tensor], Tensor, list[Tensor], Tensor, Tensor, Tensor], Tensor]
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.bench.memory import forget_peak, peak_bytes, resident_bytes
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
@@ -24,7 +25,6 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.checkpoint import CheckpointStore
 

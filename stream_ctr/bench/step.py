@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.bench.step_data import step_batches
 from stream_ctr.bench.step_entries import EAGER, FLAGSHIP, FLOOR, Entry, all_entries
 from stream_ctr.config.model import ModelConfig
-from stream_ctr.pipeline.batch import Batch
 
 CHUNK: Final = 256
 WARM_UP_CHUNKS: Final = 2

@@ -7,13 +7,13 @@ from typing import Final
 
 import numpy as np
 
+from stream_ctr.batch import Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.datasets.base import Example, open_dataset
 from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.direct import direct_batches
 
 FIELDS: Final = 39

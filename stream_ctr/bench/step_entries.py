@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.bench.step_cuda import gpu_learners
 from stream_ctr.bench.step_data import FIELDS
 from stream_ctr.bench.step_floor import Floor
@@ -19,7 +20,6 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import Batch
 
 FLAGSHIP: Final = ModelConfig(embedding=16, hidden=(128, 64), sml=True, scale="unit")
 HELEN: Final = OptimizerConfig(method="helen", perturb="both", rho=0.001, rho_dense=0.001)

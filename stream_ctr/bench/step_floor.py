@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.bench.step_data import FIELDS
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -17,7 +18,6 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.kernels.decorators import fast_kernel
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.compiled_plan import ALIGN, aligned
-from stream_ctr.pipeline.batch import Batch
 
 
 @fast_kernel

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.bench.machine import describe_machine, load_average, print_machine
 from stream_ctr.bench.step import CHUNK, WARM_UP_CHUNKS
 from stream_ctr.bench.step_data import step_batches
@@ -34,7 +35,6 @@ from stream_ctr.learners.compiled_plan import Chunk, Workspace
 from stream_ctr.learners.compiled_revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
 from stream_ctr.learners.compiled_rules import start_row, update_dense, update_rows
 from stream_ctr.optim.moments import DENSE, SECOND_TURN
-from stream_ctr.pipeline.batch import Batch
 
 PARTS: Final = (
     "start new rows",

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.pipeline.batch import Batch
+from stream_ctr.batch import Batch
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -43,7 +44,6 @@ from stream_ctr.models.parameters import tower_layout
 from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.moments import narrowed
 from stream_ctr.optim.rules import build_rule
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state.frozen import FrozenState, Source
 from stream_ctr.state.state import Json, State
 

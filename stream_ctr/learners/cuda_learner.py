@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -26,7 +27,6 @@ from stream_ctr.learners.cuda_step import CHUNK_EVENTS, CursorStep
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.learners.torch_step import TorchStep
 from stream_ctr.optim.build import check_streaming
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 
 Kind = tuple[int, bool]
 """Of an event: LEARN, PREDICT alone or nothing; and whether its slots are its fields and none is empty."""

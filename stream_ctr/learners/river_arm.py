@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from river import base
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.river_inputs import Inputs, OneHot
 from stream_ctr.learners.river_rows import RowWeights
 from stream_ctr.learners.river_state import Codec
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.predictors.river_forward import LEAST, MOST, RiverModel
 from stream_ctr.state.state import State
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import RowChanges
 from stream_ctr.errors import StateError
-from stream_ctr.pipeline.batch import RowChanges
 from stream_ctr.state.state import State
 
 Feature = tuple[int, int]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -25,7 +26,6 @@ from stream_ctr.models.build import build_network
 from stream_ctr.models.pooling import pool
 from stream_ctr.optim.build import check_optimizer, check_streaming
 from stream_ctr.optim.counts import count_ratios
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state.state import State
 
 PREDICT_EVENTS = 1024

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import COPY, LEARN, PREDICT, SETTLE
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE
 from stream_ctr.state.state import State
 
 FREE: Final = -1

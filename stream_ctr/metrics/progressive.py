@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.metrics.curve import Curve
 from stream_ctr.metrics.drift import DriftDetector
 from stream_ctr.metrics.open_predictions import SCORED, UNMATCHED, Pending
 from stream_ctr.metrics.sums import MetricValues, Sums, log_losses, running_base_rates
 from stream_ctr.metrics.window import Window
-from stream_ctr.pipeline.batch import Batch
 from stream_ctr.state.state import State, damage_is_a_state_error, stored_integer
 
 Kind = Literal["lifetime", "window", "tail"]

@@ -24,6 +24,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig, UnknownFeatures
 from stream_ctr.datasets.base import Dataset
 from stream_ctr.datasets.reader import read_report
@@ -31,7 +32,6 @@ from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.keys.tally import Tally
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.state.state import State
 from stream_ctr.training.lock import StateLock

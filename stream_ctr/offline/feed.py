@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import ABSENT, LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.offline.encoded import EncodedRows
 from stream_ctr.offline.vocabulary import TrainingVocabulary
-from stream_ctr.pipeline.batch import ABSENT, LEARN, PREDICT, Batch, RowChanges
 
 PREDICT_ROWS: Final = 8192
 """Rows of one prediction: bounds its memory."""

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch
 from stream_ctr.errors import DataError, ModelError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.metrics.sums import log_losses
@@ -17,7 +18,6 @@ from stream_ctr.offline.feed import PREDICT_ROWS, Feed
 from stream_ctr.offline.protocol import MINIMUM_RATE, BatchProtocol, batch_size_for
 from stream_ctr.offline.scores import Scores, score
 from stream_ctr.offline.split import TEST, TRAINING, VALIDATION, shuffled
-from stream_ctr.pipeline.batch import Batch
 from stream_ctr.state.state import State
 
 

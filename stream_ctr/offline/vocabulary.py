@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import ABSENT, RowChanges
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.features.rows import admission
 from stream_ctr.features.rows.tables import FeatureTables
@@ -20,7 +21,6 @@ from stream_ctr.kernels.decorators import kernel
 from stream_ctr.offline.encoded import EncodedRows
 from stream_ctr.offline.split import TRAINING
 from stream_ctr.optim.counts import count_ratios
-from stream_ctr.pipeline.batch import ABSENT, RowChanges
 from stream_ctr.state.state import State
 
 _BLOCK: Final = 1 << 18

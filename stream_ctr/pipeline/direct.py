@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.errors import DataError, RecordError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.batch import LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.encode import Event, encode
 from stream_ctr.pipeline.labels import LabelPolicy
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stream_ctr.batch import ASIDE, Batch, RowChanges
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.batch import ASIDE, Batch, RowChanges
 
 
 class Event(NamedTuple):

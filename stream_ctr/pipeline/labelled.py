@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import msgspec
 
+from stream_ctr.batch import ASIDE, PREDICT, SETTLE
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError, RecordError, StateError
 from stream_ctr.events.dead_letter_replay import REPLAYED_HEADER
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
-from stream_ctr.pipeline.batch import ASIDE, PREDICT, SETTLE
 from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VERSIONS, RecordDecoder
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.ordered import OrderedEntry

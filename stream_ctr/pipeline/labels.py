@@ -19,9 +19,9 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from stream_ctr.batch import COPY, LEARN, PREDICT, SETTLE
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.config.label_policy import LabelLoss
-from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE
 
 _SPAN: Final = 2.0**64
 

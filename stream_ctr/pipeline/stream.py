@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from stream_ctr.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import RecordError, StateError
@@ -19,7 +20,6 @@ from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.encode import Event, encode
 from stream_ctr.pipeline.join import Joiner, Labelled
 from stream_ctr.pipeline.labels import LabelPolicy

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stream_ctr.batch import LEARN, Batch
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig, slot_fields
 from stream_ctr.config.settings import Settings
@@ -15,7 +16,6 @@ from stream_ctr.events.log import Entry
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.pipeline.batch import LEARN, Batch
 from stream_ctr.pipeline.labelled import LabelledPipeline
 from stream_ctr.pipeline.ordered import OrderedEntry
 from stream_ctr.pipeline.segments import SegmentFolder

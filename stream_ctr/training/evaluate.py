@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from stream_ctr.batch import PREDICT, Batch
 from stream_ctr.learners.base import Learner
 from stream_ctr.metrics.curve import Curve
 from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.metrics.sums import MetricValues
-from stream_ctr.pipeline.batch import PREDICT, Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from stream_ctr.offline.command import add_arguments as add_batch_arguments
 from stream_ctr.offline.command import refuse_options_of_other_protocol, run_batch
 
 if TYPE_CHECKING:
+    from stream_ctr.batch import Batch
     from stream_ctr.config.model import ModelConfig
     from stream_ctr.config.settings import Settings
     from stream_ctr.datasets.base import Dataset
     from stream_ctr.features.keys.tally import Tally
     from stream_ctr.learners.base import Learner
     from stream_ctr.metrics.sums import MetricValues
-    from stream_ctr.pipeline.batch import Batch
     from stream_ctr.pipeline.labels import LabelPolicy
     from stream_ctr.training.evaluate import Evaluation
 

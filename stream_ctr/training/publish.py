@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from stream_ctr.batch import LEARN
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.settings import Settings
@@ -22,7 +23,6 @@ from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
 from stream_ctr.monitoring.exposition import TrainerMetrics
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.trainer_numbers import Durations, Spread, TrainerNumbers
-from stream_ctr.pipeline.batch import LEARN
 from stream_ctr.predictors.export import model_parts
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import open_fixed

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_ctr.batch import LEARN, PREDICT
 from stream_ctr.bench import optimizers as module
 from stream_ctr.bench.optimizer_journal import Journal
 from stream_ctr.bench.optimizer_spaces import METHODS, Method, Range, chosen_methods, configured
@@ -29,7 +30,6 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, ModelError, UsageError
 from stream_ctr.learners.build import build_learner
-from stream_ctr.pipeline.batch import LEARN, PREDICT
 from tests.support.learner_events import MULTI, chunks, make_batch
 
 BATCH = make_batch(MULTI, 600, seed=5, learn_only=True)

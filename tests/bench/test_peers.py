@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from stream_ctr.batch import Batch
 from stream_ctr.bench.peers import VOWPAL_WABBIT, DeepRiver, VowpalWabbit
 from stream_ctr.bench.peers_torch import CompiledTorch
 from stream_ctr.bench.step import CHUNK, StepBench, _make, _run
@@ -20,7 +21,6 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import Batch
 
 
 class Breaks:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.batch import PREDICT
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -18,7 +19,6 @@ from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.cuda_graph import rehearsed
 from stream_ctr.learners.cuda_learner import CudaGraphLearner
 from stream_ctr.learners.river_names import river_learner
-from stream_ctr.pipeline.batch import PREDICT
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 
 MODEL = ModelConfig(embedding=4, hidden=(8, 6), embedding_scale=0.2)

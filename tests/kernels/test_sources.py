@@ -75,7 +75,7 @@ def test_no_source_that_a_kernel_can_reach_imports_by_other_means() -> None:
 
 
 CONSTANTS = (
-    ("features/rows/kernels.py", "pipeline/batch.py", "ABSENT: Final = -1", "ABSENT: Final = -2"),
+    ("features/rows/kernels.py", "batch.py", "ABSENT: Final = -1", "ABSENT: Final = -2"),
     (KERNELS, "optim/moments.py", "WEYL: Final = ", "WEYL: Final = 2 + "),
     (KERNELS, "optim/moments.py", "SECOND_TURN: Final = 2", "SECOND_TURN: Final = 3"),
 )

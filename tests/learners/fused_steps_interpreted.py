@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.batch import LEARN, PREDICT
 from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -22,7 +23,6 @@ from stream_ctr.learners.cuda_graph import Run, rehearsed
 from stream_ctr.learners.fused_learner import FusedLearner
 from stream_ctr.learners.fused_plan import Blocks
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import LEARN, PREDICT
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -19,7 +20,6 @@ from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 from tests.support.optimizer_oracle import Oracle

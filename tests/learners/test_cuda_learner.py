@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from stream_ctr.batch import LEARN, PREDICT, RowChanges
 from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -32,7 +33,6 @@ from stream_ctr.learners.rows import FIRST_CAPACITY
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.learners.torch_step import Events, TorchStep
 from stream_ctr.models.build import build_network
-from stream_ctr.pipeline.batch import LEARN, PREDICT, RowChanges
 from stream_ctr.state.state import State
 from tests.support.backbone_variants import BACKBONES, small
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part

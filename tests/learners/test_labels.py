@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stream_ctr.batch import COPY, LEARN, SETTLE
 from stream_ctr.config.label_policy import POLICIES, LabelLoss, refuse_labels
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -16,7 +17,6 @@ from stream_ctr.errors import ConfigError, ModelError
 from stream_ctr.learners.compiled_labels import logit_gradient
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import COPY, LEARN, SETTLE
 from tests.support.learner_events import SINGLE, make_batch
 
 LOSSES = [

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from river import base, linear_model, optim
 
+from stream_ctr.batch import LEARN, Batch, RowChanges
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -20,7 +21,6 @@ from stream_ctr.learners.river_arm import RiverLearner, click_probability
 from stream_ctr.learners.river_inputs import ClickRates, OneHot
 from stream_ctr.learners.river_names import NAMED, check_river_name, river_learner
 from stream_ctr.learners.river_state import codec_of
-from stream_ctr.pipeline.batch import LEARN, Batch, RowChanges
 from stream_ctr.predictors.river_forward import LEAST, MOST
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, make_batch, one_event, part

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import StateError
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.optim.counts import count_ratios
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 from tests.support.optimizer_oracle import Oracle
 

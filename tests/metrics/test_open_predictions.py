@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.batch import LEARN, PREDICT
 from stream_ctr.metrics.open_predictions import NOTHING, SCORED, UNMATCHED, Pending
-from stream_ctr.pipeline.batch import LEARN, PREDICT
 
 Row = tuple[int, int, float]
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.metrics.curve import LIMIT, Curve
 from stream_ctr.metrics.progressive import Kind, ProgressiveMetrics
 from stream_ctr.metrics.sums import Sums
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.state.state import State
 from tests.metrics.test_sums import slow_log_loss, sorted_auc
 from tests.support.metric_events import delayed_stream, make_batch, piece

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
@@ -14,7 +15,6 @@ from stream_ctr.errors import ModelError
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from tests.support.backbone_variants import BACKBONES, small
 from tests.support.learner_events import MULTI, chunks, make_batch, part
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.offline.per_event import per_event
 from stream_ctr.offline.presets import batch_preset
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 
 SIZE = 8
 EVENTS = 64 * SIZE

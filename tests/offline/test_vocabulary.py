@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stream_ctr.batch import ABSENT, PREDICT
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.offline import vocabulary as module
 from stream_ctr.offline.protocol import BatchProtocol
 from stream_ctr.offline.split import TRAINING
-from stream_ctr.pipeline.batch import ABSENT, PREDICT
 from tests.support.planted_dataset import FIELDS, Made, prepared
 
 BY_TIME = BatchProtocol(split="time")

@@ -10,11 +10,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.batch import COPY, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Pipeline

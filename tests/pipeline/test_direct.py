@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stream_ctr.batch import COPY, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.errors import DataError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.batch import COPY, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.pipeline.labels import LabelPolicy
 from tests.pipeline.test_stream import assert_same, concatenated

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stream_ctr.batch import ASIDE, LEARN, PREDICT, SETTLE
 from stream_ctr.config.settings import load_settings
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.batch import ASIDE, LEARN, PREDICT, SETTLE
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.ordered import OrderedEntry

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
+from stream_ctr.batch import Batch
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.journal import FileJournal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Pipeline

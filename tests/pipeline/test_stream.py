@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
 from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.join import OUTCOMES
 from stream_ctr.pipeline.journal import Journal

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -18,7 +19,6 @@ from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.keys.value_batch import Features
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream_ctr.batch import Batch, RowChanges
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.datasets.base import Example, open_dataset
@@ -23,7 +24,6 @@ from stream_ctr.features.keys.value_batch import Features
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.river_arm import RiverLearner
 from stream_ctr.learners.river_names import NAMED, river_learner
-from stream_ctr.pipeline.batch import Batch, RowChanges
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel

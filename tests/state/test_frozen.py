@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream_ctr.batch import PREDICT, Batch, RowChanges
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
@@ -23,7 +24,6 @@ from stream_ctr.features.rows import vocabulary
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.pipeline.batch import PREDICT, Batch, RowChanges
 from stream_ctr.state import frozen as module
 from stream_ctr.state.array_file import ArrayFile
 from stream_ctr.state.durable_files import Files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stream_ctr.pipeline.batch import ABSENT, ASIDE, PREDICT
+from stream_ctr.batch import ABSENT, ASIDE, PREDICT
 
 
 class SlowTables:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_ctr.pipeline.batch import ABSENT, LEARN, PREDICT, Batch, RowChanges
+from stream_ctr.batch import ABSENT, LEARN, PREDICT, Batch, RowChanges
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.pipeline.batch import LEARN, PREDICT, Batch, RowChanges
+from stream_ctr.batch import LEARN, PREDICT, Batch, RowChanges
 
 Column = NDArray[np.generic]
 

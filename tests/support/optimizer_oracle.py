@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stream_ctr.batch import LEARN, Batch
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.models.initial import row_values
-from stream_ctr.pipeline.batch import LEARN, Batch
 from stream_ctr.state.state import Json
 
 

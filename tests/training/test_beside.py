@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from stream_ctr.batch import Batch
 from stream_ctr.config.settings import load_settings
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.learners.base import FreezesWeights, LearnResult, Weighted
-from stream_ctr.pipeline.batch import Batch
 from stream_ctr.pipeline.journal import Journal
 from stream_ctr.pipeline.order import Order
 from stream_ctr.pipeline.stream import Applied

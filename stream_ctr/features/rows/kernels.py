@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import ABSENT, ASIDE, PREDICT
 from stream_ctr.features.rows.admission import count_sighting
 from stream_ctr.features.rows.frequency import Counts, count_ratio, weight_at
 from stream_ctr.features.rows.vocabulary import NOT_FOUND, find, insert, is_repeated, lookup_event
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.pipeline.batch import ABSENT, ASIDE, PREDICT
 
 IN_USE: Final = 0
 CHANGES: Final = 1

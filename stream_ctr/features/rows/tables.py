@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import PREDICT, RowChanges
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.features.rows import admission
@@ -23,7 +24,6 @@ from stream_ctr.features.rows.vocabulary import (
     rehash,
     room,
 )
-from stream_ctr.pipeline.batch import PREDICT, RowChanges
 from stream_ctr.state.frozen import FrozenRows, FrozenState, Source, Watch
 from stream_ctr.state.state import Arrays, Json, State
 
@@ -48,7 +48,7 @@ class FeatureTables:
     Rows 0 to F - 1 are the default rows of the F fields: unknown values, and values not yet admitted.
     Every other value gets the next row when it was sighted ``minimum_count`` times, and keeps it.
 
-    >>> from stream_ctr.pipeline.batch import PREDICT
+    >>> from stream_ctr.batch import PREDICT
     >>> tables = FeatureTables(np.array([0, 1], np.int32), 2, FeaturesConfig())
     >>> keys = np.array([[11, 12], [11, 13]], np.uint64)
     >>> encoded = tables.encode(keys, np.full(2, PREDICT, np.uint8), np.zeros(2, np.int64))

@@ -21,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ctr.batch import ABSENT
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.pipeline.batch import ABSENT
 
 Rows = NDArray[np.int32] | NDArray[np.int64]
 """Rows of a table: 4 bytes each in the trainer's own, 8 in an exported one."""

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_ctr.batch import ABSENT, PREDICT
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.features.rows.vocabulary import (
@@ -22,7 +23,6 @@ from stream_ctr.features.rows.vocabulary import (
     rehash,
     room,
 )
-from stream_ctr.pipeline.batch import ABSENT, PREDICT
 
 # Few places, so that searches are long and wrap around the table's end.
 KEYS = st.lists(
