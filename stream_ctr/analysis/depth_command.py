@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace, depths: tuple[int, ...]) -> tuple[lis
     from stream_ctr.analysis.rows import open_rows
     from stream_ctr.analysis.training import same_base
     from stream_ctr.config.settings import load_settings
-    from stream_ctr.models.check import check_model
+    from stream_ctr.models.validation import check_model
     from stream_ctr.reporting.progress import Reporter
 
     optimizer = same_base(arguments.optimizer, arguments.rate)

@@ -113,7 +113,7 @@ def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, Mod
     from stream_ctr.analysis.surface import Surface
     from stream_ctr.analysis.training import same_base, train
     from stream_ctr.config.settings import load_settings
-    from stream_ctr.models.check import check_model
+    from stream_ctr.models.validation import check_model
     from stream_ctr.reporting.progress import Reporter
 
     names = arguments.optimizer or list(OPTIMIZERS)

@@ -17,7 +17,7 @@ from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.fused_check import require_triton
-from stream_ctr.models.check import check_model
+from stream_ctr.models.validation import check_model
 from stream_ctr.optim.build import check_optimizer, check_streaming, for_batches, for_stream
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
+from stream_ctr.models.layers import beside
 from stream_ctr.models.layout import Parameter, Weights, xavier
 from stream_ctr.models.parameters import beside_parameters
-from stream_ctr.models.tower import beside
 
 
 @dataclass(frozen=True, slots=True)

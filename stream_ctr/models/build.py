@@ -10,18 +10,18 @@ from torch import Tensor
 
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.autoint import AutoInt
-from stream_ctr.models.check import check_model
 from stream_ctr.models.dcn import DCN
 from stream_ctr.models.dcnv2 import DCNV2
 from stream_ctr.models.deepfm import DeepFM
 from stream_ctr.models.dlrm import DLRM
 from stream_ctr.models.dnn import DNN
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.initial import row_values
+from stream_ctr.models.initial_weights import row_values
 from stream_ctr.models.ipnn import IPNN
 from stream_ctr.models.layout import Layout, Parameter, Weights
 from stream_ctr.models.parameters import base_logit
 from stream_ctr.models.sml import SkipMetaLogit
+from stream_ctr.models.validation import check_model
 from stream_ctr.models.wide_deep import WideDeep
 from stream_ctr.models.xdeepfm import XDeepFM
 

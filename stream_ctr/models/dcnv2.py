@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
+from stream_ctr.models.layers import affine, output, tower
 from stream_ctr.models.layout import Parameter, Weights, xavier
 from stream_ctr.models.parameters import hidden_parameters, output_parameters
-from stream_ctr.models.tower import affine, output, tower
 
 
 @dataclass(frozen=True, slots=True)

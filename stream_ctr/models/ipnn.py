@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.interactions import pair_products
+from stream_ctr.models.layers import output, tower
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.models.parameters import tower_parameters
-from stream_ctr.models.tower import output, tower
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.models.initial import dense_values
+from stream_ctr.models.initial_weights import dense_values
 from stream_ctr.state.state import Json
 
 if TYPE_CHECKING:  # a layout is needed where torch is not: only views of a tensor need it

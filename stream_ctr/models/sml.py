@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from stream_ctr.config.model import ModelConfig, SkipForm
+from stream_ctr.models.layers import affine
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.models.parameters import skip_parameters
-from stream_ctr.models.tower import affine
 
 FUNCTIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "vanilla": lambda x: x,

@@ -13,7 +13,7 @@ from torch import Tensor
 from stream_ctr.batch import LEARN, Batch
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.models.initial import row_values
+from stream_ctr.models.initial_weights import row_values
 from stream_ctr.state.state import Json
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_ctr.models.initial import dense_values, row_values
+from stream_ctr.models.initial_weights import dense_values, row_values
 
 MASK = 2**64 - 1
 
