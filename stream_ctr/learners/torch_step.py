@@ -16,8 +16,8 @@ from stream_ctr.learners.compiled_plan import flat_places
 from stream_ctr.learners.row_table import RowTable, indexable
 from stream_ctr.models.build import Network
 from stream_ctr.models.dropout import Dropout
+from stream_ctr.models.layers import pool
 from stream_ctr.models.layout import Layout, Weights
-from stream_ctr.models.pooling import pool
 from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.idle import build_dense_rule
 from stream_ctr.optim.moments import DENSE, ROWS

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.interactions import pair_sum, split_wide
-from stream_ctr.models.layers import beside
+from stream_ctr.models.layers import beside, pair_sum, split_wide
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.models.parameters import beside_parameters
 

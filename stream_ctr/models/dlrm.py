@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.interactions import pair_products
-from stream_ctr.models.layers import affine, output, tower
+from stream_ctr.models.layers import affine, output, pair_products, tower
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.models.parameters import hidden_parameters, tower_parameters
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.interactions import pair_products
-from stream_ctr.models.layers import output, tower
+from stream_ctr.models.layers import output, pair_products, tower
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.models.parameters import tower_parameters
 

@@ -1,6 +1,14 @@
-"""The deep tower that every backbone has: ReLU layers, and an output to one logit."""
+"""The deep tower that every backbone has: ReLU layers, and an output to one logit.
+
+The embedding of a field is the mean or the sum of its values' rows.
+
+First-order weights and products of pairs of vectors are shared by several backbones.
+"""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,3 +52,47 @@ def beside(p: Weights, x: Tensor, layers: int, drop: Dropout | None) -> tuple[Te
     """Logit and hidden outputs of a tower that stands beside another part; c alone without hidden layers."""
     outputs = tower(p, x, layers, drop)
     return (output(p, outputs[-1]) if outputs else p["output.bias"]), outputs
+
+
+def pool(x_ND: Tensor, segment_N: Tensor, segments: int, mode: Literal["mean", "sum"]) -> Tensor:
+    """Pool N rows of width D into segments, one a field of an event: [segments, D].
+
+    ``segment_N`` (int64) says where each row belongs. A segment without rows is zero.
+
+    >>> pool(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 2]), 3, "mean").tolist()
+    [[2.0], [0.0], [5.0]]
+    """
+    total = x_ND.new_zeros((segments, x_ND.shape[1])).index_add(0, segment_N, x_ND)
+    if mode == "sum":
+        return total
+    count = torch.bincount(segment_N, minlength=segments).clamp_(min=1)
+    return total / count.to(x_ND.dtype).unsqueeze(1)
+
+
+def split_wide(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings [..., F, d] and the first-order logit [...] of pooled rows [..., F, d + 1].
+
+    The last number of a row is its first-order weight; pooled as the embedding is, it is the field's term.
+    """
+    return x[..., :-1], x[..., -1].sum(-1)
+
+
+def pair_sum(x: Tensor) -> Tensor:
+    """Sum over all pairs i < j of x_i . x_j: [..., F, d] -> [...] (Rendle 2010, lemma 3.1)."""
+    total = x.sum(-2)
+    return 0.5 * (total.square() - x.square().sum(-2)).sum(-1)
+
+
+def pair_products(x: Tensor) -> Tensor:
+    """x_i . x_j of all pairs i < j, in the order (0, 1), (0, 2), ...: [..., F, d] -> [..., F (F - 1) / 2]."""
+    products = torch.matmul(x, x.transpose(-1, -2)).flatten(-2)
+    return torch.index_select(products, -1, _pairs(x.shape[-2], x.device))
+
+
+@lru_cache(maxsize=32)
+def _pairs(fields: int, device: torch.device) -> Tensor:
+    """Places of the pairs in the flattened table of products, int64."""
+    # The first to ask may be a prediction, and what is made in inference mode cannot be learned with.
+    with torch.inference_mode(mode=False):
+        pairs = torch.triu_indices(fields, fields, offset=1, device=device)
+        return torch.add(pairs[1], pairs[0], alpha=fields)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.interactions import split_wide
-from stream_ctr.models.layers import beside
+from stream_ctr.models.layers import beside, split_wide
 from stream_ctr.models.layout import Parameter, Weights, xavier
 from stream_ctr.models.parameters import beside_parameters
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import Network, build_network
+from stream_ctr.models.layers import pool
 from stream_ctr.models.layout import Weights
-from stream_ctr.models.pooling import pool
 from stream_ctr.models.sml import SkipMetaLogit
 
 CONFIG = ModelConfig(embedding=3, hidden=(7, 5))
