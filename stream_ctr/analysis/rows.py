@@ -17,7 +17,7 @@ from stream_ctr.datasets.base import WITHOUT_PATH, Dataset, Example, open_datase
 from stream_ctr.errors import DataError, UsageError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.optim.counts import count_ratios
+from stream_ctr.optim.count_ratios import count_ratios
 from stream_ctr.pipeline.direct import direct_batches
 
 STREAM_CHUNK = 256

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import UsageError
-from stream_ctr.optim.build import check_optimizer
+from stream_ctr.optim.validation import check_optimizer
 
 Setting = dict[str, float]
 """Values of the tuned settings of :class:`~stream_ctr.config.optimizer.OptimizerConfig`, by name."""

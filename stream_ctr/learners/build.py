@@ -18,7 +18,7 @@ from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.fused_check import require_triton
 from stream_ctr.models.validation import check_model
-from stream_ctr.optim.build import check_optimizer, check_streaming, for_batches, for_stream
+from stream_ctr.optim.validation import check_optimizer, check_streaming, for_batches, for_stream
 
 if TYPE_CHECKING:
     from stream_ctr.learners.torch_learner import TorchLearner

@@ -41,9 +41,9 @@ from stream_ctr.learners.saved import checked_dense
 from stream_ctr.models.initial_weights import row_values
 from stream_ctr.models.parameters import tower_layout
 from stream_ctr.models.validation import check_model
-from stream_ctr.optim.build import check_optimizer
 from stream_ctr.optim.moments import narrowed
 from stream_ctr.optim.rules import build_rule
+from stream_ctr.optim.validation import check_optimizer
 from stream_ctr.state.frozen import FrozenState, Source
 from stream_ctr.state.state import Json, State
 

@@ -26,7 +26,7 @@ from stream_ctr.learners.cuda_graph import Run, recorded
 from stream_ctr.learners.cuda_step import CHUNK_EVENTS, CursorStep
 from stream_ctr.learners.torch_learner import TorchLearner
 from stream_ctr.learners.torch_step import TorchStep
-from stream_ctr.optim.build import check_streaming
+from stream_ctr.optim.validation import check_streaming
 
 Kind = tuple[int, bool]
 """Of an event: LEARN, PREDICT alone or nothing; and whether its slots are its fields and none is empty."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.optim.perturb import Perturbation
+from stream_ctr.optim.perturbation import Perturbation
 
 
 class DevicePerturbation:
-    """What :class:`~stream_ctr.optim.perturb.Perturbation` computes, never asking the device for a number.
+    """What :class:`~stream_ctr.optim.perturbation.Perturbation` computes, never asking the device for a
+    number.
 
     The factors are zero-dimensional tensors, or one a row; formulas and equation numbers stand there.
     """

@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from stream_ctr.learners.rows import Rows, grown
-from stream_ctr.optim.accumulators import Accumulators
 from stream_ctr.optim.rules import Rule
+from stream_ctr.optim.torch_accumulators import Accumulators
 
 
 class RowTable(Rows[Tensor]):

@@ -24,8 +24,8 @@ from stream_ctr.learners.torch_revisit import SecondTurns
 from stream_ctr.learners.torch_step import Events, TorchStep
 from stream_ctr.models.build import build_network
 from stream_ctr.models.layers import pool
-from stream_ctr.optim.build import check_optimizer, check_streaming
-from stream_ctr.optim.counts import count_ratios
+from stream_ctr.optim.count_ratios import count_ratios
+from stream_ctr.optim.validation import check_optimizer, check_streaming
 from stream_ctr.state.state import State
 
 PREDICT_EVENTS = 1024

@@ -18,11 +18,11 @@ from stream_ctr.models.build import Network
 from stream_ctr.models.dropout import Dropout
 from stream_ctr.models.layers import pool
 from stream_ctr.models.layout import Layout, Weights
-from stream_ctr.optim.accumulators import Accumulators
-from stream_ctr.optim.idle import build_dense_rule
 from stream_ctr.optim.moments import DENSE, ROWS
-from stream_ctr.optim.perturb import Perturbation
+from stream_ctr.optim.perturbation import Perturbation
 from stream_ctr.optim.rules import Rule, build_first_order_rule, build_rule
+from stream_ctr.optim.skip_idle import build_dense_rule
+from stream_ctr.optim.torch_accumulators import Accumulators
 
 BIASES = ("bias", "beta")
 """Last parts of the names of dense parameters that are biases, which ASAM does not scale."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import UsageError
-from stream_ctr.optim.build import check_optimizer
+from stream_ctr.optim.validation import check_optimizer
 
 RATE: Final = 1e-3
 """Learning rate of both papers and of BARS."""

@@ -20,7 +20,7 @@ from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.kernels.decorators import kernel
 from stream_ctr.offline.encoded import EncodedRows
 from stream_ctr.offline.split import TRAINING
-from stream_ctr.optim.counts import count_ratios
+from stream_ctr.optim.count_ratios import count_ratios
 from stream_ctr.state.state import State
 
 _BLOCK: Final = 1 << 18

@@ -27,7 +27,7 @@ from stream_ctr.errors import DataError, UsageError
 from stream_ctr.learners.compiled_check import why_not_compiled
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.river_names import river_learner
-from stream_ctr.optim.build import check_optimizer, for_stream
+from stream_ctr.optim.validation import check_optimizer, for_stream
 
 
 def entry(

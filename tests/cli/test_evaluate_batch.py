@@ -9,7 +9,7 @@ import pytest
 
 from stream_ctr.cli import main
 from stream_ctr.offline.presets import BATCH_PRESETS
-from stream_ctr.optim.build import check_optimizer
+from stream_ctr.optim.validation import check_optimizer
 from tests.support.planted_dataset import Made, write_rows
 
 SMALL = ["--protocol", "batch", "--epochs", "2", "--batch-size", "64"]

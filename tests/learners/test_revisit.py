@@ -15,7 +15,7 @@ from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled_learner import CompiledLearner
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.optim.build import check_optimizer
+from stream_ctr.optim.validation import check_optimizer
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, make_batch, part
 

@@ -16,7 +16,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import StateError
 from stream_ctr.learners.torch_learner import TorchLearner
-from stream_ctr.optim.counts import count_ratios
+from stream_ctr.optim.count_ratios import count_ratios
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 from tests.support.optimizer_oracle import Oracle
 

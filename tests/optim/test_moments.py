@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.optim.accumulators import Accumulators
-from stream_ctr.optim.build import check_optimizer
-from stream_ctr.optim.idle import SkipIdle, build_dense_rule
 from stream_ctr.optim.moments import (
     DENSE,
     MOST,
@@ -27,6 +24,9 @@ from stream_ctr.optim.moments import (
     widened,
 )
 from stream_ctr.optim.rules import Adam, Rule, build_rule
+from stream_ctr.optim.skip_idle import SkipIdle, build_dense_rule
+from stream_ctr.optim.torch_accumulators import Accumulators
+from stream_ctr.optim.validation import check_optimizer
 
 HALF = Accumulators("bfloat16", 7, torch.float32)
 positive = st.floats(2.0**-126, 2.0**127, width=32)

@@ -9,8 +9,8 @@ import pytest
 
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.optim.build import check_optimizer, for_batches, for_stream
 from stream_ctr.optim.presets import PRESETS, preset
+from stream_ctr.optim.validation import check_optimizer, for_batches, for_stream
 
 
 @pytest.mark.parametrize("name", PRESETS)

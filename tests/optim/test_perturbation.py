@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.optim.perturb import Perturbation
+from stream_ctr.optim.perturbation import Perturbation
 
 HELEN = OptimizerConfig(method="helen", perturb="both", rho=0.3, rho_dense=0.7, xi=0.25)
 FIELD = torch.tensor([0, 1, 1, 2])
