@@ -21,7 +21,7 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import LearnResult
-from stream_ctr.learners.row_table import RowTable
+from stream_ctr.learners.torch.row_table import RowTable
 from stream_ctr.models.build import build_network
 from stream_ctr.models.initial_weights import row_values
 from stream_ctr.optim.rules import build_rule

@@ -24,7 +24,7 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.learners.compiled_learner import CompiledLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.checkpoint import CheckpointStore
 

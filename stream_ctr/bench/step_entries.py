@@ -18,8 +18,8 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner, LearnResult
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 
 FLAGSHIP: Final = ModelConfig(embedding=16, hidden=(128, 64), sml=True, scale="unit")
 HELEN: Final = OptimizerConfig(method="helen", perturb="both", rho=0.001, rho_dense=0.001)
@@ -179,7 +179,7 @@ def _river(name: str, model: str, optimizer: str, limit: int) -> Entry:
 
 
 def _river_learner(name: str) -> Runs:
-    from stream_ctr.learners.river_names import river_learner  # importing river takes a second
+    from stream_ctr.learners.river.registry import river_learner  # importing river takes a second
 
     return river_learner(name)
 

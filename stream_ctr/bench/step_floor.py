@@ -16,8 +16,8 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.kernels.decorators import fast_kernel
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.compiled_plan import ALIGN, aligned
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.compiled.workspace import ALIGN, aligned
 
 
 @fast_kernel

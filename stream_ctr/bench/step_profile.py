@@ -28,12 +28,12 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.kernels.denormals import denormals_flushed
-from stream_ctr.learners.compiled_kernels import differentiate, gather, over_root, row_factors
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.compiled_passes import forward
-from stream_ctr.learners.compiled_plan import Chunk, Workspace
-from stream_ctr.learners.compiled_revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
-from stream_ctr.learners.compiled_rules import start_row, update_dense, update_rows
+from stream_ctr.learners.compiled.chunk_kernel import differentiate, gather, over_root, row_factors
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.compiled.passes import forward
+from stream_ctr.learners.compiled.revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
+from stream_ctr.learners.compiled.rules import start_row, update_dense, update_rows
+from stream_ctr.learners.compiled.workspace import Chunk, Workspace
 from stream_ctr.optim.moments import DENSE, SECOND_TURN
 
 PARTS: Final = (

@@ -18,7 +18,7 @@ from stream_ctr.bench.step import CHUNK, StepBench
 from stream_ctr.bench.step_entries import COMPILED, DEFAULT, HELEN, Entry, model_name, network
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.compiled_learner import CompiledLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
 
 METHODS: Final = {"revisit": DEFAULT, "helen": HELEN, "base": replace(HELEN, method="base")}
 RULES: Final[dict[str, OptimizerConfig]] = {

@@ -14,14 +14,14 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import Learner
-from stream_ctr.learners.compiled_check import why_not_compiled
-from stream_ctr.learners.compiled_learner import CompiledLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.compiled.support import why_not_compiled
 from stream_ctr.learners.fused_check import require_triton
 from stream_ctr.models.validation import check_model
 from stream_ctr.optim.validation import check_optimizer, check_streaming, for_batches, for_stream
 
 if TYPE_CHECKING:
-    from stream_ctr.learners.torch_learner import TorchLearner
+    from stream_ctr.learners.torch.learner import TorchLearner
 
 
 def build_learner(
@@ -74,7 +74,7 @@ def build_batch_learner(
         raise ModelError(
             f"learner.kind = {learner.kind!r} learns event by event; the batch protocol needs torch, or auto"
         )
-    from stream_ctr.learners.torch_learner import TorchLearner
+    from stream_ctr.learners.torch.learner import TorchLearner
 
     return TorchLearner(model, for_batches(optimizer), learner, slot_field, fields)
 
@@ -116,12 +116,12 @@ def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[To
     """The learner on torch that is asked for, or that a GPU is asked for with."""
     if learner.kind == "cuda-fused":
         require_triton()
-        from stream_ctr.learners.fused_learner import FusedLearner  # importing Triton takes a second
+        from stream_ctr.learners.cuda.fused.learner import FusedLearner  # importing Triton takes a second
 
         return FusedLearner
-    from stream_ctr.learners.cuda_check import why_not_cuda
-    from stream_ctr.learners.cuda_learner import CudaGraphLearner
-    from stream_ctr.learners.torch_learner import TorchLearner
+    from stream_ctr.learners.cuda.learner import CudaGraphLearner
+    from stream_ctr.learners.cuda.support import why_not_cuda
+    from stream_ctr.learners.torch.learner import TorchLearner
 
     asked = learner.kind == "auto" and learner.device.startswith("cuda")
     if learner.kind == "cuda" or (asked and why_not_cuda(optimizer, learner) is None):
@@ -131,8 +131,8 @@ def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[To
 
 def _river_arm(learner: LearnerConfig) -> Learner:
     """The river model that the settings name, if its state can be saved or need not be."""
-    from stream_ctr.learners.river_arm import SAVED  # importing river takes a second
-    from stream_ctr.learners.river_names import river_learner
+    from stream_ctr.learners.river.learner import SAVED  # importing river takes a second
+    from stream_ctr.learners.river.registry import river_learner
 
     arm = river_learner(learner.river, learner.seed)
     if arm.saved and learner.rebuild:

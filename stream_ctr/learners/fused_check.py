@@ -9,7 +9,7 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
-from stream_ctr.learners.compiled_check import why_not_compiled
+from stream_ctr.learners.compiled.support import why_not_compiled
 
 WIDEST_ROW = 4096
 """Numbers of an embedding row: one program holds whole rows."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.learners.saved import check_array
+from stream_ctr.learners.state_check import check_array
 from stream_ctr.state.state import State
 
 

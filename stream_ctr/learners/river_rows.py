@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.learners.river_inputs import Feature
-from stream_ctr.learners.river_state import Codec
+from stream_ctr.learners.river.codecs import Codec
+from stream_ctr.learners.river.inputs import Feature
 
 
 class RowWeights:

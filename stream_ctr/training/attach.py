@@ -13,7 +13,7 @@ from stream_ctr.config.settings import load_settings
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.learners.attach import attach_sml
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.identity import identity, refuse_other
 from stream_ctr.training.lock import StateLock

@@ -83,7 +83,7 @@ class Evaluate:
         apply_bad_row_argument(arguments)
         refuse_options_of_other_protocol(arguments)
         if arguments.against:
-            from stream_ctr.learners.river_names import check_river_name
+            from stream_ctr.learners.river.registry import check_river_name
 
             for name in arguments.against:
                 check_river_name(name)
@@ -169,7 +169,7 @@ def _prepare(
         label = learner.river if learner.kind == "river" else f"{family}-{name}"
         learners[label] = build_learner(model, optimizer, learner, slots, len(fields), policy.loss)
     for name in arguments.against:
-        from stream_ctr.learners.river_names import river_learner
+        from stream_ctr.learners.river.registry import river_learner
 
         learners[name] = river_learner(name, learner.seed)
     return batches, learners, encoder.tally

@@ -20,7 +20,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import LearnResult
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 
 
 class Breaks:

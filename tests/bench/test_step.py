@@ -24,9 +24,9 @@ from stream_ctr.cli import main
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, UsageError
-from stream_ctr.learners.compiled_check import why_not_compiled
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.river_names import river_learner
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.compiled.support import why_not_compiled
+from stream_ctr.learners.river.registry import river_learner
 from stream_ctr.optim.validation import check_optimizer, for_stream
 
 

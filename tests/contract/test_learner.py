@@ -16,9 +16,9 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.cuda_graph import rehearsed
-from stream_ctr.learners.cuda_learner import CudaGraphLearner
-from stream_ctr.learners.river_names import river_learner
+from stream_ctr.learners.cuda.graph import rehearsed
+from stream_ctr.learners.cuda.learner import CudaGraphLearner
+from stream_ctr.learners.river.registry import river_learner
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
 
 MODEL = ModelConfig(embedding=4, hidden=(8, 6), embedding_scale=0.2)

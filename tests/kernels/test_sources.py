@@ -12,7 +12,7 @@ import pytest
 from stream_ctr.kernels.cache import PACKAGE
 from stream_ctr.kernels.sources import Sources
 
-KERNELS = "learners/compiled_kernels.py"
+KERNELS = "learners/compiled/chunk_kernel.py"
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

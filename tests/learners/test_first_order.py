@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stream_ctr.config.optimizer import FirstOrderRule, OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
-from stream_ctr.learners.row_table import RowTable
-from stream_ctr.learners.torch_step import Events, TorchStep
+from stream_ctr.learners.torch.row_table import RowTable
+from stream_ctr.learners.torch.step import Events, TorchStep
 from stream_ctr.models.build import Network
 from stream_ctr.models.layout import Parameter, Weights
 from stream_ctr.optim.rules import FTRL, build_rule

@@ -14,8 +14,8 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.offline.per_event import per_event
 from stream_ctr.optim.moments import widened
 from stream_ctr.state.state import State

@@ -13,8 +13,8 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import Learner
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.optim.validation import check_optimizer
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, make_batch, part

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.bench.memory import resident_bytes
 from stream_ctr.errors import StateError
-from stream_ctr.learners.row_table import RowTable
-from stream_ctr.learners.rows import NumpyRows, Rows
+from stream_ctr.learners.compiled.rows import NumpyRows, Rows
+from stream_ctr.learners.torch.row_table import RowTable
 from stream_ctr.optim.rules import build_rule
 from stream_ctr.optim.torch_accumulators import Accumulators
 from stream_ctr.state.state import State

@@ -13,8 +13,8 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.compiled_learner import CompiledLearner
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 from tests.support.backbone_variants import BACKBONES, small
 from tests.support.learner_events import MULTI, chunks, make_batch, part
 

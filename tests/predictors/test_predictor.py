@@ -18,7 +18,7 @@ from stream_ctr.errors import RecordError, StateError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.keys.value_batch import Features
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot

@@ -22,8 +22,8 @@ from stream_ctr.errors import StateError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.keys.value_batch import Features
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.learners.river_arm import RiverLearner
-from stream_ctr.learners.river_names import NAMED, river_learner
+from stream_ctr.learners.river.learner import RiverLearner
+from stream_ctr.learners.river.registry import NAMED, river_learner
 from stream_ctr.pipeline.direct import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel

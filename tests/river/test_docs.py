@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_ctr.config.settings import load_settings
-from stream_ctr.learners.river_names import NAMED
+from stream_ctr.learners.river.registry import NAMED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "river.md").read_text("utf-8")
 

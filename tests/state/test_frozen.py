@@ -23,7 +23,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.features.rows import vocabulary
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.base import Learner
-from stream_ctr.learners.compiled_learner import CompiledLearner
+from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.state import frozen as module
 from stream_ctr.state.array_file import ArrayFile
 from stream_ctr.state.durable_files import Files

@@ -11,7 +11,7 @@ from stream_ctr.analysis.surface import Surface
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.learners.torch_learner import TorchLearner
+from stream_ctr.learners.torch.learner import TorchLearner
 from tests.support.learner_events import Schema, make_batch
 
 

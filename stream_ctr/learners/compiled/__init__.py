@@ -1,0 +1,1 @@
+"""The learner on one CPU thread, compiled by Numba."""

@@ -1,0 +1,1 @@
+"""The learner that replays a CUDA graph."""

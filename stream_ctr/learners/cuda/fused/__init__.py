@@ -1,0 +1,1 @@
+"""The learner of fused Triton kernels."""

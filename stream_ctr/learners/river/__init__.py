@@ -1,0 +1,1 @@
+"""River's classifiers as learners."""

@@ -1,0 +1,293 @@
+"""The reference learner: by automatic differentiation, any network, any device, any size of batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_ctr.batch import LEARN, PREDICT, Batch
+from stream_ctr.config.label_policy import LabelLoss
+from stream_ctr.config.learner import LearnerConfig
+from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.errors import ModelError, StateError
+from stream_ctr.learners.base import LearnResult
+from stream_ctr.learners.device import choose_device
+from stream_ctr.learners.state_check import checked_dense
+from stream_ctr.learners.torch.revisit import SecondTurns
+from stream_ctr.learners.torch.step import Events, TorchStep
+from stream_ctr.models.build import build_network
+from stream_ctr.models.layers import pool
+from stream_ctr.optim.count_ratios import count_ratios
+from stream_ctr.optim.validation import check_optimizer, check_streaming
+from stream_ctr.state.state import State
+
+PREDICT_EVENTS = 1024
+"""Events of one forward pass of ``predict``: bounds its memory."""
+
+
+class TorchLearner:
+    """Helen, SAM, ASAM or one pass over a network given by its configuration, event by event or in batches.
+
+    :meth:`learn` is the contract: one update an event. :meth:`learn_batch` makes one update of all events
+    of a batch, by the same code. Either may follow the other: steps are counted alike. An update that is
+    not finite is left out: no bit of the state changes, and its events are flagged.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        optimizer: OptimizerConfig,
+        learner: LearnerConfig,
+        slot_field: Sequence[int],
+        fields: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        labels: LabelLoss | None = None,
+    ) -> None:
+        """``slot_field`` names the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
+
+        Raises:
+            ModelError: the settings do not make sense together.
+        """
+        check_optimizer(optimizer)
+        self._network = build_network(model, fields)
+        self._optimizer = optimizer
+        self._model = model
+        self._threads = learner.threads
+        self._seed = learner.seed
+        self._device = choose_device(learner.device)
+        self._dtype = dtype
+        self._fields = fields
+        self._slot_field = torch.tensor(list(slot_field), dtype=torch.int64, device=self._device)
+        self._one_slot_a_field = list(slot_field) == list(range(fields))
+        self._labels = labels
+        self._step = self._make_step()
+        self._second = SecondTurns(self._step, optimizer, self._slot_field)
+
+    def learn(self, batch: Batch) -> LearnResult:
+        """See :class:`stream_ctr.learners.base.Learner`.
+
+        Raises:
+            ModelError: the optimizer is one for batches alone.
+            StateError: the batch is of another schema, or uses rows that nobody has initialised.
+        """
+        check_streaming(self._optimizer)
+        self._prepare(batch)
+        count = len(batch)
+        result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
+        changes, step, second = batch.changes, self._step, self._second
+        values = self._initial_rows(batch)
+        changed = torch.from_numpy(changes.row).to(self._device)
+        first = np.searchsorted(changes.event, np.arange(count + 1)).tolist()
+        rows = torch.from_numpy(batch.rows).to(self._device)
+        ratio = torch.from_numpy(batch.ratio).to(self._device, self._dtype)
+        if self._optimizer.counts == "batch":  # of one event: every row of it was seen once
+            ratio = (rows >= self._fields).to(self._dtype)
+        full = np.all(batch.rows >= 0, axis=1).tolist()
+        learns = ((batch.action & LEARN) > 0).tolist()
+        scores = ((batch.action & PREDICT) > 0).tolist()
+        labels, weights = batch.label.tolist(), batch.weight.tolist()
+        with _step_environment(self._threads):
+            for b in range(count):
+                start = time.perf_counter()
+                low, high = first[b], first[b + 1]
+                if high > low:
+                    step.rows.initialise(changed[low:high], values[low:high], step.learned)
+                event = self._event(rows[b], ratio[b], full[b])
+                p: float | Tensor = float("nan")
+                if scores[b] and not learns[b]:
+                    p = step.probability(event)
+                elif learns[b]:
+                    before = step.rows.weight.index_select(0, event.index) if second.active else None
+                    p, learned = step.learn(event, labels[b], weights[b])
+                    result.skipped[b] = not learned
+                    if learned and before is not None:
+                        second.keep(batch.rows[b], labels[b], weights[b], event.index, before)
+                        second.take()
+                result.probability[b] = float(p)
+                result.seconds[b] = time.perf_counter() - start
+        return result
+
+    def learn_batch(self, batch: Batch) -> LearnResult:
+        """One update of the mean loss of the batch's LEARN events: the batch protocol's step.
+
+        All row changes take place first. Then all B events are scored with the same weights; the gradient of
+        (1 / n) sum_b weight_b * log loss_b over the n events to learn makes one step, in which a row that
+        several of them use has the sum of its gradients. The ratio N / M of such a row is that of its last
+        event. Events without the LEARN bit are scored and leave no trace. A batch of one event is what
+        :meth:`learn` makes of it, bit for bit. ``seconds`` is the batch's wall time, spread evenly; if the
+        update is not finite every learned event is flagged.
+
+        Raises:
+            ModelError: the optimizer is one for streams alone.
+            StateError: the batch is of another schema, uses rows that nobody has initialised, or gives
+                a row that one of its events uses to a later one.
+        """
+        began = time.perf_counter()
+        if self._second.active:
+            raise ModelError(
+                "optimizer.method = 'revisit' learns event by event; for batches choose another method"
+            )
+        self._prepare(batch)
+        _refuse_recycled(batch)
+        count, step = len(batch), self._step
+        result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
+        learns = (batch.action & LEARN) > 0
+        with _step_environment(self._threads):
+            if len(batch.changes.row):
+                changed = torch.from_numpy(batch.changes.row).to(self._device)
+                step.rows.initialise(changed, self._initial_rows(batch), step.learned)
+            if not learns.all():
+                result.probability[~learns] = self._probabilities(batch.rows[~learns])
+            if learns.any():
+                label = torch.from_numpy(batch.label[learns]).to(self._device, self._dtype)
+                weight = torch.from_numpy(batch.weight[learns]).to(self._device, self._dtype)
+                p, done = step.learn(self._events(batch, learns), label, weight / len(label))
+                result.probability[learns] = p.to(torch.float32).cpu().numpy()
+                result.skipped[learns] = not done
+        result.seconds[:] = (time.perf_counter() - began) / max(count, 1)
+        return result
+
+    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See :class:`stream_ctr.learners.base.Learner`."""
+        with _step_environment(self._threads):
+            return self._probabilities(rows)
+
+    def state(self) -> State:
+        """Weights, accumulators and counts: ``rows.*`` [rows, width], ``dense.*`` flat in layout order."""
+        arrays = {name: array.detach().cpu().numpy().copy() for name, array in self._dense().items()}
+        past = self._second.past.state(self._step.learned)
+        parts = State.gather({"rows": self._step.rows.state(), "dense": State(arrays, {}), "past": past})
+        layout = self._network.layout.describe()
+        return State(parts.arrays, {"learned": self._step.learned, "layout": layout})
+
+    def load_state(self, state: State) -> None:
+        """See :class:`stream_ctr.learners.base.Learner`."""
+        arrays = self._dense()
+        kinds = {name: array[:0].cpu().numpy().dtype for name, array in arrays.items()}
+        learned, saved = checked_dense(state, self._network.layout, kinds)
+        self._step.rows.load_state(state.part("rows"))
+        self._second.past.load_state(state.part("past"), learned)
+        for name, array in arrays.items():
+            array.copy_(torch.from_numpy(np.ascontiguousarray(saved[name])))
+        self._step.learned = learned
+
+    def _dense(self) -> dict[str, Tensor]:
+        return {"weight": self._step.dense, **self._step.dense_state}
+
+    def _prepare(self, batch: Batch) -> None:
+        """Have room for the batch's rows, and refuse rows that nobody has initialised."""
+        slots, table = len(self._slot_field), self._step.rows
+        if batch.rows.shape[1] != slots:
+            raise StateError(f"the batch has {batch.rows.shape[1]} slots, this learner's schema has {slots}")
+        if len(batch.changes.row):
+            table.reserve(int(batch.changes.row.max()) + 1)
+        highest = int(batch.rows.max(initial=-1))
+        if highest >= table.used:
+            raise StateError(
+                f"the batch uses row {highest}, the learner has {table.used} rows; "
+                "the vocabulary and the learner's state do not belong together"
+            )
+
+    def _make_step(self) -> TorchStep:
+        settings = (self._network, self._optimizer, self._model.pooling, self._fields)
+        return TorchStep(*settings, self._seed, self._device, self._dtype, self._labels)
+
+    def _initial_rows(self, batch: Batch) -> Tensor:
+        changes, model = batch.changes, self._model
+        values = self._network.initial_rows(self._seed, changes.field, changes.key, model.embedding_scale)
+        return torch.from_numpy(values).to(self._device, self._dtype)
+
+    def _event(self, rows_S: Tensor, ratio_S: Tensor, full: bool) -> Events:
+        """One event: no row comes twice in it, so its slots are its rows."""
+        field = self._slot_field
+        if not full:
+            present = rows_S >= 0
+            rows_S, ratio_S, field = rows_S[present], ratio_S[present], field[present]
+        return Events(1, rows_S, field, ratio_S, None, field, full and self._one_slot_a_field)
+
+    def _events(self, batch: Batch, chosen: NDArray[np.bool_]) -> Events:
+        """The chosen events, over their distinct rows."""
+        rows, ratio = batch.rows[chosen], batch.ratio[chosen]
+        slot_field, fields, count = self._slot_field.cpu().numpy(), self._fields, len(rows)
+        present = rows >= 0
+        if count == 1:
+            (rows_S,), (ratio_S,) = (torch.from_numpy(a).to(self._device) for a in (rows, ratio))
+            if self._optimizer.counts == "batch":
+                ratio_S = rows_S >= fields
+            return self._event(rows_S, ratio_S.to(self._dtype), bool(present.all()))
+        segment = (np.arange(count)[:, None] * fields + slot_field)[present]
+        index, place = np.unique(rows[present], return_inverse=True)
+        field_U = np.zeros(len(index), np.int64)
+        field_U[place] = segment % fields
+        if self._optimizer.counts == "batch":
+            seen = np.bincount(place, minlength=len(index)).astype(np.float64)
+            ratio_U = count_ratios(seen, field_U, int(np.searchsorted(index, fields)), fields)
+        else:
+            ratio_U = np.zeros(len(index), np.float32)
+            ratio_U[place] = ratio[present]  # of a repeated place numpy keeps the last
+        own = (torch.from_numpy(each).to(self._device) for each in (index, field_U, ratio_U, place, segment))
+        index_U, of_row, by_row, place_N, segment_N = own
+        single = bool(present.all()) and self._one_slot_a_field
+        return Events(count, index_U, of_row, by_row.to(self._dtype), place_N, segment_N, single)
+
+    @torch.no_grad()
+    def _probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Click probabilities of rows [B, S], a bounded number of events at a time."""
+        probability = np.zeros(len(rows), np.float32)
+        for start in range(0, len(rows), PREDICT_EVENTS):
+            index_BS = torch.from_numpy(rows[start : start + PREDICT_EVENTS]).to(self._device)
+            events = len(index_BS)
+            present_BS = index_BS >= 0
+            first_B1 = torch.arange(events, device=self._device).unsqueeze(1) * self._fields
+            segment_N = (first_B1 + self._slot_field)[present_BS]
+            x_ND = self._step.rows.weight.index_select(0, index_BS[present_BS])
+            x = pool(x_ND, segment_N, events * self._fields, self._model.pooling)
+            z = self._network.logit(self._step.leaves, x.view(events, self._fields, -1))
+            probability[start : start + events] = torch.sigmoid(z).cpu().numpy()
+        return probability
+
+
+def _refuse_recycled(batch: Batch) -> None:
+    """Refuse a row that an event uses and that is started afresh for a later one.
+
+    Raises:
+        StateError: there is one; the event that used it would be learned with another key's row.
+    """
+    changes = batch.changes
+    if not changes.event.any() or not batch.rows.size:
+        return
+    order = np.argsort(batch.rows, axis=None, kind="stable")
+    used, first = np.unique(batch.rows.ravel()[order], return_index=True)
+    first_event = order[first] // batch.rows.shape[1]
+    at = np.minimum(np.searchsorted(used, changes.row), len(used) - 1)
+    recycled = (used[at] == changes.row) & (first_event[at] < changes.event)
+    if recycled.any():
+        k = int(recycled.argmax())
+        raise StateError(
+            f"row {changes.row[k]} is used by event {first_event[at[k]]} of the batch and started afresh "
+            f"for event {changes.event[k]}; learn these events in separate batches"
+        )
+
+
+@contextmanager
+def _step_environment(threads: int) -> Iterator[None]:
+    """Thread count and denormals as the step needs them; denormals as usual again afterwards.
+
+    First moments of idle units decay into denormal numbers, which make everything that touches them
+    several times slower. Code outside the step (numpy's limits, for one) expects them to exist.
+    """
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
