@@ -13,7 +13,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.fused_check import has_triton, why_not_fused
+from stream_ctr.learners.cuda.support import has_triton, why_not_fused
 
 GPU_LEARNERS = {
     "cuda graph": LearnerConfig(kind="cuda", device="cuda"),

@@ -16,7 +16,7 @@ from stream_ctr.errors import ModelError
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.learners.compiled.support import why_not_compiled
-from stream_ctr.learners.fused_check import require_triton
+from stream_ctr.learners.cuda.support import require_triton
 from stream_ctr.models.validation import check_model
 from stream_ctr.optim.validation import check_optimizer, check_streaming, for_batches, for_stream
 

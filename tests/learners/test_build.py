@@ -14,8 +14,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError
 from stream_ctr.learners.build import build_batch_learner, build_learner
-from stream_ctr.learners.device import choose_device
-from stream_ctr.learners.torch.learner import TorchLearner
+from stream_ctr.learners.torch.learner import TorchLearner, choose_device
 from tests.support.learner_events import Schema, make_batch
 
 CPU = LearnerConfig(device="cpu")

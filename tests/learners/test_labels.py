@@ -15,7 +15,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ConfigError, ModelError
 from stream_ctr.learners.compiled.learner import CompiledLearner
-from stream_ctr.learners.compiled_labels import logit_gradient
+from stream_ctr.learners.compiled.passes import logit_gradient
 from stream_ctr.learners.torch.learner import TorchLearner
 from tests.support.learner_events import SINGLE, make_batch
 

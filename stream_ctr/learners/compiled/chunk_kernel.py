@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import fast_kernel, fast_part
-from stream_ctr.learners.compiled.passes import backward, dense_square, forward, share_fields, square
+from stream_ctr.learners.compiled.passes import (
+    backward,
+    dense_square,
+    forward,
+    logit_gradient,
+    share_fields,
+    square,
+)
 from stream_ctr.learners.compiled.revisit import gather_past, keep_rows, keep_steps, renew_rows, scale_pass
 from stream_ctr.learners.compiled.rules import start_row, update_dense, update_rows
 from stream_ctr.learners.compiled.workspace import (
@@ -22,7 +29,6 @@ from stream_ctr.learners.compiled.workspace import (
     Shape,
     Workspace,
 )
-from stream_ctr.learners.compiled_labels import logit_gradient
 from stream_ctr.optim.moments import DENSE, SECOND_TURN
 
 Probabilities = NDArray[np.float32]

@@ -8,14 +8,19 @@ never written. With x' the second pass's input and d' its gradient,
     ||d x^T||^2         = ||d||^2 ||x||^2
 
 Everything is written for any floating type; names as in :mod:`~stream_ctr.learners.compiled.workspace`.
+
+The gradient of a label policy's loss is compiled from the definitions in
+:mod:`stream_ctr.config.label_policy`.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 
+from stream_ctr.config.label_policy import POLICIES
 from stream_ctr.kernels.decorators import fast_part
 from stream_ctr.learners.compiled.workspace import (
     BETA,
@@ -29,6 +34,9 @@ from stream_ctr.learners.compiled.workspace import (
     Pass,
     Shape,
 )
+
+FAST: Final = POLICIES.index("fast")
+FNW: Final = POLICIES.index("fnw")
 
 
 @fast_part
@@ -250,3 +258,16 @@ def dense_square(shape: Shape, run: Pass) -> Number:
         else:
             outputs += x_square
     return total + float(run.z[0]) * float(run.z[0]) * outputs
+
+
+@fast_part
+def logit_gradient(p: float, label: float, policy: int, r: float) -> float:
+    """dL/dz of one label at p = sigmoid(z): ``LabelLoss.logit_gradient``."""
+    if policy == FAST:
+        return (p / (p + r) - label) * (1.0 - p)
+    if policy != FNW and r == 1.0:
+        return p - label
+    gradient = p / (p + r * (1.0 - p)) - label
+    if policy == FNW:
+        return gradient * ((1.0 + p) * (1.0 - p + p * label))
+    return gradient

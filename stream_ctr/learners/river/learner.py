@@ -1,11 +1,17 @@
-"""Any classifier of river as a learner: a peer in ``evaluate`` and, where its state can be saved, an arm."""
+"""Any classifier of river as a learner: a peer in ``evaluate`` and, where its state can be saved, an arm.
+
+For predictions, the weights of a model's rows are kept in an array.
+
+river keeps its weights in dicts by feature. Making an array of all of them for every snapshot would hold the
+learner up for as long as the vocabulary is large, so only the rows that were touched since are made again.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -17,8 +23,7 @@ from stream_ctr.batch import LEARN, PREDICT, Batch
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.river.codecs import Codec
-from stream_ctr.learners.river.inputs import Inputs, OneHot
-from stream_ctr.learners.river_rows import RowWeights
+from stream_ctr.learners.river.inputs import Feature, Inputs, OneHot
 from stream_ctr.predictors.river_forward import LEAST, MOST, RiverModel
 from stream_ctr.state.state import State
 
@@ -194,3 +199,35 @@ class RiverLearner:
             f"{self._name} could not {verb} event {self._learned + 1} ({type(error).__name__}: {reason}); "
             "leave it out, or choose another classifier"
         )
+
+
+class RowWeights:
+    """Weights float64 [R, codec.width] by row, of the features that the rows belong to."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._table = np.zeros((0, codec.width))
+        self._stale: set[int] = set()
+        self._rows = 0
+
+    def touch(self, rows: Iterable[int]) -> None:
+        """The model has learned of these rows, or they have become another feature's; negative ones are
+        none."""
+        self._stale.update(rows)
+
+    def table(self, feature: Callable[[int], Feature]) -> NDArray[np.float64]:
+        """A copy of all rows as of now, R the largest row touched so far plus 1."""
+        self._stale.discard(-1)
+        if self._stale:
+            self._reserve(max(self._stale) + 1)
+            for row in self._stale:
+                self._table[row] = self._codec.row(feature(row))
+            self._stale.clear()
+        return self._table[: self._rows].copy()
+
+    def _reserve(self, rows: int) -> None:
+        self._rows = max(self._rows, rows)
+        if rows > len(self._table):
+            longer = np.zeros((max(rows, 2 * len(self._table)), self._table.shape[1]))
+            longer[: len(self._table)] = self._table
+            self._table = longer

@@ -18,7 +18,7 @@ from stream_ctr.learners.cuda.fused.plan import Blocks
 from stream_ctr.learners.cuda.fused.step import FusedStep
 from stream_ctr.learners.cuda.graph import Run, recorded
 from stream_ctr.learners.cuda.learner import CudaGraphLearner, Kind
-from stream_ctr.learners.fused_check import why_not_fused
+from stream_ctr.learners.cuda.support import why_not_fused
 from stream_ctr.learners.torch.step import TorchStep
 
 

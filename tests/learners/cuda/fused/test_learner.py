@@ -22,7 +22,7 @@ from stream_ctr.errors import ModelError
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.cuda.fused.plan import Blocks, plan_network, plan_tiles
 from stream_ctr.learners.cuda.fused.step import FusedStep
-from stream_ctr.learners.fused_check import why_not_fused
+from stream_ctr.learners.cuda.support import why_not_fused
 from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.models.build import build_network
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch
