@@ -18,7 +18,7 @@ from stream_ctr.errors import DataError, UsageError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.optim.count_ratios import count_ratios
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 
 STREAM_CHUNK = 256
 """Events that travel together where every event is a step."""

@@ -32,7 +32,7 @@ from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.metrics.sums import log_losses
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import Pipeline
 
 WINDOW_SECONDS: Final = 60.0

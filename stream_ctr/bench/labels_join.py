@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from stream_ctr.config.join import JoinConfig
-from stream_ctr.pipeline.join import Joiner
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.joiner import Joiner
+from stream_ctr.pipeline.joining.segments import SegmentFolder
 
 PAYLOAD_BYTES: Final = 39 * 8 + 8
 """Keys of 39 slots, the served probability and the planted truth."""

@@ -135,7 +135,7 @@ def _read(arguments: argparse.Namespace, plan: Plan) -> tuple[Dataset, Stream]:
     from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
     from stream_ctr.features.keys.encoder import KeyEncoder
     from stream_ctr.features.rows.tables import FeatureTables
-    from stream_ctr.pipeline.direct import direct_batches
+    from stream_ctr.pipeline.from_examples import direct_batches
 
     options = parse_options(arguments.option)
     dataset = open_dataset(arguments.dataset, arguments.path, options)

@@ -14,7 +14,7 @@ from stream_ctr.errors import DataError
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 
 FIELDS: Final = 39
 SEED: Final = 1

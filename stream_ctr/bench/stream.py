@@ -32,8 +32,8 @@ from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.training.core import Core
 from stream_ctr.training.intake import POLL_CHUNKS
 

@@ -242,7 +242,8 @@ class Progress(msgspec.Struct, kw_only=True):
     log_up: bool = True
     """Whether the log answers."""
     outcomes: dict[str, int] = {}
-    """What became of the log's entries, over all experiments: see :mod:`stream_ctr.pipeline.join`."""
+    """What became of the log's entries, over all experiments: see
+    :mod:`stream_ctr.pipeline.joining.joiner`."""
 
 
 class WatchSettings(msgspec.Struct, kw_only=True):

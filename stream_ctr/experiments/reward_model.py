@@ -17,7 +17,7 @@ from stream_ctr.experiments.off_policy import Logged
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.build import build_learner
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 
 CHUNK = 50
 """Rows scored before they are learned together: within a chunk the model is as of its start."""

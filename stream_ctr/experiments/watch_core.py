@@ -10,8 +10,8 @@ from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.noted import declaration
 from stream_ctr.experiments.watch_pipeline import LabelledWatchPipeline, Watching, WatchPipeline
-from stream_ctr.pipeline.join import Joiner
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.joiner import Joiner
+from stream_ctr.pipeline.joining.segments import SegmentFolder
 from stream_ctr.state.state import State
 from stream_ctr.training.identity import difference, order_identity
 

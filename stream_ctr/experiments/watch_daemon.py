@@ -15,7 +15,7 @@ from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report_model import Progress, Report
 from stream_ctr.experiments.watch_core import WatchCore, watch_identity
 from stream_ctr.experiments.watch_output import WatchOutput
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.inline_saving import InlineSaver

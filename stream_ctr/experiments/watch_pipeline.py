@@ -13,10 +13,10 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.pipeline.encode import Event
-from stream_ctr.pipeline.join import Labelled
-from stream_ctr.pipeline.labelled import LabelledPipeline
-from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.joiner import Labelled
+from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.labelled_stream import LabelledPipeline
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import NAN, Pipeline
 
 _NO_FEATURES = (FieldConfig("unused"),)

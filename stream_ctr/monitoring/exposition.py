@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from stream_ctr.monitoring.families import COUNTERS, GAUGES, PREFIX, behind
 from stream_ctr.monitoring.trainer_numbers import BOUNDS_SECONDS, TrainerNumbers
-from stream_ctr.pipeline.delays import DELAY_BOUNDS_SECONDS
+from stream_ctr.pipeline.joining.delays import DELAY_BOUNDS_SECONDS
 
 
 class TrainerMetrics(Collector):

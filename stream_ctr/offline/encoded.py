@@ -32,7 +32,7 @@ from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.keys.tally import Tally
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 from stream_ctr.state.state import State
 from stream_ctr.training.lock import StateLock
 

@@ -21,11 +21,11 @@ from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.encode import Event, encode
-from stream_ctr.pipeline.join import Joiner, Labelled
-from stream_ctr.pipeline.labels import LabelPolicy
-from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
-from stream_ctr.pipeline.progress import Progress
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.joiner import Joiner, Labelled
+from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.label_actions import LabelPolicy
+from stream_ctr.pipeline.ordering.entry import OrderedEntry, OrderState
+from stream_ctr.pipeline.ordering.progress import Progress
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import Json, State
 

@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from stream_ctr.errors import StateError
-from stream_ctr.pipeline.segments import SegmentName, damage_of, names_in, remove_others
+from stream_ctr.pipeline.joining.segments import SegmentName, damage_of, names_in, remove_others
 from stream_ctr.state.array_file import ArrayFile
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.frozen import FrozenState, Source

@@ -16,9 +16,9 @@ from stream_ctr.events.log import Entry
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.pipeline.labelled import LabelledPipeline
-from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.labelled_stream import LabelledPipeline
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import Applied, Pipeline
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State, stored_integer

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stream_ctr.features.keys.tally import Tally
     from stream_ctr.learners.base import Learner
     from stream_ctr.metrics.sums import MetricValues
-    from stream_ctr.pipeline.labels import LabelPolicy
+    from stream_ctr.pipeline.label_actions import LabelPolicy
     from stream_ctr.training.evaluate import Evaluation
 
 POLICIES = ("wait", "fast", "fnw", "naive")
@@ -143,7 +143,7 @@ def _prepare(
     from stream_ctr.features.rows.tables import FeatureTables
     from stream_ctr.learners.build import build_learner
     from stream_ctr.optim.presets import preset
-    from stream_ctr.pipeline.direct import direct_batches
+    from stream_ctr.pipeline.from_examples import direct_batches
 
     fields = settings.features.fields if arguments.config and settings.features.fields else dataset.fields
     encoder = KeyEncoder(fields, settings.features.unknown)
@@ -184,7 +184,7 @@ def _model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
 
 def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
     """The label policy of the configuration, with what the command line says instead."""
-    from stream_ctr.pipeline.labels import LabelPolicy
+    from stream_ctr.pipeline.label_actions import LabelPolicy
 
     keep, policy = arguments.keep_negatives, arguments.policy
     return LabelPolicy(

@@ -15,7 +15,7 @@ from stream_ctr.errors import StateError
 from stream_ctr.events import validation
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import EventLog, TopicPartition
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.training.idle import IdleClock
 from stream_ctr.training.opening import Opening
 from stream_ctr.training.start import RECORD_BYTES, LogPlace, Resumable

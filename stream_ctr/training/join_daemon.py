@@ -15,8 +15,8 @@ from stream_ctr.events.log import EventLog
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.pipeline.join_process import JoinPipeline
-from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State

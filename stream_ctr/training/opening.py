@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.journal import FileJournal
-from stream_ctr.pipeline.labelled import LabelledDecoder
-from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.labelled_stream import LabelledDecoder
+from stream_ctr.pipeline.ordering.journal import FileJournal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded

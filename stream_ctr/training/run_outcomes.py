@@ -24,8 +24,8 @@ from stream_ctr.monitoring.record_losses import (
     LossCounts,
     LossMonitor,
 )
-from stream_ctr.pipeline.ordered import OrderedEntry
-from stream_ctr.pipeline.time_units import like_seconds
+from stream_ctr.pipeline.decoding.time_units import like_seconds
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.run_report import RunReport, Warned
 

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
-from stream_ctr.pipeline.journal import FileJournal
-from stream_ctr.pipeline.segments import names_in, remove_others
+from stream_ctr.pipeline.joining.segments import names_in, remove_others
+from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.background import Background

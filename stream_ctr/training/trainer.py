@@ -22,7 +22,7 @@ from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.offline.warm_start import WarmStart, load_warm_start
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.ahead import Ahead

@@ -13,7 +13,7 @@ from stream_ctr.bench.stream_report import as_json, print_table
 from stream_ctr.cli import main
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.events.open import open_log
-from stream_ctr.pipeline.decode import RecordDecoder
+from stream_ctr.pipeline.decoding.records import RecordDecoder
 
 
 def test_ratios_are_those_of_the_same_round(capsys: pytest.CaptureFixture[str]) -> None:

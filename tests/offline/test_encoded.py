@@ -17,7 +17,7 @@ from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.offline import encoded as module
 from stream_ctr.offline.encoded import encoded_rows
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 from stream_ctr.training.lock import StateLock
 from tests.support.planted_dataset import FIELDS, Made, columns
 

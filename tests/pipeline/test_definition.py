@@ -15,8 +15,8 @@ from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.pipeline.stream import Pipeline
 from tests.support.log_entries import (
     CLICKS,

@@ -15,9 +15,9 @@ from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.state.state import State
 from stream_ctr.training.core import Core
 from stream_ctr.training.identity import identity, refuse_other

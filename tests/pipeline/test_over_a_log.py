@@ -12,8 +12,8 @@ from stream_ctr.batch import Batch
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.pipeline.journal import FileJournal
-from stream_ctr.pipeline.order import Order
+from stream_ctr.pipeline.ordering.journal import FileJournal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.pipeline.stream import Pipeline
 from stream_ctr.state.state import State
 from tests.pipeline.test_stream import assert_same, concatenated, fresh_pipeline

@@ -24,7 +24,7 @@ from stream_ctr.features.keys.value_batch import Features
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.river.learner import RiverLearner
 from stream_ctr.learners.river.registry import NAMED, river_learner
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel
 from stream_ctr.predictors.snapshot import MANIFEST, SnapshotContent, path_of, write_snapshot

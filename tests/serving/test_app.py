@@ -19,7 +19,7 @@ from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.events.records import MAX_EVENT_ID_BYTES, Impression
 from stream_ctr.experiments.assignment import bucket_of
-from stream_ctr.pipeline.decode import RecordDecoder
+from stream_ctr.pipeline.decoding.records import RecordDecoder
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of

@@ -23,7 +23,7 @@ from stream_ctr.events.records import Click, Impression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.build import build_learner
-from stream_ctr.pipeline.direct import direct_batches
+from stream_ctr.pipeline.from_examples import direct_batches
 from stream_ctr.predictors.export import snapshot_content
 from stream_ctr.predictors.snapshot import SnapshotContent
 from tests.support.served_arms import sample

@@ -8,9 +8,9 @@ import msgspec
 
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import RECORD_VERSION, Click, FeatureValue, Impression
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.ordered import OrderState
+from stream_ctr.pipeline.ordering.entry import OrderState
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 
 IMPRESSIONS, CLICKS = "impressions", "clicks"
 TOPICS = (IMPRESSIONS, CLICKS)

@@ -20,8 +20,8 @@ from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.learners.base import FreezesWeights, LearnResult, Weighted
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.pipeline.stream import Applied
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state import frozen

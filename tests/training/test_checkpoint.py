@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stream_ctr.errors import StateError
-from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
+from stream_ctr.pipeline.joining.segments import Held, SegmentFolder, SegmentName
 from stream_ctr.state.state import State
 from stream_ctr.training.checkpoint import FORMAT, MANIFEST, SEGMENTS, CheckpointStore
 from tests.support.faulty_files import FailingFiles, ForgetfulFiles

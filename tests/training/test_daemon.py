@@ -25,7 +25,7 @@ from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
-from stream_ctr.pipeline.journal import Decision, FileJournal
+from stream_ctr.pipeline.ordering.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import versions
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake

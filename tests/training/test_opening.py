@@ -20,7 +20,7 @@ from stream_ctr.errors import OffsetRangeError, StateError
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.watch_daemon import Watcher
-from stream_ctr.pipeline.journal import Decision, FileJournal
+from stream_ctr.pipeline.ordering.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import SNAPSHOTS, read_current
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training import intake

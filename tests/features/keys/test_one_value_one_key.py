@@ -27,8 +27,8 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.decode import RecordDecoder
-from stream_ctr.pipeline.scanned import BatchDecoder
+from stream_ctr.pipeline.decoding.batches import BatchDecoder
+from stream_ctr.pipeline.decoding.records import RecordDecoder
 from stream_ctr.river.encoding import DictEncoder
 from stream_ctr.serving.api import ApiError, decode_request
 from stream_ctr.serving.binary_tensors import DTYPES, attach

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import Click, Impression, LabelledImpression
-from stream_ctr.pipeline.scanned import ScannedImpression
+from stream_ctr.pipeline.decoding.batches import ScannedImpression
 
 
 class OrderedEntry(NamedTuple):

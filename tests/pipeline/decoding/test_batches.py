@@ -18,12 +18,12 @@ from stream_ctr.events.log import Entry
 from stream_ctr.events.records import FeatureValue, Impression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.decode import RecordDecoder
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.scanned import BatchDecoder, ScannedImpression
+from stream_ctr.pipeline.decoding.batches import BatchDecoder, ScannedImpression
+from stream_ctr.pipeline.decoding.records import RecordDecoder
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.pipeline.stream import Pipeline
-from tests.pipeline.test_decode import MALFORMED
+from tests.pipeline.decoding.test_records import MALFORMED
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, fresh_state
 
 FIELDS = (

@@ -15,7 +15,7 @@ from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.encode import Event, encode
-from stream_ctr.pipeline.labels import LabelPolicy
+from stream_ctr.pipeline.label_actions import LabelPolicy
 
 NAN = float("nan")
 

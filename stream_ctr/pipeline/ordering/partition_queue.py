@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import Click, Impression, LabelledImpression
-from stream_ctr.pipeline.scanned import ScannedImpression
+from stream_ctr.pipeline.decoding.batches import ScannedImpression
 
 LOOKAHEAD: Final = 1024
 """Entries of the partition that are looked at behind a head that is far ahead."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.pipeline.digest import entry_digest
-from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
+from stream_ctr.pipeline.ordering.entry import OrderedEntry, OrderState
 from stream_ctr.state.state import Json
 
 

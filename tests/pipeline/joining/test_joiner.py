@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.pipeline.join import OUTCOMES, Joiner, Labelled
-from stream_ctr.pipeline.segments import SegmentFolder
+from stream_ctr.pipeline.joining.joiner import OUTCOMES, Joiner, Labelled
+from stream_ctr.pipeline.joining.segments import SegmentFolder
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import Arrays, Json, State
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.pipeline.segments import Held, Segment, SegmentFolder, SegmentName, hash_of
+from stream_ctr.pipeline.joining.segments import Held, Segment, SegmentFolder, SegmentName, hash_of
 from stream_ctr.state.state import Json, State
 
 RECORD_BYTES: Final = 384

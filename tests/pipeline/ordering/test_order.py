@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.pipeline.journal import Decision, FileJournal, Journal
-from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
+from stream_ctr.pipeline.ordering.entry import OrderedEntry, OrderState
+from stream_ctr.pipeline.ordering.journal import Decision, FileJournal, Journal
+from stream_ctr.pipeline.ordering.order import Order
 from tests.support.log_entries import (
     CLICKS,
     IMPRESSIONS,

@@ -17,7 +17,13 @@ from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Click, Impression, LabelledImpression
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.decode import EntryDecoder, NullableDecoder, RecordDecoder, check_common, check_shown
+from stream_ctr.pipeline.decoding.records import (
+    EntryDecoder,
+    NullableDecoder,
+    RecordDecoder,
+    check_common,
+    check_shown,
+)
 
 
 class ScannedImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -79,7 +85,7 @@ class BatchDecoder:
         self._ignoring = NullableDecoder(IgnoringImpression)
 
     def decode(self, entries: Sequence[Entry]) -> list[Decoded]:
-        """What :meth:`.decode.RecordDecoder.entry` gives for each entry."""
+        """What :meth:`.records.RecordDecoder.entry` gives for each entry."""
         careful = self._careful
         if self._scanner is None or not isinstance(careful, RecordDecoder):
             return [(*careful.entry(entry), None) for entry in entries]

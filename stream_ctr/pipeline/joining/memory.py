@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from stream_ctr.errors import StateError
-from stream_ctr.pipeline.queue import Queue, columns_of, records_of, size_of
-from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
+from stream_ctr.pipeline.joining.event_queue import Queue, columns_of, records_of, size_of
+from stream_ctr.pipeline.joining.segments import Held, SegmentFolder, SegmentName
 from stream_ctr.state.state import State
 
 OPEN: Final = 0

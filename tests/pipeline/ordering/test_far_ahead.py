@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.pipeline.journal import Decision, FileJournal, Journal
-from stream_ctr.pipeline.line import LOOKAHEAD
-from stream_ctr.pipeline.order import AGREEING, Order
-from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
-from stream_ctr.pipeline.progress import Progress
+from stream_ctr.pipeline.ordering.entry import OrderedEntry, OrderState
+from stream_ctr.pipeline.ordering.journal import Decision, FileJournal, Journal
+from stream_ctr.pipeline.ordering.order import AGREEING, Order
+from stream_ctr.pipeline.ordering.partition_queue import LOOKAHEAD
+from stream_ctr.pipeline.ordering.progress import Progress
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
 
 LEAD_SECONDS = 10.0

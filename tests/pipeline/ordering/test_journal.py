@@ -9,7 +9,7 @@ import pytest
 
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
-from stream_ctr.pipeline.journal import Base, Decision, FileJournal, Journal
+from stream_ctr.pipeline.ordering.journal import Base, Decision, FileJournal, Journal
 from stream_ctr.state.durable_files import Files
 
 A, B = TopicPartition("impressions", 0), TopicPartition("clicks", 1)

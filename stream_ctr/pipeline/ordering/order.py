@@ -37,11 +37,11 @@ from typing import Final
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.decode import EntryDecoder, RecordDecoder
-from stream_ctr.pipeline.journal import Decision, Journal
-from stream_ctr.pipeline.line import IGNORED, NO_TIME, PLAUSIBLE, UNPLACED, Line, Waiting
-from stream_ctr.pipeline.ordered import OrderedEntry, OrderState
-from stream_ctr.pipeline.scanned import BatchDecoder
+from stream_ctr.pipeline.decoding.batches import BatchDecoder
+from stream_ctr.pipeline.decoding.records import EntryDecoder, RecordDecoder
+from stream_ctr.pipeline.ordering.entry import OrderedEntry, OrderState
+from stream_ctr.pipeline.ordering.journal import Decision, Journal
+from stream_ctr.pipeline.ordering.partition_queue import IGNORED, NO_TIME, PLAUSIBLE, UNPLACED, Line, Waiting
 
 AGREEING: Final = 16
 """Entries that must agree on a time far ahead of the order before it moves there without the wall clock."""

@@ -21,7 +21,7 @@ from stream_ctr.events.records import (
     Impression,
     LabelledImpression,
 )
-from stream_ctr.pipeline.time_units import LAST_SECOND, outside, surely_seconds
+from stream_ctr.pipeline.decoding.time_units import LAST_SECOND, outside, surely_seconds
 
 READABLE_VERSIONS: Final = tuple(v for v in (RECORD_VERSION, RECORD_VERSION - 1) if v >= 1)
 """Versions of records that are read: the current one and the one before it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from stream_ctr.config.join import JoinConfig
-from stream_ctr.pipeline.labels import LabelPolicy
+from stream_ctr.pipeline.label_actions import LabelPolicy
 
 IDS = [f"event-{number}" for number in range(20_000)]
 

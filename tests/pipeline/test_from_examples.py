@@ -12,8 +12,8 @@ from stream_ctr.datasets.base import Example
 from stream_ctr.errors import DataError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
-from stream_ctr.pipeline.direct import direct_batches
-from stream_ctr.pipeline.labels import LabelPolicy
+from stream_ctr.pipeline.from_examples import direct_batches
+from stream_ctr.pipeline.label_actions import LabelPolicy
 from tests.pipeline.test_stream import assert_same, concatenated
 
 FIELDS = (FieldConfig("site"), FieldConfig("price", "float", buckets=4))

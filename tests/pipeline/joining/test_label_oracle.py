@@ -19,9 +19,9 @@ import pytest
 from stream_ctr.config.join import JoinConfig, OrderConfig
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.pipeline.join_process import JoinPipeline
-from stream_ctr.pipeline.journal import Journal
-from stream_ctr.pipeline.order import Order
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
+from stream_ctr.pipeline.ordering.journal import Journal
+from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.training.idle import IdleClock
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
 

@@ -21,11 +21,16 @@ from stream_ctr.errors import ConfigError, RecordError, StateError
 from stream_ctr.events.dead_letter_replay import REPLAYED_HEADER
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import Impression, LabelledImpression
-from stream_ctr.pipeline.decode import MAX_TIME_MS, MAX_VALUE_BYTES, READABLE_VERSIONS, RecordDecoder
+from stream_ctr.pipeline.decoding.records import (
+    MAX_TIME_MS,
+    MAX_VALUE_BYTES,
+    READABLE_VERSIONS,
+    RecordDecoder,
+)
+from stream_ctr.pipeline.decoding.time_units import outside
 from stream_ctr.pipeline.encode import Event
-from stream_ctr.pipeline.ordered import OrderedEntry
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import NAN, LearnFrom, Pipeline
-from stream_ctr.pipeline.time_units import outside
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import Json, State
 

@@ -54,9 +54,9 @@ from typing import Final, NamedTuple
 
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import ConfigError, StateError
-from stream_ctr.pipeline.delays import DelayCounts
-from stream_ctr.pipeline.memory import CLICKED, NEGATIVE, OPEN, POSITIVE, JoinMemory
-from stream_ctr.pipeline.segments import Held, SegmentFolder, SegmentName
+from stream_ctr.pipeline.joining.delays import DelayCounts
+from stream_ctr.pipeline.joining.memory import CLICKED, NEGATIVE, OPEN, POSITIVE, JoinMemory
+from stream_ctr.pipeline.joining.segments import Held, SegmentFolder, SegmentName
 from stream_ctr.state.state import Json, State
 
 OUTCOMES: Final = (

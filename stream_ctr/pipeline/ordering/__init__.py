@@ -1,0 +1,1 @@
+"""The order of entries across partitions and topics, and its journal."""
