@@ -17,10 +17,11 @@ from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, Record
 from stream_ctr.events.records import Impression
+from stream_ctr.pipeline.decoding.labelled import labelled_value
 from stream_ctr.pipeline.encode import Event
 from stream_ctr.pipeline.joining.joiner import Labelled
 from stream_ctr.pipeline.joining.segments import SegmentFolder
-from stream_ctr.pipeline.labelled_stream import check_final, labelled_value
+from stream_ctr.pipeline.labelled_stream import check_final
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import NAN, Pipeline
 from stream_ctr.state.frozen import FrozenState

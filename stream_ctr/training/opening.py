@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 from stream_ctr.config.settings import Settings
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
+from stream_ctr.pipeline.decoding.labelled import LabelledDecoder
 from stream_ctr.pipeline.joining.segments import SegmentFolder
-from stream_ctr.pipeline.labelled_stream import LabelledDecoder
 from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.reporting.progress import Reporter

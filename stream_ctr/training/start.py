@@ -13,7 +13,7 @@ from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
 from stream_ctr.pipeline.decoding.records import MAX_VALUE_BYTES
-from stream_ctr.pipeline.digest import entry_digest
+from stream_ctr.pipeline.ordering.progress import entry_digest
 from stream_ctr.pipeline.stream import Pipeline
 from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
 from stream_ctr.state.state import State

@@ -17,12 +17,12 @@ from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import FeatureValue
-from stream_ctr.pipeline.digest import entry_digest
 from stream_ctr.pipeline.joining.joiner import OUTCOMES
 from stream_ctr.pipeline.joining.memory import OPEN
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order
+from stream_ctr.pipeline.ordering.progress import entry_digest
 from stream_ctr.pipeline.stream import Applied, Pipeline
 from stream_ctr.state.state import Json, State
 from tests.support.log_entries import (

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
+from stream_ctr.pipeline.decoding.labelled import LabelledDecoder, sequence_of
 from stream_ctr.pipeline.decoding.records import (
     MAX_TIME_MS,
     MAX_VALUE_BYTES,
     READABLE_VERSIONS,
     RecordDecoder,
 )
-from stream_ctr.pipeline.labelled_stream import LabelledDecoder, sequence_of
 
 DECODER = RecordDecoder()
 HEAD = '"v":1,"event_id":"a","ts_ms":5'

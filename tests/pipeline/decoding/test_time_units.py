@@ -8,8 +8,8 @@ from stream_ctr.config.features import FieldConfig
 from stream_ctr.events.log import Entry
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decoding.batches import BatchDecoder
+from stream_ctr.pipeline.decoding.labelled import LabelledDecoder
 from stream_ctr.pipeline.decoding.records import RecordDecoder
-from stream_ctr.pipeline.labelled_stream import LabelledDecoder
 
 NOW_MS = 1_764_000_000_000
 YEAR_MS = 365 * 86_400_000
