@@ -31,7 +31,7 @@ class Snapshot:
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.predictors.frozen import copy_snapshot, find_snapshot
+        from stream_ctr.predictors.freeze import copy_snapshot, find_snapshot
 
         if (arguments.to is not None) != (arguments.action == "copy"):
             raise UsageError("--to FOLDER goes with copy, and copy with --to FOLDER")
@@ -78,7 +78,7 @@ def _shown(folder: Path, loaded: LoadedSnapshot) -> dict[str, Any]:
 
 def _verify(folder: Path) -> dict[str, Any]:
     """Every snapshot of a folder, read in full, and what ``CURRENT`` names."""
-    from stream_ctr.predictors.frozen import snapshots_folder
+    from stream_ctr.predictors.freeze import snapshots_folder
     from stream_ctr.predictors.predictor import Predictor
     from stream_ctr.predictors.reader import load_snapshot, open_fixed
     from stream_ctr.predictors.snapshot import path_of, read_current, versions

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.model import ModelConfig, canonical
-from stream_ctr.predictors.dense import DenseForward
+from stream_ctr.predictors.compiled_forward import DenseForward
 from stream_ctr.predictors.river_forward import RiverForward, RiverModel
 from stream_ctr.state.state import Arrays
 

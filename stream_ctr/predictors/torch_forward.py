@@ -10,7 +10,7 @@ from stream_ctr.config.features import FieldConfig, slot_fields
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.models.build import build_network
-from stream_ctr.predictors.dense import check_arrays, pool_rows, sigmoid
+from stream_ctr.predictors.compiled_forward import check_arrays, pool_rows, sigmoid
 from stream_ctr.state.state import Arrays
 
 EVENTS = 1024

@@ -10,7 +10,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.keys.value_batch import Features
 from stream_ctr.features.rows.vocabulary import capacity_for, insert_all
-from stream_ctr.predictors.dense import expected_shapes
+from stream_ctr.predictors.compiled_forward import expected_shapes
 from stream_ctr.predictors.snapshot import SnapshotContent
 from stream_ctr.state.state import Arrays
 

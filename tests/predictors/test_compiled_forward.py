@@ -15,7 +15,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StateError
 from stream_ctr.models.build import build_network
 from stream_ctr.models.layers import pool
-from stream_ctr.predictors.dense import DenseForward, expected_shapes, sigmoid
+from stream_ctr.predictors.compiled_forward import DenseForward, expected_shapes, sigmoid
 from stream_ctr.state.state import Arrays
 from tests.support.snapshots import FIELDS, SMALL, random_dense, random_rows, random_table
 

@@ -10,7 +10,7 @@ import pytest
 
 from stream_ctr.cli import main
 from stream_ctr.errors import StateError
-from stream_ctr.predictors.frozen import copy_snapshot, find_snapshot
+from stream_ctr.predictors.freeze import copy_snapshot, find_snapshot
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot, open_fixed
 from stream_ctr.predictors.snapshot import ARRAYS, CURRENT, MANIFEST, WRITING, path_of, write_snapshot
