@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_ctr.predictors.affine import SLICE, affine
+from stream_ctr.predictors.compiled_forward import SLICE, affine
 
 SHAPES = [(1, 1), (4, 8), (5, 3), (7, 1), (0, 4), (37, 13), (70, 128), (129, 64), (3, SLICE + 5)]
 
