@@ -6,7 +6,7 @@ import sys
 
 from simulators.processes import END_SECONDS
 from stream_ctr.cli import main
-from stream_ctr.lifeline import end_with_parent
+from stream_ctr.daemon.process import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent(END_SECONDS)

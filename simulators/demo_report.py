@@ -24,10 +24,10 @@ def make_result(
     from simulators.demo_plot import plot_demo
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.config.settings import load_settings
+    from stream_ctr.daemon.checkpoint import CheckpointStore
     from stream_ctr.experiments.report_model import read_report
     from stream_ctr.metrics.progressive import ProgressiveMetrics
     from stream_ctr.reporting.figure import why_no_pictures
-    from stream_ctr.training.checkpoint import CheckpointStore
 
     settings = load_settings(config)
     path = Path(settings.train.state) / FOLDER / "report.json"

@@ -23,10 +23,10 @@ from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.training.checkpoint import CheckpointStore
 
 FIELDS: Final = 39
 CHUNK: Final = 256

@@ -27,6 +27,7 @@ from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.log import LogConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.settings import ENVIRONMENT_PREFIX, Settings
+from stream_ctr.daemon.intake import POLL_CHUNKS
 from stream_ctr.errors import DataError, StreamCTRError
 from stream_ctr.events.log import EventLog
 from stream_ctr.events.open import open_log
@@ -35,7 +36,6 @@ from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.training.core import Core
-from stream_ctr.training.intake import POLL_CHUNKS
 
 ROUNDS: Final = 3
 OPTIMIZERS: Final = {"default": OptimizerConfig(), "helen": OptimizerConfig(method="helen", perturb="both")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_ctr.training.daemon_command import (
+from stream_ctr.daemon.run import (
     add_config,
     add_skip_lost,
     add_until_idle,
@@ -21,11 +21,11 @@ from stream_ctr.training.daemon_command import (
 
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
+    from stream_ctr.daemon.run_report import RunReport
     from stream_ctr.events.log import EventLog
     from stream_ctr.experiments.report_model import Report
     from stream_ctr.experiments.watch_daemon import Watcher
     from stream_ctr.reporting.progress import Reporter
-    from stream_ctr.training.run_report import RunReport
 
 
 class WatchCommand:

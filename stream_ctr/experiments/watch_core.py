@@ -6,6 +6,7 @@ from typing import Any
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.config.watch import ADDED
+from stream_ctr.daemon.identity import difference, order_identity
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.fold import Experiment
 from stream_ctr.experiments.noted import declaration
@@ -13,7 +14,6 @@ from stream_ctr.experiments.watch_pipeline import LabelledWatchPipeline, Watchin
 from stream_ctr.pipeline.joining.joiner import Joiner
 from stream_ctr.pipeline.joining.segments import SegmentFolder
 from stream_ctr.state.state import State
-from stream_ctr.training.identity import difference, order_identity
 
 
 class WatchCore:

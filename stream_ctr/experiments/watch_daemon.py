@@ -10,6 +10,11 @@ from threading import Event
 
 from stream_ctr.config.experiment import FOLDER
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.intake import Intake
+from stream_ctr.daemon.resume import find_place, input_topics
+from stream_ctr.daemon.run_outcomes import RunOutcomes
+from stream_ctr.daemon.run_report import RunReport
+from stream_ctr.daemon.state_folder import open_state
 from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report_model import Progress, Report
@@ -19,11 +24,6 @@ from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.inline_saving import InlineSaver
-from stream_ctr.training.intake import Intake
-from stream_ctr.training.opening import open_state
-from stream_ctr.training.run_outcomes import RunOutcomes
-from stream_ctr.training.run_report import RunReport
-from stream_ctr.training.start import find_place, input_topics
 
 
 class Watcher:

@@ -16,11 +16,11 @@ from typing import Any, Final, Literal
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.checkpoint import CheckpointStore
+from stream_ctr.daemon.identity import difference, identity
 from stream_ctr.errors import StateError
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
-from stream_ctr.training.checkpoint import CheckpointStore
-from stream_ctr.training.identity import difference, identity
 
 KEPT: Final = 1_000_000
 """Checkpoints of batch runs are the user's to remove."""

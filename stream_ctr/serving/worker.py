@@ -15,8 +15,8 @@ from contextlib import suppress
 
 import msgspec
 
+from stream_ctr.daemon.process import INPUT, end_with_parent
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.lifeline import INPUT, end_with_parent
 from stream_ctr.serving.server import Job, run_process
 
 

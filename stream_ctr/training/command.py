@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from stream_ctr.training.daemon_command import (
+from stream_ctr.daemon.run import (
     add_config,
     add_skip_lost,
     add_until_idle,

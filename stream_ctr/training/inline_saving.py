@@ -7,11 +7,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final, Protocol
 
+from stream_ctr.daemon.resume import Resumable
+from stream_ctr.daemon.state_folder import Opening
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
-from stream_ctr.training.opening import Opening
-from stream_ctr.training.start import Resumable
 
 RETRY_SECONDS: Final = 5.0
 """Longest time until a checkpoint that failed is tried again."""

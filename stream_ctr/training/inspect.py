@@ -33,7 +33,7 @@ class Checkpoint:
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.training.checkpoint import CheckpointStore
+        from stream_ctr.daemon.checkpoint import CheckpointStore
 
         folder: Path = arguments.folder
         inner = folder / "checkpoints"
@@ -42,7 +42,7 @@ class Checkpoint:
         if not versions:
             raise StateError(f"no checkpoint in {store.folder}; name an arm's state folder, like state/main")
         if arguments.action == "attach-sml":
-            from stream_ctr.training.attach import attach
+            from stream_ctr.training.attach_sml import attach
 
             report = attach(store, arguments.config, arguments.arm)
         else:

@@ -6,19 +6,13 @@ import argparse
 from threading import Event
 from typing import TYPE_CHECKING
 
-from stream_ctr.training.daemon_command import (
-    add_config,
-    add_until_idle,
-    run_daemon,
-    show_outcomes,
-    until_idle,
-)
+from stream_ctr.daemon.run import add_config, add_until_idle, run_daemon, show_outcomes, until_idle
 
 if TYPE_CHECKING:
+    from stream_ctr.daemon.run_report import RunReport
     from stream_ctr.events.log import EventLog
+    from stream_ctr.joining.daemon import JoinDaemon
     from stream_ctr.reporting.progress import Reporter
-    from stream_ctr.training.join_daemon import JoinDaemon
-    from stream_ctr.training.run_report import RunReport
 
 
 class Join:
@@ -34,7 +28,7 @@ class Join:
     def run(self, arguments: argparse.Namespace) -> int:
         """Join until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.training.join_daemon import JoinDaemon, join_folder
+        from stream_ctr.joining.daemon import JoinDaemon, join_folder
 
         idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)

@@ -16,6 +16,13 @@ from typing import Any
 
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.identity import identity
+from stream_ctr.daemon.intake import Intake
+from stream_ctr.daemon.resume import find_place, input_topics
+from stream_ctr.daemon.run_outcomes import RunOutcomes
+from stream_ctr.daemon.run_report import RunReport
+from stream_ctr.daemon.saver import Saver
+from stream_ctr.daemon.state_folder import open_state
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import LogError, PartitionsAddedError
 from stream_ctr.events.dead_letters import DeadLetters
@@ -25,16 +32,9 @@ from stream_ctr.offline.warm_start import WarmStart, load_warm_start
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
-from stream_ctr.training.ahead import Ahead
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.identity import identity
-from stream_ctr.training.intake import Intake
-from stream_ctr.training.opening import open_state
-from stream_ctr.training.publish import Publisher
-from stream_ctr.training.run_outcomes import RunOutcomes
-from stream_ctr.training.run_report import RunReport
-from stream_ctr.training.saving import Saver
-from stream_ctr.training.start import find_place, input_topics
+from stream_ctr.training.learner_thread import Ahead
+from stream_ctr.training.publisher import Publisher
 
 GLANCE_SECONDS = 0.02
 """Longest wait for entries while chunks are in line."""

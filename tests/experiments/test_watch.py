@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.events.dead_letters import held_entries
 from stream_ctr.events.log import Record
@@ -25,9 +26,8 @@ from stream_ctr.experiments.report_model import Progress, Report, read_report
 from stream_ctr.experiments.shared import Sums, read_sums
 from stream_ctr.experiments.watch_daemon import Watcher
 from stream_ctr.experiments.watch_report import build_report
+from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.training.checkpoint import CheckpointStore, Loaded
-from stream_ctr.training.join_daemon import JoinDaemon
 from tests.support.experiment_logs import (
     SHADOW,
     START_MS,

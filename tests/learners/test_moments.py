@@ -11,6 +11,7 @@ import pytest
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
@@ -19,7 +20,6 @@ from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.offline.per_event import per_event
 from stream_ctr.optim.moments import widened
 from stream_ctr.state.state import State
-from stream_ctr.training.checkpoint import CheckpointStore
 from tests.support.kept_moments_oracle import KeptOracle
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part
 

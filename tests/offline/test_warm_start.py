@@ -12,6 +12,7 @@ import pytest
 
 from stream_ctr.cli import main
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
 from stream_ctr.offline.protocol import BatchProtocol
@@ -19,7 +20,6 @@ from stream_ctr.offline.run import prepare, run
 from stream_ctr.offline.warm_start import WarmStart, save_warm_start
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
-from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.core import Step
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import write_config

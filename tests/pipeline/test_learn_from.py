@@ -11,6 +11,7 @@ import pytest
 
 from stream_ctr.batch import ASIDE, LEARN, PREDICT, SETTLE
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.identity import identity, refuse_other
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
@@ -20,7 +21,6 @@ from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.state.state import State
 from stream_ctr.training.core import Core
-from stream_ctr.training.identity import identity, refuse_other
 from tests.support.faulty_streams import write_config
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, fresh_state, log_of
 

@@ -10,14 +10,14 @@ import pytest
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.daemon.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.errors import ModelError, OffsetRangeError
 from stream_ctr.events.open import open_log
 from stream_ctr.learners.build import build_learner
 from stream_ctr.state.state import State
-from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
-from tests.training.test_snapshots import FEATURES, learn
+from tests.training.test_publisher import FEATURES, learn
 
 BAYES = """
 [learner]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
 from stream_ctr.state.state import Json, State
-from stream_ctr.training.checkpoint import CheckpointStore, Loaded
 from tests.support.faulty_streams import write_config, write_stream
 
 ROUNDS = int(os.environ.get("STREAM_CTR_TEST_ROUNDS", "20"))

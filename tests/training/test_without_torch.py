@@ -26,7 +26,7 @@ PACKAGES = (
     "state",
     "training",
 )
-NEEDS_TORCH = ("stream_ctr.training.attach",)
+NEEDS_TORCH = ("stream_ctr.training.attach_sml",)
 """Imported where it is used."""
 
 IMPORT_ALL = """

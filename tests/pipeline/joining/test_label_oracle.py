@@ -18,7 +18,7 @@ import pytest
 
 from stream_ctr.config.join import JoinConfig, OrderConfig
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.pipeline.join_process import JoinPipeline
+from stream_ctr.joining.pipeline import JoinPipeline
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order

@@ -23,11 +23,11 @@ from stream_ctr.events.dead_letters import held_entries, list_dead_letters
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import LabelledImpression
+from stream_ctr.joining.daemon import JoinDaemon
+from stream_ctr.joining.output import JoinOutput
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
 from stream_ctr.training.core import Core
-from stream_ctr.training.join_daemon import JoinDaemon
-from stream_ctr.training.join_output import JoinOutput
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import write_config, write_stream
 from tests.support.kafka_broker import Broker

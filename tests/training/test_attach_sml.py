@@ -13,9 +13,9 @@ from stream_ctr.config.features import slot_fields
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.learners.build import build_learner
-from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.lock import StateLock
 from tests.support.faulty_streams import write_config, write_stream
 

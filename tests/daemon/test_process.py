@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import signal, sys, time
-from stream_ctr.lifeline import end_with_parent
+from stream_ctr.daemon.process import end_with_parent
 signal.signal(signal.SIGTERM, {on_sigterm})
 end_with_parent({kill_seconds})
 print("begun", flush=True)

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream_ctr.daemon.checkpoint import FORMAT, MANIFEST, SEGMENTS, CheckpointStore
 from stream_ctr.errors import StateError
 from stream_ctr.pipeline.joining.segments import Held, SegmentFolder, SegmentName
 from stream_ctr.state.state import State
-from stream_ctr.training.checkpoint import FORMAT, MANIFEST, SEGMENTS, CheckpointStore
 from tests.support.faulty_files import FailingFiles, ForgetfulFiles
 
 
@@ -224,7 +224,7 @@ def test_a_pickle_in_place_of_an_array_file_is_never_executed(tmp_path: Path) ->
     # Even with a manifest that vouches for it.
     manifest = store.manifest(1)
     (store.path(1) / "learner.safetensors").write_bytes(poison)
-    from stream_ctr.training import checkpoint
+    from stream_ctr.daemon import checkpoint
 
     manifest.files["learner.safetensors"] = {"bytes": len(poison), "blake2b": checkpoint.digest(poison)}
     (store.path(1) / MANIFEST).write_bytes(msgspec.json.encode(checkpoint.sealed(manifest)))

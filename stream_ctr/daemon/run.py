@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
+    from stream_ctr.daemon.run_report import RunReport
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
-    from stream_ctr.training.run_report import RunReport
 
 T = TypeVar("T")
 

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon import intake
+from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
 from stream_ctr.errors import LogError, OffsetRangeError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Entry, EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.sqlite.log import SqliteReader
 from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.offline.warm_start import WarmStart
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.training import intake
-from stream_ctr.training.checkpoint import CheckpointStore, Loaded
-from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
 

@@ -10,12 +10,12 @@ from typing import Any
 from stream_ctr.config.features import slot_fields
 from stream_ctr.config.model import SML_KEYS
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.checkpoint import CheckpointStore
+from stream_ctr.daemon.identity import identity, refuse_other
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.learners.attach import attach_sml
 from stream_ctr.learners.torch.learner import TorchLearner
-from stream_ctr.training.checkpoint import CheckpointStore
-from stream_ctr.training.identity import identity, refuse_other
 from stream_ctr.training.lock import StateLock
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from stream_ctr.errors import LogError
 from stream_ctr.events.dead_letter_replay import REPLAYED_HEADER
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
+from stream_ctr.joining.pipeline import SequencedRecord
 from stream_ctr.pipeline.decoding.labelled import sequence_of
-from stream_ctr.pipeline.join_process import SequencedRecord
 
 MAX_WAITING = 20_000
 """Records that may wait while the log takes none; then reading waits, too."""

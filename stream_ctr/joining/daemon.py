@@ -9,25 +9,25 @@ from threading import Event
 from typing import Any
 
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.identity import order_identity
+from stream_ctr.daemon.intake import Intake
+from stream_ctr.daemon.resume import find_place
+from stream_ctr.daemon.run_outcomes import RunOutcomes
+from stream_ctr.daemon.run_report import RunReport
+from stream_ctr.daemon.state_folder import open_state
 from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
+from stream_ctr.joining.output import MAX_WAITING, JoinOutput
+from stream_ctr.joining.pipeline import JoinPipeline
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.loss_metrics import JOIN_PREFIX, LossMetrics
-from stream_ctr.pipeline.join_process import JoinPipeline
 from stream_ctr.pipeline.joining.segments import SegmentFolder
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
-from stream_ctr.training.identity import order_identity
 from stream_ctr.training.inline_saving import InlineSaver
-from stream_ctr.training.intake import Intake
-from stream_ctr.training.join_output import MAX_WAITING, JoinOutput
-from stream_ctr.training.opening import open_state
-from stream_ctr.training.run_outcomes import RunOutcomes
-from stream_ctr.training.run_report import RunReport
-from stream_ctr.training.start import find_place
 
 FOLDER = "join"
 """Folder of the joining process in the state folder, beside those of the arms."""

@@ -16,15 +16,15 @@ import pytest
 
 from stream_ctr.cli import main
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon import intake
 from stream_ctr.errors import OffsetRangeError, StateError
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.pipeline.ordering.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import SNAPSHOTS, read_current
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.training import intake
-from stream_ctr.training.join_daemon import JoinDaemon
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
 

@@ -16,12 +16,12 @@ from rich.console import Console
 from stream_ctr.cli import main
 from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.run_outcomes import REPEAT_SECONDS, RunOutcomes
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.users import UserHash
+from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.training.join_daemon import JoinDaemon
-from stream_ctr.training.run_outcomes import REPEAT_SECONDS, RunOutcomes
 from stream_ctr.training.trainer import Trainer
 from tests.serving.test_impressions import eventually
 

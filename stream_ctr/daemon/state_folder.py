@@ -12,6 +12,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.checkpoint import SEGMENTS, CheckpointStore, Loaded
+from stream_ctr.daemon.resume import (
+    LogPlace,
+    Resumable,
+    compaction_remarks,
+    refuse_untrained,
+    resume,
+    skipped_entries,
+)
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decoding.labelled import LabelledDecoder
@@ -20,15 +29,6 @@ from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
-from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore, Loaded
-from stream_ctr.training.start import (
-    LogPlace,
-    Resumable,
-    compaction_remarks,
-    refuse_untrained,
-    resume,
-    skipped_entries,
-)
 
 R = TypeVar("R", bound=Resumable)
 R_co = TypeVar("R_co", bound=Resumable, covariant=True)
@@ -118,7 +118,7 @@ def open_state(
         files: file operations of checkpoints, segments and journal.
         scanner: reads impressions faster, where their schema is known.
         replace_snapshots: begin a new run although the folder has snapshots of an earlier one.
-        skip_lost, at_end, begin: as in :func:`stream_ctr.training.start.resume`.
+        skip_lost, at_end, begin: as in :func:`stream_ctr.daemon.resume.resume`.
 
     Raises:
         StreamCTRError: the state or the log cannot be gone on with; nothing was changed.

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.resume import RECORD_BYTES, LogPlace, Resumable
+from stream_ctr.daemon.state_folder import Opening
 from stream_ctr.errors import StateError
 from stream_ctr.events import validation
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.training.idle import IdleClock
-from stream_ctr.training.opening import Opening
-from stream_ctr.training.start import RECORD_BYTES, LogPlace, Resumable
 
 BUFFERED_CHUNKS: Final = 64
 """Chunks of entries read ahead of the order before only the partitions that hold it up are read."""

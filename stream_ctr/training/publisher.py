@@ -17,6 +17,8 @@ from stream_ctr.batch import LEARN
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.background import Background
+from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
@@ -29,10 +31,8 @@ from stream_ctr.predictors.reader import open_fixed
 from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.training.ahead import Ahead
-from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.run_outcomes import RunOutcomes
+from stream_ctr.training.learner_thread import Ahead
 
 PUBLISH_SECONDS = 0.25
 """Time between two publications of the numbers: what a scrape can see."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from stream_ctr.daemon.background import Background
 from stream_ctr.pipeline.stream import Applied
-from stream_ctr.training.background import Background
 from stream_ctr.training.core import Core, Step
 
 Frozen = TypeVar("Frozen")

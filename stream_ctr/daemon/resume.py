@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
+from stream_ctr.daemon.identity import refuse_other
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
@@ -17,8 +19,6 @@ from stream_ctr.pipeline.ordering.progress import entry_digest
 from stream_ctr.pipeline.stream import Pipeline
 from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
 from stream_ctr.state.state import State
-from stream_ctr.training.checkpoint import CheckpointStore, Loaded
-from stream_ctr.training.identity import refuse_other
 
 RECORD_BYTES: Final = MAX_VALUE_BYTES + 64 * 1024
 """Largest record that is read: no longer value is decoded, and a key, if any, is an event id."""

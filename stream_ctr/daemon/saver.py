@@ -13,14 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from stream_ctr.daemon.background import Background
+from stream_ctr.daemon.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.pipeline.joining.segments import names_in, remove_others
 from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.training.background import Background
-from stream_ctr.training.checkpoint import SEGMENTS, CheckpointStore
 from stream_ctr.training.core import Core
 
 RETRY_SECONDS: Final = 5.0

@@ -15,6 +15,9 @@ import pytest
 
 from stream_ctr.batch import Batch
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.background import Background
+from stream_ctr.daemon.checkpoint import CheckpointStore
+from stream_ctr.daemon.resume import input_topics
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.open import open_log
@@ -28,11 +31,8 @@ from stream_ctr.state import frozen
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State
-from stream_ctr.training.ahead import Ahead
-from stream_ctr.training.background import Background
-from stream_ctr.training.checkpoint import CheckpointStore
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.start import input_topics
+from stream_ctr.training.learner_thread import Ahead
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import WatchedFiles
 from tests.support.faulty_streams import write_config, write_stream

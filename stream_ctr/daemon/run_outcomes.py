@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from stream_ctr.config.settings import Settings
+from stream_ctr.daemon.run_report import RunReport, Warned
 from stream_ctr.events.log import Entry
 from stream_ctr.monitoring.dead_letter_reasons import ReasonCounts
 from stream_ctr.monitoring.loss_metrics import LossNumbers
@@ -27,7 +28,6 @@ from stream_ctr.monitoring.record_losses import (
 from stream_ctr.pipeline.decoding.time_units import like_seconds
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.training.run_report import RunReport, Warned
 
 LOOK_SECONDS: Final = 0.5
 """Time between two looks at the counters."""

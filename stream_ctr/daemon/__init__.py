@@ -1,0 +1,1 @@
+"""What the three daemons share: checkpoint, identity, resume, intake, saver, process."""
