@@ -89,9 +89,9 @@ def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, li
     from simulators.rank_client import RankClient
     from simulators.writer import Topics
     from stream_ctr.config.settings import load_settings
+    from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log
     from stream_ctr.reporting.progress import Reporter
-    from stream_ctr.signals import stop_on_signals
 
     topics = Topics(arguments.impressions, arguments.clicks, arguments.partitions)
     token = os.environ[arguments.token_env] if arguments.token_env else None

@@ -81,9 +81,9 @@ def run_writer(
     from simulators.writer import Pace, Topics, Writer
     from simulators.writer_resume import Position
     from stream_ctr.config.settings import load_settings
+    from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log
     from stream_ctr.reporting.progress import Reporter
-    from stream_ctr.signals import stop_on_signals
 
     topics = Topics(arguments.impressions, arguments.clicks, arguments.partitions)
     security = load_settings(arguments.config).log.security

@@ -60,11 +60,11 @@ class Papers:
         from stream_ctr.bench.papers_grid import Plan, run_grid
         from stream_ctr.bench.papers_report import as_json, plot_grid, print_tables
         from stream_ctr.config.settings import load_settings
+        from stream_ctr.daemon.process import StateLock
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
         from stream_ctr.offline.encoded import encoded_rows
         from stream_ctr.offline.run import prepare
         from stream_ctr.reporting.progress import Reporter
-        from stream_ctr.training.lock import StateLock
 
         protocol = protocol_of(arguments)
         cells = cells_of(arguments)

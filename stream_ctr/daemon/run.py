@@ -1,6 +1,8 @@
 """What the commands that run a daemon share: their options, the lock, the log and the signals.
 
 Only ``run_daemon`` imports what is slow: a command's module is imported for every command line.
+
+A daemon that starts while the log is unreachable waits for it: live, not ready, with growing pauses.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from stream_ctr.errors import LogAwayError
+
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
     from stream_ctr.daemon.run_report import RunReport
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from stream_ctr.reporting.progress import Reporter
 
 T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -87,11 +94,9 @@ def run_daemon(
     Raises:
         StreamCTRError: the folder is in use, or the log cannot be opened.
     """
+    from stream_ctr.daemon.process import StateLock, stop_on_signals
     from stream_ctr.events.open import open_log
     from stream_ctr.reporting.progress import Reporter
-    from stream_ctr.signals import stop_on_signals
-    from stream_ctr.training.lock import StateLock
-    from stream_ctr.training.wait import wait_for_log
 
     with stop_on_signals() as stop, Reporter(job) as reporter, StateLock(folder):
         if idle_seconds is None:
@@ -116,3 +121,36 @@ def show_outcomes(outcomes: RunReport, job: str, figures: dict[str, Any] | Liter
     else:
         outcomes.print(f"{job}: what this run read, and what came of it")
     outcomes.check()
+
+
+def wait_for_log(settings: Settings, stop: Event, reporter: Reporter, *, metrics: bool) -> EventLog | None:
+    """The configured log as soon as it answers; None when ``stop`` is set before.
+
+    With ``metrics``, /health and /metrics answer meanwhile.
+
+    Raises:
+        StreamCTRError: the log cannot be opened for a reason that waiting does not mend.
+    """
+    from stream_ctr.events.open import open_log
+    from stream_ctr.monitoring.exposition import TrainerMetrics
+    from stream_ctr.monitoring.http_server import MetricsServer
+
+    pause_seconds, said = FIRST_PAUSE_SECONDS, ""
+    train = settings.train
+    with contextlib.ExitStack() as stack:
+        while not stop.is_set():
+            try:
+                return open_log(settings.log.url, security=settings.log.security)
+            except LogAwayError as error:
+                if not said and metrics and train.metrics_port >= 0:
+                    server = MetricsServer(
+                        train.metrics_host, train.metrics_port, TrainerMetrics(), lambda: "the log is away"
+                    )
+                    stack.callback(server.close)
+                    reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
+                if str(error) != said:
+                    said = str(error)
+                    reporter.say("waiting", reason=said)
+            stop.wait(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+    return None

@@ -2,6 +2,8 @@
 
 The loop hands over the state of one position; it is written in another thread while learning goes on. A
 checkpoint that cannot be written stops no learning: its age shows, and it is tried again.
+
+A daemon with a small state stands still while a checkpoint is written.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from stream_ctr.daemon.background import Background
 from stream_ctr.daemon.checkpoint import SEGMENTS, CheckpointStore
+from stream_ctr.daemon.resume import Resumable
+from stream_ctr.daemon.state_folder import Opening
 from stream_ctr.errors import LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.pipeline.joining.segments import names_in, remove_others
 from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.training.core import Core
+from stream_ctr.state.state import State
 
 RETRY_SECONDS: Final = 5.0
 """Longest time until a checkpoint that failed is tried again."""
@@ -32,6 +36,17 @@ class Saved(NamedTuple):
 
     version: int
     created_ms: int
+
+
+class Freezable(Resumable, Protocol):
+    """What :class:`Saver` takes checkpoints of: it goes on while one is written."""
+
+    rebuilds: bool
+    """Whether the learner has no state: a start learns the log again."""
+
+    def freeze(self) -> dict[str, FrozenState]:
+        """Everything that decides what comes next, to be written in another thread."""
+        ...
 
 
 class Saver:
@@ -51,7 +66,7 @@ class Saver:
     def __init__(
         self,
         store: CheckpointStore,
-        core: Core,
+        core: Freezable,
         identity: dict[str, Any],
         place: dict[str, Any],
         dead_letters: DeadLetters,
@@ -161,3 +176,69 @@ class Saver:
     def _failed(self, error: Exception) -> None:
         self._due = time.monotonic() + min(RETRY_SECONDS, self._every_seconds)
         self._reporter.say("checkpoint-failed", reason=str(error), newest=str(self.newest))
+
+
+class Savable(Resumable, Protocol):
+    """What a checkpoint is taken of."""
+
+    def parts(self) -> dict[str, State]:
+        """Everything that decides what comes next."""
+        ...
+
+
+class InlineSaver:
+    """Writes the checkpoints of one run.
+
+    Args:
+        opening: the state that the run goes on from.
+        reporter: told of what failed.
+        every_seconds: time between two of them.
+        flush: called before each: what must be in the log before the offsets behind it are saved.
+    """
+
+    def __init__(
+        self,
+        opening: Opening[Savable],
+        reporter: Reporter,
+        every_seconds: float,
+        flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._opening, self._reporter, self._flush = opening, reporter, flush
+        self._every_seconds = every_seconds
+        self._due = time.monotonic() + every_seconds
+
+    def now(self) -> None:
+        """Write the state of everything applied so far.
+
+        Raises:
+            OSError: the file system refuses; the checkpoints before are untouched.
+            LogError: the log did not acknowledge what waits.
+        """
+        self._flush()
+        opening, pipeline = self._opening, self._opening.core.pipeline
+        opening.store.save(
+            opening.core.parts(),
+            created_ms=time.time_ns() // 1_000_000,
+            software=f"stream-ctr {version('stream-ctr')}",
+            identity=opening.identity,
+            log=opening.log,
+            positions=[(*tp, offset) for tp, offset in sorted(pipeline.positions().items())],
+            emitted=pipeline.order_state().emitted,
+            segments=pipeline.joiner.segments(),
+        )
+        try:
+            opening.journal.trim(opening.store.oldest_emitted())
+        except StateError as error:
+            # The journal only stays longer than it must; the checkpoint is complete.
+            self._reporter.say("journal-not-trimmed", reason=str(error))
+
+    def when_due(self) -> None:
+        """Write one if it is time. It may fail: the daemon goes on, and it is tried again."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self._every_seconds
+        try:
+            self.now()
+        except (OSError, LogError) as error:
+            self._due = time.monotonic() + min(RETRY_SECONDS, self._every_seconds)
+            self._reporter.say("checkpoint-failed", reason=str(error))

@@ -43,8 +43,8 @@ class WatchCommand:
         """Watch until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config.experiment import FOLDER
         from stream_ctr.config.settings import load_settings
+        from stream_ctr.daemon.process import tune_interpreter
         from stream_ctr.experiments.report_model import encode_report
-        from stream_ctr.training.runtime import tune_interpreter
 
         idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)

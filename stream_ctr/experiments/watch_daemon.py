@@ -14,6 +14,7 @@ from stream_ctr.daemon.intake import Intake
 from stream_ctr.daemon.resume import find_place, input_topics
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.daemon.run_report import RunReport
+from stream_ctr.daemon.saver import InlineSaver
 from stream_ctr.daemon.state_folder import open_state
 from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
@@ -23,7 +24,6 @@ from stream_ctr.experiments.watch_output import WatchOutput
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
-from stream_ctr.training.inline_saving import InlineSaver
 
 
 class Watcher:

@@ -14,6 +14,7 @@ from stream_ctr.daemon.intake import Intake
 from stream_ctr.daemon.resume import find_place
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.daemon.run_report import RunReport
+from stream_ctr.daemon.saver import InlineSaver
 from stream_ctr.daemon.state_folder import open_state
 from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
@@ -27,7 +28,6 @@ from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
-from stream_ctr.training.inline_saving import InlineSaver
 
 FOLDER = "join"
 """Folder of the joining process in the state folder, beside those of the arms."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.batch import Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig, UnknownFeatures
+from stream_ctr.daemon.process import StateLock
 from stream_ctr.datasets.base import Dataset
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import DataError, StateError
@@ -34,7 +35,6 @@ from stream_ctr.features.keys.tally import Tally
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.from_examples import direct_batches
 from stream_ctr.state.state import State
-from stream_ctr.training.lock import StateLock
 
 FORMAT: Final = 2
 CHUNK: Final = 4096

@@ -26,10 +26,10 @@ from typing import Final
 
 import msgspec
 
+from stream_ctr.daemon.process import stop_on_signals
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.serving.listen import GRACE_SECONDS
 from stream_ctr.serving.server import Job
-from stream_ctr.signals import stop_on_signals
 
 logger = logging.getLogger("stream_ctr.serving")
 

@@ -55,7 +55,7 @@ class Train:
         """Learn until a signal or, with ``--until-idle``, the log's end."""
         from stream_ctr.config.experiment_check import refuse_frozen
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.training.runtime import tune_interpreter
+        from stream_ctr.daemon.process import tune_interpreter
         from stream_ctr.training.trainer import Trainer
 
         idle_seconds, warm = until_idle(arguments), _warm_start(arguments)
@@ -112,7 +112,7 @@ def _warm_start(arguments: argparse.Namespace) -> WarmStart | None:
 
 def _figures(trainer: Trainer, summary: Summary) -> dict[str, Any]:
     """The final figures as ``--json`` prints them."""
-    from stream_ctr.training.runtime import peak_bytes
+    from stream_ctr.daemon.process import peak_bytes
 
     return {
         "learned": summary.learned,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stream_ctr.config.features import FeaturesConfig
+from stream_ctr.daemon.process import StateLock
 from stream_ctr.datasets.base import Example
 from stream_ctr.errors import DataError, StateError
 from stream_ctr.features.keys.encoder import KeyEncoder
@@ -18,7 +19,6 @@ from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.offline import encoded as module
 from stream_ctr.offline.encoded import encoded_rows
 from stream_ctr.pipeline.from_examples import direct_batches
-from stream_ctr.training.lock import StateLock
 from tests.support.planted_dataset import FIELDS, Made, columns
 
 

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from stream_ctr.config.settings import load_settings
+from stream_ctr.daemon.process import StateLock
 from stream_ctr.events.open import open_log
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.core import Step
-from stream_ctr.training.lock import StateLock
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import WatchedFiles
 

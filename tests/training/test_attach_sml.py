@@ -14,9 +14,9 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.settings import load_settings
 from stream_ctr.daemon.checkpoint import CheckpointStore
+from stream_ctr.daemon.process import StateLock
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.learners.build import build_learner
-from stream_ctr.training.lock import StateLock
 from tests.support.faulty_streams import write_config, write_stream
 
 TORCH = '[learner]\nkind = "torch"\ndevice = "cpu"\n'
@@ -123,7 +123,7 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
 def test_an_attached_skip_has_a_gradient() -> None:
     # with W_i = 0 the skips still learn: their gradient is tanh(s x), not 0
     from stream_ctr.config.optimizer import OptimizerConfig
-    from stream_ctr.learners.attach import attach_sml
+    from stream_ctr.training.attach_sml import attach_sml
     from tests.support.learner_events import SINGLE, make_batch
 
     models = [ModelConfig(embedding=4, hidden=(6,), sml=sml, embedding_scale=0.3) for sml in (False, True)]

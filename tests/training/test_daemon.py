@@ -23,6 +23,7 @@ from stream_ctr.cli import main
 from stream_ctr.config.settings import load_settings
 from stream_ctr.daemon import intake
 from stream_ctr.daemon.checkpoint import CheckpointStore
+from stream_ctr.daemon.process import StateLock
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Record, TopicPartition
@@ -30,7 +31,6 @@ from stream_ctr.events.open import open_log
 from stream_ctr.pipeline.ordering.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import versions
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.training.lock import StateLock
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import FailingFiles
 from tests.support.faulty_streams import START_MS, extend_stream, write_config, write_stream

@@ -17,12 +17,12 @@ from random import Random
 import pytest
 
 from stream_ctr.config.join import JoinConfig, OrderConfig
+from stream_ctr.daemon.intake import IdleClock
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.joining.pipeline import JoinPipeline
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order
-from stream_ctr.training.idle import IdleClock
 from tests.support.log_entries import CLICKS, IMPRESSIONS, TOPICS, click_value, fresh_state, impression_value
 
 CASES = int(os.environ.get("STREAM_CTR_TEST_LABEL_CASES", "100"))
