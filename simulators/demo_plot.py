@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stream_ctr.experiments.report_model import Report
+from stream_ctr.experiments.report.model import Report
 from stream_ctr.metrics.curve import CurvePoint
 from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, short, write_figure
 

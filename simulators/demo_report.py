@@ -25,7 +25,7 @@ def make_result(
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.checkpoint import CheckpointStore
-    from stream_ctr.experiments.report_model import read_report
+    from stream_ctr.experiments.report.model import read_report
     from stream_ctr.metrics.progressive import ProgressiveMetrics
     from stream_ctr.reporting.figure import why_no_pictures
 
@@ -70,8 +70,8 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
     import msgspec
     from rich.console import Console
 
-    from stream_ctr.experiments.report_model import Report
-    from stream_ctr.experiments.report_table import print_report
+    from stream_ctr.experiments.report.model import Report
+    from stream_ctr.experiments.report.table import print_report
     from stream_ctr.reporting.figure import why_no_pictures
 
     console = Console()
@@ -99,7 +99,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
 
 
 def _against_the_truth(result: Mapping[str, Any]) -> Any:
-    from stream_ctr.experiments.report_table import arms_table
+    from stream_ctr.experiments.report.table import arms_table
 
     title = "Against the planted truth, which a real experiment does not know"
     table = arms_table(title, result["arms"])

@@ -74,7 +74,7 @@ def behind(places: Places, folder: Path, since_ms: float) -> dict[str, float | N
     The watcher is in it once it has written a report; one from before ``since_ms`` says nothing.
     """
     from stream_ctr.config.experiment import FOLDER
-    from stream_ctr.experiments.report_model import read_report
+    from stream_ctr.experiments.report.model import read_report
 
     left: dict[str, float | None] = {child.name: _lag(child) for child in places.trainers}
     report = folder / "state" / FOLDER / "report.json"

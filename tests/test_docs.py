@@ -19,8 +19,8 @@ from prometheus_client.exposition import generate_latest
 from stream_ctr.cli import build_parser
 from stream_ctr.config.settings import Settings, load_settings
 from stream_ctr.datasets.schema import Schema, load_schema
-from stream_ctr.experiments.report_model import read_report
-from stream_ctr.experiments.watch_metrics import ExperimentMetrics
+from stream_ctr.experiments.report.model import read_report
+from stream_ctr.experiments.watcher.metrics import ExperimentMetrics
 from stream_ctr.monitoring.exposition import TrainerMetrics
 from stream_ctr.monitoring.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.serving.metrics import ServeMetrics
@@ -28,7 +28,7 @@ from tests.monitoring.test_exposition import full_numbers
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")])
-REPORT = ROOT / "tests" / "experiments" / "report_example.json"
+REPORT = ROOT / "tests" / "experiments" / "report" / "report_example.json"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELLS = ("sh", "console")
 

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from stream_ctr.experiments.comparison import enough
-from stream_ctr.experiments.sequence import ConfidenceSequence, Span, fixed_factor, uplift_interval
-from stream_ctr.experiments.simulation import CONTROL, TREATMENT, Planted, simulate
+from stream_ctr.experiments.statistics.confidence_sequence import (
+    ConfidenceSequence,
+    Span,
+    fixed_factor,
+    uplift_interval,
+)
+from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Planted, simulate
 
 BOUND_LEVEL = 0.95
 """Confidence of the binomial bounds on every share that is reported."""

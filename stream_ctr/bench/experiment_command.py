@@ -55,8 +55,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from stream_ctr.bench.experiment import judge_all, shares
     from stream_ctr.bench.machine import describe_machine
-    from stream_ctr.experiments.sequence import check_level
-    from stream_ctr.experiments.simulation import Planted
+    from stream_ctr.experiments.statistics.confidence_sequence import check_level
+    from stream_ctr.experiments.statistics.simulation import Planted
 
     check_level(arguments.alpha)
     started = time.monotonic()

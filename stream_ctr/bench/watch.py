@@ -31,7 +31,7 @@ from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 from stream_ctr.experiments.assignment import Assigner
-from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.experiments.watcher.daemon import Watcher
 from stream_ctr.reporting.progress import Reporter
 
 IMPRESSIONS_PER_USER: Final = 10

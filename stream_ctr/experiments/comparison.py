@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.experiments.sequence import FIRST_LOOK_BUCKETS, FIRST_LOOK_CLICKS, FIRST_LOOK_EFFECTIVE
+from stream_ctr.experiments.statistics.confidence_sequence import (
+    FIRST_LOOK_BUCKETS,
+    FIRST_LOOK_CLICKS,
+    FIRST_LOOK_EFFECTIVE,
+)
 
 
 def effective_number(amounts: NDArray[Any]) -> float:

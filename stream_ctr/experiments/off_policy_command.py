@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from stream_ctr.experiments.estimates import Estimate
+    from stream_ctr.experiments.statistics.estimates import Estimate
 
 TARGETS = ("uniform",)
 _WEIGHTED = (("ips", "IPS"), ("snips", "SNIPS"), ("dr", "doubly robust"))
@@ -56,11 +56,11 @@ class OffPolicyCommand:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Value the policy, with progress on a terminal."""
     from stream_ctr.datasets.open_bandit import OpenBandit
-    from stream_ctr.experiments.estimates import NOTHING, difference
-    from stream_ctr.experiments.off_policy import evaluate
-    from stream_ctr.experiments.off_policy_check import uniform_mean
-    from stream_ctr.experiments.reward_model import against_uniform
-    from stream_ctr.experiments.sequence import check_level
+    from stream_ctr.experiments.statistics.confidence_sequence import check_level
+    from stream_ctr.experiments.statistics.estimates import NOTHING, difference
+    from stream_ctr.experiments.statistics.off_policy import evaluate
+    from stream_ctr.experiments.statistics.off_policy_check import uniform_mean
+    from stream_ctr.experiments.statistics.reward_model import against_uniform
     from stream_ctr.reporting.progress import Reporter
 
     check_level(arguments.alpha)
@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _told(estimate: Estimate, alpha: float) -> dict[str, float | None]:
-    from stream_ctr.experiments.sequence import fixed_interval
+    from stream_ctr.experiments.statistics.confidence_sequence import fixed_interval
 
     span = fixed_interval(estimate, alpha)
     figures = {"value": estimate.value, "low": span.low, "high": span.high}

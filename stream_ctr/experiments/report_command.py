@@ -22,13 +22,13 @@ class ReportCommand:
         )
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.experiments.report_model import encode_report, read_report
-        from stream_ctr.experiments.report_table import print_report
-        from stream_ctr.experiments.watch_output import report_path
+        from stream_ctr.experiments.report.model import encode_report, read_report
+        from stream_ctr.experiments.report.table import print_report
+        from stream_ctr.experiments.watcher.output import report_path
 
         report = read_report(report_path(arguments.config, arguments.state, arguments.salt))
         if arguments.plot is not None:
-            from stream_ctr.experiments.report_plot import plot_report
+            from stream_ctr.experiments.report.plot import plot_report
 
             plot_report(report, arguments.plot)
         if arguments.json:

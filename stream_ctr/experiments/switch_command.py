@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stream_ctr.experiments.shared import Kill
+    from stream_ctr.experiments.shared_files import Kill
 
 
 class ArmsCommand:
@@ -23,7 +23,7 @@ class ArmsCommand:
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.experiment import BUCKETS, intervals
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.experiments.control import ControlFile
+        from stream_ctr.experiments.kill_file import ControlFile
 
         settings = load_settings(arguments.config)
         experiment = settings.experiment
@@ -62,7 +62,7 @@ class KillCommand:
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.experiments.control import ControlFile, check_killable
+        from stream_ctr.experiments.kill_file import ControlFile, check_killable
 
         settings = load_settings(arguments.config)
         arm: str = arguments.arm
@@ -91,7 +91,7 @@ class ReviveCommand:
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import UsageError
-        from stream_ctr.experiments.control import ControlFile
+        from stream_ctr.experiments.kill_file import ControlFile
 
         settings = load_settings(arguments.config)
         arm: str = arguments.arm

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
     from stream_ctr.daemon.run_report import RunReport
     from stream_ctr.events.log import EventLog
-    from stream_ctr.experiments.report_model import Report
-    from stream_ctr.experiments.watch_daemon import Watcher
+    from stream_ctr.experiments.report.model import Report
+    from stream_ctr.experiments.watcher.daemon import Watcher
     from stream_ctr.reporting.progress import Reporter
 
 
@@ -44,7 +44,7 @@ class WatchCommand:
         from stream_ctr.config.experiment import FOLDER
         from stream_ctr.config.settings import load_settings
         from stream_ctr.daemon.process import tune_interpreter
-        from stream_ctr.experiments.report_model import encode_report
+        from stream_ctr.experiments.report.model import encode_report
 
         idle_seconds = until_idle(arguments)
         settings = load_settings(arguments.config)
@@ -78,7 +78,7 @@ class _Follow:
         """Whether :attr:`settings` are others than before."""
         from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import StreamCTRError
-        from stream_ctr.experiments.noted import declaration
+        from stream_ctr.experiments.watcher.experiment_state import declaration
 
         stamp = self._stamp()
         if stamp == self._seen:
@@ -122,7 +122,7 @@ def _watch(
     stack: contextlib.ExitStack,
 ) -> tuple[Report, RunReport]:
     """Watch one experiment after the other, shown on one port."""
-    from stream_ctr.experiments.watch_daemon import Watcher
+    from stream_ctr.experiments.watcher.daemon import Watcher
 
     watcher = Watcher(follow.settings, log, reporter, skip_lost=skip_lost)
     if follow.settings.watch.port >= 0:
@@ -139,8 +139,8 @@ def _serve(
     settings: Settings, watcher: Callable[[], Watcher], reporter: Reporter, stack: contextlib.ExitStack
 ) -> None:
     """Open the port; it is closed with ``stack``."""
-    from stream_ctr.experiments.page import page_routes
-    from stream_ctr.experiments.watch_metrics import ExperimentMetrics
+    from stream_ctr.experiments.report.page import page_routes
+    from stream_ctr.experiments.watcher.metrics import ExperimentMetrics
     from stream_ctr.monitoring.http_server import MetricsServer
 
     def ready() -> str | None:

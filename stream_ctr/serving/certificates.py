@@ -10,7 +10,7 @@ from typing import Final
 
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError
-from stream_ctr.experiments.control import Stamp, stamp_of
+from stream_ctr.experiments.kill_file import Stamp, stamp_of
 from stream_ctr.serving.metrics import ServeMetrics
 
 logger = logging.getLogger("stream_ctr.serving")

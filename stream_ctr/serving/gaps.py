@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from stream_ctr.experiments.shared import LogGap, append_gap
+from stream_ctr.experiments.shared_files import LogGap, append_gap
 from stream_ctr.serving.routing_metrics import RoutingMetrics
 
 logger = logging.getLogger("stream_ctr.serving")

@@ -9,7 +9,7 @@ import math
 from typing import Literal, NamedTuple
 
 from stream_ctr.config.experiment import GuardConfig
-from stream_ctr.experiments.shared import ArmSums
+from stream_ctr.experiments.shared_files import ArmSums
 
 Cause = Literal["not_ready", "non_finite", "saturated", "latency", "calibration", "observed"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.control import Stamp, stamp_of
-from stream_ctr.experiments.shared import SUMS, ArmSums, Sums, read_sums
-from stream_ctr.experiments.thompson import best_probabilities, with_floor
+from stream_ctr.experiments.kill_file import Stamp, stamp_of
+from stream_ctr.experiments.shared_files import SUMS, ArmSums, Sums, read_sums
+from stream_ctr.experiments.statistics.thompson import best_probabilities, with_floor
 from stream_ctr.serving.guards import ObservedGuard, Trip
 from stream_ctr.serving.routing_metrics import RoutingMetrics
 

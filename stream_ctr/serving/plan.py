@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, intervals
 from stream_ctr.experiments.assignment import Assigner, Assignment, Reason
-from stream_ctr.experiments.shared import Kill
-from stream_ctr.experiments.thompson import draw, uniform_of
+from stream_ctr.experiments.shared_files import Kill
+from stream_ctr.experiments.statistics.thompson import draw, uniform_of
 from stream_ctr.serving.guards import ArmGuard
 
 NOBODY: Mapping[str, Kill] = MappingProxyType({})

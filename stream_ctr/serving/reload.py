@@ -10,7 +10,7 @@ from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.config.log import LogConfig
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import ConfigError
-from stream_ctr.experiments.control import Stamp, stamp_of
+from stream_ctr.experiments.kill_file import Stamp, stamp_of
 
 
 @dataclass(frozen=True)

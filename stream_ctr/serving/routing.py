@@ -16,9 +16,9 @@ from types import MappingProxyType
 from stream_ctr.config.experiment import BUCKETS, FOLDER, ExperimentConfig
 from stream_ctr.config.experiment_check import check_change
 from stream_ctr.errors import ConfigError, StreamCTRError, UsageError
-from stream_ctr.experiments.control import check_killable
+from stream_ctr.experiments.kill_file import check_killable
 from stream_ctr.experiments.override import read_secret
-from stream_ctr.experiments.shared import Kill
+from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.serving.arms import Arms, Source
 from stream_ctr.serving.guards import Trip
 from stream_ctr.serving.metrics import ServeMetrics

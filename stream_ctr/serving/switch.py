@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stream_ctr.errors import StateError
-from stream_ctr.experiments.control import ControlFile, Stamp
-from stream_ctr.experiments.shared import Kill
+from stream_ctr.experiments.kill_file import ControlFile, Stamp
+from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.serving.guards import Trip
 from stream_ctr.serving.routing_metrics import RoutingMetrics
 

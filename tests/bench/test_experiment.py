@@ -11,7 +11,7 @@ import pytest
 from stream_ctr.bench.experiment import Share, judge
 from stream_ctr.cli import main
 from stream_ctr.errors import UsageError
-from stream_ctr.experiments.simulation import CONTROL, TREATMENT, Planted, drift_at, simulate
+from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Planted, drift_at, simulate
 
 
 def last(planted: Planted, seed: int = 0) -> tuple[float, float, int]:

@@ -21,7 +21,7 @@ from stream_ctr.events.dead_letters import list_dead_letters
 from stream_ctr.events.log import Entry, EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.sqlite.log import SqliteReader
-from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.experiments.watcher.daemon import Watcher
 from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.offline.warm_start import WarmStart
 from stream_ctr.reporting.progress import Reporter

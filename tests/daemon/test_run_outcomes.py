@@ -19,7 +19,7 @@ from stream_ctr.config.settings import load_settings
 from stream_ctr.daemon.run_outcomes import REPEAT_SECONDS, RunOutcomes
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
-from stream_ctr.experiments.users import UserHash
+from stream_ctr.experiments.watcher.users import UserHash
 from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.trainer import Trainer

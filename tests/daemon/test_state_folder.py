@@ -20,7 +20,7 @@ from stream_ctr.daemon import intake
 from stream_ctr.errors import OffsetRangeError, StateError
 from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.events.open import open_log
-from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.experiments.watcher.daemon import Watcher
 from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.pipeline.ordering.journal import Decision, FileJournal
 from stream_ctr.predictors.snapshot import SNAPSHOTS, read_current

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stream_ctr.experiments.report_model import decode_report
+from stream_ctr.experiments.report.model import decode_report
 from tests.support.compose_services import DEPLOY, Composed, read_yaml
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_ctr.experiments.shared import read_gaps
+from stream_ctr.experiments.shared_files import read_gaps
 from stream_ctr.serving.gaps import QUIET_SECONDS, Gaps
 from stream_ctr.serving.impressions import ImpressionLog
 from stream_ctr.serving.metrics import ServeMetrics

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_ctr.config.experiment import GuardConfig
-from stream_ctr.experiments.shared import ArmSums
+from stream_ctr.experiments.shared_files import ArmSums
 from stream_ctr.serving.guards import ArmGuard, ObservedGuard, Trip
 
 CONFIG = GuardConfig(

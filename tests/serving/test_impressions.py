@@ -17,7 +17,7 @@ from stream_ctr.events.log import EventLog, Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.events.sqlite.log import SqliteLog
-from stream_ctr.experiments.shared import read_gaps
+from stream_ctr.experiments.shared_files import read_gaps
 from stream_ctr.serving.byte_queue import size_of
 from stream_ctr.serving.gaps import Gaps
 from stream_ctr.serving.impressions import BATCH_BYTES, ImpressionLog, encode_impression

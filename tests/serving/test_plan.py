@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, ThompsonConfig
 from stream_ctr.experiments.assignment import bucket_of
-from stream_ctr.experiments.shared import Kill
+from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.serving.plan import Plan
 
 KILL = Kill("manual", "test", 0)

@@ -19,10 +19,10 @@ from stream_ctr.config.experiment import (
 )
 from stream_ctr.errors import ConfigError, StateError, UsageError
 from stream_ctr.events.records import Impression
-from stream_ctr.experiments.control import ControlFile
+from stream_ctr.experiments.kill_file import ControlFile
 from stream_ctr.experiments.override import Override, sign_override
-from stream_ctr.experiments.shared import SUMS, ArmSums, Sums, replace_file
-from stream_ctr.experiments.thompson import best_probabilities, with_floor
+from stream_ctr.experiments.shared_files import SUMS, ArmSums, Sums, replace_file
+from stream_ctr.experiments.statistics.thompson import best_probabilities, with_floor
 from stream_ctr.predictors.snapshot import SnapshotContent, path_of
 from stream_ctr.serving.admin import status
 from stream_ctr.serving.arms import SNAPSHOTS

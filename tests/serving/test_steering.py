@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from stream_ctr.experiments.assignment import bucket_of
-from stream_ctr.experiments.shared import read_gaps
+from stream_ctr.experiments.shared_files import read_gaps
 from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp
 from stream_ctr.serving.tokens import Tokens

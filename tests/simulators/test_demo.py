@@ -21,7 +21,7 @@ from simulators.demo_setup import ARMS
 from simulators.processes import Child, Children, children
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.open import open_log
-from stream_ctr.experiments.report_model import decode_report
+from stream_ctr.experiments.report.model import decode_report
 from tests.serving.test_impressions import eventually
 
 
@@ -181,7 +181,7 @@ def test_without_matplotlib_the_report_is_printed_and_says_how_to_get_the_pictur
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    report = Path(__file__).parents[1] / "experiments" / "report_example.json"
+    report = Path(__file__).parents[1] / "experiments" / "report" / "report_example.json"
     traffic = {"answered": 9, "sent": 9, "latency_ms": {"p50": 1.0, "p99": 2.0}}
     result = {
         "experiment": json.loads(report.read_text("utf-8")),

@@ -16,8 +16,8 @@ from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression
 from stream_ctr.experiments.assignment import Assigner
-from stream_ctr.experiments.report_model import Report
-from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.experiments.report.model import Report
+from stream_ctr.experiments.watcher.daemon import Watcher
 from stream_ctr.reporting.progress import Reporter
 
 START_MS = 1_700_000_000_000

@@ -11,9 +11,9 @@ from stream_ctr.config.settings import Settings
 from stream_ctr.config.watch import WatchConfig
 from stream_ctr.events.records import Impression
 from stream_ctr.experiments.assignment import Assigner
-from stream_ctr.experiments.fold import Experiment
-from stream_ctr.experiments.report_model import Progress, Report
-from stream_ctr.experiments.watch_report import build_report
+from stream_ctr.experiments.report.model import Progress, Report
+from stream_ctr.experiments.watcher.experiment import Experiment
+from stream_ctr.experiments.watcher.report_builder import build_report
 
 START_MS = 1_700_000_000_000
 WINDOW_MS = 5_000

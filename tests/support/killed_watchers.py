@@ -14,7 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from stream_ctr.experiments.watch_daemon import Watcher
+from stream_ctr.experiments.watcher.daemon import Watcher
 from tests.support.experiment_logs import watch
 
 

@@ -1,0 +1,1 @@
+"""The experiment's report: model, table, text, plot, and page."""

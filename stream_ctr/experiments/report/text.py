@@ -1,0 +1,307 @@
+"""What a report says in words: the verdict, its reasons, warnings and notes.
+
+Every sentence is made of the figures that tables, page and picture show, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from stream_ctr.experiments.report.model import (
+    Arm,
+    Comparison,
+    Exclusion,
+    Figure,
+    Report,
+    SampleRatio,
+    Verdict,
+)
+
+VERDICT_WORDS: Final[dict[Verdict, str]] = {
+    "better": "better",
+    "worse": "worse",
+    "unknown": "not significant yet",
+    "early": "no verdict yet",
+    "missing": "no verdict",
+    "withheld": "withheld",
+}
+"""The verdict on one figure, as tables and sentences show it; the page has the same words."""
+UNSOUND: Final = "the split is not sound"
+HEAVY_SHARE: Final = 0.1
+"""Share of an arm's impressions from which on its most active user is worth a warning."""
+HEAVY_FROM: Final = 100
+"""Impressions of an arm before that: of the first few, any user has a large share."""
+_EFFECTS: Final = (("ctr", "CTR"), ("advv", "ADVV"))
+_PREDICTION: Final = "log_loss"
+_EXCLUDED: Final = {
+    "inconsistent": "carry a bucket that is not the user's, or not the arm's",
+    "unknown_arm": "name an arm that the configuration does not have",
+    "no_user": "have no user",
+    "other_salt": "belong to another experiment (another salt)",
+    "not_enrolled": "are of users who are not enrolled",
+    "override": "are of testers",
+}
+
+
+def split_fault(split: SampleRatio, exclusions: Sequence[Exclusion]) -> str:
+    """Why the split is not sound; empty where it is."""
+    found = []
+    if split.p < split.level:
+        users = ", ".join(f"{name} {count:,}" for name, count in split.users.items())
+        found.append(f"users per arm ({users}) do not fit the expected shares (p = {split.p:.2g})")
+    shares = [("all", split.excluded_share), *split.excluded.items()]
+    who, share = max(shares, key=lambda each: each[1])
+    if share > split.max_excluded:
+        faults = [each for each in exclusions if each.fault]
+        whys = "; ".join(f"{each.impressions:,} {_EXCLUDED[each.reason]}" for each in faults)
+        of = "all impressions" if who == "all" else f"{who}'s impressions"
+        limit = percent(split.max_excluded)
+        found.append(f"{percent(share)} of {of} are excluded, more than {limit} ({whys})")
+    return "; ".join(found)
+
+
+def verdict(report: Report) -> list[str]:
+    """The most important first: the split, then each arm."""
+    split = report.sample_ratio
+    if not split.sound:
+        return [f"The split is not sound: {split.why}. Effects are withheld until the cause is found."]
+    if len(report.arms) == 1:
+        return [f"{report.arms[0].name} is the only arm: there is nothing to compare."]
+    killed = [
+        f"{arm.name} is switched off: {report.arms[0].name} answers its users."
+        for arm in report.arms
+        if arm.killed
+    ]
+    return [_first(report), *killed, *(comparison.verdict for comparison in report.comparisons)]
+
+
+def _first(report: Report) -> str:
+    if sum(report.sample_ratio.users.values()):
+        return "The split of users is sound."
+    reasons = "; ".join(f"{e.impressions:,} {_EXCLUDED[e.reason]}" for e in report.exclusions)
+    return f"No impression is in the comparison yet{f': {reasons}' if reasons else ''}."
+
+
+def leading(comparison: Comparison) -> Verdict:
+    """Verdict of the figure that the sentence begins with."""
+    figures = comparison.figures
+    first = figures.get(_EFFECTS[0][0]) or figures.get(_PREDICTION)
+    return first.verdict if first is not None else "early"
+
+
+def sentence(comparison: Comparison, report: Report) -> str:
+    """The verdict on one arm."""
+    arm, figures = comparison.arm, comparison.figures
+    shadow = any(each.name == arm and each.shadow for each in report.arms)
+    pair = f"{arm}{' (shadow, answers nobody)' if shadow else ''} vs {comparison.control}"
+    if not figures:
+        return f"{pair}: {VERDICT_WORDS['early']}: no window has closed."
+    hidden = next((figure.why for figure in figures.values() if figure.verdict == "withheld"), None)
+    if hidden is not None:
+        return f"{pair}: {VERDICT_WORDS['withheld']}: {hidden}."
+    probability = f"{100 * (1 - comparison.level):.4g} % CI"
+    parts = [_effect(title, name, figures, probability) for name, title in _EFFECTS if name in figures]
+    parts.append(_prediction(figures[_PREDICTION], probability))
+    return f"{pair}: {'; '.join(parts)}."
+
+
+def _effect(title: str, name: str, figures: dict[str, Figure], probability: str) -> str:
+    figure, relative = figures[name], figures.get(f"{name}_uplift", Figure())
+    if relative.low is not None and relative.high is not None:
+        span = f"{signed(relative.estimate)}, {probability} {signed(relative.low)} to {signed(relative.high)}"
+    else:  # the control's own interval reaches zero: there is a difference and no quotient
+        scale, unit = (100.0, " pp") if name == "ctr" else (1.0, "")
+        value, low, high = (scale * (each or 0.0) for each in (figure.estimate, figure.low, figure.high))
+        span = f"{value:+.3f}{unit}, {probability} {low:+.3f}{unit} to {high:+.3f}{unit}"
+    return _judged(title, f"{title} is", figure, span)
+
+
+def _prediction(figure: Figure, probability: str) -> str:
+    value, low, high = (each or 0.0 for each in (figure.estimate, figure.low, figure.high))
+    span = f"{value:+.4f} nats, {probability} {low:+.4f} to {high:+.4f}"
+    return _judged("log loss", "log loss is", figure, span)
+
+
+def _judged(title: str, subject: str, figure: Figure, span: str) -> str:
+    words = VERDICT_WORDS[figure.verdict]
+    if figure.verdict in ("better", "worse"):
+        return f"{subject} {words} ({span})"
+    if figure.verdict == "unknown":
+        return f"{title} difference {words} ({span})"
+    return f"{title}: {words}: {figure.why or 'too few clicks or users for an interval'}"
+
+
+def reasons(titled: Iterable[tuple[str, str]]) -> list[str]:
+    """Each reason once, with the titles of all figures that it is of: pairs of title and reason."""
+    found: dict[str, list[str]] = {}
+    for title, why in titled:
+        if why:
+            found.setdefault(why, []).append(title)
+    return [f"{', '.join(dict.fromkeys(titles))}: {why}" for why, titles in found.items()]
+
+
+def warnings(report: Report) -> list[str]:
+    """What makes the figures doubtful."""
+    return [_heavy(arm, report.settings.user_impressions) for arm in report.arms if _is_heavy(arm)]
+
+
+def _is_heavy(arm: Arm) -> bool:
+    return arm.impressions >= HEAVY_FROM and (arm.heaviest_share or 0.0) >= HEAVY_SHARE
+
+
+def _heavy(arm: Arm, cap: int) -> str:
+    counted = "all of them count" if arm.over_cap == 0 else f"the first {cap:,} of them count"
+    return (
+        f"One user has {percent(arm.heaviest_share or 0.0)} of {arm.name}'s impressions "
+        f"({arm.heaviest_impressions:,}); {counted}. Is it a crawler or a shared device?"
+    )
+
+
+def notes(report: Report, *, capless: bool = False) -> list[str]:
+    """What a reader should know besides; ``capless``: an earlier version began the experiment."""
+    found = [_measured(report)]
+    progress, settings = report.progress, report.settings
+    if progress.final_until_ms is not None:
+        found.append(
+            f"Figures are final: they cover impressions before {moment(progress.final_until_ms)}, "
+            f"whose labels (clicked within {settings.label_window_seconds:g} s) are settled. "
+            f"{progress.open_impressions:,} later ones wait for theirs."
+        )
+    if report.comparisons:
+        level = report.comparisons[0].level
+        split = f", level {settings.level:g} split over {len(report.comparisons)} comparisons"
+        found.append(
+            "Intervals are always valid: you may look at any time and stop at any time. For one figure, the "
+            f"truth is inside at all looks together with probability {1 - level:.4g}"
+            f"{split if len(report.comparisons) > 1 else ''}."
+        )
+    if settings.horizon_impressions:
+        found.append(_horizon(report))
+    found += [*_capped(report, capless), *_bids(report), *_answered_by_others(report), *_left_out(report)]
+    if not progress.log_up:
+        found.append("The log is unavailable: these figures are as of the last answer.")
+    return found
+
+
+def _capped(report: Report, capless: bool) -> list[str]:
+    if capless:
+        return [
+            "This experiment began under an earlier version, which declared no cap on impressions per user: "
+            "none applies. Numbers by user, bid and excluded arm cover what was read since the update. A new "
+            "salt has the cap."
+        ]
+    over = [f"{arm.over_cap:,} of {arm.name}" for arm in report.arms if arm.over_cap]
+    if not over:
+        return []
+    cap = report.settings.user_impressions
+    return [
+        f"The first {cap:,} impressions of each user count (watch.user_impressions); later ones do not: "
+        f"{', '.join(over)}."
+    ]
+
+
+def _bids(report: Report) -> list[str]:
+    """Bids that some impressions have and others lack, and those that no sum can hold."""
+    found, serving = [], [arm for arm in report.arms if not arm.shadow and arm.impressions]
+    if any(arm.with_bid for arm in serving) and any(arm.with_bid < arm.impressions for arm in serving):
+        priced = ", ".join(f"{percent(arm.with_bid / arm.impressions)} of {arm.name}'s" for arm in serving)
+        found.append(
+            f"Only some impressions have a bid ({priced}): a click without one is worth 0 in ADVV. If the "
+            "shares differ for another reason than the arms' choices, ADVV does not compare the arms."
+        )
+    unusable = sum(arm.unusable_bids for arm in report.arms)
+    if unusable:
+        found.append(f"{unusable:,} bids are negative, not finite or above 1e12: they count as no bid.")
+    return found
+
+
+def _answered_by_others(report: Report) -> list[str]:
+    found = []
+    for arm in report.arms:
+        others = sum(arm.reasons.get(why, 0) for why in ("fallback", "killed"))
+        share = others / max(1, sum(arm.reasons.values()))
+        if share > 0.01 and not arm.control:
+            found.append(
+                f"{percent(share)} of {arm.name}'s impressions were answered by another arm (fallback or "
+                "switched off). They count as assigned, which makes differences smaller."
+            )
+    return found
+
+
+def _measured(report: Report) -> str:
+    sources = {arm.learn_from for arm in report.arms}
+    if sources == {"own"}:
+        return (
+            "Each arm learns from the impressions that it served: what is measured is one system against "
+            "another, each with the data that it makes for itself."
+        )
+    if sources == {"all"}:
+        return (
+            "Arms learn from all traffic: what is measured is serving one model against another, not the "
+            "systems apart."
+        )
+    own = ", ".join(arm.name for arm in report.arms if arm.learn_from == "own")
+    return (
+        f"Only {own} learns from its own impressions, the others from all traffic: what is measured mixes "
+        "the models with the data that they learn from."
+    )
+
+
+def _horizon(report: Report) -> str:
+    reached = next((c.horizon.reached_ms for c in report.comparisons if c.horizon is not None), None)
+    declared = f"One look at ordinary intervals was declared for {report.settings.horizon_impressions:,} "
+    if reached is None:
+        shown = sum(arm.impressions for arm in report.arms)
+        return f"{declared}impressions; there are {shown:,}."
+    return f"{declared}impressions; it was taken at {moment(reached)} and stands."
+
+
+def _left_out(report: Report) -> list[str]:
+    found = []
+    for each in report.exclusions:
+        if each.reason in ("not_enrolled", "override"):
+            continue  # by design
+        text = "impression" if each.impressions == 1 else "impressions"
+        found.append(
+            f"{each.impressions:,} {text} ({percent(each.share)}) {_EXCLUDED[each.reason]}: excluded."
+        )
+    outcomes = report.progress.outcomes
+    late = outcomes.get("impressions_late", 0) + outcomes.get("impressions_ahead", 0)
+    if late:
+        found.append(f"{late:,} impressions came too late, or too far ahead of the others, to be joined.")
+    if outcomes.get("clicks_too_late"):
+        found.append(
+            f"{outcomes['clicks_too_late']:,} clicks were in time but reached the log after their label was "
+            "settled: they do not count."
+        )
+    if outcomes.get("rejected"):
+        found.append(f"{outcomes['rejected']:,} entries of the log are not usable records.")
+    if report.gaps:
+        dropped = sum(gap.dropped for gap in report.gaps)
+        lasting = " (one lasts)" if any(gap.end_ms is None for gap in report.gaps) else ""
+        found.append(
+            f"Servers could not log impressions in {len(report.gaps)} span{_s(len(report.gaps))}{lasting}; "
+            f"{dropped:,} were lost and are in no figure."
+        )
+    return found
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
+
+
+def signed(value: float | None) -> str:
+    """A relative difference in percent."""
+    return "unknown" if value is None else f"{100 * value:+.1f} %"
+
+
+def moment(time_ms: int) -> str:
+    """A time for people, UTC."""
+    return datetime.fromtimestamp(time_ms / 1000.0, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def percent(share: float) -> str:
+    """A share for people, with as many decimals as a small one needs."""
+    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0.0 else f"{100 * share:.2g} %"

@@ -1,0 +1,1 @@
+"""The experiment's watcher: joins outcomes and keeps the sums."""

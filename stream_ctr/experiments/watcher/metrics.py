@@ -1,0 +1,135 @@
+"""The experiment's figures in Prometheus' terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from stream_ctr.experiments.report.model import Bounded, Report
+from stream_ctr.experiments.watcher.figures import DEFINITIONS
+from stream_ctr.monitoring.loss_metrics import LossNumbers, loss_families
+
+PREFIX: Final = "stream_ctr_experiment_"
+_ENDS: Final = (
+    ("", "estimate"),
+    ("_low", "lower end of the always-valid interval"),
+    ("_high", "upper end of the always-valid interval"),
+)
+
+
+class ExperimentMetrics(Collector):
+    """Shows the last report.
+
+    Figures of closed windows: ``stream_ctr_experiment_ctr{arm}`` and so on for every figure, with ``_low``
+    and ``_high``; those of a comparison with the control: ``stream_ctr_experiment_ctr_difference{arm}``.
+    """
+
+    def __init__(
+        self, latest: Callable[[], Report | None], losses: Callable[[], LossNumbers | None] = lambda: None
+    ) -> None:
+        """``losses`` gives what the watcher's run has read and lost so far."""
+        self._latest, self._losses = latest, losses
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric family, with a sample for each arm."""
+        yield from loss_families(PREFIX, self._losses())
+        report = self._latest()
+        if report is None:
+            return
+        yield from _counts(report)
+        yield from _progress(report)
+        for definition in DEFINITIONS:
+            name, title = definition.name, f"{definition.title} ({definition.unit})"
+            own = {arm.name: arm.figures[name] for arm in report.arms if name in arm.figures}
+            yield from _bounded(name, title, own)
+            compared: dict[str, Bounded] = {
+                each.arm: each.figures[name] for each in report.comparisons if name in each.figures
+            }
+            uplift = definition.unit == "relative"
+            suffix, of = ("", title) if uplift else ("_difference", f"{title}, less the control's")
+            yield from _bounded(name + suffix, of, compared)
+
+
+def _counts(report: Report) -> Iterator[Metric]:
+    shown = _counter("impressions", "Impressions of the arm's users with settled labels.", "arm")
+    clicks = _counter("clicks", "Clicks on those.", "arm")
+    users = _gauge("users", "Distinct users assigned to the arm.", "arm")
+    reasons = _counter("exposures", "Impressions of the arm's users by why an arm answered.", "arm", "reason")
+    for arm in report.arms:
+        shown.add_metric([arm.name], arm.impressions)
+        clicks.add_metric([arm.name], arm.clicks)
+        users.add_metric([arm.name], arm.users)
+        for reason, count in arm.reasons.items():
+            reasons.add_metric([arm.name, reason], count)
+    of_user = _gauge(
+        "heaviest_user_share",
+        "Share of the arm's impressions by its most active user, before the cap.",
+        "arm",
+    )
+    effective = _gauge("effective_users", "Users of equal activity that would be as informative.", "arm")
+    over = _counter(
+        "over_cap_impressions", "Impressions over the cap of their user, which do not count.", "arm"
+    )
+    faulty = _gauge("excluded_share", "Share of the arm's impressions that are excluded by a fault.", "arm")
+    for arm in report.arms:
+        over.add_metric([arm.name], arm.over_cap)
+        for family, value in ((of_user, arm.heaviest_share), (effective, arm.effective_users)):
+            if value is not None:
+                family.add_metric([arm.name], value)
+    for name, share in report.sample_ratio.excluded.items():
+        faulty.add_metric([name], share)
+    excluded = _counter("excluded_impressions", "Impressions in no comparison.", "reason")
+    for reason, count in report.excluded.items():
+        excluded.add_metric([reason], count)
+    yield from (shown, clicks, users, reasons, of_user, effective, over, faulty, excluded)
+
+
+def _progress(report: Report) -> Iterator[Metric]:
+    split, progress = report.sample_ratio, report.progress
+    values = [
+        ("sample_ratio_p_value", "Smallest always-valid p-value of a sound split.", split.p),
+        (
+            "sample_ratio_sound",
+            "Whether users fit their shares and few enough impressions are excluded.",
+            float(split.sound),
+        ),
+        ("lag_entries", "Entries of the log that the watcher has not applied.", progress.lag_entries),
+        ("open_impressions", "Impressions that wait for their label.", progress.open_impressions),
+        ("log_up", "Whether the log answers the watcher.", float(progress.log_up)),
+        ("report_timestamp_seconds", "Wall time of the report.", report.generated_ms / 1000.0),
+        ("log_gaps", "Spans in which servers could not log impressions.", float(len(report.gaps))),
+    ]
+    if progress.watermark_ms is not None:
+        what = "Event time that the watcher has reached."
+        values.append(("watermark_timestamp_seconds", what, progress.watermark_ms / 1000.0))
+    if progress.behind_seconds is not None:
+        values.append(("behind_seconds", "Wall time less that event time.", progress.behind_seconds))
+    if progress.final_until_ms is not None:
+        what = "End of the last closed window: figures are of what was shown before."
+        values.append(("final_timestamp_seconds", what, progress.final_until_ms / 1000.0))
+    for name, what, value in values:
+        yield GaugeMetricFamily(PREFIX + name, what, value=value)
+
+
+def _bounded(name: str, title: str, figures: dict[str, Bounded]) -> Iterator[Metric]:
+    if not figures:
+        return
+    for suffix, what in _ENDS:
+        family = _gauge(name + suffix, f"{title}: {what}.", "arm")
+        for arm, figure in figures.items():
+            value = (figure.low if suffix == "_low" else figure.high) if suffix else figure.estimate
+            if value is not None:
+                family.add_metric([arm], value)
+        yield family
+
+
+def _gauge(name: str, what: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, what, labels=labels)
+
+
+def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(PREFIX + name, what, labels=labels)
