@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from stream_ctr.experiments.comparison import enough
 from stream_ctr.experiments.statistics.confidence_sequence import (
     ConfidenceSequence,
     Span,
+    enough,
     fixed_factor,
     uplift_interval,
 )

@@ -10,15 +10,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.experiments.comparison import concentration, shortage
 from stream_ctr.experiments.report.model import Bounded, Definition, Figure, Verdict
 from stream_ctr.experiments.statistics.confidence_sequence import (
     EVERYTHING,
     FIRST_LOOK_CLICKS,
     ConfidenceSequence,
     Span,
+    concentration,
     fixed_factor,
     fixed_p_value,
+    shortage,
     uplift_interval,
 )
 from stream_ctr.experiments.statistics.estimates import (
