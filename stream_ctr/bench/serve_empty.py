@@ -10,7 +10,7 @@ import sys
 
 import uvicorn
 
-from stream_ctr.serving.asgi import Receive, Scope, Send, respond
+from stream_ctr.serving.http.asgi import Receive, Scope, Send, respond
 
 
 async def empty(scope: Scope, _receive: Receive, send: Send) -> None:

@@ -8,21 +8,21 @@ import msgspec
 
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.experiments.override import HEADER as OVERRIDE
-from stream_ctr.serving.api import ApiError, decode_request
-from stream_ctr.serving.asgi import Receive, Scope, Send, header, respond
-from stream_ctr.serving.door import RANK, Door
-from stream_ctr.serving.gate import Gate
-from stream_ctr.serving.impressions import MAX_RECORD_BYTES, encode_impression
+from stream_ctr.serving.http.admission import Gate
+from stream_ctr.serving.http.asgi import Receive, Scope, Send, header, respond
+from stream_ctr.serving.http.inference_protocol import OPEN_PATHS as OPEN_V2_PATHS
+from stream_ctr.serving.http.inference_protocol import InferenceProtocol
+from stream_ctr.serving.http.load_shedding import RANK, Door
+from stream_ctr.serving.http.openapi import Description
+from stream_ctr.serving.http.origin import guarded
+from stream_ctr.serving.http.rank_api import ApiError, decode_request
+from stream_ctr.serving.http.router import GET, POST, Handler, Router, Routes
+from stream_ctr.serving.http.tokens import Tokens
 from stream_ctr.serving.metrics import CONTENT_TYPE, NO_ARM, ServeMetrics
-from stream_ctr.serving.openapi import Description
-from stream_ctr.serving.origin import guarded
-from stream_ctr.serving.ranking import Ranker
-from stream_ctr.serving.routes import GET, POST, Handler, Router, Routes
-from stream_ctr.serving.routing import Routing
-from stream_ctr.serving.shadows import Shadows
-from stream_ctr.serving.tokens import Tokens
-from stream_ctr.serving.v2 import OPEN_PATHS as OPEN_V2_PATHS
-from stream_ctr.serving.v2 import InferenceProtocol
+from stream_ctr.serving.ranking.impression_log import MAX_RECORD_BYTES, encode_impression
+from stream_ctr.serving.ranking.ranker import Ranker
+from stream_ctr.serving.ranking.shadows import Shadows
+from stream_ctr.serving.routing.routing import Routing
 
 __all__ = ["AdminApp", "Handler", "RankApp"]
 

@@ -16,7 +16,7 @@ class Serve:
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
-        from stream_ctr.serving.reload import ConfigSource
+        from stream_ctr.serving.routing.config_reload import ConfigSource
         from stream_ctr.serving.server import run_server
 
         source = ConfigSource.of(arguments.config)

@@ -15,7 +15,7 @@ from prometheus_client import (
 )
 
 from stream_ctr.config.features import UnknownFeatures
-from stream_ctr.serving.left_out import watched_tally
+from stream_ctr.serving.ignored_features import watched_tally
 from stream_ctr.serving.routing_metrics import RoutingMetrics
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"

@@ -21,18 +21,18 @@ from stream_ctr.config.log import LogConfig
 from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.errors import ConfigError
 from stream_ctr.events.open import open_log
-from stream_ctr.serving.admin import admin_routes
 from stream_ctr.serving.app import AdminApp, RankApp
-from stream_ctr.serving.arms import Arms
-from stream_ctr.serving.certificates import Certificates, tls_context
-from stream_ctr.serving.gaps import Gaps
-from stream_ctr.serving.impressions import ImpressionLog
-from stream_ctr.serving.listen import address, is_loopback, listen, same_socket, uvicorn_config
+from stream_ctr.serving.http.admin_api import admin_routes
+from stream_ctr.serving.http.certificates import Certificates, tls_context
+from stream_ctr.serving.http.sockets import address, is_loopback, listen, same_socket, uvicorn_config
+from stream_ctr.serving.http.tokens import Tokens
 from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.reload import ConfigFile, ConfigSource, Running
-from stream_ctr.serving.routing import Routing
-from stream_ctr.serving.shadows import Shadows
-from stream_ctr.serving.tokens import Tokens
+from stream_ctr.serving.ranking.impression_log import ImpressionLog
+from stream_ctr.serving.ranking.log_gaps import Gaps
+from stream_ctr.serving.ranking.shadows import Shadows
+from stream_ctr.serving.routing.arm_predictors import Arms
+from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, Running
+from stream_ctr.serving.routing.routing import Routing
 
 TAKEN: Final = 16
 """Connections that all workers together take in, in one round of their loops. libuv takes one for each time

@@ -150,7 +150,7 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
     from stream_ctr.learners.build import check_settings
     from stream_ctr.learners.compiled.support import require_compiled, why_not_compiled
     from stream_ctr.optim.validation import for_stream
-    from stream_ctr.serving.arms import frozen_predictor
+    from stream_ctr.serving.routing.arm_predictors import frozen_predictor
     from stream_ctr.training.core import Core, build_pipeline
 
     intervals(settings.experiment)

@@ -23,7 +23,7 @@ from stream_ctr.experiments.watcher.users import UserHash
 from stream_ctr.joining.daemon import JoinDaemon
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.training.trainer import Trainer
-from tests.serving.test_impressions import eventually
+from tests.serving.ranking.test_impression_log import eventually
 
 BUCKET_OF = UserHash("s")
 START_MS = 1_764_000_000_000

@@ -23,8 +23,8 @@ from stream_ctr.pipeline.decoding.records import RecordDecoder
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import load_snapshot
 from stream_ctr.predictors.snapshot import path_of
-from stream_ctr.serving.arms import SNAPSHOTS
-from stream_ctr.serving.asgi import Message, Receive, Scope, Send
+from stream_ctr.serving.http.asgi import Message, Receive, Scope, Send
+from stream_ctr.serving.routing.arm_predictors import SNAPSHOTS
 from tests.support.served_arms import (
     CANDIDATE,
     CONTEXT,

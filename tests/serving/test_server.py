@@ -21,8 +21,8 @@ import pytest
 
 from stream_ctr.bench.serve_client import Load, play
 from stream_ctr.predictors.snapshot import path_of
-from stream_ctr.serving.arms import SNAPSHOTS
-from tests.serving.test_impressions import eventually, logged
+from stream_ctr.serving.routing.arm_predictors import SNAPSHOTS
+from tests.serving.ranking.test_impression_log import eventually, logged
 from tests.support.served_arms import USERS, constant, publish, request
 from tests.support.server_process import ROOT, Process, running
 

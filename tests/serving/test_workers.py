@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stream_ctr.serving.listen import listen, same_socket
-from tests.serving.test_impressions import eventually, logged
+from stream_ctr.serving.http.sockets import listen, same_socket
+from tests.serving.ranking.test_impression_log import eventually, logged
 from tests.support.served_arms import USERS, constant, publish, request, sample
 from tests.support.server_process import Process, running
 

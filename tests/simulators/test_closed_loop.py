@@ -18,7 +18,7 @@ from stream_ctr.cli import main
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression
 from stream_ctr.experiments.report.model import decode_report
-from tests.serving.test_impressions import eventually
+from tests.serving.ranking.test_impression_log import eventually
 from tests.support.closed_loop import CONFIG, Server, in_log, learned, serving, start
 from tests.support.served_arms import publish
 from tests.support.simulated_logs import SMALL, run, url_of

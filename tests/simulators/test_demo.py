@@ -22,7 +22,7 @@ from simulators.processes import Child, Children, children
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.report.model import decode_report
-from tests.serving.test_impressions import eventually
+from tests.serving.ranking.test_impression_log import eventually
 
 
 @contextlib.contextmanager

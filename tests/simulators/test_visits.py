@@ -13,7 +13,7 @@ from simulators.settings import WorldConfig
 from simulators.visits import VISIT_BLOCK, Visit, Visits
 from simulators.world import Contexts, World
 from stream_ctr.datasets.world import WORLD_FIELDS
-from stream_ctr.serving.api import decode_request
+from stream_ctr.serving.http.rank_api import decode_request
 
 CONFIG = WorldConfig(seed=11, users=500, ads=100, sites=40, events_per_second=50.0, sudden_at=700)
 WORLD = World(CONFIG)

@@ -25,7 +25,7 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
 from stream_ctr.events.partitioner import partition_of
 from stream_ctr.events.records import Click, Impression
-from tests.serving.test_impressions import eventually
+from tests.serving.ranking.test_impression_log import eventually
 from tests.support.dataset_files import criteo_line, write
 from tests.support.simulated_logs import SMALL, contents, copy_prefix, run, url_of
 

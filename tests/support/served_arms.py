@@ -21,11 +21,11 @@ from stream_ctr.experiments.assignment import bucket_of
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
 from stream_ctr.serving.app import RankApp
-from stream_ctr.serving.arms import SNAPSHOTS, Arms
 from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.reload import ConfigFile
-from stream_ctr.serving.routing import Routing
-from stream_ctr.serving.shadows import Shadows
+from stream_ctr.serving.ranking.shadows import Shadows
+from stream_ctr.serving.routing.arm_predictors import SNAPSHOTS, Arms
+from stream_ctr.serving.routing.config_reload import ConfigFile
+from stream_ctr.serving.routing.routing import Routing
 from tests.support.snapshots import example_snapshot
 from tests.support.two_arm_server import SALT, TWO_ARMS
 

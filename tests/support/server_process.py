@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from tests.serving.test_impressions import eventually
+from tests.serving.ranking.test_impression_log import eventually
 from tests.support.served_arms import request, sample
 
 ROOT = Path(__file__).parents[2]

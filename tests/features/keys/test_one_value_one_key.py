@@ -30,9 +30,9 @@ from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decoding.batches import BatchDecoder
 from stream_ctr.pipeline.decoding.records import RecordDecoder
 from stream_ctr.river.encoding import DictEncoder
-from stream_ctr.serving.api import ApiError, decode_request
-from stream_ctr.serving.binary_tensors import DTYPES, attach
-from stream_ctr.serving.tensors import Datatype, InferInput, features_of
+from stream_ctr.serving.http.binary_tensors import DTYPES, attach
+from stream_ctr.serving.http.rank_api import ApiError, decode_request
+from stream_ctr.serving.http.tensors import Datatype, InferInput, features_of
 from tests.support.dataset_files import (
     AVAZU_HEADER,
     avazu_line,

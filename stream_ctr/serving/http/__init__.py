@@ -1,0 +1,1 @@
+"""HTTP: sockets, admission, routes, protocols."""

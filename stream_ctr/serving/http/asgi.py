@@ -1,0 +1,101 @@
+"""The few pieces of ASGI that the server needs: read a body within its limits, send an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from stream_ctr.serving.http.rank_api import ApiError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+CLOSE: Header = (b"connection", b"close")
+
+
+class Disconnected(Exception):
+    """The client has gone; there is nobody to answer."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+def check_content(scope: Scope, *kinds: bytes) -> None:
+    """Check that the body says that it is plain JSON, or one of the other ``kinds``. A body that does not
+    say what it is counts as JSON: many clients do not. Not so from a web page, whose browser then asks no
+    permission to send it to another origin.
+
+    Raises:
+        ApiError: 415.
+    """
+    kind = (header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
+    if kind not in (JSON, *kinds) and (kind or header(scope, b"origin") is not None):
+        raise ApiError(415, f"Content-Type is {shown(kind)}; send application/json", (CLOSE,))
+    coding = (header(scope, b"content-encoding") or b"identity").strip().lower()
+    if coding != b"identity":
+        raise ApiError(415, f"Content-Encoding {shown(coding)} is not supported; send plain JSON", (CLOSE,))
+
+
+def shown(value: bytes) -> str:
+    """A header's value for a message."""
+    return repr(value[:60].decode("latin-1"))
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, patience_seconds: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: 413 when it is longer than ``max_bytes``, 408 when it has not come in time.
+        Disconnected: the client went away first.
+    """
+    too_long = ApiError(413, f"the body is longer than {max_bytes} bytes", (CLOSE,))
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise too_long
+    try:
+        async with asyncio.timeout(patience_seconds):
+            parts: list[bytes] = []
+            size = 0
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                part = message.get("body", b"")
+                size += len(part)
+                if size > max_bytes:
+                    raise too_long
+                if not message.get("more_body", False):
+                    return b"".join((*parts, part))
+                parts.append(part)
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body did not arrive within {patience_seconds:g} seconds", (CLOSE,)
+        ) from None
+
+
+async def respond(
+    send: Send, status: int, body: bytes, headers: Iterable[Header] = (), content_type: bytes = JSON
+) -> None:
+    """Send one answer."""
+    length = str(len(body)).encode()
+    all_headers = [(b"content-type", content_type), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_error(send: Send, error: ApiError) -> None:
+    """Send {"error": text}."""
+    await respond(send, error.status, msgspec.json.encode({"error": error.text}), error.headers)

@@ -1,0 +1,264 @@
+"""The server's description of itself: OpenAPI 3.1 at /openapi.json.
+
+The schemas are those of the structs that decode the requests and encode the answers. Which features a
+ranking takes stands in the control's snapshot, so the description has them as soon as there is one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.serve import ServeConfig
+from stream_ctr.features.keys.values import LARGEST
+from stream_ctr.serving.http.asgi import Receive, Scope, Send, respond
+from stream_ctr.serving.http.inference_protocol import (
+    InferRequest,
+    InferResponse,
+    ModelHealth,
+    ModelMetadata,
+    ServerHealth,
+    ServerMetadata,
+)
+from stream_ctr.serving.http.rank_api import Candidate, RankAnswer, RankRequest
+from stream_ctr.serving.routing.arm_predictors import Arms
+
+Json = dict[str, Any]
+
+ERRORS: Final = {
+    400: "Malformed: not JSON, not of this shape, or features outside the schema",
+    401: "No valid bearer token",
+    404: "There is no such model, version or path",
+    408: "The body did not arrive in time",
+    413: "The body is too long",
+    415: "Not application/json",
+    422: "Too few or too many candidates or rows, or an impression too long for the log",
+    500: "A defect; the server's log has the reason",
+    503: "Overloaded or not ready; come again after the seconds that Retry-After says",
+    504: "Not answered within the deadline",
+}
+"""The answers that carry {"error": text}."""
+COMPUTING: Final = (400, 408, 413, 415, 422, 500, 503, 504)
+"""Errors of the requests that predict."""
+
+
+class Error(msgspec.Struct):
+    """Why there is no answer."""
+
+    error: str
+
+
+class Live(msgspec.Struct):
+    """The process answers."""
+
+    live: bool
+
+
+class ArmState(msgspec.Struct):
+    """What serves for an arm, why not something newer, and what killed it if it meets nobody."""
+
+    ready: bool
+    version: int | None
+    model_version: str | None
+    error: str | None
+    killed: str | None
+
+
+class Ready(msgspec.Struct, omit_defaults=True):
+    """Whether rankings are answered, and each arm's state."""
+
+    ready: bool
+    arms: dict[str, ArmState]
+    error: str = ""
+
+
+STRUCTS: Final = (
+    RankRequest, RankAnswer, InferRequest, InferResponse, ModelMetadata, ModelHealth, ServerMetadata,
+    ServerHealth, Error, Live, Ready,
+)  # fmt: skip
+
+
+class Description:
+    """Answers /openapi.json."""
+
+    def __init__(self, arms: Arms, serve: ServeConfig, secured: bool, open_features: bool) -> None:
+        """``open_features`` says whether features that no field names are ignored."""
+        self._open = open_features
+        self._arms = arms
+        self._serve = serve
+        self._secured = secured
+
+    async def show(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the description as JSON."""
+        predictor = self._arms.current.get(self._arms.control)
+        fields = None if predictor is None else predictor.fields
+        found = describe(self._serve, self._arms.names, fields, self._secured, self._open)
+        await respond(send, 200, msgspec.json.encode(found))
+
+
+def describe(
+    serve: ServeConfig,
+    models: Sequence[str],
+    fields: tuple[FieldConfig, ...] | None,
+    secured: bool,
+    open_features: bool,
+) -> Json:
+    """The description of a server of these models; without ``fields``, features are any."""
+    paths = {
+        "/v1/rank": {"post": _post("Rank candidates for a user; logs one impression", "Rank")},
+        "/health/live": {"get": _get("Does the process answer?", Live, secured=None)},
+        "/health/ready": {"get": _get("Does the control arm have a model?", Ready, Ready, secured=None)},
+        **_v2_paths(models),
+    }
+    if serve.workers == 1:
+        paths["/metrics"] = {"get": _metrics()}
+    if secured:
+        for item in paths.values():
+            for method in ("get", "post"):
+                operation = item.get(method)
+                if operation is not None and "security" not in operation:
+                    operation["responses"]["401"] = _error(401)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Stream CTR",
+            "description": "Click probabilities by models that learn while they serve.",
+            "version": importlib.metadata.version("stream-ctr"),
+        },
+        "paths": paths,
+        "components": _components(serve, fields, secured, open_features),
+        **({"security": [{"bearer": []}]} if secured else {}),
+    }
+
+
+def _v2_paths(models: Sequence[str]) -> Json:
+    paths: Json = {
+        "/v2": {"get": _get("Name and version of the server", ServerMetadata)},
+        "/v2/health/live": {"get": _get("Does the process answer?", ServerHealth, secured=None)},
+        "/v2/health/ready": {"get": _get("Are all models ready?", ServerHealth, ServerHealth, secured=None)},
+    }
+    for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        known: Json = {"model": {"enum": list(models)}, "version": {"minLength": 1}}
+        places = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", **schema}}
+            for name, schema in known.items()
+            if f"{{{name}}}" in base
+        ]
+        operations = {
+            "": {"get": _get("What the model takes and gives", ModelMetadata, Error, extra=(404,))},
+            "/ready": {"get": _get("Can the model be asked?", ModelHealth, ModelHealth, extra=(404,))},
+            "/infer": {"post": _post("Predict; assigns nobody and logs nothing", "Infer", extra=(404,))},
+        }
+        paths |= {base + end: {"parameters": places, **item} for end, item in operations.items()}
+    return paths
+
+
+def _get(
+    summary: str,
+    answer: type,
+    unready: type | None = None,
+    extra: tuple[int, ...] = (),
+    secured: bool | None = True,
+) -> Json:
+    """A GET; ``unready`` is what its 503 holds. ``secured`` None: no token is ever asked for."""
+    responses = {"200": _content("OK", answer.__name__), **{str(code): _error(code) for code in extra}}
+    if unready is not None:
+        responses["503"] = _content("Not ready", unready.__name__)
+    operation: Json = {"summary": summary, "responses": responses}
+    if secured is None:
+        operation["security"] = []
+    return operation
+
+
+def _post(summary: str, kind: str, extra: tuple[int, ...] = ()) -> Json:
+    answer = RankAnswer if kind == "Rank" else InferResponse
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, **_json(f"{kind}Request")},
+        "responses": {
+            "200": _content("OK", answer.__name__),
+            **{str(code): _error(code) for code in sorted((*COMPUTING, *extra))},
+        },
+    }
+
+
+def _metrics() -> Json:
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"summary": "What Prometheus reads", "responses": {"200": {"description": "OK", **text}}}
+
+
+def _error(code: int) -> Json:
+    response = _content(ERRORS[code], Error.__name__)
+    named = {401: "WWW-Authenticate", 503: "Retry-After"}.get(code)
+    if named is not None:
+        response["headers"] = {named: {"schema": {"type": "string"}}}
+    return response
+
+
+def _content(description: str, schema: str) -> Json:
+    return {"description": description, **_json(schema)}
+
+
+def _json(schema: str) -> Json:
+    return {"content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _ref(schema: str) -> Json:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _components(
+    serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secured: bool, open_features: bool
+) -> Json:
+    """The schemas of the structs, and the server's own limits in them."""
+    _, found = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    schemas: dict[str, Json] = dict(found)
+    for owner in (RankRequest, Candidate):
+        schemas[owner.__name__]["properties"]["features"] = _ref("Features")
+    schemas["Features"] = features_schema(fields, open_features)
+    candidates = schemas["RankRequest"]["properties"]["candidates"]
+    candidates |= {"minItems": 1, "maxItems": serve.max_candidates}
+    components: Json = {"schemas": schemas}
+    if secured:
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return components
+
+
+def features_schema(fields: tuple[FieldConfig, ...] | None, open_features: bool) -> Json:
+    """JSON schema of the features of one candidate, or of the context; any of them may be left out."""
+    if fields is None:
+        return {"type": "object", "description": "No model serves yet: its fields are not known."}
+    return {
+        "type": "object",
+        "properties": {item.name: _VALUES[item.kind] for item in fields},
+        "additionalProperties": open_features,
+    }
+
+
+_PLAIN: Final[Json] = {
+    "anyOf": [
+        {"type": ["string", "boolean", "null"]},
+        {"type": "number", "minimum": -LARGEST, "maximum": LARGEST},
+    ]
+}
+_VALUES: Final[Mapping[str, Json]] = {
+    "categorical": _PLAIN,
+    "multi": {"anyOf": [{"type": "array", "items": _PLAIN}, {"type": "null"}, {"const": ""}]},
+    "integer": {
+        "anyOf": [
+            {"type": ["integer", "null"], "minimum": -LARGEST, "maximum": LARGEST},
+            {"type": "string", "pattern": "^([+-]?[0-9]{1,18})?$"},
+        ]
+    },
+    "float": {
+        "anyOf": [
+            {"type": ["number", "null"], "minimum": -1e300, "maximum": 1e300},
+            {"type": "string", "pattern": "^([+-]?[0-9]{1,18}([.][0-9]{1,18})?)?$"},
+        ]
+    },
+}
+"""JSON schema of a value of each kind of field."""

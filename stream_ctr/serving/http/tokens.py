@@ -1,0 +1,130 @@
+"""Bearer tokens (RFC 6750): who may ask.
+
+Tokens stand in a file of their own or in an environment variable, never in the configuration, and appear
+in no message and no ``repr``. Several are valid at once, so that one can be replaced without a gap: add the
+new one, let the clients change, remove the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from stream_ctr.config.serve import TOKENS_VARIABLE
+from stream_ctr.errors import ConfigError
+from stream_ctr.serving.http.asgi import CLOSE, Scope, header
+from stream_ctr.serving.http.rank_api import ApiError
+
+logger = logging.getLogger("stream_ctr.serving")
+
+SHORTEST: Final = 16
+"""Characters of the shortest token taken: a shorter one can be guessed."""
+LOOK_SECONDS: Final = 1.0
+"""Time between looks at the file for a change."""
+_FORM: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+"""b64token of RFC 6750, section 2.1."""
+_CHALLENGE: Final = b'Bearer realm="stream-ctr"'
+
+
+class Tokens:
+    """The tokens that open the server; without any, it is open to all.
+
+    A file is looked at again while the server runs. One that has become unusable changes nothing but the
+    log: the tokens of before stay valid.
+
+    Raises:
+        ConfigError: the file is unreadable or empty, or a token is too short or of another form.
+    """
+
+    def __init__(self, token_file: str, environment: Mapping[str, str] = os.environ) -> None:
+        given = environment.get(TOKENS_VARIABLE)
+        self._path = Path(token_file) if token_file and given is None else None
+        self._looked = time.monotonic()
+        self._digests: tuple[bytes, ...] = ()
+        if given is not None:
+            self._digests = _digests(re.split(r"[,\s]+", given.strip(", \t\r\n")), TOKENS_VARIABLE)
+        elif self._path is not None:
+            self._stamp = _stamp(self._path)
+            self._digests = _read(self._path)
+
+    def __repr__(self) -> str:
+        return f"Tokens({len(self._digests)})"
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def check(self, scope: Scope) -> None:
+        """Raises ApiError 401 unless the request carries one of the tokens, or there are none."""
+        if not self._digests:
+            return
+        self._look()
+        scheme, _, token = (header(scope, b"authorization") or b"").partition(b" ")
+        if not scheme:
+            raise _refused("a bearer token is needed: send the header Authorization: Bearer TOKEN", b"")
+        if scheme.lower() != b"bearer" or not self._knows(token.strip(b" ")):
+            raise _refused("the bearer token is not valid", b', error="invalid_token"')
+
+    def _knows(self, token: bytes) -> bool:
+        """Whether the token is one of ours, in a time that tells nothing about them."""
+        digest = hashlib.sha256(token).digest()
+        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+
+    def _look(self) -> None:
+        """Take the file's tokens if it has changed."""
+        now = time.monotonic()
+        if self._path is None or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._digests = _read(self._path)
+            logger.warning("serve.token_file has changed: %d tokens are valid now", len(self._digests))
+        except ConfigError as error:
+            logger.warning("the bearer tokens of before stay valid: %s", error)
+
+
+def _refused(text: str, detail: bytes) -> ApiError:
+    return ApiError(401, text, ((b"www-authenticate", _CHALLENGE + detail), CLOSE))
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    """Digests of the tokens in a file; empty lines and those that begin with # are none."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"serve.token_file = {str(path)!r} is not readable: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"serve.token_file = {str(path)!r} is not UTF-8 text") from None
+    tokens = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return _digests(tokens, f"serve.token_file = {str(path)!r}")
+
+
+def _digests(tokens: list[str], where: str) -> tuple[bytes, ...]:
+    """Digests, which are of one length: comparing them takes the same time whatever was sent."""
+    if not any(tokens):
+        raise ConfigError(f"{where} holds no token; give at least one of {SHORTEST} characters")
+    for number, token in enumerate(tokens, 1):
+        if len(token) < SHORTEST or not _FORM.fullmatch(token):
+            raise ConfigError(
+                f"{where}: token {number} is not made of at least {SHORTEST} letters, digits or -._~+/ "
+                "(openssl rand -hex 32 makes a good one)"
+            )
+    return tuple(hashlib.sha256(token.encode()).digest() for token in tokens)

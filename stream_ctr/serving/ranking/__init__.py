@@ -1,0 +1,1 @@
+"""How an arm answers, and what is logged of it."""

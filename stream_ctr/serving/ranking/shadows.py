@@ -1,0 +1,135 @@
+"""Shadow arms: they predict what was shown, after the answer, in a thread of their own.
+
+The impression waits for them before it goes to the log, but never long: what the shadows have not predicted
+by then, or what finds their queue full, is logged without them and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from stream_ctr.errors import RecordError
+from stream_ctr.events.log import Record
+from stream_ctr.features.keys.tally import Tally
+from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.ranking.byte_queue import ByteQueue, size_of
+from stream_ctr.serving.ranking.guarded_predict import Asker
+from stream_ctr.serving.ranking.impression_log import MAX_RECORD_BYTES, encode_impression
+from stream_ctr.serving.ranking.ranker import Ranking
+from stream_ctr.serving.routing.routing import Routing
+
+logger = logging.getLogger("stream_ctr.serving")
+
+CAPACITY: Final = 256
+"""Impressions that may wait for the shadows."""
+CAPACITY_BYTES: Final = 16_777_216
+"""Size of their records; what comes on top is logged without the shadows."""
+PATIENCE_SECONDS: Final = 1.0
+"""Longest wait of an impression for the shadows; late impressions would come late to the trainers, too."""
+LINGER_SECONDS: Final = 0.001
+"""Head start of the answer: the shadows share the interpreter with it."""
+
+
+class Sink(Protocol):
+    """Takes impressions without making anyone wait."""
+
+    def put(self, record: Record) -> None: ...
+
+
+class _Waiting(NamedTuple):
+    ranking: Ranking
+    record: Record
+    """The impression as it is without the shadows."""
+    since: float
+
+
+def _size_of(waiting: _Waiting | None) -> int:
+    return 0 if waiting is None else size_of(waiting.record)
+
+
+class Shadows:
+    """Between the answers and the impression log; without shadow arms it only hands on."""
+
+    def __init__(self, sink: Sink, routing: Routing, metrics: ServeMetrics) -> None:
+        self._sink = sink
+        self._asker = Asker(routing, metrics)
+        self._metrics = metrics.routing
+        self._queue = ByteQueue[_Waiting | None](CAPACITY, CAPACITY_BYTES, _size_of)
+        self._left_out = Tally("refuse" if metrics.left_out.refuses else "ignore")
+        self._thread: threading.Thread | None = None
+
+    def put(self, ranking: Ranking, record: Record) -> None:
+        """Log an impression, with what its shadow arms say where they have the time."""
+        if not ranking.shadows:
+            self._sink.put(record)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
+            self._thread.start()
+        waiting = _Waiting(ranking, record, time.monotonic())
+        try:
+            self._queue.put_nowait(waiting)
+        except queue.Full:
+            self._skip(waiting)
+
+    def close(self, patience_seconds: float = 5.0) -> None:
+        """Hand on all that waits; call it before the sink is closed. A shadow that hangs is left behind."""
+        if self._thread is None:
+            return
+        end = time.monotonic() + patience_seconds
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=patience_seconds)
+        self._thread.join(max(0.0, end - time.monotonic()))
+        with suppress(queue.Empty):
+            while True:
+                waiting = self._queue.get_nowait()
+                if waiting is not None:
+                    self._skip(waiting)
+
+    def _run(self) -> None:
+        while (waiting := self._queue.get()) is not None:
+            time.sleep(max(0.0, waiting.since + LINGER_SECONDS - time.monotonic()))
+            try:
+                record = self._predict(waiting)
+            except Exception:
+                logger.exception("the shadow arms failed; an impression is logged without them")
+                record = waiting.record
+            self._sink.put(record)
+            self._queue.release(waiting)
+
+    def _skip(self, waiting: _Waiting) -> None:
+        for arm in waiting.ranking.shadows:
+            self._metrics.shadow_skips.labels(arm).inc()
+        self._sink.put(waiting.record)
+
+    def _predict(self, waiting: _Waiting) -> Record:
+        """The impression with the shadows' probabilities, as far as there was time."""
+        ranking, impression = waiting.ranking, waiting.ranking.impression
+        plan, predictors = ranking.view
+        said = dict(impression.p)
+        for arm in ranking.shadows:
+            if time.monotonic() - waiting.since > PATIENCE_SECONDS:
+                self._metrics.shadow_skips.labels(arm).inc()
+                continue
+            predictor = predictors[arm]
+            try:
+                found = self._asker.ask(
+                    plan, arm, predictor, partial(predictor.encode, [impression.features], self._left_out)
+                )
+            except RecordError:
+                continue  # another schema; what it cannot read it has no opinion on
+            if found is not None:
+                said[arm] = found.p[0]
+                self._metrics.shadow_predictions.labels(arm).inc()
+                self._asker.compare(plan, arm, said)
+        record = encode_impression(msgspec.structs.replace(impression, p=said), ranking.received_ms)
+        fits = record.value is not None and len(record.value) <= MAX_RECORD_BYTES
+        return record if fits else waiting.record

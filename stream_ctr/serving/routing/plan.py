@@ -1,0 +1,110 @@
+"""One experiment as it is at this moment: who meets which arm, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from stream_ctr.config.experiment import ArmConfig, ExperimentConfig, intervals
+from stream_ctr.experiments.assignment import Assigner, Assignment, Reason
+from stream_ctr.experiments.shared_files import Kill
+from stream_ctr.experiments.statistics.thompson import draw, uniform_of
+from stream_ctr.serving.routing.guards import ArmGuard
+
+NOBODY: Mapping[str, Kill] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which arm is to answer a request."""
+
+    assignment: Assignment
+    """Where the user belongs, whatever happens to this request."""
+    arm: str
+    reason: Reason
+    propensity: float | None = None
+    """Probability of the arm, where it was drawn for this event."""
+
+
+class Plan:
+    """Settings, killed arms and chances, put together; replaced whole and never changed.
+
+    Only the guards in it count on: each is fed by one thread.
+    """
+
+    def __init__(
+        self,
+        experiment: ExperimentConfig,
+        killed: Mapping[str, Kill] = NOBODY,
+        secret: bytes = b"",
+        chances: Mapping[str, float] | None = None,
+        previous: Plan | None = None,
+    ) -> None:
+        """``chances`` are the arms' probabilities for sampled events; none: nothing is sampled.
+
+        ``previous`` is the plan that this one replaces: what is still true of it is kept.
+
+        Raises:
+            ConfigError: weights or coverage are unusable.
+        """
+        self.experiment = experiment
+        self.control = experiment.arms[0].name if experiment.arms else ""
+        self.killed = killed
+        self.secret = secret
+        self.chances = dict(chances or {})
+        same = previous is not None and previous.experiment == experiment
+        self._assigner: Assigner = previous._assigner if previous and same else Assigner(experiment)
+        self.intervals = intervals(experiment)
+        self.answering = tuple(arm.name for arm in experiment.arms if not arm.shadow)
+        """The arms that answer users, killed ones among them."""
+        self.live = tuple(name for name in self.answering if name not in killed)
+        """The arms that are asked about every shown candidate before the answer."""
+        self._shadows = tuple(arm for arm in experiment.arms if arm.shadow and arm.name not in killed)
+        self._testers = {user: arm.name for arm in experiment.arms for user in arm.testers}
+        self.guards = {arm.name: self._guard(arm, previous) for arm in experiment.arms[1:]}
+        """Of every arm but the control, which is never killed."""
+
+    def _guard(self, arm: ArmConfig, previous: Plan | None) -> ArmGuard:
+        config = arm.guards or self.experiment.guards
+        before = None if previous is None else previous.guards.get(arm.name)
+        counts_on = previous is not None and arm.name not in previous.killed
+        return before if before is not None and counts_on and before.config == config else ArmGuard(config)
+
+    def choose(self, user: str, event_id: str, overridden: str | None = None) -> Choice:
+        """The arm for one request; ``overridden`` is the one that a tester's header asks for."""
+        assignment = self._assigner.assign(user)
+        choice = self._choose(assignment, user, event_id, overridden)
+        if choice.arm not in self.killed:
+            return choice
+        # A tester stays one: else some of a tester's impressions would be in comparisons.
+        return Choice(assignment, self.control, "override" if choice.reason == "override" else "killed")
+
+    def _choose(self, assignment: Assignment, user: str, event_id: str, overridden: str | None) -> Choice:
+        arm = overridden or self._testers.get(user)
+        if arm is not None:
+            return Choice(assignment, arm, "override")
+        if assignment.arm is not None:
+            return Choice(assignment, assignment.arm, "assigned")
+        sampled = self._sample(event_id)
+        if sampled is not None:
+            return Choice(assignment, sampled[0], "sampled", sampled[1])
+        return Choice(assignment, self.control, "not_enrolled")
+
+    def _sample(self, event_id: str) -> tuple[str, float] | None:
+        """The arm drawn for an event and its probability; None when the event is not to be sampled."""
+        experiment = self.experiment
+        if not self.chances or uniform_of(experiment.salt, "sample", event_id) >= experiment.thompson.share:
+            return None
+        names, chances = list(self.chances), list(self.chances.values())
+        index = draw(chances, uniform_of(experiment.salt, "arm", event_id))
+        return names[index], chances[index]
+
+    def shadows(self, event_id: str) -> list[str]:
+        """The shadow arms that predict this event."""
+        salt = self.experiment.salt
+        return [
+            arm.name
+            for arm in self._shadows
+            if arm.shadow_sample >= 1 or uniform_of(salt, arm.name, event_id) < arm.shadow_sample
+        ]
