@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from stream_ctr.serving.http.admin_api import admin_routes
 from stream_ctr.serving.http.certificates import Certificates, tls_context
 from stream_ctr.serving.http.sockets import address, is_loopback, listen, same_socket, uvicorn_config
 from stream_ctr.serving.http.tokens import Tokens
+from stream_ctr.serving.job import Job
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.impression_log import ImpressionLog
 from stream_ctr.serving.ranking.log_gaps import Gaps
@@ -41,23 +41,6 @@ wait for seconds."""
 
 BEATS: Final = 5
 """Signs of life of a worker within ``serve.hang_seconds``, at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that a server process needs to know; a worker gets it as JSON."""
-
-    serve: ServeConfig
-    experiment: ExperimentConfig
-    log: LogConfig
-    state: str
-    """Folder of the arms' states."""
-    config: ConfigSource | None = None
-    """The file that the experiment came from, where there is one."""
-    replaced: dict[str, int] = field(default_factory=dict)
-    """How often this worker was started anew, by cause."""
-    unknown: UnknownFeatures = "ignore"
-    """What becomes of features that no field names."""
 
 
 def run_server(

@@ -17,7 +17,8 @@ import msgspec
 
 from stream_ctr.daemon.process import INPUT, end_with_parent
 from stream_ctr.errors import StreamCTRError
-from stream_ctr.serving.server import Job, run_process
+from stream_ctr.serving.job import Job
+from stream_ctr.serving.server import run_process
 
 
 def main(listener: str, admin: str, ready: str) -> int:

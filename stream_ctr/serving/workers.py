@@ -29,7 +29,7 @@ import msgspec
 from stream_ctr.daemon.process import stop_on_signals
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.serving.http.sockets import GRACE_SECONDS
-from stream_ctr.serving.server import Job
+from stream_ctr.serving.job import Job
 
 logger = logging.getLogger("stream_ctr.serving")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from stream_ctr.experiments.shared_files import LogGap, append_gap
-from stream_ctr.serving.routing_metrics import RoutingMetrics
+from stream_ctr.serving.metrics import RoutingMetrics
 
 logger = logging.getLogger("stream_ctr.serving")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.kill_file import ControlFile, Stamp
 from stream_ctr.experiments.shared_files import Kill
+from stream_ctr.serving.metrics import RoutingMetrics
 from stream_ctr.serving.routing.guards import Trip
-from stream_ctr.serving.routing_metrics import RoutingMetrics
 
 logger = logging.getLogger("stream_ctr.serving")
 

@@ -11,8 +11,8 @@ from stream_ctr.errors import StateError
 from stream_ctr.experiments.kill_file import Stamp, stamp_of
 from stream_ctr.experiments.shared_files import SUMS, ArmSums, Sums, read_sums
 from stream_ctr.experiments.statistics.thompson import best_probabilities, with_floor
+from stream_ctr.serving.metrics import RoutingMetrics
 from stream_ctr.serving.routing.guards import ObservedGuard, Trip
-from stream_ctr.serving.routing_metrics import RoutingMetrics
 
 logger = logging.getLogger("stream_ctr.serving")
 
