@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_ctr.analysis.activity import LayerActivity, activity
-from stream_ctr.analysis.quality import quality
 from stream_ctr.analysis.rows import Rows
-from stream_ctr.analysis.surface import Surface
+from stream_ctr.analysis.surface import Surface, quality
 from stream_ctr.analysis.training import Initial, train
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig

@@ -79,9 +79,8 @@ def _check(arguments: argparse.Namespace) -> tuple[int, ...]:
 def measure(arguments: argparse.Namespace, depths: tuple[int, ...]) -> tuple[list[DepthResult], Rows]:
     """Train every depth with and without skip logits on the same rows."""
     from stream_ctr.analysis.depth import at_depth, tower
-    from stream_ctr.analysis.progress import progress_of
     from stream_ctr.analysis.rows import open_rows
-    from stream_ctr.analysis.training import same_base
+    from stream_ctr.analysis.training import progress_of, same_base
     from stream_ctr.config.settings import load_settings
     from stream_ctr.models.validation import check_model
     from stream_ctr.reporting.progress import Reporter

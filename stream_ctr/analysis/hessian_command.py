@@ -107,11 +107,9 @@ def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, Mod
     """
     from stream_ctr.analysis.hessian import curvature
     from stream_ctr.analysis.hessian_report import FieldResult
-    from stream_ctr.analysis.progress import progress_of
-    from stream_ctr.analysis.quality import quality
     from stream_ctr.analysis.rows import STREAM_CHUNK, open_rows
-    from stream_ctr.analysis.surface import Surface
-    from stream_ctr.analysis.training import same_base, train
+    from stream_ctr.analysis.surface import Surface, quality
+    from stream_ctr.analysis.training import progress_of, same_base, train
     from stream_ctr.config.settings import load_settings
     from stream_ctr.models.validation import check_model
     from stream_ctr.reporting.progress import Reporter

@@ -1,4 +1,7 @@
-"""The loss as a function of the weights: a network in float64 whose every derivative can be taken."""
+"""The loss as a function of the weights: a network in float64 whose every derivative can be taken.
+
+Its log loss and AUC on held-out events are computed here, too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from stream_ctr.models.build import Network, build_network
 from stream_ctr.models.layers import pool
 from stream_ctr.models.layout import Weights
 from stream_ctr.models.sml import FUNCTIONS, SkipMetaLogit
+from stream_ctr.offline.scores import Scores, score
 from stream_ctr.state.state import State
 
 CHUNK = 1024
@@ -84,3 +88,13 @@ class Surface:
 def log_loss(z: Tensor, label: Tensor) -> Tensor:
     """Log loss [B] in nats of logits [B]: ln(1 + e^z) - label z."""
     return torch.nn.functional.softplus(z) - label * z
+
+
+def quality(logit: NDArray[np.float64], label: NDArray[np.float64]) -> Scores:
+    """Scores of logits [n] on labels [n] of 0 and 1.
+
+    >>> quality(np.array([2.0, -2.0]), np.array([1.0, 0.0])).auc
+    1.0
+    """
+    p = 0.5 * (1.0 + np.tanh(0.5 * logit))  # the sigmoid, which cannot overflow
+    return score(p.astype(np.float32), label.astype(np.uint8))

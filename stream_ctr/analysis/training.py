@@ -18,6 +18,7 @@ from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.models.build import build_network
 from stream_ctr.models.layout import Layout
 from stream_ctr.offline.presets import batch_preset
+from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
 
 Initial = Literal["he", "xavier", "torch"]
@@ -97,3 +98,12 @@ def started(state: State, layout: Layout, initial: Initial) -> State:
             outputs, inputs = view.shape
             view *= math.sqrt(inputs / (inputs + outputs) if initial == "xavier" else 1.0 / 6.0)
     return State({**state.arrays, "dense.weight": weight}, state.values)
+
+
+def progress_of(reporter: Reporter, what: str, of: int, **names: object) -> Callable[[int], None]:
+    """A function that reports how many of ``of`` steps are done, beside the names of what is running."""
+
+    def tell(done: int) -> None:
+        reporter.progress(**names, **{what: done}, of=of)
+
+    return tell

@@ -62,8 +62,8 @@ class TrajectoryCommand:
 
 def measure(arguments: argparse.Namespace) -> tuple[list[Trajectory], Rows]:
     """Learn the same stream with every optimizer."""
-    from stream_ctr.analysis.progress import progress_of
     from stream_ctr.analysis.rows import open_rows
+    from stream_ctr.analysis.training import progress_of
     from stream_ctr.analysis.trajectory import follow
     from stream_ctr.config.settings import load_settings
     from stream_ctr.optim.presets import preset

@@ -34,7 +34,7 @@ class Variance:
         add_output_arguments(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.analysis.progress import progress_of
+        from stream_ctr.analysis.training import progress_of
         from stream_ctr.analysis.variance import FORMS, measure
         from stream_ctr.reporting.progress import Reporter
 
