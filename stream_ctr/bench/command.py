@@ -7,15 +7,15 @@ import importlib
 from typing import Protocol
 
 BENCHES = {
-    "step": "stream_ctr.bench.step_command:Step",
-    "labels": "stream_ctr.bench.labels_command:Labels",
-    "stream": "stream_ctr.bench.stream_command:Stream",
-    "scale": "stream_ctr.bench.scale_command:Scale",
-    "serve": "stream_ctr.bench.serve_command:Serve",
-    "experiment": "stream_ctr.bench.experiment_command:Experiment",
-    "watch": "stream_ctr.bench.watch_command:Watch",
-    "papers": "stream_ctr.bench.papers:Papers",
-    "optimizers": "stream_ctr.bench.optimizers_command:Optimizers",
+    "step": "stream_ctr.bench.step.command:Step",
+    "labels": "stream_ctr.bench.labels.command:Labels",
+    "stream": "stream_ctr.bench.stream.command:Stream",
+    "scale": "stream_ctr.bench.scale.command:Scale",
+    "serve": "stream_ctr.bench.serve.command:Serve",
+    "experiment": "stream_ctr.bench.experiment.command:Experiment",
+    "watch": "stream_ctr.bench.watch.command:Watch",
+    "papers": "stream_ctr.bench.papers.command:Papers",
+    "optimizers": "stream_ctr.bench.optimizers.command:Optimizers",
 }
 """Every bench and the class behind it, in the order of the help text."""
 

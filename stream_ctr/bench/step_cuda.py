@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from stream_ctr.bench.step_data import FIELDS
+from stream_ctr.bench.step.data import FIELDS
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig

@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from stream_ctr.bench.experiment import Share, judge
+from stream_ctr.bench.experiment.measure import Share, judge
 from stream_ctr.cli import main
 from stream_ctr.errors import UsageError
 from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Planted, drift_at, simulate

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.bench.labels import (
+from stream_ctr.bench.labels.join import measure_joiner
+from stream_ctr.bench.labels.measure import (
     CLICK_RATE,
     WINDOW_SECONDS,
     PolicyRun,
@@ -18,8 +19,7 @@ from stream_ctr.bench.labels import (
     run_cases,
     world,
 )
-from stream_ctr.bench.labels_join import measure_joiner
-from stream_ctr.bench.labels_report import as_json, plot_policies, print_tables
+from stream_ctr.bench.labels.report import as_json, plot_policies, print_tables
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.records import Click, Impression
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from stream_ctr.batch import LEARN, PREDICT
-from stream_ctr.bench import optimizers as module
-from stream_ctr.bench.optimizer_journal import Journal
-from stream_ctr.bench.optimizer_spaces import METHODS, Method, Range, chosen_methods, configured
-from stream_ctr.bench.optimizers import (
+from stream_ctr.bench.optimizers import study as module
+from stream_ctr.bench.optimizers.command import Optimizers
+from stream_ctr.bench.optimizers.journal import Journal
+from stream_ctr.bench.optimizers.report import auc
+from stream_ctr.bench.optimizers.spaces import METHODS, Method, Range, chosen_methods, configured
+from stream_ctr.bench.optimizers.study import (
     Plan,
     Stream,
     compared,
@@ -24,8 +26,6 @@ from stream_ctr.bench.optimizers import (
     study,
     twice,
 )
-from stream_ctr.bench.optimizers_command import Optimizers
-from stream_ctr.bench.optimizers_report import auc
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, ModelError, UsageError

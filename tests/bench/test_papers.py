@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from stream_ctr.bench.papers_grid import Cell, GridProgress, Plan, cell_path, load_cell, run_grid
-from stream_ctr.bench.papers_published import ABLATION, COMPONENTS, SML_GAIN
-from stream_ctr.bench.papers_statistics import paired_test, spread, variance_across
-from stream_ctr.bench.papers_tables import (
+from stream_ctr.bench.papers.grid import Cell, GridProgress, Plan, cell_path, load_cell, run_grid
+from stream_ctr.bench.papers.published import ABLATION, COMPONENTS, SML_GAIN
+from stream_ctr.bench.papers.statistics import paired_test, spread, variance_across
+from stream_ctr.bench.papers.tables import (
     ablation_table,
     cell_aucs,
     component_table,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from stream_ctr.bench.memory import forget_peak, peak_bytes, resident_bytes
-from stream_ctr.bench.scale import Child, Size
-from stream_ctr.bench.scale_child import CHUNKS, DRAWS, OPTIMIZERS, Scale, answers, hashed
-from stream_ctr.bench.scale_report import row
+from stream_ctr.bench.scale.child import CHUNKS, DRAWS, OPTIMIZERS, Scale, answers, hashed
+from stream_ctr.bench.scale.measure import Child, Size
+from stream_ctr.bench.scale.report import row
 from stream_ctr.cli import main
 from stream_ctr.errors import StreamCTRError
 

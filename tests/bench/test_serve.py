@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from stream_ctr.bench.serve import EMPTY, OURS, Kind, Measured, bodies, server
-from stream_ctr.bench.serve_client import Load, play
-from stream_ctr.bench.serve_report import row
+from stream_ctr.bench.serve.client import Load, play
+from stream_ctr.bench.serve.measure import EMPTY, OURS, Kind, Measured, bodies, server
+from stream_ctr.bench.serve.report import row
 from stream_ctr.cli import main
 from stream_ctr.errors import StreamCTRError
 

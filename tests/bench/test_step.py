@@ -13,13 +13,13 @@ import pytest
 
 from stream_ctr.bench.command import Bench
 from stream_ctr.bench.machine import describe_machine
-from stream_ctr.bench.step import CHUNK, MINIMUM_EVENTS, StepBench, measure
-from stream_ctr.bench.step_data import FIELDS, step_batches, zipf_examples
-from stream_ctr.bench.step_entries import FLAGSHIP, Entry, model_name, network
-from stream_ctr.bench.step_floor import move_state
-from stream_ctr.bench.step_profile import FORWARD, OPTIMIZERS, learn_timed
-from stream_ctr.bench.step_report import as_json, print_table, variants_json
-from stream_ctr.bench.step_variants import variants
+from stream_ctr.bench.step.data import FIELDS, step_batches, zipf_examples
+from stream_ctr.bench.step.entries import FLAGSHIP, Entry, model_name, network
+from stream_ctr.bench.step.floor import move_state
+from stream_ctr.bench.step.measure import CHUNK, MINIMUM_EVENTS, StepBench, measure
+from stream_ctr.bench.step.profile import FORWARD, OPTIMIZERS, learn_timed
+from stream_ctr.bench.step.report import as_json, print_table, variants_json
+from stream_ctr.bench.step.variants import variants
 from stream_ctr.cli import main
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_ctr.bench.stream import OPTIMIZERS, STAGES, Measured, StreamBench
-from stream_ctr.bench.stream_data import fill_log, stream_examples
-from stream_ctr.bench.stream_report import as_json, print_table
+from stream_ctr.bench.stream.data import fill_log, stream_examples
+from stream_ctr.bench.stream.measure import OPTIMIZERS, STAGES, Measured, StreamBench
+from stream_ctr.bench.stream.report import as_json, print_table
 from stream_ctr.cli import main
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.events.open import open_log

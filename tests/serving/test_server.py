@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stream_ctr.bench.serve_client import Load, play
+from stream_ctr.bench.serve.client import Load, play
 from stream_ctr.predictors.snapshot import path_of
 from stream_ctr.serving.routing.arm_predictors import SNAPSHOTS
 from tests.serving.ranking.test_impression_log import eventually, logged

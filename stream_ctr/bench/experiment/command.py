@@ -1,0 +1,171 @@
+"""``stream-ctr bench experiment``: how often the experiment's statistics are wrong, and how soon right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stream_ctr.errors import UsageError
+
+if TYPE_CHECKING:
+    from stream_ctr.bench.experiment.measure import Verdict
+
+SIZES = (100_000, 1_000_000, 10_000_000)
+"""Impressions at which power is reported."""
+
+
+class Experiment:
+    """``stream-ctr bench experiment``."""
+
+    help = "false positives, coverage and power of the A/B statistics on simulated users"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--runs", type=int, default=1_000, help="A/A runs of each kind")
+        parser.add_argument("--power-runs", type=int, default=100, help="runs with an uplift, of each size")
+        parser.add_argument("--looks", type=int, default=200, help="looks at each run")
+        parser.add_argument("--click-rate", type=float, default=0.03, help="the control's click rate")
+        parser.add_argument("--uplift", type=float, default=0.05, help="planted relative uplift")
+        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals")
+        parser.add_argument(
+            "--impressions", type=int, nargs="+", default=list(SIZES), help="sizes at which power is reported"
+        )
+        parser.add_argument("--seed", type=int, default=0, help="first seed; run i has seed + i")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        for name in ("runs", "power_runs"):
+            if getattr(arguments, name) < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} {getattr(arguments, name)}: must be at least 1")
+        found = measure(arguments)
+        if arguments.json:
+            print(json.dumps(found, indent=2))
+        else:
+            print_report(found)
+        return 0
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run everything, with progress on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from stream_ctr.bench.experiment.measure import judge_all, shares
+    from stream_ctr.bench.machine import describe_machine
+    from stream_ctr.experiments.statistics.confidence_sequence import check_level
+    from stream_ctr.experiments.statistics.simulation import Planted
+
+    check_level(arguments.alpha)
+    started = time.monotonic()
+    smallest = min(arguments.impressions)
+    kinds = {
+        "steady": Planted(smallest, arguments.click_rate, 0.0, False, arguments.looks),
+        "drift": Planted(smallest, arguments.click_rate, 0.0, True, arguments.looks),
+    }
+    sizes = [
+        Planted(size, arguments.click_rate, arguments.uplift, False, arguments.looks)
+        for size in arguments.impressions
+    ]
+    nulls: dict[str, Any] = {}
+    power: dict[str, Any] = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for name, planted in kinds.items():
+            task = progress.add_task(f"A/A, {name}", total=arguments.runs)
+            seeds = range(arguments.seed, arguments.seed + arguments.runs)
+            verdicts = judge_all(planted, arguments.alpha, seeds, partial(progress.advance, task))
+            nulls[name] = {
+                "always_valid": shares(verdicts, lambda verdict: verdict.ever).as_json(),
+                "fixed_horizon": shares(verdicts, lambda verdict: verdict.final).as_json(),
+                "naive_looking": shares(verdicts, lambda verdict: verdict.naive).as_json(),
+                "coverage": shares(verdicts, lambda verdict: verdict.covered).as_json(),
+            }
+        for planted in sizes:
+            task = progress.add_task(f"uplift, {planted.impressions:,}", total=arguments.power_runs)
+            seeds = range(arguments.seed, arguments.seed + arguments.power_runs)
+            verdicts = judge_all(planted, arguments.alpha, seeds, partial(progress.advance, task))
+            power[str(planted.impressions)] = _power_row(verdicts)
+    return {
+        "machine": describe_machine(),
+        "settings": {
+            "click_rate": arguments.click_rate,
+            "uplift": arguments.uplift,
+            "alpha": arguments.alpha,
+            "looks": arguments.looks,
+            "seed": arguments.seed,
+            "null_impressions": smallest,
+        },
+        "runs": arguments.runs,
+        "false_positive_rate": nulls["steady"]["always_valid"]["share"],
+        "coverage": nulls["steady"]["coverage"]["share"],
+        "power": {size: row["always_valid"]["share"] for size, row in power.items()},
+        "nulls": nulls,
+        "uplifts": power,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _power_row(verdicts: list[Verdict]) -> dict[str, Any]:
+    from statistics import median
+
+    from stream_ctr.bench.experiment.measure import shares
+
+    return {
+        "always_valid": shares(verdicts, lambda verdict: verdict.ever).as_json(),
+        "fixed_horizon": shares(verdicts, lambda verdict: verdict.final).as_json(),
+        "coverage": shares(verdicts, lambda verdict: verdict.covered).as_json(),
+        "fixed_coverage": shares(verdicts, lambda verdict: verdict.final_covered).as_json(),
+        "median_stop": round(median(verdict.stopped for verdict in verdicts), 3),
+        "relative_width": round(median(verdict.width for verdict in verdicts), 2),
+    }
+
+
+def print_report(found: dict[str, Any]) -> None:
+    """The same as two tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def cell(share: dict[str, float]) -> str:
+        return f"{share['share']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
+
+    settings = found["settings"]
+    console = Console()
+    nulls = Table(
+        title=f"A/A: {found['runs']:,} runs of {settings['null_impressions']:,} impressions, "
+        f"{settings['looks']} looks, level {settings['alpha']:g}"
+    )
+    for column in ("", "always-valid", "fixed horizon", "naive looking", "truth inside at every look"):
+        nulls.add_column(column)
+    for name, row in found["nulls"].items():
+        nulls.add_row(
+            name, *(cell(row[key]) for key in ("always_valid", "fixed_horizon", "naive_looking", "coverage"))
+        )
+    console.print(nulls)
+    uplifts = Table(
+        title=f"uplift of {settings['uplift']:.1%} on a click rate of {settings['click_rate']:.1%}"
+    )
+    for column in (
+        "impressions",
+        "found always-valid",
+        "found at the end",
+        "truth inside",
+        "median stop",
+        "width",
+    ):
+        uplifts.add_column(column)
+    for size, row in found["uplifts"].items():
+        uplifts.add_row(
+            f"{int(size):,}",
+            *(cell(row[key]) for key in ("always_valid", "fixed_horizon", "coverage")),
+            f"{row['median_stop']:.0%}",
+            f"{row['relative_width']:.2f} x",
+        )
+    console.print(uplifts)
+    console.print(
+        "Always-valid: some look excludes zero. Fixed horizon: the one look at the end does. Naive looking: "
+        "an ordinary interval taken at every look.\nWidth: always-valid over ordinary interval at the end. "
+        "Median stop: share of the impressions at the first look that excludes zero.",
+        highlight=False,
+    )

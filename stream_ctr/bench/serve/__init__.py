@@ -1,0 +1,1 @@
+"""``stream-ctr bench serve``."""

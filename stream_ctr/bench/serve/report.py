@@ -1,0 +1,181 @@
+"""What ``stream-ctr bench serve`` says: a table, and a list of rows."""
+
+from __future__ import annotations
+
+import sys
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from stream_ctr.bench.machine import describe_machine, load_average, print_machine
+from stream_ctr.bench.serve.client import LATE_SECONDS, QUANTILES
+from stream_ctr.bench.serve.measure import (
+    BESIDE_CONNECTIONS,
+    BESIDE_RATE,
+    CONNECTIONS,
+    EMPTY,
+    OVERLOAD,
+    Measured,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def as_json(measured: list[Measured], seconds: float, learned: int) -> list[dict[str, Any]]:
+    """One row a server and load; each figure is the median over rounds, with the least and the most."""
+    machine = {**describe_machine(), "load": load_average()}
+    common = {"seconds": seconds, "learned": learned, "workers": 1}
+    return [{**row(each, measured), **common, "machine": machine} for each in measured]
+
+
+def row(each: Measured, all_measured: list[Measured]) -> dict[str, Any]:
+    """The figures of one server under one load."""
+    (empty,) = (other for other in all_measured if other.kind == each.kind and other.server == EMPTY)
+    figures: dict[str, Any] = {
+        "name": f"{each.server}: {each.kind.name}",
+        "server": each.server,
+        "candidates": each.kind.candidates,
+        "rate": each.kind.rate or None,
+        "connections": each.kind.connections,
+    }
+    for name in QUANTILES:
+        found = [one[name] for one in each.rounds if one[name] is not None]
+        base = [one[name] for one in empty.rounds if one[name] is not None]
+        figures[f"{name}_ms"] = round(median(found), 3) if found else None
+        figures[f"{name}_ms_low"] = round(min(found), 3) if found else None
+        figures[f"{name}_ms_high"] = round(max(found), 3) if found else None
+        pairs = [a / b for a, b in zip(found, base, strict=False)]
+        figures[f"{name}_ratio_to_empty"] = round(median(pairs), 2) if pairs else None
+    refused = sum(_refused(one) for one in each.rounds)
+    late = [one["client_late_share"] for one in each.rounds if one["client_late_share"] is not None]
+    return {
+        **figures,
+        "per_second": round(median(one["per_second"] for one in each.rounds), 1),
+        "answered": sum(one["answered"] for one in each.rounds),
+        "failed": sum(one["failed"] for one in each.rounds) - refused,
+        "refused": refused,
+        "client_late_share": round(median(late), 4) if late else None,
+        "client_lag_p99_ms": _median(each.rounds, "client_lag_p99"),
+        "rounds": len(each.rounds),
+        **_beside(each),
+    }
+
+
+def _refused(one: dict[str, Any]) -> int:
+    return int(one.get("statuses", {}).get("503", 0))
+
+
+def _median(rounds: list[dict[str, Any]], name: str) -> float | None:
+    found = [one[name] for one in rounds if one.get(name) is not None]
+    return round(median(found), 3) if found else None
+
+
+def _beside(each: Measured) -> dict[str, Any]:
+    """Figures of the clients beside a load, if there were any."""
+    if not each.kind.beside:
+        return {}
+    figures: dict[str, Any] = {}
+    for name in ("beside", "health"):
+        found = [one[name] for one in each.rounds]
+        asked = sum(one["answered"] + one["failed"] for one in found)
+        refused = sum(map(_refused, found))
+        figures |= {
+            f"{name}_p50_ms": _median(found, "p50"),
+            f"{name}_p99_ms": _median(found, "p99"),
+            f"{name}_refused_share": round(refused / asked, 4) if asked else None,
+            f"{name}_failed": sum(one["failed"] for one in found) - refused,
+        }
+    return figures
+
+
+def print_table(measured: list[Measured], seconds: float) -> None:
+    """The same as a table, with the machine and its load below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rounds = len(measured[0].rounds)
+    table = Table(title=f"HTTP, one worker: {rounds} rounds of {seconds:g} s each, latencies in ms")
+    for column in ("load", "server"):
+        table.add_column(column)
+    for column in (
+        "due/s",
+        "answered/s",
+        "p50",
+        "p99",
+        "p99.9",
+        "p99 by round",
+        "p50 x",
+        "p99 x",
+        "refused",
+        "failed",
+    ):
+        table.add_column(column, justify="right")
+    table.add_column("client late", justify="right")
+    for each in measured:
+        figures = row(each, measured)
+        table.add_row(
+            each.kind.name,
+            each.server,
+            f"{each.kind.rate:,.0f}" if each.kind.rate else "most",
+            f"{figures['per_second']:,.0f}",
+            *(_text(figures[f"{name}_ms"], ".2f") for name in QUANTILES),
+            f"{_text(figures['p99_ms_low'], '.2f')} to {_text(figures['p99_ms_high'], '.2f')}",
+            _text(figures["p50_ratio_to_empty"], ".1f"),
+            _text(figures["p99_ratio_to_empty"], ".1f"),
+            f"{figures['refused']:,}",
+            f"{figures['failed']:,}",
+            "" if figures["client_late_share"] is None else f"{figures['client_late_share']:.0%}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(table)
+    console.print(_overload_table(measured, seconds))
+    console.print(
+        "Medians over rounds; x: times the empty handler's, round by round. due/s: requests are due at fixed "
+        "times, and latencies count "
+        "from when a request was due, a wait for a free connection included; most: each of "
+        f"{CONNECTIONS} connections sends as soon as it is answered; overload: the same from "
+        f"{OVERLOAD} times as many as may be under way.\n"
+        "refused: 503; latencies are those of what was answered. beside: a client of "
+        f"{BESIDE_CONNECTIONS} connections that asks {BESIDE_RATE:g} times a second, no connection twice "
+        "within Retry-After, while the load itself asks again at once; health: GET /health/live. client lag: "
+        "how late the load's own client was, as far as 99 % of its looks say; that much of a latency may be "
+        "its own. client late: share of requests "
+        f"that the client itself sent more than {LATE_SECONDS * 1e3:g} ms after they were due; that time is "
+        "in the latencies of both servers.",
+        highlight=False,
+    )
+    print_machine(console)
+
+
+def _overload_table(measured: list[Measured], seconds: float) -> Table:
+    """What is let in, and what others meet beside it."""
+    from rich.table import Table
+
+    table = Table(title="As many as may be under way, and an overload; latencies in ms")
+    for column in ("load", "server"):
+        table.add_column(column)
+    for column in (
+        "accepted/s", "refused/s", "p50", "p99", "beside p50", "beside p99", "beside refused",
+        "health p50", "health p99", "all failed", "client lag p99",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    for each in measured:
+        if not each.kind.beside:
+            continue
+        figures = row(each, measured)
+        table.add_row(
+            each.kind.name,
+            each.server,
+            f"{figures['per_second']:,.0f}",
+            f"{figures['refused'] / figures['rounds'] / seconds:,.0f}",
+            *(_text(figures[f"{name}_ms"], ".1f") for name in ("p50", "p99", "beside_p50", "beside_p99")),
+            _text(figures["beside_refused_share"], ".0%"),
+            *(_text(figures[f"health_{name}_ms"], ".1f") for name in ("p50", "p99")),
+            str(figures["failed"] + figures["beside_failed"] + figures["health_failed"]),
+            _text(figures["client_lag_p99_ms"], ".1f"),
+        )
+    return table
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,39 @@
+"""``stream-ctr bench stream``: the whole daemon beside the learner alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from stream_ctr.errors import UsageError
+
+
+class Stream:
+    """``stream-ctr bench stream``."""
+
+    help = "the whole daemon on a log, beside the learner alone on the same encoded events"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--data", metavar="PATH", help="Criteo file of rows; without it, Zipf rows")
+        parser.add_argument("--events", type=int, default=40_000, help="impressions")
+        parser.add_argument(
+            "--log",
+            metavar="URL",
+            help="fill topics of its own on this log; without it, an embedded log that is removed",
+        )
+        parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turns")
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        from stream_ctr.bench.stream.measure import measure
+        from stream_ctr.bench.stream.report import as_json, print_table
+
+        for name in ("events", "rounds"):
+            if getattr(arguments, name) < 1:
+                raise UsageError(f"--{name} {getattr(arguments, name)}: must be at least 1")
+        bench = measure(arguments.data, arguments.log, arguments.events, arguments.rounds)
+        if arguments.json:
+            print(json.dumps(as_json(bench), indent=2))
+        else:
+            print_table(bench)
+        return 0
