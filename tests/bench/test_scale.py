@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.bench.memory import forget_peak, peak_bytes, resident_bytes
+from stream_ctr.bench.machine import forget_peak, peak_bytes, resident_bytes
 from stream_ctr.bench.scale.child import CHUNKS, DRAWS, OPTIMIZERS, Scale, answers, hashed
 from stream_ctr.bench.scale.measure import Child, Size
 from stream_ctr.bench.scale.report import row

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stream_ctr.bench.memory import resident_bytes
+from stream_ctr.bench.machine import resident_bytes
 from stream_ctr.errors import StateError
 from stream_ctr.learners.compiled.rows import NumpyRows, Rows
 from stream_ctr.learners.torch.row_table import RowTable

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.batch import LEARN, PREDICT, Batch
-from stream_ctr.bench.memory import forget_peak, peak_bytes, resident_bytes
+from stream_ctr.bench.machine import forget_peak, peak_bytes, resident_bytes
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig

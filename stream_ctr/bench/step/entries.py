@@ -1,4 +1,7 @@
-"""Who takes part in ``stream-ctr bench step``: our learners, the floors of their state, and the peers."""
+"""Who takes part in ``stream-ctr bench step``: our learners, the floors of their state, and the peers.
+
+On a GPU both CUDA learners run, and eager torch for comparison.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,19 @@ from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stream_ctr.batch import Batch
 from stream_ctr.bench.step.data import FIELDS
 from stream_ctr.bench.step.floor import Floor
-from stream_ctr.bench.step_cuda import gpu_learners
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner, LearnResult
+from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled.learner import CompiledLearner
+from stream_ctr.learners.cuda.support import has_triton, why_not_fused
 from stream_ctr.learners.torch.learner import TorchLearner
 
 FLAGSHIP: Final = ModelConfig(embedding=16, hidden=(128, 64), sml=True, scale="unit")
@@ -40,6 +45,13 @@ EAGER: Final = ("torch eager", "torch.compile")
 """The faster of the two is what ``ratio_to_eager`` is against."""
 COMPILED: Final = "compiled"
 FLOOR: Final = "memory floor"
+
+GPU_LEARNERS = {
+    "cuda graph": LearnerConfig(kind="cuda", device="cuda"),
+    "cuda fused": LearnerConfig(kind="cuda-fused", device="cuda"),
+    "torch eager": LearnerConfig(kind="torch", device="cuda"),
+}
+"""All on the GPU: what the first two are worth is their ratio to eager torch on the same device."""
 
 
 class Runs(Protocol):
@@ -196,3 +208,16 @@ def _outside(events: int, eager_events: int) -> list[Entry]:
         Entry("deep-river", "128-64", "sgd", eager_events, partial(DeepRiver, FIELDS), foreign=True)
     )
     return entries
+
+
+def gpu_learners(model: ModelConfig, optimizer: OptimizerConfig) -> list[tuple[str, Callable[[], Learner]]]:
+    """Names and makers of the learners on a GPU; none where torch finds no GPU."""
+    if not torch.cuda.is_available():
+        return []
+    fused = has_triton() and why_not_fused(model, optimizer) is None
+    chosen = {name: config for name, config in GPU_LEARNERS.items() if fused or config.kind != "cuda-fused"}
+    return [(name, partial(_make, config, model, optimizer)) for name, config in chosen.items()]
+
+
+def _make(config: LearnerConfig, model: ModelConfig, optimizer: OptimizerConfig) -> Learner:
+    return build_learner(model, optimizer, config, list(range(FIELDS)), FIELDS)
