@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from stream_ctr.cli import build_parser
+from stream_ctr.cli.dispatcher import build_parser
 from stream_ctr.config.settings import Settings, load_settings
 from stream_ctr.datasets.schema import Schema, load_schema
 from stream_ctr.experiments.report.model import read_report

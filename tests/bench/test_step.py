@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ctr.bench.command import Bench
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.step.data import FIELDS, step_batches, zipf_examples
 from stream_ctr.bench.step.entries import FLAGSHIP, Entry, model_name, network
@@ -21,6 +20,7 @@ from stream_ctr.bench.step.profile import FORWARD, OPTIMIZERS, learn_timed
 from stream_ctr.bench.step.report import as_json, print_table, variants_json
 from stream_ctr.bench.step.variants import variants
 from stream_ctr.cli import main
+from stream_ctr.cli.dispatcher import BENCH
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import DataError, UsageError
@@ -194,7 +194,7 @@ def test_a_tail_that_leaves_too_little_is_refused(tail_from: str, capsys: pytest
 
 def test_too_few_events_are_refused() -> None:
     parser = argparse.ArgumentParser()
-    command = Bench()
+    command = BENCH
     command.add_arguments(parser)
     with pytest.raises(UsageError, match="--events 10: must be at least 1024"):
         command.run(parser.parse_args(["step", "--events", "10"]))

@@ -258,7 +258,7 @@ def test_an_interrupt_before_the_command_is_known_is_one_line(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stream_ctr.cli.commands", interrupted)
+    monkeypatch.setattr("stream_ctr.cli.dispatcher.commands", interrupted)
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "stream-ctr: interrupted\n"
 

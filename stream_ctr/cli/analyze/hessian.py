@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from stream_ctr.analysis.options import (
+from stream_ctr.cli.analyze.options import (
     add_batch_arguments,
     add_data_arguments,
     add_output_arguments,

@@ -12,26 +12,12 @@ import importlib.metadata
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 from stream_ctr.errors import StreamCTRError, printable
 from stream_ctr.reporting.figure import require_pictures
 
-COMMANDS = {
-    "train": "stream_ctr.training.command:Train",
-    "serve": "stream_ctr.serving.command:Serve",
-    "evaluate": "stream_ctr.training.evaluate_command:Evaluate",
-    "bench": "stream_ctr.bench.command:Bench",
-    "analyze": "stream_ctr.analysis.command:Analyze",
-    "experiment": "stream_ctr.experiments.command:ExperimentCommand",
-    "join": "stream_ctr.training.join_command:Join",
-    "dead-letters": "stream_ctr.events.command:DeadLetterCommand",
-    "topics": "stream_ctr.events.topics_command:Topics",
-    "checkpoint": "stream_ctr.training.inspect:Checkpoint",
-    "snapshot": "stream_ctr.predictors.command:Snapshot",
-    "config": "stream_ctr.training.inspect:ConfigCheck",
-}
 OWN_PACKAGES = ("stream_ctr", "simulators", "")
 """A module of these that is missing is a defect; of any other package, an incomplete installation."""
 SIMULATORS = "stream_ctr.simulators"
@@ -52,14 +38,94 @@ class Command(Protocol):
         ...
 
 
+class CommandGroup:
+    """A subcommand that has subcommands.
+
+    Args:
+        help: its line in the help text.
+        metavar: what its argument is called there.
+        where: subcommands and the classes behind them, in the order of the help text.
+    """
+
+    def __init__(self, help: str, metavar: str, where: Mapping[str, str]) -> None:
+        self.help = help
+        self._metavar, self._where = metavar, where
+        self._commands: dict[str, Command] = {}
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        inner = parser.add_subparsers(dest=self._metavar.lower(), metavar=self._metavar, required=True)
+        self._commands = {name: _load(where)() for name, where in self._where.items()}
+        for name, command in self._commands.items():
+            command.add_arguments(inner.add_parser(name, help=command.help, description=command.help))
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        return self._commands[getattr(arguments, self._metavar.lower())].run(arguments)
+
+
+BENCHES = {
+    "step": "stream_ctr.bench.step.command:Step",
+    "labels": "stream_ctr.bench.labels.command:Labels",
+    "stream": "stream_ctr.bench.stream.command:Stream",
+    "scale": "stream_ctr.bench.scale.command:Scale",
+    "serve": "stream_ctr.bench.serve.command:Serve",
+    "experiment": "stream_ctr.bench.experiment.command:Experiment",
+    "watch": "stream_ctr.bench.watch.command:Watch",
+    "papers": "stream_ctr.bench.papers.command:Papers",
+    "optimizers": "stream_ctr.bench.optimizers.command:Optimizers",
+}
+BENCH: Final = CommandGroup(
+    "measure what the project claims, beside its peers in the same run", "WHAT", BENCHES
+)
+ANALYSES = {
+    "hessian": "stream_ctr.cli.analyze.hessian:Hessian",
+    "depth": "stream_ctr.cli.analyze.depth:Depth",
+    "variance": "stream_ctr.cli.analyze.variance:Variance",
+    "trajectory": "stream_ctr.cli.analyze.trajectory:TrajectoryCommand",
+}
+ANALYZE: Final = CommandGroup(
+    "sharpness by frequency, what depth does, optimizer trajectories: the papers' analyses", "WHAT", ANALYSES
+)
+PARTS = {
+    "arms": "stream_ctr.cli.experiment.kill_switch:ArmsCommand",
+    "kill": "stream_ctr.cli.experiment.kill_switch:KillCommand",
+    "revive": "stream_ctr.cli.experiment.kill_switch:ReviveCommand",
+    "override": "stream_ctr.cli.experiment.override:OverrideCommand",
+    "watch": "stream_ctr.cli.experiment.watch:WatchCommand",
+    "report": "stream_ctr.cli.experiment.report:ReportCommand",
+    "off-policy": "stream_ctr.cli.experiment.off_policy:OffPolicyCommand",
+}
+EXPERIMENT: Final = CommandGroup("compare arms, or policies from their logs", "PART", PARTS)
+COMMANDS: Final[Mapping[str, str | CommandGroup]] = {
+    "train": "stream_ctr.cli.train:Train",
+    "serve": "stream_ctr.cli.serve:Serve",
+    "evaluate": "stream_ctr.cli.evaluate:Evaluate",
+    "bench": BENCH,
+    "analyze": ANALYZE,
+    "experiment": EXPERIMENT,
+    "join": "stream_ctr.cli.join:Join",
+    "dead-letters": "stream_ctr.cli.dead_letters:DeadLetterCommand",
+    "topics": "stream_ctr.cli.topics:Topics",
+    "checkpoint": "stream_ctr.cli.checkpoint:Checkpoint",
+    "snapshot": "stream_ctr.cli.snapshot:Snapshot",
+    "config": "stream_ctr.cli.checkpoint:ConfigCheck",
+}
+"""Every subcommand: the class behind it, or the group of commands that it is."""
+
+
 def commands() -> dict[str, Command]:
     """All subcommands by name, the simulators' among them."""
     found: dict[str, Command] = {}
     for name, where in COMMANDS.items():
-        module, _, attribute = where.partition(":")
-        found[name] = getattr(importlib.import_module(module), attribute)()
+        found[name] = where if isinstance(where, CommandGroup) else _load(where)()
     for entry in importlib.metadata.entry_points(group=SIMULATORS):
         found[entry.name] = entry.load()()
+    return found
+
+
+def _load(where: str) -> Callable[[], Command]:
+    """The class that ``module:attribute`` names."""
+    module, _, attribute = where.partition(":")
+    found: Callable[[], Command] = getattr(importlib.import_module(module), attribute)
     return found
 
 
@@ -140,7 +206,3 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

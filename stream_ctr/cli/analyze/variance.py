@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_ctr.analysis.options import DEPTHS, add_output_arguments, at_least, check_plot, whole_numbers
+from stream_ctr.cli.analyze.options import DEPTHS, add_output_arguments, at_least, check_plot, whole_numbers
 
 if TYPE_CHECKING:
     from stream_ctr.analysis.variance import VarianceResult

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stream_ctr.cli.evaluate_batch import add_arguments as add_batch_arguments
+from stream_ctr.cli.evaluate_batch import refuse_options_of_other_protocol, run_batch
 from stream_ctr.datasets.bad_row_option import add_bad_row_argument, apply_bad_row_argument, say_bad_rows
 from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import UsageError
-from stream_ctr.offline.command import add_arguments as add_batch_arguments
-from stream_ctr.offline.command import refuse_options_of_other_protocol, run_batch
 
 if TYPE_CHECKING:
     from stream_ctr.batch import Batch

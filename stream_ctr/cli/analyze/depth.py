@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_ctr.analysis.options import (
+from stream_ctr.cli.analyze.options import (
     DEPTHS,
     add_batch_arguments,
     add_data_arguments,

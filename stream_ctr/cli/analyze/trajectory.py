@@ -9,12 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_ctr.analysis.options import (
-    add_data_arguments,
-    add_output_arguments,
-    at_least,
-    check_plot,
-)
+from stream_ctr.cli.analyze.options import add_data_arguments, add_output_arguments, at_least, check_plot
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""``stream-ctr analyze``, one file a subcommand."""

@@ -1,0 +1,1 @@
+"""``stream-ctr experiment``, one file a subcommand."""
