@@ -107,7 +107,7 @@ COMMANDS: Final[Mapping[str, str | CommandGroup]] = {
     "topics": "stream_ctr.cli.topics:Topics",
     "checkpoint": "stream_ctr.cli.checkpoint:Checkpoint",
     "snapshot": "stream_ctr.cli.snapshot:Snapshot",
-    "config": "stream_ctr.cli.checkpoint:ConfigCheck",
+    "config": "stream_ctr.cli.config:ConfigCheck",
 }
 """Every subcommand: the class behind it, or the group of commands that it is."""
 

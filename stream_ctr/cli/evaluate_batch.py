@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_ctr.errors import UsageError
+from stream_ctr.offline.options import add_protocol_arguments, protocol_of
 
 if TYPE_CHECKING:
     from stream_ctr.config.experiment import Arm
     from stream_ctr.config.model import ModelConfig
     from stream_ctr.config.settings import Settings
     from stream_ctr.offline.fit import Fit, Progress
-    from stream_ctr.offline.protocol import BatchProtocol
     from stream_ctr.offline.run import Prepared
     from stream_ctr.reporting.progress import Reporter
 
@@ -28,35 +28,6 @@ BATCH_ONLY = (
 """Arguments of the batch protocol alone; each is None where it was not given."""
 PROGRESSIVE_ONLY: dict[str, object] = {"against": [], "tail_from": None, "chunk": 256}
 """Arguments of progressive evaluation alone, with what they are when not given."""
-
-
-def add_protocol_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare the options of the batch protocol; none has a default, so that what was given shows."""
-    parser.add_argument("--split", choices=["random", "time"], help="random 8:1:1 (default), or by time")
-    parser.add_argument("--shares", metavar="T:V:T", help="parts of training, validation, test rows (8:1:1)")
-    parser.add_argument("--split-seed", type=int, metavar="N", help="seed of the random split (1)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="most epochs (100)")
-    parser.add_argument("--patience", type=int, metavar="N", help="epochs without a better AUC (2)")
-    parser.add_argument(
-        "--rate-factor", type=float, metavar="X", help="on learning rates after a worse epoch (0.1; 1: none)"
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="rows of an update (10,000, or 1/200 of the rows if fewer)",
-    )
-    parser.add_argument(
-        "--minimum-count", type=int, metavar="N", help="training rows that must hold a value for its own row"
-    )
-    parser.add_argument(
-        "--dense-rows", action="store_const", const=True, help="every embedding row steps at every update"
-    )
-    parser.add_argument("--dropout", type=float, metavar="P", help="share of hidden units left out")
-    parser.add_argument(
-        "--set", action="append", metavar="KEY=VALUE", help="optimizer setting, such as rho=0.01"
-    )
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the encoded rows here, for reuse")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,30 +59,6 @@ def refuse_options_of_other_protocol(arguments: argparse.Namespace) -> None:
         other = "batch"
     if given:
         raise UsageError(f"--{given[0].replace('_', '-')} is an option of --protocol {other}")
-
-
-def protocol_of(arguments: argparse.Namespace) -> BatchProtocol:
-    """The protocol that the arguments mean.
-
-    Raises:
-        UsageError: they make no sense.
-    """
-    from stream_ctr.features.rows.admission import LARGEST_COUNT
-    from stream_ctr.offline.protocol import BatchProtocol, check_protocol, parse_shares
-
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise UsageError(f"--batch-size {arguments.batch_size}: must be 1 or more")
-    if arguments.dropout is not None and not 0.0 <= arguments.dropout < 1.0:
-        raise UsageError(f"--dropout {arguments.dropout:g}: must be 0 or more, below 1")
-    if arguments.minimum_count is not None and not 1 <= arguments.minimum_count <= LARGEST_COUNT:
-        raise UsageError(f"--minimum-count {arguments.minimum_count}: must be from 1 to {LARGEST_COUNT}")
-    names = ("split", "split_seed", "epochs", "patience", "rate_factor", "batch_size")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    protocol = BatchProtocol(**given)
-    if arguments.shares is not None:
-        protocol = replace(protocol, shares=parse_shares(arguments.shares))
-    check_protocol(protocol)
-    return protocol
 
 
 def run_batch(

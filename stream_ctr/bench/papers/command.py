@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from stream_ctr.cli.evaluate_batch import add_protocol_arguments, protocol_of
 from stream_ctr.errors import UsageError
+from stream_ctr.offline.options import add_protocol_arguments, protocol_of
 
 if TYPE_CHECKING:
     from stream_ctr.bench.papers.grid import Cell, GridProgress
