@@ -36,7 +36,7 @@ class Join:
         def work(log: EventLog, stop: Event, reporter: Reporter) -> tuple[JoinDaemon, RunReport]:
             daemon = JoinDaemon(settings, log, reporter)
             outcomes = daemon.run(stop, idle_seconds)
-            written, applied = daemon.output.written, daemon.core.pipeline.applied
+            written, applied = daemon.output.written, daemon.core.stage.progress.applied
             reporter.say("stopped", written=written, applied=applied)
             return daemon, outcomes
 

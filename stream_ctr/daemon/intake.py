@@ -81,7 +81,7 @@ class Intake:
         self._order, self._journal = opening.order, opening.journal
         self._chunk = settings.train.chunk
         self._url, self._partitions = log.url, opening.place.partitions
-        self._applied = opening.core.pipeline.positions
+        self._applied = opening.core.stage.progress.positions
         limits = ReadLimits(RECORD_BYTES, settings.log.max_batch_bytes, POLL_BYTES)
         self._reader = log.reader(self._applied(), limits)
         self._held = HeldBytes()

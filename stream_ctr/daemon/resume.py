@@ -16,7 +16,7 @@ from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
 from stream_ctr.pipeline.decoding.records import MAX_VALUE_BYTES
 from stream_ctr.pipeline.ordering.progress import entry_digest
-from stream_ctr.pipeline.stream import Pipeline
+from stream_ctr.pipeline.stage import Stage
 from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
 from stream_ctr.state.state import State
 
@@ -84,10 +84,10 @@ def compaction_remarks(log: EventLog, place: LogPlace) -> list[str]:
 
 
 class Resumable(Protocol):
-    """What goes on from a checkpoint."""
+    """A state that a run resumes from a checkpoint."""
 
     @property
-    def pipeline(self) -> Pipeline:
+    def stage(self) -> Stage:
         """How far which log is applied."""
         ...
 
@@ -126,7 +126,7 @@ def resume(
     if loaded is None:
         offsets = log.end_offsets if at_end else log.start_offsets
         starts = {topic: offsets(topic) for topic in place.topic_ids}
-        core.pipeline.begin({tp: starts[tp.topic][tp.partition] for tp in place.all()})
+        core.stage.progress.begin({tp: starts[tp.topic][tp.partition] for tp in place.all()})
         begin(core)
         return core, None
     folder = store.path(loaded.manifest.version)
@@ -165,7 +165,7 @@ def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:
     """How many entries lie between the positions of a checkpoint and those of the core that goes on."""
     if loaded is None:
         return 0
-    positions = core.pipeline.positions()
+    positions = core.stage.progress.positions()
     saved = loaded.manifest.positions
     return sum(positions[TopicPartition(topic, number)] - offset for topic, number, offset in saved)
 
@@ -186,7 +186,7 @@ def _refuse_other_log(saved: dict[str, Any], log: EventLog, place: LogPlace, fol
 
 
 def _check_range(core: Resumable, log: EventLog, place: LogPlace, folder: Path, skip_lost: bool) -> None:
-    positions, skipped = core.pipeline.positions(), dict[TopicPartition, int]()
+    positions, skipped = core.stage.progress.positions(), dict[TopicPartition, int]()
     starts = {topic: log.start_offsets(topic) for topic in place.topic_ids}
     ends = {topic: log.end_offsets(topic) for topic in place.topic_ids}
     for tp, offset in sorted(positions.items()):
@@ -204,7 +204,7 @@ def _check_range(core: Resumable, log: EventLog, place: LogPlace, folder: Path, 
                 f"{tp.topic}[{tp.partition}]: {folder} goes on at offset {offset}, the log ends at {end}: it "
                 "is shorter than what was read. Restore it, or start a new state folder"
             )
-    core.pipeline.skip(skipped)
+    core.stage.progress.skip(skipped)
 
 
 def _refuse_other_records(
@@ -215,8 +215,8 @@ def _refuse_other_records(
     Where it does not, although it holds later offsets, compaction has removed the record: topic ids and
     ranges were compared before, so the log is the one that was read.
     """
-    positions = core.pipeline.positions()
-    for tp, digest in sorted(core.pipeline.digests().items()):
+    positions = core.stage.progress.positions()
+    for tp, digest in sorted(core.stage.progress.digests().items()):
         offset = positions[tp] - 1
         if offset < log.start_offsets(tp.topic)[tp.partition]:
             continue

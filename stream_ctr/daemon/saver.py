@@ -1,9 +1,7 @@
-"""Checkpoints of a trainer: when they are due, what goes into one, and what becomes of it.
+"""Checkpoints of a daemon: when they are due, what goes into one, and whether it became durable.
 
-The loop hands over the state of one position; it is written in another thread while learning goes on. A
-checkpoint that cannot be written stops no learning: its age shows, and it is tried again.
-
-A daemon with a small state stands still while a checkpoint is written.
+The loop hands over the state of one position; another thread writes it while the loop goes on. A checkpoint
+that cannot be written stops nothing: its age is published, and it is tried again.
 """
 
 from __future__ import annotations
@@ -13,36 +11,35 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from stream_ctr.daemon.background import Background
-from stream_ctr.daemon.checkpoint import SEGMENTS, CheckpointStore
+from stream_ctr.daemon.checkpoint import SEGMENTS
 from stream_ctr.daemon.resume import Resumable
 from stream_ctr.daemon.state_folder import Opening
 from stream_ctr.errors import LogError, StateError
-from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.pipeline.joining.segments import names_in, remove_others
-from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.state.state import State
 
 RETRY_SECONDS: Final = 5.0
-"""Longest time until a checkpoint that failed is tried again."""
+"""Longest time until a failed checkpoint is tried again."""
 
 
 class Saved(NamedTuple):
-    """A checkpoint that is durable."""
+    """A durable checkpoint."""
 
     version: int
     created_ms: int
 
 
-class Freezable(Resumable, Protocol):
-    """What :class:`Saver` takes checkpoints of: it goes on while one is written."""
+class Savable(Resumable, Protocol):
+    """The state of a daemon, of which checkpoints are taken while it goes on."""
 
-    rebuilds: bool
-    """Whether the learner has no state: a start learns the log again."""
+    @property
+    def unfinished(self) -> bool:
+        """Whether the end of the log would change the state: a window is open."""
+        ...
 
     def freeze(self) -> dict[str, FrozenState]:
         """Everything that decides what comes next, to be written in another thread."""
@@ -53,50 +50,48 @@ class Saver:
     """Writes the checkpoints of one run.
 
     Args:
-        store: where they go.
-        core: what is saved.
-        identity, place: what the state belongs to, for the manifest.
-        dead_letters: acknowledged before their offsets are saved.
-        journal: cut before what every checkpoint holds.
-        every_seconds: time between two of them.
-        settle: called before the state is taken, so that all of it is of one position.
-        on_saved: told the time of each that is durable.
+        opening: the state that the run resumes; its core is saved to its store.
+        reporter: where failures are reported.
+        every_seconds: time between two checkpoints.
+        settle: called before the state is taken: brings all of it to one position, and has the log
+            acknowledge every record whose source lies before that position.
+        rebuilds: whether the core holds a learner without a state, which every start learns from the log
+        again.
     """
 
     def __init__(
         self,
-        store: CheckpointStore,
-        core: Freezable,
-        identity: dict[str, Any],
-        place: dict[str, Any],
-        dead_letters: DeadLetters,
-        journal: FileJournal,
+        opening: Opening[Savable],
         reporter: Reporter,
         every_seconds: float,
-        settle: Callable[[], None],
-        on_saved: Callable[[int], None],
+        settle: Callable[[], None] = lambda: None,
+        *,
+        rebuilds: bool = False,
     ) -> None:
-        self._store, self._core, self._identity, self._place = store, core, identity, place
-        self._dead_letters, self._journal, self._reporter = dead_letters, journal, reporter
-        self._settle, self._on_saved = settle, on_saved
+        self._opening, self._reporter, self._settle, self._rebuilds = opening, reporter, settle, rebuilds
         self._every_seconds = every_seconds
         self._due = time.monotonic() + every_seconds
         self._writing = Background[Saved]("checkpoint")
-        self.newest: Path = store.folder.parent
-        """Folder of the newest checkpoint."""
+        self.newest: Path = opening.store.folder.parent
+        """Folder of the newest checkpoint; the state folder before the first one."""
+        self.created_ms: int | None = None
+        """When the newest checkpoint was made; None before the first one."""
+        if opening.loaded is not None:
+            manifest = opening.loaded.manifest
+            self._note(Saved(manifest.version, manifest.created_ms))
 
     def now(self) -> None:
         """Write the state of everything applied so far, and wait until it is durable.
 
         Raises:
-            OSError: the file system refuses; the checkpoints before are untouched.
-            LogError: dead letters are not acknowledged: without that their offsets must not be saved.
+            OSError: the file system refuses; earlier checkpoints are untouched.
+            LogError: the log did not acknowledge records whose offsets would be saved.
         """
         self._end()
         self._saved(self._begin()())
 
     def when_due(self) -> None:
-        """Begin a checkpoint if it is time, and take in what became of the one before."""
+        """Begin a checkpoint if it is time, and collect the result of the one before."""
         if self._writing.done:
             self._end()
         if self._writing.busy or time.monotonic() < self._due:
@@ -112,21 +107,20 @@ class Saver:
         self._writing.close()
 
     def _begin(self) -> Callable[[], Saved]:
-        """The state of everything applied so far, and what writes it, in any thread."""
+        """Take the state of everything applied so far; returns the function that writes it, in any thread."""
         self._settle()
-        self._dead_letters.flush()
-        pipeline, store = self._core.pipeline, self._store
-        if self._core.rebuilds and pipeline.applied:
-            used = {segment.name for segment in pipeline.joiner.segments()}
+        opening, stage, store = self._opening, self._opening.core.stage, self._opening.store
+        segments = stage.segments()
+        if self._rebuilds and stage.progress.applied:
+            used = {segment.name for segment in segments}
             unused = [name for name in names_in(store.folder / SEGMENTS) if name not in used]
             return partial(self._unchanged, unused)
         created_ms = time.time_ns() // 1_000_000
-        positions = [(*tp, offset) for tp, offset in sorted(pipeline.positions().items())]
-        emitted = pipeline.order_state().emitted
-        segments = pipeline.joiner.segments()
-        # What the joiner writes from here on is not this checkpoint's to judge.
+        positions = [(*tp, offset) for tp, offset in sorted(stage.progress.positions().items())]
+        emitted = stage.progress.applied
+        # Segments that the joiner writes from here on are not this checkpoint's to remove.
         removable = names_in(store.folder / SEGMENTS)
-        parts = self._core.freeze()
+        parts = opening.core.freeze()
 
         def write() -> Saved:
             with FrozenState.gather(parts):
@@ -134,8 +128,8 @@ class Saver:
                     parts,
                     created_ms=created_ms,
                     software=f"stream-ctr {version('stream-ctr')}",
-                    identity=self._identity,
-                    log=self._place,
+                    identity=opening.identity,
+                    log=opening.log,
                     positions=positions,
                     emitted=emitted,
                     segments=segments,
@@ -146,15 +140,15 @@ class Saver:
         return write
 
     def _unchanged(self, unused: list[str]) -> Saved:
-        """A learner without a state goes on from the checkpoint of its beginning; the joiner's files that
-        are no longer used go."""
-        store = self._store
+        """Keep the checkpoint of the beginning, which is all that a learner without a state resumes from, and
+        remove the joiner's files that are no longer used."""
+        store = self._opening.store
         remove_others(store.folder / SEGMENTS, unused, (), store.files)
         manifest = store.manifest(store.versions()[-1])
         return Saved(manifest.version, manifest.created_ms)
 
     def _end(self) -> None:
-        """Take in what became of the checkpoint that is being written, if there is one."""
+        """Collect the result of the checkpoint that is being written, if there is one."""
         try:
             saved = self._writing.take()
         except OSError as error:
@@ -164,81 +158,17 @@ class Saver:
             self._saved(saved)
 
     def _saved(self, saved: Saved) -> None:
-        """A checkpoint is durable: show it, and let go of the decisions that lie before all of them."""
-        self.newest = self._store.path(saved.version)
-        self._on_saved(saved.created_ms)
+        """Publish a durable checkpoint, and trim decisions that precede every checkpoint kept."""
+        self._note(saved)
         try:
-            self._journal.trim(self._store.oldest_emitted())
+            self._opening.journal.trim(self._opening.store.oldest_emitted())
         except StateError as error:
             # The journal only stays longer than it must; the checkpoint is complete.
             self._reporter.say("journal-not-trimmed", reason=str(error))
+
+    def _note(self, saved: Saved) -> None:
+        self.newest, self.created_ms = self._opening.store.path(saved.version), saved.created_ms
 
     def _failed(self, error: Exception) -> None:
         self._due = time.monotonic() + min(RETRY_SECONDS, self._every_seconds)
         self._reporter.say("checkpoint-failed", reason=str(error), newest=str(self.newest))
-
-
-class Savable(Resumable, Protocol):
-    """What a checkpoint is taken of."""
-
-    def parts(self) -> dict[str, State]:
-        """Everything that decides what comes next."""
-        ...
-
-
-class InlineSaver:
-    """Writes the checkpoints of one run.
-
-    Args:
-        opening: the state that the run goes on from.
-        reporter: told of what failed.
-        every_seconds: time between two of them.
-        flush: called before each: what must be in the log before the offsets behind it are saved.
-    """
-
-    def __init__(
-        self,
-        opening: Opening[Savable],
-        reporter: Reporter,
-        every_seconds: float,
-        flush: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._opening, self._reporter, self._flush = opening, reporter, flush
-        self._every_seconds = every_seconds
-        self._due = time.monotonic() + every_seconds
-
-    def now(self) -> None:
-        """Write the state of everything applied so far.
-
-        Raises:
-            OSError: the file system refuses; the checkpoints before are untouched.
-            LogError: the log did not acknowledge what waits.
-        """
-        self._flush()
-        opening, pipeline = self._opening, self._opening.core.pipeline
-        opening.store.save(
-            opening.core.parts(),
-            created_ms=time.time_ns() // 1_000_000,
-            software=f"stream-ctr {version('stream-ctr')}",
-            identity=opening.identity,
-            log=opening.log,
-            positions=[(*tp, offset) for tp, offset in sorted(pipeline.positions().items())],
-            emitted=pipeline.order_state().emitted,
-            segments=pipeline.joiner.segments(),
-        )
-        try:
-            opening.journal.trim(opening.store.oldest_emitted())
-        except StateError as error:
-            # The journal only stays longer than it must; the checkpoint is complete.
-            self._reporter.say("journal-not-trimmed", reason=str(error))
-
-    def when_due(self) -> None:
-        """Write one if it is time. It may fail: the daemon goes on, and it is tried again."""
-        if time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + self._every_seconds
-        try:
-            self.now()
-        except (OSError, LogError) as error:
-            self._due = time.monotonic() + min(RETRY_SECONDS, self._every_seconds)
-            self._reporter.say("checkpoint-failed", reason=str(error))

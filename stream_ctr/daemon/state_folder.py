@@ -143,7 +143,7 @@ def open_state(
     journal = FileJournal(folder / "journal", files)
     lost = skipped_entries(core, loaded)
     if lost:
-        journal.cut(core.pipeline.applied)
+        journal.cut(core.stage.progress.applied)
     topics, order = tuple(place.topic_ids), settings.order
     labelled = topics == (settings.log.labelled,)
     return Opening(
@@ -156,7 +156,7 @@ def open_state(
         journal=journal,
         order=Order(
             topics,
-            core.pipeline.order_state(),
+            core.stage.progress.order_state(),
             journal,
             order.max_ahead_seconds,
             order.max_lead_seconds,

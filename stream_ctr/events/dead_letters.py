@@ -126,7 +126,7 @@ class DeadLetters:
 
     def __init__(self, log: EventLog, topic: str) -> None:
         self._log = log
-        self._topic = topic
+        self.topic = topic
         self._waiting: list[DeadLetter] = []
         self._waiting_bytes = 0
 
@@ -134,6 +134,11 @@ class DeadLetters:
     def waiting(self) -> int:
         """How many are not yet acknowledged."""
         return len(self._waiting)
+
+    @property
+    def due(self) -> bool:
+        """Whether letters should be written now: they are collected until they are :attr:`full`."""
+        return self.full
 
     @property
     def full(self) -> bool:
@@ -160,7 +165,7 @@ class DeadLetters:
                 left -= len(records[-1].value or b"")
                 if left <= 0:
                     break
-            self._log.append(self._topic, records)
+            self._log.append(self.topic, records)
             for letter in self._waiting[: len(records)]:
                 self._waiting_bytes -= _kept_bytes(letter)
             del self._waiting[: len(records)]

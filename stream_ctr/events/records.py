@@ -5,7 +5,7 @@ Every record carries ``v``. Readers take the current version and the one before 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -21,19 +21,23 @@ FeatureValue = str | int | float | bool | list[Any] | None
 """A feature as it is logged: a missing value is ``None``, an empty text or an absent name."""
 
 
-class Impression(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One thing shown to one user, with what was known when it was shown.
+Features = TypeVar("Features")
+
+
+class ImpressionRecord(
+    msgspec.Struct, Generic[Features], forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """The keys of an impression, whatever its features are decoded to.
 
     ``p`` holds the probability that each arm gave; ``arm`` is the arm whose answer was shown.
     ``propensity`` is the probability with which that arm was drawn, where it was drawn for this event alone.
-    ``truth`` is the planted click probability, where a simulator knows it; no learner ever reads it.
+    ``truth`` is the true click probability, where a simulator knows it; no learner ever reads it.
     """
 
     v: int
     event_id: str
     ts_ms: int
-    features: dict[str, Any]
-    """:data:`FeatureValue` where the schema names the feature; any JSON where it does not."""
+    features: Features
     user: str = ""
     bid: float = 0.0
     p: dict[str, float] = {}
@@ -46,6 +50,26 @@ class Impression(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     reason: str = ""
     model_version: str = ""
     propensity: float | None = None
+
+
+class Impression(
+    ImpressionRecord[dict[str, Any]], forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """One thing shown to one user, with what was known when it was shown.
+
+    A feature that the schema names is a :data:`FeatureValue`; another one may be any JSON.
+    """
+
+
+class ScannedImpression(
+    ImpressionRecord[msgspec.Raw], forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False
+):
+    """An :class:`Impression` whose features a compiled scan has turned into keys already."""
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of the features that no field has."""
+        return ()
 
 
 class LabelledImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

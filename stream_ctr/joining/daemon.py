@@ -1,51 +1,65 @@
-"""The joining process: poll, order, join, append; state and exactly-once rules are those of the trainer."""
+"""The joining process: applies the chunks of the daemon's loop and appends the labelled records.
+
+State and exactly-once rules are those of the trainer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.identity import order_identity
-from stream_ctr.daemon.intake import Intake
+from stream_ctr.daemon.loop import Chunk, DaemonLoop
+from stream_ctr.daemon.outbox import Outbox
 from stream_ctr.daemon.resume import find_place
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.daemon.run_report import RunReport
-from stream_ctr.daemon.saver import InlineSaver
+from stream_ctr.daemon.saver import Saver
 from stream_ctr.daemon.state_folder import open_state
-from stream_ctr.errors import ConfigError, LogError, PartitionsAddedError, StateError
+from stream_ctr.errors import ConfigError, LogError, StateError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
-from stream_ctr.joining.output import MAX_WAITING, JoinOutput
+from stream_ctr.joining.output import JoinOutput
 from stream_ctr.joining.pipeline import JoinPipeline
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.loss_metrics import JOIN_PREFIX, LossMetrics
 from stream_ctr.pipeline.joining.segments import SegmentFolder
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
+from stream_ctr.pipeline.stage import Stage
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
+from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State
 
 FOLDER = "join"
-"""Folder of the joining process in the state folder, beside those of the arms."""
-RETRY_SECONDS = 1.0
-"""Pause between attempts to write while the log takes nothing."""
+"""Folder of the joining process in the state folder, next to those of the arms."""
 
 
 class JoinCore:
-    """The joiner's state as a checkpoint holds it."""
+    """The state of the joining process as a checkpoint holds it."""
 
     def __init__(self, settings: Settings, partitions: int, segments: SegmentFolder) -> None:
         self.pipeline = JoinPipeline(
             settings.join, settings.log.impressions, settings.log.clicks, partitions, segments
         )
 
-    def parts(self) -> dict[str, State]:
-        """Everything that decides what comes next."""
-        return {"join": self.pipeline.state()}
+    @property
+    def stage(self) -> Stage:
+        """Where the pipeline is in the log."""
+        return self.pipeline.stage
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether impressions wait for a label that the end of the log would settle."""
+        return self.stage.open_impressions > 0
+
+    def freeze(self) -> dict[str, FrozenState]:
+        """Everything that decides what comes next, to be written in another thread."""
+        return {"join": self.pipeline.freeze()}
 
     def load_parts(self, parts: dict[str, State]) -> None:
         """Become the core that handed out ``parts``."""
@@ -63,7 +77,7 @@ class JoinDaemon:
         on_step: called after every chunk, for observers.
 
     Raises:
-        StreamCTRError: the state or the log cannot be gone on with; nothing was changed.
+        StreamCTRError: the checkpoint or the log cannot be resumed; nothing was changed.
     """
 
     def __init__(
@@ -90,15 +104,16 @@ class JoinDaemon:
             lambda segments: JoinCore(settings, place.partitions, segments),
             files,
         )
-        self.core, self._order = self._opening.core, self._opening.order
+        self.core = self._opening.core
         self.output = JoinOutput(log, settings.log.labelled)
         self._check_output()
         self._outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
         self._metrics = LossMetrics(JOIN_PREFIX)
         self._healthy = False
+        self._outbox = Outbox(reporter, self._dead_letters, self.output)
         seconds = settings.train.checkpoint_seconds
-        self._saver = InlineSaver(self._opening, reporter, seconds, self._flush)
-        self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
+        self._saver = Saver(self._opening, reporter, seconds, self._flush)
+        self._opening.tell(reporter, resumed={"applied": self.core.stage.progress.applied})
         if self._opening.moved:
             self.checkpoint()
 
@@ -130,34 +145,26 @@ class JoinDaemon:
                 )
 
     def run(self, stop: Event, until_idle: float | None = None) -> RunReport:
-        """Join until told to stop or, with ``until_idle``, until the log has been silent that long.
+        """Join until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
 
         Returns what this run read, wrote and lost.
 
         Raises:
-            StreamCTRError: the log cannot be read on, or holds something else than what was read.
+            PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
+            StreamCTRError: the log cannot be read on, or is not the log that was read before.
         """
-        ended, before = False, sum(self.core.pipeline.sequences)
+        before = sum(self.core.pipeline.sequences)
+        loop = DaemonLoop(self._settings, self._log, self._opening, self._saver, self._outbox, self._outcomes)
         with ExitStack() as stack:
-            intake = stack.enter_context(closing(Intake(self._log, self._opening, self._settings)))
+            stack.enter_context(loop)
             self._serve(stack)
-            while not stop.is_set():
-                if not self._write():
-                    stop.wait(RETRY_SECONDS)
-                    continue
-                self._read(intake, self._settings.train.poll_seconds)
-                ordered = intake.ordered()
-                self._apply(ordered)
-                self._outcomes.look()
-                self._progress(intake)
-                self._saver.when_due()
-                if not ordered and intake.ended(until_idle):
-                    self._finish()
-                    ended = True
-                    break
+            for chunk in loop.chunks(stop, until_idle):
+                if chunk.ordered:
+                    self._apply(chunk.ordered)
+                self._publish(chunk)
             self.checkpoint()
         written = sum(self.core.pipeline.sequences)
-        return self._outcomes.finish(written - before, "written", ever=written, ended=ended)
+        return self._outcomes.finish(written - before, "written", ever=written, ended=loop.ended)
 
     def _serve(self, stack: ExitStack) -> None:
         """Open /metrics and /health where a port is named; closed with ``stack``.
@@ -177,26 +184,18 @@ class JoinDaemon:
         stack.callback(server.close)
         self._reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
 
-    def _read(self, intake: Intake, patience_seconds: float) -> None:
-        try:
-            intake.read(patience_seconds)
-        except PartitionsAddedError:
-            self.checkpoint()
-            raise
-
     def checkpoint(self) -> None:
-        """Write what waits to the log, then the state.
+        """Write the waiting records to the log, then the state.
 
         Raises:
-            OSError: the file system refuses; the checkpoints before are untouched.
-            LogError: the log did not acknowledge what waits.
+            OSError: the file system refuses; earlier checkpoints are untouched.
+            LogError: the log did not acknowledge the waiting records.
         """
         self._saver.now()
 
     def _flush(self) -> None:
-        """Have the log acknowledge what waits: the offsets of what it came from are saved next."""
-        self._dead_letters.flush()
-        self.output.flush()
+        """Have the log acknowledge every record whose source lies before the offsets that are saved next."""
+        self._outbox.flush()
         topic = self._settings.log.labelled
         before, now = self._opening.identity["labelled_topic_id"], self._log.topic_id(topic)
         if now != before:
@@ -206,42 +205,24 @@ class JoinDaemon:
                 "state folder"
             )
 
-    def _write(self) -> bool:
-        """Write what waits; False while the log takes nothing and there is too much to read on."""
-        try:
-            self.output.flush()
-            if self._dead_letters.full:
-                self._dead_letters.flush()
-        except LogError as error:
-            self._reporter.say("log-refuses", waiting=self.output.waiting, reason=str(error))
-            return self.output.waiting < MAX_WAITING and not self._dead_letters.full
-        return True
-
     def _apply(self, ordered: list[OrderedEntry]) -> None:
-        if not ordered:
-            return
-        joined = self.core.pipeline.join(ordered)
+        joined = self.core.pipeline.apply(ordered)
         self._outcomes.count(ordered, joined.rejected)
         self.output.add(joined.records)
         for entry, reason in joined.rejected:
             self._dead_letters.add(entry, reason)
         self._on_step()
 
-    def _finish(self) -> None:
-        """Take the log as ended: what waits is applied, open windows are closed."""
-        if self._order.buffered or self.core.pipeline.open_impressions:
-            self._apply(self._order.finish())
-
-    def _progress(self, intake: Intake) -> None:
-        pipeline, self._healthy = self.core.pipeline, intake.healthy
+    def _publish(self, chunk: Chunk) -> None:
+        stage, self._healthy = self.core.stage, chunk.healthy
         self._metrics.publish(self._outcomes.numbers())
         self._reporter.progress(
-            applied=pipeline.applied,
+            applied=stage.progress.applied,
             labelled=self.output.written,
-            open_impressions=pipeline.open_impressions,
-            lag=sum(max(0, intake.ends[tp] - at) for tp, at in pipeline.positions().items()),
+            open_impressions=stage.open_impressions,
+            lag=chunk.lag(stage.progress.positions()),
             **self._outcomes.progress(),
-            log="ok" if intake.healthy else "unavailable",
+            log="ok" if chunk.healthy else "unavailable",
         )
 
 

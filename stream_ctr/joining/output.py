@@ -28,7 +28,7 @@ class JoinOutput:
     """
 
     def __init__(self, log: EventLog, topic: str) -> None:
-        self._log, self._topic = log, topic
+        self._log, self.topic = log, topic
         self._waiting: list[SequencedRecord] = []
         self._in_doubt = False
         self.last = self._read_back()
@@ -42,6 +42,16 @@ class JoinOutput:
     def waiting(self) -> int:
         """Records that are not yet acknowledged."""
         return len(self._waiting)
+
+    @property
+    def due(self) -> bool:
+        """Whether there are records to write."""
+        return bool(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many wait that reading must wait, too."""
+        return len(self._waiting) >= MAX_WAITING
 
     def add(self, records: Iterable[SequencedRecord]) -> None:
         """Take the next records; they are in the log after the next ``flush``."""
@@ -61,7 +71,7 @@ class JoinOutput:
         self.there_before += len(self._waiting) - len(fresh)
         self._waiting = fresh
         self._in_doubt = True
-        self._log.append(self._topic, [item.record for item in fresh])
+        self._log.append(self.topic, [item.record for item in fresh])
         self._in_doubt = False
         for item in fresh:
             self.last[item.partition] = item.sequence
@@ -69,12 +79,12 @@ class JoinOutput:
         self._waiting = []
 
     def _read_back(self) -> dict[int, int]:
-        starts, ends = self._log.start_offsets(self._topic), self._log.end_offsets(self._topic)
+        starts, ends = self._log.start_offsets(self.topic), self._log.end_offsets(self.topic)
         last = dict.fromkeys(ends, -1)
         for partition, end in ends.items():
             if end == 0:
                 continue
-            name = f"topic {self._topic!r} partition {partition}"
+            name = f"topic {self.topic!r} partition {partition}"
             if end == starts[partition]:
                 raise LogError(
                     f"{self._log.url}: {name} was emptied: how far the labelled records go cannot be told. "
@@ -102,7 +112,7 @@ class JoinOutput:
 
     def _entries(self, partition: int, first: int, end: int) -> list[Entry]:
         """The entries from one offset to before another."""
-        place = TopicPartition(self._topic, partition)
+        place = TopicPartition(self.topic, partition)
         found: list[Entry] = []
         reader = self._log.reader({place: first})
         try:
@@ -111,7 +121,7 @@ class JoinOutput:
                 found += entries
                 if not entries and reader.positions()[place] < end:
                     raise LogError(
-                        f"{self._log.url}: topic {self._topic!r} partition {partition} did not give entry "
+                        f"{self._log.url}: topic {self.topic!r} partition {partition} did not give entry "
                         f"{reader.positions()[place]} in {_POLL_SECONDS:g} s; try again"
                     )
         finally:

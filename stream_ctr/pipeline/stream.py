@@ -1,14 +1,18 @@
-"""The pipeline as one fold: ordered entries in, batches out.
+"""The trainer's pipeline as one fold: ordered entries in, batches out.
 
-Its state after n entries is a function of these n entries and the configuration, whatever chunks they
-came in. Each impression that is admitted gives one PREDICT event at its place in the order and later one
-event with its final label, at the place where that became known; what else it gives, the label policy says.
+A stage turns entries into impressions and labels; this module turns these into the events of a batch. Each
+impression that is admitted gives one PREDICT event at its place in the order and later one event with its
+final label, at the place where that became known; the label policy decides about further events. Over a
+topic of labelled impressions both are one event.
+
+The state after n entries is a function of these n entries and the configuration, whatever chunks they came
+in.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,29 +20,29 @@ from stream_ctr.batch import ASIDE, LEARN, PREDICT, SETTLE, Batch
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import RecordError, StateError
-from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.events.records import Click, Impression, LabelledImpression
+from stream_ctr.events.log import Entry
+from stream_ctr.events.records import Impression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables
 from stream_ctr.pipeline.encode import Event, encode
-from stream_ctr.pipeline.joining.joiner import Joiner, Labelled
-from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.join_stage import Admitted, JoinStage
+from stream_ctr.pipeline.joining.joiner import Labelled
 from stream_ctr.pipeline.label_actions import LabelPolicy
-from stream_ctr.pipeline.ordering.entry import OrderedEntry, OrderState
-from stream_ctr.pipeline.ordering.progress import Progress
+from stream_ctr.pipeline.labelled_stage import FinalLabel, LabelledStage, check_final
+from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.state.frozen import FrozenState
-from stream_ctr.state.state import Json, State
+from stream_ctr.state.state import State
 
 NAN = float("nan")
 LearnFrom = Literal["all", "own"]
-_PLANTED: Final[dict[LearnFrom, struct.Struct]] = {"all": struct.Struct("<ff"), "own": struct.Struct("<ff?")}
-"""Served probability and planted truth, after the keys in what the joiner holds; with ``own`` also whether
+_HELD: Final[dict[LearnFrom, struct.Struct]] = {"all": struct.Struct("<ff"), "own": struct.Struct("<ff?")}
+"""Served and true probability, behind the keys in the payload that the stage holds; with ``own`` also whether
 the impression is the arm's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What some entries came to."""
+    """The result of applying some entries."""
 
     batch: Batch
     """Events to score and learn, in order."""
@@ -47,18 +51,20 @@ class Applied:
 
 
 class Pipeline:
-    """Joins, labels and encodes the entries of one arm's stream.
+    """Labels and encodes the impressions of one arm's stream.
 
     Args:
         fields: the schema, in the order of the model's inputs.
         features: counts and admission.
         join: label policy.
         arm: whose served probability the events carry.
-        impressions_topic, clicks_topic: the two topics; each has ``partitions`` partitions.
-        segments: where the joiner's memory goes beyond its budget; without it, all of it stays in memory.
+        stage: where the entries become impressions and labels.
         learn_from: whether all impressions are learned and their features counted, or only those that this
             arm's own answer was shown for (the served arm, whatever the assigned one). The others are
             scored all the same.
+
+    Raises:
+        ConfigError: the label policy needs labels before they are final, and the stage has only final ones.
     """
 
     def __init__(
@@ -67,57 +73,26 @@ class Pipeline:
         features: FeaturesConfig,
         join: JoinConfig,
         arm: str,
-        impressions_topic: str,
-        clicks_topic: str,
-        partitions: int,
-        segments: SegmentFolder | None = None,
+        stage: JoinStage | LabelledStage,
         learn_from: LearnFrom = "all",
     ) -> None:
+        if isinstance(stage, LabelledStage):
+            check_final(join)
+        self.stage = stage
         self.key_encoder = KeyEncoder(fields, features.unknown)
         self.tables = FeatureTables(self.key_encoder.slot_field, len(fields), features)
-        self.joiner = Joiner(join, segments)
         self.labels = LabelPolicy(join)
         self.arm = arm
         self.learn_from: LearnFrom = learn_from
-        self._planted = _PLANTED[learn_from]
-        self._progress = Progress(
-            TopicPartition(topic, number)
-            for topic in (impressions_topic, clicks_topic)
-            if topic
-            for number in range(partitions)
-        )
-        self._rejected = 0
+        self._held = _HELD[learn_from]
         self._others = 0
 
     @property
-    def applied(self) -> int:
-        """Entries applied, end marks included."""
-        return self._progress.applied
-
-    @property
-    def watermark_ms(self) -> int:
-        """Event time up to which labels are settled, plus the window."""
-        return self.joiner.watermark_ms
-
-    @property
-    def open_impressions(self) -> int:
-        """Impressions that wait for their label."""
-        return self.joiner.open_impressions
-
-    @property
     def outcomes(self) -> dict[str, int]:
-        """Counters: entries, rejected and skipped entries, admitted impressions, those of the joiner, and
-        :attr:`left_out`; where only own impressions are learned, those of others."""
+        """Counters: those of the stage, and :attr:`left_out`; where only own impressions are learned, the
+        impressions of other arms."""
         others = {} if self.learn_from == "all" else {"others": self._others}
-        return {
-            **others,
-            "entries": self._progress.applied,
-            "rejected": self._rejected,
-            "skipped": self._progress.skipped,
-            "impressions": self.joiner.impressions,
-            **self.joiner.outcomes,
-            **self.left_out,
-        }
+        return {**others, **self.stage.outcomes, **self.left_out}
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -126,109 +101,56 @@ class Pipeline:
         tally = self.key_encoder.tally
         return {"features_ignored": tally.ignored_total, "values_truncated": tally.truncated}
 
-    def positions(self) -> dict[TopicPartition, int]:
-        """Offset of the next entry of each partition."""
-        return self._progress.positions()
-
-    def digests(self) -> dict[TopicPartition, str]:
-        """Digest of the last applied entry of each partition that had one: that at position - 1."""
-        return self._progress.digests()
-
-    def begin(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Start from these offsets instead of 0; for a log that no longer holds its first entries.
-
-        Raises:
-            StateError: entries were already applied, or a partition is not one of this pipeline's.
-        """
-        self._progress.begin(positions)
-
-    def skip(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Go on at later offsets of some partitions; the entries up to there are lost, and counted."""
-        self._progress.skip(positions)
-
-    def order_state(self) -> OrderState:
-        """Where the order goes on after the entries applied so far."""
-        return self._progress.order_state()
-
     def apply(self, entries: Sequence[OrderedEntry]) -> Applied:
-        """Apply the next entries of the order; chunks of any size come to the same.
+        """Apply the next entries of the order; the sizes of the chunks do not matter.
 
         Raises:
             StateError: these are not the entries that follow the ones applied so far.
         """
-        events, rejected = self._collect(entries)
+        events: list[Event] = []
+        for item in self.stage.apply(entries):
+            if isinstance(item, Labelled):
+                event = self._labelled(item)
+                if event.action:  # neither learned nor scored otherwise
+                    events.append(event)
+            elif isinstance(item, Admitted):
+                self._admitted(item, events)
+            else:
+                self._final(item, events)
+        rejected = self.stage.progress.take_rejected()
         return Applied(encode(events, self.tables, self.key_encoder.slots), rejected)
 
-    def _collect(self, entries: Sequence[OrderedEntry]) -> tuple[list[Event], list[tuple[Entry, str]]]:
-        """The events of the next entries, and the entries that are rejected."""
-        if not entries:
-            return [], []
-        self._progress.check_next(entries)
-        events: list[Event] = []
-        rejected: list[tuple[Entry, str]] = []
-        for ordered in entries:
-            if ordered.entry is None:
-                self._settle(self.joiner.flush(), events)
-                continue
-            if ordered.time_ms > self.joiner.watermark_ms:
-                self._settle(self.joiner.advance(ordered.time_ms), events)
-            reason = self._apply_record(ordered, events)
-            if reason:
-                rejected.append((ordered.entry, reason))
-        self._rejected += len(rejected)
-        self._progress.note(entries)
-        return events, rejected
-
-    def _apply_record(self, ordered: OrderedEntry, events: list[Event]) -> str:
-        """Append the events of one entry's record; why there is none, if so."""
-        record, joiner = ordered.record, self.joiner
-        if record is None:
-            return ordered.reason
-        if isinstance(record, LabelledImpression):
-            return "a labelled impression, in a topic of another kind"
-        if isinstance(record, Click):
-            labelled = joiner.click(record.event_id, record.ts_ms, record.value)
+    def _admitted(self, admitted: Admitted, events: list[Event]) -> None:
+        """Append the event of an impression without its label, and have the stage hold it."""
+        stage, record, encoder = self.stage, admitted.record, self.key_encoder
+        assert isinstance(stage, JoinStage)
+        own = self._is_own(record.arm)
+        self._others += not own
+        if isinstance(record, Impression):
+            try:
+                keys = (encoder.keys if own else encoder.peek_keys)(record.features).tobytes()
+            except RecordError as error:
+                stage.progress.reject(admitted.entry, str(error))
+                return
         else:
-            if not joiner.admits(record.event_id, record.ts_ms):
-                return ""
-            own = self._is_own(record.arm)
-            self._others += not own
-            encoder = self.key_encoder
-            if isinstance(record, Impression):
-                try:
-                    keys = (encoder.keys if own else encoder.peek_keys)(record.features).tobytes()
-                except RecordError as error:
-                    return str(error)
-            else:
-                assert ordered.row is not None
-                keys = encoder.complete(ordered.row, observe=own).tobytes()
-                if own and record.ignored:
-                    encoder.tally.ignore(record.ignored)
-            served = record.p.get(self.arm, NAN)
-            truth = NAN if record.truth is None else record.truth
-            action = self.labels.shown(record.event_id) if own else PREDICT | ASIDE
-            label = 0.0 if action & LEARN else NAN
-            # A time ahead of the order's must not age what others counted.
-            time_ms = min(record.ts_ms, joiner.watermark_ms)
-            events.append(Event(keys, action, label, served, time_ms, joiner.impressions, truth))
-            planted = (served, truth) if self.learn_from == "all" else (served, truth, own)
-            payload = keys + self._planted.pack(*planted)
-            labelled = joiner.hold(record.event_id, record.ts_ms, payload)
-        if labelled is not None:
-            self._settle([labelled], events)
-        return ""
-
-    def _is_own(self, served_arm: str) -> bool:
-        """Whether this arm learns an impression that was answered by ``served_arm``."""
-        return self.learn_from == "all" or served_arm == self.arm
-
-    def _settle(self, known: Sequence[Labelled], events: list[Event]) -> None:
-        """Append the events of labels that became known; one that nobody learns or scores gives none."""
-        events += [event for event in map(self._labelled, known) if event.action]
+            assert admitted.row is not None
+            keys = encoder.complete(admitted.row, observe=own).tobytes()
+            if own and record.ignored:
+                encoder.tally.ignore(record.ignored)
+        served = record.p.get(self.arm, NAN)
+        truth = NAN if record.truth is None else record.truth
+        action = self.labels.shown(record.event_id) if own else PREDICT | ASIDE
+        label = 0.0 if action & LEARN else NAN
+        # A time ahead of the order's must not age what others counted.
+        time_ms = min(record.ts_ms, stage.watermark_ms)
+        events.append(Event(keys, action, label, served, time_ms, stage.joiner.impressions, truth))
+        held = (served, truth) if self.learn_from == "all" else (served, truth, own)
+        stage.hold(admitted, keys + self._held.pack(*held))
 
     def _labelled(self, labelled: Labelled) -> Event:
+        """The event of a label that became known."""
         key_bytes, payload = 8 * self.key_encoder.slots, labelled.payload
-        served, truth, *own = self._planted.unpack_from(payload, key_bytes)
+        served, truth, *own = self._held.unpack_from(payload, key_bytes)
         if own and not own[0]:
             action = SETTLE if labelled.final else 0
         else:
@@ -243,38 +165,48 @@ class Pipeline:
             truth,
         )
 
+    def _final(self, item: FinalLabel, events: list[Event]) -> None:
+        """Append the event of an impression that comes with its label."""
+        record, encoder = item.impression, self.key_encoder
+        own = self._is_own(record.arm)
+        try:
+            keys = (encoder.keys if own else encoder.peek_keys)(record.features).tobytes()
+        except RecordError as error:
+            self.stage.progress.reject(item.entry, str(error))
+            return
+        self._others += not own
+        served = record.p.get(self.arm, NAN)
+        truth = NAN if record.truth is None else record.truth
+        settled = self.labels.labelled(record.event_id, item.label, final=True) if own else ASIDE | SETTLE
+        events.append(Event(keys, PREDICT | settled, item.label, served, record.ts_ms, item.number, truth))
+
+    def _is_own(self, served_arm: str) -> bool:
+        """Whether this arm learns an impression that was answered by ``served_arm``."""
+        return self.learn_from == "all" or served_arm == self.arm
+
     def state(self) -> State:
-        """Everything that decides what the next entry comes to, and the counters."""
+        """Everything that decides the result of the next entry, and the counters."""
         with self.freeze() as frozen:
             return frozen.thaw()
 
     def freeze(self) -> FrozenState:
-        """What :meth:`state` gives, to be written in another thread while the pipeline goes on."""
-        order: dict[str, Json] = {**self._progress.values(), "rejected": self._rejected}
+        """The same as :meth:`state`, to be written in another thread while the pipeline goes on."""
+        stage = self.stage.parts()
         if self.learn_from != "all":
-            order["others"] = self._others
-        return FrozenState.gather(
-            {
-                "keys": self.key_encoder.state(),
-                "tables": self.tables.freeze(),
-                "join": self.joiner.state(),
-                "order": State({}, order),
-            }
-        )
+            stage["order"] = State({}, {**stage["order"].values, "others": self._others})
+        return FrozenState.gather({"keys": self.key_encoder.state(), "tables": self.tables.freeze(), **stage})
 
     def load_state(self, state: State) -> None:
         """Become the pipeline that handed out ``state``.
 
         Raises:
             StateError: it is damaged, or belongs to other fields, topics or partitions. The pipeline
-                is then not to be used.
+                must not be used then.
         """
-        order = state.part("order").values
-        progress = self._progress.loaded(order)
-        rejected, others = order.get("rejected"), order.get("others", 0)
-        if not isinstance(rejected, int) or not isinstance(others, int):
-            raise StateError("saved order is damaged: a number of it is missing")
+        others = state.part("order").values.get("others", 0)
+        if not isinstance(others, int):
+            raise StateError(f"saved order is damaged: others is {others!r}")
         self.key_encoder.load_state(state.part("keys"))
         self.tables.load_state(state.part("tables"))
-        self.joiner.load_state(state.part("join"))
-        self._progress, self._rejected, self._others = progress, rejected, others
+        self.stage.load_parts(state)
+        self._others = others

@@ -16,9 +16,11 @@ from stream_ctr.events.log import Entry
 from stream_ctr.learners.base import Learner, LearnResult
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
+from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.joining.segments import SegmentFolder
-from stream_ctr.pipeline.labelled_stream import LabelledPipeline
+from stream_ctr.pipeline.labelled_stage import LabelledStage
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
+from stream_ctr.pipeline.stage import Stage
 from stream_ctr.pipeline.stream import Applied, Pipeline
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State, stored_integer
@@ -46,11 +48,13 @@ def build_pipeline(
     Raises:
         StreamCTRError: the settings do not make sense together.
     """
-    shared = fields, settings.features, settings.join, arm.name
+    stage: JoinStage | LabelledStage
     if settings.join.input == "labelled":
-        return LabelledPipeline(*shared, settings.log.labelled, partitions, arm.learn_from)
-    topics = settings.log.impressions, settings.log.clicks
-    return Pipeline(*shared, *topics, partitions, segments, arm.learn_from)
+        stage = LabelledStage(settings.log.labelled, partitions)
+    else:
+        topics = settings.log.impressions, settings.log.clicks
+        stage = JoinStage(settings.join, *topics, partitions, segments)
+    return Pipeline(fields, settings.features, settings.join, arm.name, stage, arm.learn_from)
 
 
 class Core:
@@ -75,6 +79,16 @@ class Core:
         """Updates made."""
         self.non_finite = 0
         """Updates left out because they were not finite."""
+
+    @property
+    def stage(self) -> Stage:
+        """Where the pipeline is in the log."""
+        return self.pipeline.stage
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether impressions wait for a label that the end of the log would settle."""
+        return self.stage.open_impressions > 0
 
     def apply(self, entries: Sequence[OrderedEntry]) -> Step:
         """Apply entries in order: pipeline, learner, :meth:`measure`."""

@@ -1,97 +1,112 @@
-"""Learning beside the loop: chunks that are prepared wait in line, so that the learner need not.
+"""The learner's thread: it learns chunks in order while the trainer's loop reads and prepares the next ones.
 
-Nothing of what the loop prepares depends on what is learned. It prepares in bursts (one read of the log is
-several chunks), so with one chunk in line the learner would stand still at every burst.
+Nothing that the loop prepares depends on what is learned. One read of the log gives several chunks at once,
+so several may be queued; with a queue of one the learner would idle between reads.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
-from functools import partial
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from stream_ctr.daemon.background import Background
+from stream_ctr.learners.base import FreezesWeights, Learner, LearnResult, Weighted
 from stream_ctr.pipeline.stream import Applied
+from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.core import Core, Step
 
-Frozen = TypeVar("Frozen")
-
-MOST_CHUNKS: Final = 8
-"""Chunks that the learner has been given and that are not measured yet."""
-MOST_SECONDS: Final = 0.25
-"""What they may last beyond the one at work: a stop and a checkpoint wait for them."""
+MAX_QUEUED: Final = 8
+"""Chunks given to the learner whose results were not collected."""
+MAX_QUEUED_SECONDS: Final = 0.25
+"""Learning time of the chunks behind the one being learned: a stop and a checkpoint wait for them."""
 
 
-class Ahead:
-    """Gives chunks to the learner in its own thread, and takes in what became of them, in order.
+class Learned(NamedTuple):
+    """A chunk, and what the learner returned for it."""
+
+    applied: Applied
+    result: LearnResult
+
+
+class FrozenWeights(NamedTuple):
+    """The learner's weights between two chunks, to be written while it goes on."""
+
+    state: FrozenState
+
+
+class LearnerThread:
+    """Runs a core's learner in a thread of its own; the core's metrics follow in the caller's thread.
 
     Args:
-        core: whose learner it is; its metrics follow the results.
-        on_step: told of every chunk, in the loop's thread.
+        core: whose learner runs.
     """
 
-    def __init__(self, core: Core, on_step: Callable[[Step], None]) -> None:
-        self._core, self._on_step = core, on_step
-        self._line = Background[Callable[[], None]]("learn", most=MOST_CHUNKS)
-        """What each comes to is what is then to be done about it in the loop's thread."""
-        self._done: deque[Callable[[], None]] = deque()
-        self._chunk_seconds = MOST_SECONDS
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._queue = Background[Learned | FrozenWeights]("learn", most=MAX_QUEUED)
+        self._done: deque[Learned | FrozenWeights] = deque()
+        self._chunk_seconds = MAX_QUEUED_SECONDS
 
     @property
-    def at_work(self) -> bool:
-        """Whether something is in line whose result was not taken in yet."""
-        return self._line.busy
+    def busy(self) -> bool:
+        """Whether the learner has chunks whose results were not collected."""
+        return self._queue.busy
 
     def give(self, applied: Applied) -> None:
-        """Have a chunk learned after those before it; waits while the line is as long as it may be."""
+        """Queue a chunk to be learned after those before it; waits while the queue is full."""
         self._put(lambda: self._learn(applied))
 
-    def freeze(self, freeze: Callable[[], Frozen], then: Callable[[Frozen], None]) -> None:
-        """Freeze something of the learner after all chunks that were given and before any other, without
-        waiting for them. ``then`` has it in the loop's thread, when those chunks are measured and no other.
+    def freeze_weights(self) -> None:
+        """Queue a copy of the weights; :meth:`completed` yields it after the chunks given before, and before
+        all others."""
+        self._put(lambda: FrozenWeights(_frozen_weights(self._core.learner)))
+
+    def completed(self, *, wait: bool = False) -> Iterator[Step | FrozenWeights]:
+        """What was learned since the last call, in order; each chunk is measured as it is yielded.
+
+        Args:
+            wait: until everything is learned: then pipeline, learner and metrics are at one position.
+
+        Raises what the learner raised; the chunks behind the failed one are discarded.
         """
-
-        def frozen() -> Callable[[], None]:
-            return partial(then, freeze())
-
-        self._put(frozen)
-
-    def settle(self) -> None:
-        """Wait until all of it is learned and measured: only then do pipeline, learner and metrics agree."""
-        while self._line.busy:
-            self._take()
-        self._finish()
+        while self._done or (self._queue.busy and (wait or self._queue.done)):
+            if not self._done:
+                self._collect()
+                continue
+            done = self._done.popleft()
+            yield done if isinstance(done, FrozenWeights) else self._core.measure(done.applied, done.result)
 
     def close(self) -> None:
-        """End the thread; what was not learned is left, for the next start to read again."""
-        self._line.close()
+        """End the thread; chunks that were not learned are read again by the next start."""
+        self._queue.close()
         self._done.clear()
 
-    def _put(self, task: Callable[[], Callable[[], None]]) -> None:
-        while self._line.busy and (len(self._line) == MOST_CHUNKS or self._too_long() or self._line.done):
-            self._take()
-        # In line before anybody is told of those before it: whoever is may settle, and save what is applied.
-        self._line.start(task)
-        self._finish()
+    def _put(self, task: Callable[[], Learned | FrozenWeights]) -> None:
+        while self._queue.busy and (len(self._queue) == MAX_QUEUED or self._too_long() or self._queue.done):
+            self._collect()
+        self._queue.start(task)
 
     def _too_long(self) -> bool:
-        waiting = len(self._line) - 1
-        return waiting > 0 and waiting * self._chunk_seconds > MOST_SECONDS
+        behind = len(self._queue) - 1
+        return behind > 0 and behind * self._chunk_seconds > MAX_QUEUED_SECONDS
 
-    def _learn(self, applied: Applied) -> Callable[[], None]:
+    def _learn(self, applied: Applied) -> Learned:
         began = time.monotonic()
         result = self._core.learner.learn(applied.batch)
         self._chunk_seconds = time.monotonic() - began
-        return lambda: self._on_step(self._core.measure(applied, result))
+        return Learned(applied, result)
 
-    def _take(self) -> None:
-        done = self._line.take()
+    def _collect(self) -> None:
+        """Wait for the oldest result; it is measured when :meth:`completed` comes to it."""
+        done = self._queue.take()
         if done is not None:
             self._done.append(done)
 
-    def _finish(self) -> None:
-        """Measure what is learned, in order, also when one who is told of a chunk settles."""
-        while self._done:
-            self._done.popleft()()
+
+def _frozen_weights(learner: Learner) -> FrozenState:
+    if isinstance(learner, FreezesWeights):
+        return learner.freeze_weights()
+    state = learner.weights() if isinstance(learner, Weighted) else learner.state()
+    return FrozenState(dict(state.arrays), state.values)

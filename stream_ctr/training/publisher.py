@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from stream_ctr.batch import LEARN
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.background import Background
+from stream_ctr.daemon.loop import Chunk
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.errors import StateError
-from stream_ctr.events.log import TopicPartition
-from stream_ctr.learners.base import FreezesWeights, Learner, Weighted
 from stream_ctr.monitoring.exposition import TrainerMetrics
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.trainer_numbers import Durations, Spread, TrainerNumbers
@@ -30,16 +29,22 @@ from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.predictors.reader import open_fixed
 from stream_ctr.predictors.snapshot import FrozenContent, write_snapshot
 from stream_ctr.reporting.progress import Reporter
-from stream_ctr.state.frozen import FrozenState
+from stream_ctr.state.frozen import FrozenState, Source
+from stream_ctr.state.state import State
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.learner_thread import Ahead
 
 PUBLISH_SECONDS = 0.25
 """Time between two publications of the numbers: what a scrape can see."""
 SPREAD_SECONDS = 5.0
 """Time between two looks at all counts, whose cost grows with the vocabulary."""
 
-Offsets = Mapping[TopicPartition, int]
+
+class Prepared(NamedTuple):
+    """What a snapshot holds besides the weights."""
+
+    vocabulary: dict[str, Source]
+    encoder: State
+    event_time_ms: int
 
 
 class Publisher:
@@ -77,9 +82,8 @@ class Publisher:
         self._snapshot_failures = 0
         self._snapshot_error: type[Exception] | None = None
         """Kind of the reason why the last snapshot was not published; None when it was."""
-        self._freezing = False
-        """Whether a snapshot's weights are in the learner's line."""
-        self._checkpoint_seconds: float | None = None
+        self._prepared: Prepared | None = None
+        """A snapshot whose weights the learner has not reached yet."""
         self._rate = _Rate()
         self._writing = Background[int]("snapshot")
         self._publishes = self._train.snapshot_seconds > 0 and not arm.learner.rebuild
@@ -113,65 +117,95 @@ class Publisher:
         self._durations.add(step.result.seconds[step.batch.action & LEARN != 0])
         self._dead_letters.update(reason_class(reason) for _, reason in step.rejected)
 
-    def checkpointed(self, created_ms: int) -> None:
-        """A checkpoint was completed."""
-        self._checkpoint_seconds = created_ms / 1000.0
+    def publish(self, core: Core, chunk: Chunk, checkpoint_ms: int | None, *, now: bool = False) -> None:
+        """Publish the present figures if it is time to (``now``: in any case).
 
-    def publish(self, core: Core, ends: Offsets, *, healthy: bool, now: bool = False) -> None:
-        """Show the present state if it is time to (``now``: in any case).
-
-        ``ends`` are the log's ends as last heard; ``healthy`` says whether the log answers.
+        Args:
+            core: whose figures.
+            chunk: the log's health and ends.
+            checkpoint_ms: when the newest checkpoint was made; None before the first one.
         """
         moment = time.monotonic()
-        self._ready = None if healthy else "the log does not answer; it is tried again"
+        self._ready = None if chunk.healthy else "the log does not answer; it is tried again"
         if now or moment >= self._numbers_due:
             self._numbers_due = moment + PUBLISH_SECONDS
-            numbers = self._numbers(core, ends, moment)
+            numbers = self._numbers(core, chunk, checkpoint_ms, moment)
             self._metrics.publish(numbers)
             self._progress(numbers)
 
     def snapshot_due(self) -> bool:
-        """Whether it is time for :meth:`snapshot`, and the one before is written."""
+        """Whether it is time for :meth:`begin_snapshot`, and the one before is written."""
         if self._writing.done:
-            self._end_snapshot()
+            self.end_snapshot()
         due = self._publishes and time.monotonic() >= self._snapshot_due
-        return due and not self._freezing and not self._writing.busy
+        return due and self._prepared is None and not self._writing.busy
 
-    def snapshot(self, core: Core, ahead: Ahead) -> None:
-        """Begin to publish what will be learned of all that was applied: the weights are frozen in their
-        place of the learner's line, everything else here. Written in another thread."""
-        self._end_snapshot()
+    def begin_snapshot(self, core: Core) -> bool:
+        """Keep what a snapshot holds besides the weights, for everything applied so far.
+
+        Returns whether :meth:`write_snapshot` is to follow, with the weights that the learner has once all of
+        that is learned.
+        """
+        self.end_snapshot()
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
         if not self._publishes:
-            return
-        self._freezing = True
+            return False
         tables, keys = core.pipeline.tables.freeze_lookup(), core.pipeline.key_encoder.state()
-        vocabulary = dict(zip(("table_keys", "table_rows"), tables, strict=True))
-        known = partial(
-            FrozenContent,
+        vocabulary: dict[str, Source] = dict(zip(("table_keys", "table_rows"), tables, strict=True))
+        self._prepared = Prepared(vocabulary, keys, core.stage.watermark_ms)
+        return True
+
+    def write_snapshot(self, core: Core, weights: FrozenState) -> None:
+        """Write the snapshot that was begun, in another thread, unless nothing was learned since the last
+        one."""
+        prepared, self._prepared = self._prepared, None
+        learned = core.learned
+        if prepared is None or learned == self._snapshot_learned:
+            weights.close()
+            return
+        model, dense, rows = model_parts(self._arm.model, len(self._fields), weights)
+        content = FrozenContent(
             fields=self._fields,
-            vocabulary=vocabulary,
-            encoder=keys,
-            event_time_ms=core.pipeline.watermark_ms,
+            vocabulary=prepared.vocabulary,
+            encoder=prepared.encoder,
+            event_time_ms=prepared.event_time_ms,
+            model=model,
+            dense=dense,
+            rows=rows,
+            model_version=f"{self._arm.name}-{learned}",
         )
-        ahead.freeze(partial(_frozen_weights, core.learner), partial(self._frozen, core, known))
 
-    def last_snapshot(self, core: Core, ahead: Ahead) -> None:
-        """Publish what was learned since the last snapshot, and wait until it is written."""
-        ahead.settle()
-        self.snapshot(core, ahead)
-        ahead.settle()
-        self._end_snapshot()
+        def write() -> int:
+            with weights:
+                write_snapshot(self._snapshots, content, check=_check_predictions)
+            return learned
 
-    def _numbers(self, core: Core, ends: Offsets, moment: float) -> TrainerNumbers:
-        tables, metrics, joiner = core.pipeline.tables, core.metrics, core.pipeline.joiner
+        self._writing.start(write)
+
+    def end_snapshot(self) -> None:
+        """Wait for the snapshot being written; a failure is reported and leaves the last one current."""
+        try:
+            learned = self._writing.take()
+        except (OSError, StateError) as error:
+            self._snapshot_failures += 1
+            if type(error) is not self._snapshot_error:  # once, not at every try
+                self._reporter.say("snapshot-failed", reason=str(error))
+            self._snapshot_error = type(error)
+            return
+        if learned is not None:
+            self._snapshot_error = None
+            self._snapshot_learned = learned
+            self._snapshot_seconds = time.time()
+
+    def _numbers(self, core: Core, chunk: Chunk, checkpoint_ms: int | None, moment: float) -> TrainerNumbers:
+        tables, metrics, stage = core.pipeline.tables, core.metrics, core.stage
         if moment >= self._spread_due:
             self._spread_due = moment + SPREAD_SECONDS
             own = tables.row_field.shape[0] - len(self._fields)
             counts = tables.row_count[-own:] if own else tables.row_count[:0]
             fields = tables.row_field[-own:] if own else tables.row_field[:0]
             self._spread = Spread.of(counts), Spread.of(counts / tables.field_maximum[fields])
-        applied = core.pipeline.positions()
+        applied, joined = stage.progress.positions(), stage.numbers()
         outcomes = dict(core.pipeline.outcomes)
         entries = outcomes.pop("entries")
         losses = self._outcomes.numbers()
@@ -183,27 +217,27 @@ class Publisher:
             learn_from=self._arm.learn_from,
             events={**outcomes, "learned": core.learned},
             applied_entries=entries,
-            watermark_ms=core.pipeline.watermark_ms if entries else None,
-            lag_entries={tp: max(0, ends[tp] - offset) for tp, offset in applied.items()},
+            watermark_ms=stage.watermark_ms if entries else None,
+            lag_entries={tp: max(0, chunk.ends[tp] - offset) for tp, offset in applied.items()},
             learn=self._durations.snapshot(),
             lifetime=metrics.result("lifetime"),
             recent=metrics.result("window"),
             vocabulary_rows=tables.rows_in_use,
             feature_counts=self._spread[0],
             radius_ratios=self._spread[1],
-            checkpoint_seconds=self._checkpoint_seconds,
+            checkpoint_seconds=None if checkpoint_ms is None else checkpoint_ms / 1000.0,
             snapshot_seconds=self._snapshot_seconds,
             snapshot_failures=self._snapshot_failures,
             non_finite_updates=core.non_finite,
             drift_detected=metrics.drift.detected,
             drifts_worse=metrics.drift.worse,
             drifts_better=metrics.drift.better,
-            open_impressions=core.pipeline.open_impressions,
-            joiner_bytes=joiner.memory_bytes,
-            joiner_segment_bytes=sum(segment.bytes for segment in joiner.segments()),
-            joined_value=joiner.joined_value,
-            label_delays=tuple(joiner.delays.counts),
-            label_delay_sum_seconds=joiner.delays.sum_ms / 1000.0,
+            open_impressions=stage.open_impressions,
+            joiner_bytes=joined.memory_bytes,
+            joiner_segment_bytes=joined.segment_bytes,
+            joined_value=joined.joined_value,
+            label_delays=joined.delay_counts,
+            label_delay_sum_seconds=joined.delay_sum_seconds,
             dead_letters=dict(self._dead_letters),
             read=losses.read,
             loss_shares=losses.shares,
@@ -240,49 +274,10 @@ class Publisher:
             **self._outcomes.progress(),
         )
 
-    def _frozen(self, core: Core, known: Callable[..., FrozenContent], weights: FrozenState) -> None:
-        """Have a snapshot written, unless nothing was learned since the last one."""
-        self._freezing = False
-        learned = core.learned
-        if learned == self._snapshot_learned:
-            with weights:
-                return
-        model, dense, rows = model_parts(self._arm.model, len(self._fields), weights)
-        content = known(model=model, dense=dense, rows=rows, model_version=f"{self._arm.name}-{learned}")
-
-        def write() -> int:
-            with weights:
-                write_snapshot(self._snapshots, content, check=_check_predictions)
-            return learned
-
-        self._writing.start(write)
-
-    def _end_snapshot(self) -> None:
-        """Take in what became of the snapshot; a failure shows and leaves the last one current."""
-        try:
-            learned = self._writing.take()
-        except (OSError, StateError) as error:
-            self._snapshot_failures += 1
-            if type(error) is not self._snapshot_error:  # once, not at every try
-                self._reporter.say("snapshot-failed", reason=str(error))
-            self._snapshot_error = type(error)
-            return
-        if learned is not None:
-            self._snapshot_error = None
-            self._snapshot_learned = learned
-            self._snapshot_seconds = time.time()
-
 
 def _check_predictions(folder: Path) -> None:
     """Raises StateError for a snapshot whose predictions are not finite: the last one stays current."""
     Predictor(open_fixed(folder)).check_finite()
-
-
-def _frozen_weights(learner: Learner) -> FrozenState:
-    if isinstance(learner, FreezesWeights):
-        return learner.freeze_weights()
-    state = learner.weights() if isinstance(learner, Weighted) else learner.state()
-    return FrozenState(dict(state.arrays), state.values)
 
 
 REASONS = (

@@ -1,7 +1,6 @@
-"""The daemon's loop: poll, order, apply, and on timers publish, snapshot and checkpoint.
+"""The trainer: applies the chunks of the daemon's loop, has them learned, publishes and saves.
 
-Its life reads from top to bottom: start, loop, shutdown. Everything that the wall clock decides is
-decided here; what it decides about the order of events goes through the journal.
+Its life reads from top to bottom: start, loop, shutdown.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Any
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.identity import identity
-from stream_ctr.daemon.intake import Intake
+from stream_ctr.daemon.loop import DaemonLoop
+from stream_ctr.daemon.outbox import Outbox
 from stream_ctr.daemon.resume import find_place, input_topics
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.daemon.run_report import RunReport
 from stream_ctr.daemon.saver import Saver
 from stream_ctr.daemon.state_folder import open_state
 from stream_ctr.datasets.base import resolve_fields
-from stream_ctr.errors import LogError, PartitionsAddedError
 from stream_ctr.events.dead_letters import DeadLetters
 from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
@@ -33,18 +32,16 @@ from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.durable_files import Files
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.learner_thread import Ahead
+from stream_ctr.training.learner_thread import FrozenWeights, LearnerThread
 from stream_ctr.training.publisher import Publisher
 
 GLANCE_SECONDS = 0.02
-"""Longest wait for entries while chunks are in line."""
-LETTERS_RETRY_SECONDS = 1.0
-"""Pause between attempts to write dead letters while reading waits for it."""
+"""Longest wait for entries while the learner has chunks queued."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run of the daemon came to."""
+    """The results of one run."""
 
     applied: int
     """Log entries applied over the life of the state."""
@@ -63,8 +60,8 @@ class Summary:
 class Trainer:
     """One arm's daemon.
 
-    While the learner is at work, in a thread of its own, the loop reads and prepares the next chunks: nothing
-    of that depends on what is learned.
+    While the learner is at work in a thread of its own, the loop reads and prepares the next chunks:
+    nothing of that depends on what is learned.
 
     Args:
         settings: the configuration.
@@ -72,13 +69,13 @@ class Trainer:
         log: the open event log; the caller closes it.
         reporter: where progress goes.
         files: file operations of checkpoints and journal.
-        skip_lost: go on behind entries that the log no longer holds, instead of refusing to start.
+        skip_lost: continue past entries that the log has deleted, instead of refusing to start.
         replace_snapshots: begin a new run although the folder has snapshots of an earlier one.
         on_step: called after every chunk, for observers.
         warm: where a run without checkpoints takes its weights, vocabulary and counts.
 
     Raises:
-        StreamCTRError: the state or the log cannot be gone on with; nothing was changed.
+        StreamCTRError: the checkpoint or the log cannot be resumed; nothing was changed.
     """
 
     def __init__(
@@ -119,28 +116,20 @@ class Trainer:
         self.core, self._order = self._opening.core, self._opening.order
         self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
         self._publisher = Publisher(settings, arm, fields, self.folder, reporter, self.outcomes)
-        self._ahead = Ahead(self.core, self._measured)
+        self._learner = LearnerThread(self.core)
+        self._outbox = Outbox(reporter, self._dead_letters)
         self._saver = Saver(
-            self._opening.store,
-            self.core,
-            expected,
-            self._opening.log,
-            self._dead_letters,
-            self._opening.journal,
+            self._opening,
             reporter,
             settings.train.checkpoint_seconds,
-            self._ahead.settle,
-            self._publisher.checkpointed,
+            self._settle_and_flush,
+            rebuilds=self.core.rebuilds,
         )
         self._begin(warm)
 
     def _begin(self, warm: WarmStart | None) -> None:
-        """Say where this run begins, and make that durable where it is new."""
+        """Report where this run begins, and make that durable where it is new."""
         opening = self._opening
-        if opening.loaded is not None:
-            manifest = opening.loaded.manifest
-            self._saver.newest = opening.store.path(manifest.version)
-            self._publisher.checkpointed(manifest.created_ms)
         weights = f"from {warm.folder}" if warm else "anew"
         opening.tell(
             self._reporter,
@@ -162,54 +151,44 @@ class Trainer:
         return self._saver.newest
 
     def run(self, stop: Event, until_idle: float | None = None) -> Summary:
-        """Learn until told to stop or, with ``until_idle``, until the log has been silent that long.
+        """Learn until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
 
-        At the end of a silent log the open windows are closed and their impressions learned. Either
-        way the last act is a checkpoint.
+        At the end of a silent log the open windows are closed and their impressions learned. In both cases
+        the last act is a checkpoint.
 
         Raises:
             PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
-            StreamCTRError: the log cannot be read on; what was learned since the last checkpoint is read
-                again by the next start.
+            StreamCTRError: the log cannot be read on; the next start reads again from the last checkpoint.
         """
-        began, before, ended = time.monotonic(), self.core.learned, False
-        with (
-            closing(self._saver),
-            closing(self._ahead),
-            closing(Intake(self._log, self._opening, self._settings)) as intake,
-            self._publisher,
-        ):
-            while not stop.is_set():
-                if self._dead_letters.full and not self._try_flush():
-                    self._publisher.publish(self.core, intake.end_offsets(), healthy=False)
-                    stop.wait(LETTERS_RETRY_SECONDS)
-                    continue
-                heard = self._read(intake)
-                ordered = intake.ordered()
-                if ordered:
-                    self._apply(ordered)
-                elif not heard:
+        began, before = time.monotonic(), self.core.learned
+        loop = DaemonLoop(self._settings, self._log, self._opening, self._saver, self._outbox, self.outcomes)
+        with loop, closing(self._learner), self._publisher:
+            for chunk in loop.chunks(stop, until_idle):
+                if chunk.ordered:
+                    self._apply(chunk.ordered)
+                elif not chunk.news:
                     # A stream that comes in drops: show what was learned before waiting for more.
-                    self._ahead.settle()
+                    self._settle()
                 if self._publisher.snapshot_due():
-                    self._publisher.snapshot(self.core, self._ahead)
-                self.outcomes.look()
-                self._publisher.publish(self.core, intake.ends, healthy=intake.healthy)
-                self._saver.when_due()
-                if not ordered and intake.ended(until_idle):
-                    self._finish()
-                    ended = True
-                    break
-            self._ahead.settle()
-            self._publisher.last_snapshot(self.core, self._ahead)
+                    self._begin_snapshot()
+                self._publisher.publish(self.core, chunk, self._saver.created_ms)
+                # Looking again costs nothing while chunks are queued, and their results are shown soon.
+                poll_seconds = self._settings.train.poll_seconds
+                loop.patience_seconds = (
+                    min(poll_seconds, GLANCE_SECONDS) if self._learner.busy else poll_seconds
+                )
+            self._settle()
+            self._begin_snapshot()
+            self._settle()
+            self._publisher.end_snapshot()
             learned = self.core.learned
-            outcomes = self.outcomes.finish(learned - before, "learned", ever=learned, ended=ended)
-            self._publisher.publish(self.core, intake.end_offsets(), healthy=intake.healthy, now=True)
+            outcomes = self.outcomes.finish(learned - before, "learned", ever=learned, ended=loop.ended)
+            self._publisher.publish(self.core, loop.now(), self._saver.created_ms, now=True)
             self.checkpoint()
         return Summary(
             self._order.emitted,
-            self.core.learned,
-            self.core.learned - before,
+            learned,
+            learned - before,
             time.monotonic() - began,
             self.checkpoint_path,
             outcomes,
@@ -219,55 +198,42 @@ class Trainer:
         """Write the state of everything applied so far, and wait until it is durable.
 
         Raises:
-            OSError: the file system refuses; the checkpoints before are untouched.
+            OSError: the file system refuses; earlier checkpoints are untouched.
             LogError: dead letters are not acknowledged: without that their offsets must not be saved.
         """
         self._saver.now()
 
-    def _read(self, intake: Intake) -> bool:
-        """Read on; whether there was news."""
-        try:
-            return intake.read(self._patience_seconds())
-        except PartitionsAddedError:
-            self.checkpoint()  # no later start goes on from it, but the weights can be taken from it
-            raise
-
-    def _patience_seconds(self) -> float:
-        """How long reading may wait for news."""
-        # Nothing is lost by looking again while there is something to learn, and what the stream's last
-        # drop brought is shown soon.
-        poll_seconds = self._settings.train.poll_seconds
-        return min(poll_seconds, GLANCE_SECONDS) if self._ahead.at_work else poll_seconds
-
     def _apply(self, ordered: list[OrderedEntry]) -> None:
-        """Apply entries, and have what they give learned."""
+        """Apply entries, and have the resulting events learned."""
         applied = self.core.pipeline.apply(ordered)
         self.outcomes.count(ordered, applied.rejected)
-        self._ahead.give(applied)
+        self._learner.give(applied)
+        self._take()
 
-    def _measured(self, step: Step) -> None:
-        for entry, reason in step.rejected:
-            self._dead_letters.add(entry, reason)
-        self._publisher.count(step)
-        self._on_step(step)
+    def _take(self, *, wait: bool = False) -> None:
+        """Account for what was learned; with ``wait``, until everything is."""
+        for step in self._learner.completed(wait=wait):
+            if isinstance(step, FrozenWeights):
+                self._publisher.write_snapshot(self.core, step.state)
+                continue
+            for entry, reason in step.rejected:
+                self._dead_letters.add(entry, reason)
+            self._publisher.count(step)
+            self._on_step(step)
 
-    def _try_flush(self) -> bool:
-        """Write the dead letters that wait; while the log does not take them, nothing more is read."""
-        try:
-            self._dead_letters.flush()
-        except LogError as error:
-            self._reporter.say("dead-letters-refused", waiting=self._dead_letters.waiting, reason=str(error))
-            return False
-        return True
+    def _settle(self) -> None:
+        """Bring pipeline, learner and metrics to one position."""
+        self._take(wait=True)
 
-    def _finish(self) -> None:
-        """Take the log as ended: what waits is applied, open windows are closed."""
-        if not self._order.buffered and not self.core.pipeline.open_impressions:
-            return  # ended before, by this run or by the one that the journal repeats
-        ordered, chunk = self._order.finish(), self._settings.train.chunk
-        for start in range(0, len(ordered), chunk):
-            self._apply(ordered[start : start + chunk])
-        self._ahead.settle()
+    def _settle_and_flush(self) -> None:
+        """Bring the state to one position, and have the log acknowledge the dead letters before it."""
+        self._settle()
+        self._outbox.flush()
+
+    def _begin_snapshot(self) -> None:
+        """Begin to publish a snapshot of everything applied so far, once it is learned."""
+        if self._publisher.begin_snapshot(self.core):
+            self._learner.freeze_weights()
 
 
 def _begin_warm(core: Core, warm: WarmStart | None, expected: dict[str, Any]) -> None:

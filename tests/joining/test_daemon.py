@@ -236,13 +236,13 @@ def test_memory_beyond_the_budget_lies_on_disk_and_changes_no_label(
 
     def save() -> None:
         daemon.checkpoint()
-        assert daemon.core.pipeline.joiner.memory_bytes <= 16_384
+        assert daemon.core.pipeline.stage.joiner.memory_bytes <= 16_384
 
     with Reporter("test", quiet=True) as reporter:
         own = settings.model_copy(update={"join": narrow})
         daemon = JoinDaemon(own, log, reporter, on_step=save)
         daemon.run(threading.Event(), until_idle=0.0)
-    assert daemon.core.pipeline.joiner.segments()
+    assert daemon.core.pipeline.stage.joiner.segments()
     assert labelled(log) == labelled(log, "elsewhere")
     log.close()
 

@@ -15,6 +15,7 @@ from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.events.log import TopicPartition
 from stream_ctr.metrics.progressive import ProgressiveMetrics
+from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.pipeline.stream import Pipeline
@@ -76,9 +77,8 @@ def learned(happened: Happened, join: JoinConfig, order_of_reading: list[int], p
     """What comes out when partitions are read one after the other, so many entries at a time."""
     log = log_of(logged(happened))
     order = Order(TOPICS, fresh_state(PARTITIONS), Journal())
-    pipeline = Pipeline(
-        (FieldConfig("site"),), FeaturesConfig(), join, "none", IMPRESSIONS, CLICKS, PARTITIONS
-    )
+    stage = JoinStage(join, IMPRESSIONS, CLICKS, PARTITIONS)
+    pipeline = Pipeline((FieldConfig("site"),), FeaturesConfig(), join, "none", stage)
     names = [partitions(PARTITIONS)[index] for index in order_of_reading]
     entries = []
     for tp in names:
@@ -149,9 +149,8 @@ def test_an_impression_ahead_keeps_its_label_and_ages_nothing() -> None:
     values = logged(Happened([100, 101, 40_000_000, 140, 150], clicks, twice=False))
     order = Order(TOPICS, fresh_state(PARTITIONS), Journal(), math.inf, 3600.0)
     order.add(entry for entries in log_of(values).values() for entry in entries)
-    pipeline = Pipeline(
-        (FieldConfig("site"),), FeaturesConfig(), JOIN, "none", IMPRESSIONS, CLICKS, PARTITIONS
-    )
+    stage = JoinStage(JOIN, IMPRESSIONS, CLICKS, PARTITIONS)
+    pipeline = Pipeline((FieldConfig("site"),), FeaturesConfig(), JOIN, "none", stage)
     batch = pipeline.apply(order.finish()).batch
     learned = batch.action == LEARN
     assert sorted(batch.impression[learned].tolist()) == list(range(5))

@@ -48,8 +48,8 @@ def fill(log: EventLog, random: Random, start: int, count: int) -> None:
 
 def live(log: EventLog, pipeline: Pipeline, journal: FileJournal, random: Random, rounds: int) -> list[Batch]:
     """Read, order and apply as a daemon does; chance stands for the wall clock."""
-    order = Order(TOPICS, pipeline.order_state(), journal)
-    reader = log.reader(pipeline.positions())
+    order = Order(TOPICS, pipeline.stage.progress.order_state(), journal)
+    reader = log.reader(pipeline.stage.progress.positions())
     batches = []
     for _ in range(rounds):
         if random.random() < 0.7:
@@ -62,8 +62,8 @@ def live(log: EventLog, pipeline: Pipeline, journal: FileJournal, random: Random
 
 
 def finished(log: EventLog, pipeline: Pipeline, journal: FileJournal) -> list[Batch]:
-    order = Order(TOPICS, pipeline.order_state(), journal)
-    reader = log.reader(pipeline.positions())
+    order = Order(TOPICS, pipeline.stage.progress.order_state(), journal)
+    reader = log.reader(pipeline.stage.progress.positions())
     while entries := reader.poll(1000, 0.0):
         order.add(entries)
     reader.close()
@@ -99,8 +99,8 @@ def test_runs_that_die_come_to_what_one_run_comes_to(log: EventLog, tmp_path: Pa
     batches = finished(log, uninterrupted, FileJournal(path))
     assert_same(concatenated(batches), concatenated(kept))
     assert uninterrupted.state().equals(pipeline.state())
-    assert uninterrupted.positions() == {
-        tp: log.end_offsets(tp.topic)[tp.partition] for tp in uninterrupted.positions()
+    assert uninterrupted.stage.progress.positions() == {
+        tp: log.end_offsets(tp.topic)[tp.partition] for tp in uninterrupted.stage.progress.positions()
     }
     assert uninterrupted.outcomes["rejected"] > 0
     assert uninterrupted.outcomes["positives"] > 20

@@ -17,6 +17,7 @@ from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import Entry, TopicPartition
 from stream_ctr.events.records import FeatureValue
+from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.joining.joiner import OUTCOMES
 from stream_ctr.pipeline.joining.memory import OPEN
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
@@ -48,7 +49,7 @@ JOIN = JoinConfig(window_seconds=0.005, grace_seconds=0.0, horizon_seconds=0.012
 
 
 def fresh_pipeline(count: int = 2, features: FeaturesConfig = FEATURES) -> Pipeline:
-    return Pipeline(FIELDS, features, JOIN, "main", IMPRESSIONS, CLICKS, count)
+    return Pipeline(FIELDS, features, JOIN, "main", JoinStage(JOIN, IMPRESSIONS, CLICKS, count))
 
 
 @st.composite
@@ -136,7 +137,7 @@ def test_restart_from_any_state_comes_to_the_same_bits(entries: list[OrderedEntr
         loaded = fresh_pipeline()
         loaded.load_state(pipeline.state())
         assert loaded.state().equals(pipeline.state())
-        assert loaded.positions() == pipeline.positions()
+        assert loaded.stage.progress.positions() == pipeline.stage.progress.positions()
         pipeline = loaded
         batches.append(pipeline.apply(entries[start:end]).batch)
     assert_same(concatenated(batches), applied.batch)
@@ -199,8 +200,8 @@ def test_an_impression_is_predicted_at_its_place_and_learned_at_its_windows_end(
     assert batch.weight.tolist() == [1.0] * 6
     assert batch.rows.shape == (6, 4)
     assert (batch.rows[4] == batch.rows[1]).all()
-    assert pipeline.open_impressions == 0
-    assert pipeline.watermark_ms == 3 + 5
+    assert pipeline.stage.open_impressions == 0
+    assert pipeline.stage.watermark_ms == 3 + 5
 
 
 def test_events_without_a_server_have_no_served_probability() -> None:
@@ -226,7 +227,7 @@ def test_bad_entries_are_rejected_with_their_reason_and_harm_nothing() -> None:
     for reason, part in zip(reasons, ("tags", "price", "malformed", "null"), strict=True):
         assert part in reason
     assert pipeline.outcomes["rejected"] == 4
-    assert pipeline.positions()[TopicPartition(IMPRESSIONS, 0)] == 6
+    assert pipeline.stage.progress.positions()[TopicPartition(IMPRESSIONS, 0)] == 6
 
 
 def test_rejected_impression_leaves_its_event_id_free() -> None:
@@ -255,13 +256,16 @@ def test_repeated_impression_is_not_counted_again() -> None:
 def test_positions_and_digests_are_of_the_last_applied_entries() -> None:
     clicks = [click_value("a", 1), b"broken"]
     pipeline, _, entries = one_partition([], clicks)
-    assert pipeline.positions() == {TopicPartition(IMPRESSIONS, 0): 0, TopicPartition(CLICKS, 0): 2}
+    assert pipeline.stage.progress.positions() == {
+        TopicPartition(IMPRESSIONS, 0): 0,
+        TopicPartition(CLICKS, 0): 2,
+    }
     last = entries[1].entry
     assert last is not None
-    assert pipeline.digests() == {TopicPartition(CLICKS, 0): entry_digest(last)}
+    assert pipeline.stage.progress.digests() == {TopicPartition(CLICKS, 0): entry_digest(last)}
     loaded = fresh_pipeline(1, FeaturesConfig())
     loaded.load_state(pipeline.state())
-    assert loaded.digests() == pipeline.digests()
+    assert loaded.stage.progress.digests() == pipeline.stage.progress.digests()
 
 
 def test_digest_tells_keys_from_values_and_null_from_empty() -> None:
@@ -287,8 +291,8 @@ def assert_goes_on_anywhere(
     for cut in range(len(entries) + 1):
         pipeline = fresh_pipeline(count)
         pipeline.apply(entries[:cut])
-        again = Order(TOPICS, pipeline.order_state(), journal)
-        positions = pipeline.positions()
+        again = Order(TOPICS, pipeline.stage.progress.order_state(), journal)
+        positions = pipeline.stage.progress.positions()
         again.add(e for tp, items in log.items() for e in items[positions[tp] :])
         assert again.emit(100) == entries[cut:]
 
@@ -355,16 +359,16 @@ def test_applying_nothing_changes_nothing() -> None:
 def test_pipeline_begins_where_the_log_does() -> None:
     tp = TopicPartition(CLICKS, 0)
     pipeline = fresh_pipeline(1)
-    pipeline.begin({tp: 70})
-    assert pipeline.positions()[tp] == 70
-    order = Order(TOPICS, pipeline.order_state(), Journal())
+    pipeline.stage.progress.begin({tp: 70})
+    assert pipeline.stage.progress.positions()[tp] == 70
+    order = Order(TOPICS, pipeline.stage.progress.order_state(), Journal())
     order.add([Entry(CLICKS, 0, 70, -1, None, click_value("a", 1))])
     pipeline.apply(order.finish())
-    assert pipeline.positions()[tp] == 71
+    assert pipeline.stage.progress.positions()[tp] == 71
     with pytest.raises(StateError, match="before any entry"):
-        pipeline.begin({tp: 3})
+        pipeline.stage.progress.begin({tp: 3})
     with pytest.raises(StateError, match="of its own partitions"):
-        fresh_pipeline(1).begin({TopicPartition("else", 0): 3})
+        fresh_pipeline(1).stage.progress.begin({TopicPartition("else", 0): 3})
 
 
 def test_state_of_other_partitions_is_refused() -> None:

@@ -87,7 +87,7 @@ def run(config: str, moment: dict[str, Any]) -> None:
     def on_step(step: Step) -> None:
         nonlocal steps, due
         steps += 1
-        if not due and trainer.core.pipeline.applied >= moment.get("entries", float("inf")):
+        if not due and trainer.core.stage.progress.applied >= moment.get("entries", float("inf")):
             due = True
             if files.operation:
                 files.armed = True

@@ -173,7 +173,7 @@ class Run:
 
         def count(trainer: Trainer, steps: int) -> None:
             on_step(trainer, steps)
-            if trainer.core.pipeline.applied == total:
+            if trainer.core.stage.progress.applied == total:
                 stop.set()
 
         self.train(state, on_step=count, until_idle=None, stop=stop)
@@ -333,7 +333,7 @@ def test_retention_passes_the_saved_offset(run: Run, faults: FaultTable) -> None
     run.fill()
     stopped = run.stop_after("state", 5)
     place = TopicPartition(run.topics["impressions"], 0)
-    saved = stopped.pipeline.positions()[place]
+    saved = stopped.pipeline.stage.progress.positions()[place]
     run.log.trim(*place, saved + 7)
     for _ in range(2):  # refusing changes nothing
         with pytest.raises(OffsetRangeError) as raised:
@@ -344,7 +344,7 @@ def test_retention_passes_the_saved_offset(run: Run, faults: FaultTable) -> None
         )
     skipping = run.train("state", skip_lost=True)
     assert skipping.pipeline.outcomes["skipped"] == 7
-    assert skipping.pipeline.positions() == {
+    assert skipping.pipeline.stage.progress.positions() == {
         TopicPartition(topic, p): end
         for topic in run.topics.values()
         for p, end in run.log.end_offsets(topic).items()
@@ -378,7 +378,7 @@ def test_a_topic_made_anew_and_refilled_under_a_trainer_is_not_read_on(run: Run,
         if steps == 2:
             trainer.checkpoint()
             recreate(run, topic, refilled=True)
-            struck.append(trainer.core.pipeline.applied)
+            struck.append(trainer.core.stage.progress.applied)
 
     with pytest.raises(OffsetRangeError, match=f"'{topic}' was deleted and created again while it was read"):
         run.train("state", on_step=on_step, until_idle=None)
@@ -431,7 +431,7 @@ def test_without_its_dead_letter_topic_a_trainer_waits_and_drops_nothing(
     def on_step(trainer: Trainer, steps: int) -> None:
         if steps == 1:
             delete_topic(run, run.dead_letters)
-        applied.append(trainer.core.pipeline.applied)
+        applied.append(trainer.core.stage.progress.applied)
         if applied[-1] == run.entries:
             stop.set()
 

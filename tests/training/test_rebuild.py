@@ -59,7 +59,7 @@ def test_every_start_learns_the_log_again_and_comes_to_the_same(tmp_path: Path) 
     loaded = checkpoints.load()
     assert loaded is not None
     assert loaded.manifest.emitted == 0, "the one checkpoint is that of the beginning"
-    used = {segment.name for segment in again.pipeline.joiner.segments()}
+    used = {segment.name for segment in again.pipeline.stage.segments()}
     assert {path.name for path in (checkpoints.folder / SEGMENTS).iterdir()} == used
     assert not (tmp_path / "state" / "main" / "snapshots").exists()
 

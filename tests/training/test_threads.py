@@ -32,7 +32,7 @@ from stream_ctr.state.durable_files import Files
 from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State
 from stream_ctr.training.core import Core, Step
-from stream_ctr.training.learner_thread import Ahead
+from stream_ctr.training.learner_thread import FrozenWeights, LearnerThread
 from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_files import WatchedFiles
 from tests.support.faulty_streams import write_config, write_stream
@@ -165,7 +165,7 @@ def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
 
         def recorded() -> dict[str, FrozenState]:
             taken.append(copy.deepcopy(daemon.core.parts()))
-            if daemon.core.pipeline.applied > 80 and not files.waited:
+            if daemon.core.stage.progress.applied > 80 and not files.waited:
                 files.slow = True
             return freeze()
 
@@ -282,9 +282,12 @@ def batches_of(config: Path, core: Core) -> list[Applied]:
     log = open_log(settings.log.url)
     fields = resolve_fields(settings.features)
     order = Order(
-        input_topics(settings), core.pipeline.order_state(), Journal(), scanner=RecordScanner(fields)
+        input_topics(settings),
+        core.pipeline.stage.progress.order_state(),
+        Journal(),
+        scanner=RecordScanner(fields),
     )
-    reader = log.reader(core.pipeline.positions())
+    reader = log.reader(core.pipeline.stage.progress.positions())
     while entries := reader.poll(1000, 0.0):
         order.add(entries)
     reader.close()
@@ -320,15 +323,22 @@ def test_what_is_frozen_in_line_is_of_its_place_whatever_was_learned_since(
         return learn(batch)
 
     monkeypatch.setattr(learner, "learn", slow)
-    ahead = Ahead(core, lambda step: None)
+    thread = LearnerThread(core)
+
+    def take(*, wait: bool = False) -> None:
+        for step in thread.completed(wait=wait):
+            if isinstance(step, FrozenWeights):
+                frozen_at.append((core.learned, step.state))
+
     for number, applied in enumerate(batches):
-        ahead.give(applied)
-        ahead.freeze(learner.freeze_weights, lambda state: frozen_at.append((core.learned, state)))
+        thread.give(applied)
+        thread.freeze_weights()
+        take()
         if number == 0:
-            assert not frozen_at  # nobody waited
+            assert not frozen_at  # neither call waited for the learner
             go_on.set()
-    ahead.settle()
-    ahead.close()
+    take(wait=True)
+    thread.close()
     assert [learned for learned, _ in frozen_at] == [learned for learned, _ in expected]
     for (_, state), (_, weights) in zip(frozen_at, expected, strict=True):
         with state:  # read only now that all of it is learned
@@ -342,21 +352,23 @@ def test_what_is_frozen_behind_a_failure_reaches_nobody(
     write_stream(tmp_path, 60)
     core = core_of(write_config(tmp_path, "state"))
     batches = batches_of(tmp_path / "state.toml", core)
-    go_on, reached = threading.Event(), list[int]()
+    go_on = threading.Event()
 
     def failing(batch: Batch) -> LearnResult:
         assert go_on.wait(20.0)
         raise StateError("injected")
 
     monkeypatch.setattr(core.learner, "learn", failing)
-    ahead = Ahead(core, lambda step: None)
-    ahead.give(batches[0])
-    ahead.freeze(lambda: 1, reached.append)
+    thread = LearnerThread(core)
+    thread.give(batches[0])
+    thread.freeze_weights()
     go_on.set()
+    completed = thread.completed(wait=True)
     with pytest.raises(StateError, match="injected"):
-        ahead.settle()
-    assert (reached, ahead.at_work) == ([], False)
-    ahead.close()
+        next(completed)
+    assert not thread.busy
+    assert list(thread.completed(wait=True)) == []
+    thread.close()
 
 
 def test_an_error_of_the_learner_ends_the_run_and_the_next_start_loses_nothing(
@@ -390,7 +402,7 @@ def test_a_state_that_was_handed_out_is_a_copy(tmp_path: Path) -> None:
     taken: list[tuple[dict[str, State], dict[str, State]]] = []
 
     def on_step(step: Step) -> None:
-        if daemon.core.pipeline.applied > 80 and not taken:
+        if daemon.core.stage.progress.applied > 80 and not taken:
             parts = daemon.core.parts()
             taken.append((parts, copy.deepcopy(parts)))
 

@@ -32,6 +32,7 @@ from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 from stream_ctr.learners.build import build_learner
 from stream_ctr.metrics.progressive import ProgressiveMetrics
 from stream_ctr.metrics.sums import log_losses
+from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import Pipeline
 
@@ -193,9 +194,8 @@ class _Case:
         )
         fields = tuple(field for field in dataset.fields if field.name != LEFT_OUT)
         self._case = case
-        self._pipeline = Pipeline(
-            fields, FeaturesConfig(fields=fields), join, "main", "impressions", "clicks", 1
-        )
+        stage = JoinStage(join, "impressions", "clicks", partitions=1)
+        self._pipeline = Pipeline(fields, FeaturesConfig(fields=fields), join, "main", stage)
         slots = self._pipeline.key_encoder.slot_field.tolist()
         self._learner = build_learner(
             MODEL,

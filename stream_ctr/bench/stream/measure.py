@@ -147,12 +147,12 @@ def _run_stages(settings: Settings, log: EventLog, measured: Measured) -> None:
     core = Core(settings, arm, fields, log.partitions(settings.log.impressions))
     order = Order(
         (settings.log.impressions, settings.log.clicks),
-        core.pipeline.order_state(),
+        core.stage.progress.order_state(),
         Journal(),
         scanner=RecordScanner(fields),
     )
     metrics = ProgressiveMetrics(settings.train.metrics_window)
-    reader = log.reader(core.pipeline.positions())
+    reader = log.reader(core.stage.progress.positions())
     ended = False
     try:
         while not ended:

@@ -99,9 +99,9 @@ def measure(data: str | None, impressions: int, arms: int, rounds: int) -> Watch
             finally:
                 log.close()
     walls, cpus, watchers = zip(*runs, strict=True)
-    pipeline, ends = watchers[0].core.pipeline, watchers[0].core.experiment.noted.ends
-    found = pipeline.outcomes["impressions"]
-    return WatchBench(found, pipeline.applied, len(ends), arms, list(walls), list(cpus), source)
+    outcomes, ends = watchers[0].core.pipeline.outcomes, watchers[0].core.experiment.noted.ends
+    found = outcomes["impressions"]
+    return WatchBench(found, outcomes["entries"], len(ends), arms, list(walls), list(cpus), source)
 
 
 def _run(settings: Settings, log: EventLog, state: Path) -> tuple[float, float, Watcher]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stream_ctr.config.experiment import BUCKETS, ExperimentConfig, intervals
-from stream_ctr.events.records import Impression
+from stream_ctr.events.records import ImpressionRecord
 from stream_ctr.experiments.watcher.users import UserHash
 
 ANALYSED: Final = ("assigned", "fallback", "killed")
@@ -46,7 +46,7 @@ class Members:
         for each in intervals(replace(experiment, coverage=1.0)):
             self._owner[each.start : each.stop] = [self._index[each.arm]] * (each.stop - each.start)
 
-    def find(self, record: Impression) -> Member:
+    def find(self, record: ImpressionRecord[Any]) -> Member:
         """Where an impression belongs, by what its server wrote and by what is declared."""
         if record.salt != self._salt:
             return Member("other_salt")
@@ -62,10 +62,10 @@ class Members:
             return Member("inconsistent")
         return Member("", bucket, arm, user)
 
-    def named(self, record: Impression) -> int:
+    def named(self, record: ImpressionRecord[Any]) -> int:
         """Index of the arm that an impression is assigned to or, without one, was answered by; or NOBODY."""
         return self._index.get(record.assigned_arm or record.arm, NOBODY)
 
-    def serving(self, record: Impression) -> int:
+    def serving(self, record: ImpressionRecord[Any]) -> int:
         """Index of the arm that answered; NOBODY where it is none of this experiment's."""
         return self._index.get(record.arm, NOBODY) if record.salt == self._salt else NOBODY

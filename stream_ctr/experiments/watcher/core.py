@@ -1,4 +1,4 @@
-"""The watcher's state as a checkpoint holds it, and which of it goes on under which configuration."""
+"""The watcher's state as a checkpoint holds it, and under which configuration it may be resumed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from stream_ctr.daemon.identity import difference, order_identity
 from stream_ctr.errors import StateError
 from stream_ctr.experiments.watcher.experiment import Experiment
 from stream_ctr.experiments.watcher.experiment_state import declaration
-from stream_ctr.experiments.watcher.pipeline import LabelledWatchPipeline, Watching, WatchPipeline
+from stream_ctr.experiments.watcher.pipeline import WatchPipeline, check_labelled, settling
+from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.joining.joiner import Joiner
 from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.labelled_stage import LabelledStage
+from stream_ctr.pipeline.stage import Stage
+from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State
 
 
@@ -27,29 +31,33 @@ class WatchCore:
         self._settings = settings
         self.earlier = ""
         """Salt of the experiment that the loaded state was of, if this is another one."""
-        labelled = settings.join.input == "labelled"
-        joiner = Joiner(settings.join)
-        # The records of a labelled topic carry the end of the window; the process that wrote them waited.
-        settling_ms = joiner.window_ms if labelled else joiner.settling_ms
-        self.experiment = Experiment(settings.experiment, settings.watch, settling_ms)
-        self.pipeline: Watching
-        if labelled:
-            self.pipeline = LabelledWatchPipeline(
-                self.experiment, settings.join, settings.log.labelled, partitions
-            )
+        log, timing = settings.log, Joiner(settings.join)
+        stage: JoinStage | LabelledStage
+        if settings.join.input == "labelled":
+            check_labelled(settings.join)
+            stage = LabelledStage(log.labelled, partitions)
+            # The records carry the end of the window; the process that wrote them waited for the grace time.
+            settling_ms = timing.window_ms
         else:
-            self.pipeline = WatchPipeline(
-                self.experiment,
-                settings.join,
-                settings.log.impressions,
-                settings.log.clicks,
-                partitions,
-                segments,
-            )
+            join = settling(settings.join)
+            stage = JoinStage(join, log.impressions, log.clicks, partitions, segments)
+            settling_ms = timing.settling_ms
+        self.experiment = Experiment(settings.experiment, settings.watch, settling_ms)
+        self.pipeline = WatchPipeline(self.experiment, stage, timing.window_ms)
 
-    def parts(self) -> dict[str, State]:
-        """Everything that decides what comes next."""
-        return {"join": self.pipeline.state(), "experiment": self.experiment.state()}
+    @property
+    def stage(self) -> Stage:
+        """Where the pipeline is in the log."""
+        return self.pipeline.stage
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the end of the log would settle a label or close a window of the experiment."""
+        return bool(self.stage.open_impressions or self.experiment.open_windows())
+
+    def freeze(self) -> dict[str, FrozenState]:
+        """Everything that decides what comes next, to be written in another thread."""
+        return {"join": self.pipeline.freeze(), "experiment": FrozenState.of(self.experiment)}
 
     def load_parts(self, parts: dict[str, State]) -> None:
         """Become the core that handed out ``parts``; a new salt begins with empty sums.

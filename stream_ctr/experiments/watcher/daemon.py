@@ -1,22 +1,24 @@
-"""The watcher's process: poll, order, join, add up; state and exactness are by the trainer's own means."""
+"""The watcher's process: applies the chunks of the daemon's loop, and reports the experiment's figures.
+
+State and exactly-once rules are those of the trainer.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 from stream_ctr.config.experiment import FOLDER
 from stream_ctr.config.settings import Settings
-from stream_ctr.daemon.intake import Intake
+from stream_ctr.daemon.loop import Chunk, DaemonLoop
+from stream_ctr.daemon.outbox import Outbox
 from stream_ctr.daemon.resume import find_place, input_topics
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.daemon.run_report import RunReport
-from stream_ctr.daemon.saver import InlineSaver
+from stream_ctr.daemon.saver import Saver
 from stream_ctr.daemon.state_folder import open_state
-from stream_ctr.errors import PartitionsAddedError
 from stream_ctr.events.log import EventLog
 from stream_ctr.experiments.report.model import Progress, Report
 from stream_ctr.experiments.watcher.core import WatchCore, watch_identity
@@ -36,11 +38,11 @@ class Watcher:
         log: the open event log; the caller closes it.
         reporter: where progress goes.
         files: file operations of checkpoints and journal.
-        skip_lost: go on behind entries that the log no longer holds, instead of refusing to start.
+        skip_lost: continue past entries that the log has deleted, instead of refusing to start.
         on_step: called after every chunk, for observers.
 
     Raises:
-        StreamCTRError: the state or the log cannot be gone on with; nothing was changed.
+        StreamCTRError: the checkpoint or the log cannot be resumed; nothing was changed.
     """
 
     def __init__(
@@ -66,18 +68,18 @@ class Watcher:
             files,
             skip_lost=skip_lost,
         )
-        self.core, self._order = self._opening.core, self._opening.order
+        self.core = self._opening.core
         self.output = WatchOutput(settings, self.folder)
         if self.core.earlier:
             self.output.archive(self.core.earlier)
             reporter.say("new-experiment", salt=settings.experiment.salt, before=self.core.earlier)
         self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter, keeps_letters=False)
         self._report_due = 0.0
-        self._saver = InlineSaver(self._opening, reporter, settings.train.checkpoint_seconds)
-        self._opening.tell(reporter, resumed={"applied": self.core.pipeline.applied})
+        self._saver = Saver(self._opening, reporter, settings.train.checkpoint_seconds)
+        self._opening.tell(reporter, resumed={"applied": self.core.stage.progress.applied})
         if self._opening.moved or self.core.earlier:
             self.checkpoint()
-        self._write(Progress(open_impressions=self.core.pipeline.open_impressions))
+        self._write(Progress(open_impressions=self.core.stage.open_impressions))
 
     def run(
         self,
@@ -85,33 +87,29 @@ class Watcher:
         until_idle: float | None = None,
         changed: Callable[[], bool] = lambda: False,
     ) -> tuple[Report, RunReport]:
-        """Watch until told to stop or, with ``until_idle``, until the log has been silent that long.
+        """Watch until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
 
-        Also until ``changed``, which is asked at every report, says that the configuration is another.
+        Also until ``changed``, which is asked at every report, returns that the configuration has changed.
         The last acts are a checkpoint and a report, which is returned together with what this run read,
         counted and lost.
 
         Raises:
-            StreamCTRError: the log cannot be read on, or holds something else than what was read.
+            PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
+            StreamCTRError: the log cannot be read on, or is not the log that was read before.
         """
+        before = self._counted()
+        outbox = Outbox(self._reporter)  # the watcher writes nothing to the log
+        loop = DaemonLoop(self._settings, self._log, self._opening, self._saver, outbox, self.outcomes)
         # The report must not wait for the log: it shows how far behind the watcher is.
-        patience_seconds = min(self._settings.train.poll_seconds, self._settings.watch.report_seconds)
-        ended, before = False, self._counted()
-        with closing(Intake(self._log, self._opening, self._settings)) as intake:
-            while not stop.is_set():
-                self._read(intake, patience_seconds)
-                ordered = intake.ordered()
-                self._apply(ordered)
-                self.outcomes.look()
+        loop.patience_seconds = min(self._settings.train.poll_seconds, self._settings.watch.report_seconds)
+        with loop:
+            for chunk in loop.chunks(stop, until_idle):
+                if chunk.ordered:
+                    self._apply(chunk.ordered)
                 if time.monotonic() >= self._report_due:
-                    self._report(intake)
+                    self._report(chunk)
                     if changed():
                         break
-                self._saver.when_due()
-                if not ordered and intake.ended(until_idle):
-                    self._finish()
-                    ended = True
-                    break
             self.checkpoint()
             counted = self._counted()
             excluded = self.core.experiment.noted.excluded
@@ -119,17 +117,10 @@ class Watcher:
                 counted - before,
                 "counted",
                 ever=counted,
-                ended=ended,
+                ended=loop.ended,
                 left_out=", ".join(f"{n:,} are excluded as {why}" for why, n in excluded.items() if n),
             )
-            return self._report(intake), outcomes
-
-    def _read(self, intake: Intake, patience_seconds: float) -> None:
-        try:
-            intake.read(patience_seconds)
-        except PartitionsAddedError:
-            self.checkpoint()
-            raise
+            return self._report(loop.now()), outcomes
 
     def checkpoint(self) -> None:
         """Write the state of everything applied so far.
@@ -140,41 +131,35 @@ class Watcher:
         self._saver.now()
 
     def _apply(self, ordered: list[OrderedEntry]) -> None:
-        if ordered:
-            self.outcomes.count(ordered, self.core.pipeline.watch(ordered))
-            self._on_step()
+        self.outcomes.count(ordered, self.core.pipeline.apply(ordered))
+        self._on_step()
 
     def _counted(self) -> int:
         """Impressions in the experiment's sums so far."""
         return int(self.core.experiment.sums.impressions.sum())
 
-    def _finish(self) -> None:
-        """Take the log as ended: what waits is applied, open windows are closed."""
-        if self._order.buffered or self.core.pipeline.open_impressions or self.core.experiment.open_windows():
-            self._apply(self._order.finish())
-
-    def _report(self, intake: Intake) -> Report:
+    def _report(self, chunk: Chunk) -> Report:
         """Write the report and show it; a disk that refuses it must not end the watching."""
         self._report_due = time.monotonic() + self._settings.watch.report_seconds
-        pipeline, ends = self.core.pipeline, intake.end_offsets()
+        stage = self.core.stage
         progress = Progress(
-            lag_entries=sum(max(0, ends[tp] - at) for tp, at in pipeline.positions().items()),
-            open_impressions=pipeline.open_impressions,
-            log_up=intake.healthy,
+            lag_entries=chunk.lag(stage.progress.positions()),
+            open_impressions=stage.open_impressions,
+            log_up=chunk.healthy,
         )
         report = self._write(progress)
         self._reporter.progress(
-            applied=pipeline.applied,
+            applied=stage.progress.applied,
             closed_windows=len(self.core.experiment.noted.ends),
             lag=progress.lag_entries,
             open_impressions=progress.open_impressions,
             **self.outcomes.progress(),
-            log="ok" if intake.healthy else "unavailable",
+            log="ok" if chunk.healthy else "unavailable",
         )
         return report
 
     def _write(self, progress: Progress) -> Report:
-        now_ms, watermark_ms = time.time_ns() // 1_000_000, self.core.pipeline.watermark_ms
+        now_ms, watermark_ms = time.time_ns() // 1_000_000, self.core.stage.watermark_ms
         progress.outcomes = self.core.pipeline.outcomes
         if watermark_ms:
             progress.watermark_ms = watermark_ms

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import struct
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from stream_ctr.config.experiment import BUCKETS, ExperimentConfig, intervals
 from stream_ctr.config.watch import WatchConfig
 from stream_ctr.errors import StateError
-from stream_ctr.events.records import Impression
+from stream_ctr.events.records import ImpressionRecord
 from stream_ctr.experiments.report.model import Bounded, Figure
 from stream_ctr.experiments.statistics.confidence_sequence import ConfidenceSequence
 from stream_ctr.experiments.statistics.delong import AreaPool
@@ -97,7 +97,7 @@ class Experiment:
         self._shown: dict[int, list[int]] = {}
         self._waiting = Waiting()
 
-    def shown(self, record: Impression, time_ms: int) -> bytes:
+    def shown(self, record: ImpressionRecord[Any], time_ms: int) -> bytes:
         """Note an impression that is new; what is to be held of it until its label settles.
 
         Empty where it is in no comparison. ``time_ms`` is where its label window begins.

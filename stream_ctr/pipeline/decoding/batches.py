@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
-from stream_ctr.events.records import Click, Impression, LabelledImpression
+from stream_ctr.events.records import Click, Impression, LabelledImpression, ScannedImpression
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decoding.records import (
     EntryDecoder,
@@ -24,33 +24,6 @@ from stream_ctr.pipeline.decoding.records import (
     check_common,
     check_shown,
 )
-
-
-class ScannedImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """An :class:`~stream_ctr.events.records.Impression` whose features became keys already."""
-
-    v: int
-    event_id: str
-    ts_ms: int
-    features: msgspec.Raw
-    user: str = ""
-    bid: float = 0.0
-    p: dict[str, float] = {}
-    truth: float | None = None
-    experiment: str = ""
-    salt: str = ""
-    bucket: int | None = None
-    assigned_arm: str = ""
-    arm: str = ""
-    reason: str = ""
-    model_version: str = ""
-    propensity: float | None = None
-
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """Names of the features that no field has."""
-        return ()
-
 
 _UNWRITTEN: Final = "\x7f"
 """Key of what is no part of a record in JSON. A record that has it is left to the careful way."""

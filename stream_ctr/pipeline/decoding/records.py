@@ -19,6 +19,7 @@ from stream_ctr.events.records import (
     RECORD_VERSION,
     Click,
     Impression,
+    ImpressionRecord,
     LabelledImpression,
 )
 from stream_ctr.pipeline.decoding.time_units import LAST_SECOND, outside, surely_seconds
@@ -218,24 +219,7 @@ def _check_version(version: int) -> None:
         raise RecordError(f"v = {_shown(version)} is not a version that is read here ({known})")
 
 
-class Named(Protocol):
-    """What impressions and clicks have in common."""
-
-    v: int
-    event_id: str
-    ts_ms: int
-
-
-class Shown(Protocol):
-    """The bid and the probabilities that an impression carries."""
-
-    bid: float
-    p: dict[str, float]
-    truth: float | None
-    propensity: float | None
-
-
-def check_shown(record: Shown) -> None:
+def check_shown(record: ImpressionRecord[Any]) -> None:
     """Raises RecordError for a bid or a probability out of its range."""
     if not 0.0 <= record.bid <= MAX_WORTH:
         raise _no_worth("bid", record.bid)
@@ -248,7 +232,7 @@ def check_shown(record: Shown) -> None:
         raise RecordError(f"propensity = {record.propensity!r} is no probability above 0")
 
 
-def check_common(record: Named) -> None:
+def check_common(record: ImpressionRecord[Any] | Click) -> None:
     """Raises RecordError for a version, event id or time that is not taken."""
     if record.v not in READABLE_VERSIONS:
         _check_version(record.v)
@@ -267,7 +251,7 @@ def _no_worth(name: str, amount: float) -> RecordError:
     return RecordError(f"{name} = {amount:g} is outside 0 to {MAX_WORTH:g}; send an amount in that range")
 
 
-_OPTIONAL = tuple(
+_OPTIONAL: Final = tuple(
     (field.name, {} if field.name == "p" else field.default, b'"%s":' % field.name.encode())
     for field in msgspec.structs.fields(Impression)
     if not field.required
@@ -280,25 +264,13 @@ def _shown(number: int) -> str:
     return text if len(text) <= 24 else f"{text[:20]}... ({len(text)} digits)"
 
 
+_REQUIRED: Final = sum(field.required for field in msgspec.structs.fields(Impression))
+
+
 def _impression_keys(record: Impression) -> int:
     """Keys that the document surely has: those of the maps, the required, and those not at a default."""
-    return (
-        4
-        + len(record.features)
-        + len(record.p)
-        + bool(record.p)
-        + bool(record.user)
-        + (record.bid != 0.0)
-        + (record.truth is not None)
-        + bool(record.experiment)
-        + bool(record.salt)
-        + (record.bucket is not None)
-        + bool(record.assigned_arm)
-        + bool(record.arm)
-        + bool(record.reason)
-        + bool(record.model_version)
-        + (record.propensity is not None)
-    )
+    given = sum(bool(getattr(record, name) != default) for name, default, _ in _OPTIONAL)
+    return _REQUIRED + len(record.features) + len(record.p) + given
 
 
 def _colons_after_keys(value: bytes, keys: int) -> bool:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.events.records import Click, Impression, LabelledImpression
-from stream_ctr.pipeline.decoding.batches import ScannedImpression
+from stream_ctr.events.records import Click, Impression, LabelledImpression, ScannedImpression
 
 
 class OrderedEntry(NamedTuple):

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.events.log import Entry, TopicPartition
-from stream_ctr.events.records import Click, Impression, LabelledImpression
-from stream_ctr.pipeline.decoding.batches import ScannedImpression
+from stream_ctr.events.records import Click, Impression, LabelledImpression, ScannedImpression
 
 LOOKAHEAD: Final = 1024
 """Entries of the partition that are looked at behind a head that is far ahead."""

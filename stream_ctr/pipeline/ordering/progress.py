@@ -1,6 +1,7 @@
-"""How far the order is applied: numbers of the last entry, and of each partition's last entry.
+"""How far a stage has applied the order: number of the last entry, offset of each partition, rejected
+entries.
 
-A digest of the last entry reveals a log that was recreated or rewritten.
+The digest of each partition's last entry reveals a log that was recreated or rewritten.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Partition:
 
 
 class Progress:
-    """Where a pipeline is in the order of its partitions.
+    """Where a stage is in the order of its partitions, and which entries it rejected.
 
     >>> progress = Progress([TopicPartition("clicks", 0)])
     >>> entry = Entry("clicks", 0, 7, 0, b"a", b"b")
@@ -43,7 +44,10 @@ class Progress:
         self.applied = 0
         """Entries applied, end marks included."""
         self.skipped = 0
-        """Entries that were lost to the log and passed."""
+        """Entries that the log had deleted before they were read."""
+        self.rejected = 0
+        """Entries that gave no usable record."""
+        self._unreported: list[tuple[Entry, str]] = []
         self._time_ms = 0
         self._decisions = 0
         self._ahead = (0, 0)
@@ -96,6 +100,16 @@ class Progress:
                 item.time_ms = ordered.partition_time_ms
                 item.last = entry
 
+    def reject(self, entry: Entry, reason: str) -> None:
+        """Count an entry that gives no usable record, with the reason for its dead letter."""
+        self.rejected += 1
+        self._unreported.append((entry, reason))
+
+    def take_rejected(self) -> list[tuple[Entry, str]]:
+        """The entries rejected since the last call, each with its reason."""
+        taken, self._unreported = self._unreported, []
+        return taken
+
     def order_state(self) -> OrderState:
         """Where the order goes on after the entries applied so far."""
         return OrderState(
@@ -120,6 +134,7 @@ class Progress:
             "skipped": self.skipped,
             "ahead": list(self._ahead),
             "partitions": partitions,
+            "rejected": self.rejected,
         }
 
     def loaded(self, values: Mapping[str, Json]) -> Progress:
@@ -130,8 +145,9 @@ class Progress:
         """
         try:
             partitions = _read_partitions(values["partitions"])
-            read = [values[name] for name in ("applied", "time_ms", "decisions")] + [values.get("skipped", 0)]
-            applied, time_ms, decisions, skipped = (number for number in read if isinstance(number, int))
+            names = ("applied", "time_ms", "decisions", "rejected")
+            read = [*(values[name] for name in names), values.get("skipped", 0)]
+            applied, time_ms, decisions, rejected, skipped = (n for n in read if isinstance(n, int))
             ahead = _read_ahead(values.get("ahead", [0, 0]))
         except (KeyError, TypeError, ValueError):
             raise StateError("saved order is damaged: a number of it is missing") from None
@@ -142,7 +158,7 @@ class Progress:
             )
         progress = Progress(())
         progress._partitions = partitions
-        progress.applied, progress.skipped = applied, skipped
+        progress.applied, progress.skipped, progress.rejected = applied, skipped, rejected
         progress._time_ms, progress._decisions, progress._ahead = time_ms, decisions, ahead
         return progress
 

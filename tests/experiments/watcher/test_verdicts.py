@@ -379,7 +379,7 @@ def assert_picture(found: Report) -> None:
 
 
 def test_the_page_has_the_same_words() -> None:
-    script = (files("stream_ctr.experiments") / "page_parts" / "text.js").read_text("utf-8")
+    script = (files("stream_ctr.experiments.report") / "page" / "text.js").read_text("utf-8")
     found = dict(re.findall(r'^  (\w+): \{ sign: ".", text: "([^"]+)" \},$', script, re.MULTILINE))
     assert {name: found[name] for name in VERDICT_WORDS} == VERDICT_WORDS
 

@@ -240,7 +240,7 @@ def test_a_window_is_final_only_when_its_label_window_closed(tmp_path: Path) -> 
     seen: list[Report] = []
 
     def look(watcher: Watcher) -> None:
-        watermark_ms = watcher.core.pipeline.watermark_ms
+        watermark_ms = watcher.core.pipeline.stage.watermark_ms
         latest = build_report(watcher.core.experiment, settings, Progress(), now_ms=0)
         seen.append(latest)
         first = latest.series[0]
@@ -289,7 +289,7 @@ def test_a_salt_that_changes_while_labels_are_open_takes_none_over(tmp_path: Pat
     config = write_config(tmp_path)
     write_log(tmp_path, load_settings(config), World(2_000))
     stop = threading.Event()
-    watch(config, lambda watcher: stop.set() if watcher.core.pipeline.applied > 1_200 else None, stop)
+    watch(config, lambda watcher: stop.set() if watcher.core.stage.progress.applied > 1_200 else None, stop)
     _, watcher = watch(write_config(tmp_path, salt="two", arms=SHADOW))
     assert watcher.core.pipeline.outcomes["impressions"] == 2_000
     assert sum(arm.impressions for arm in read_report(watcher.folder / "report.json").arms) == 0

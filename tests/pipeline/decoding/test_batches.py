@@ -15,11 +15,12 @@ from stream_ctr.config.features import FeaturesConfig, FieldConfig, UnknownFeatu
 from stream_ctr.config.join import JoinConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.events.log import Entry
-from stream_ctr.events.records import FeatureValue, Impression
+from stream_ctr.events.records import FeatureValue, Impression, ScannedImpression
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.scan.scanner import RecordScanner
-from stream_ctr.pipeline.decoding.batches import BatchDecoder, ScannedImpression
+from stream_ctr.pipeline.decoding.batches import BatchDecoder
 from stream_ctr.pipeline.decoding.records import RecordDecoder
+from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.ordering.journal import Journal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.pipeline.stream import Pipeline
@@ -271,15 +272,9 @@ def test_a_pipeline_comes_to_the_same_bits_with_and_without_the_scan(unknown: Un
     entries = entries_of(values) + [Entry(CLICKS, 0, n, -1, None, value) for n, value in enumerate(clicks)]
     states, rows = [], []
     for scanner in (None, RecordScanner(FIELDS, unknown)):
-        pipeline = Pipeline(
-            FIELDS,
-            FeaturesConfig(unknown=unknown),
-            JoinConfig(window_seconds=0.01),
-            "main",
-            IMPRESSIONS,
-            CLICKS,
-            1,
-        )
+        join = JoinConfig(window_seconds=0.01)
+        stage = JoinStage(join, IMPRESSIONS, CLICKS, 1)
+        pipeline = Pipeline(FIELDS, FeaturesConfig(unknown=unknown), join, "main", stage)
         order = Order(TOPICS, fresh_state(1), Journal(), scanner=scanner)
         for start in range(0, len(entries), 100):  # the scan learns names between its calls
             order.add(entries[start : start + 100])

@@ -146,7 +146,7 @@ class Reading:
         self.labels: dict[str, int] = {}
 
     def apply(self, entries: list[OrderedEntry]) -> None:
-        for record in self.pipeline.join(entries).records:
+        for record in self.pipeline.apply(entries).records:
             assert record.record.key is not None
             event_id = record.record.key.decode()
             assert event_id not in self.labels
