@@ -250,7 +250,7 @@ def test_memory_beyond_the_budget_lies_on_disk_and_changes_no_label(
 def test_only_final_labels_go_through_the_topic(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = opened(folder)
     monkeypatch.setenv("STREAM_CTR_JOIN__POLICY", "fast")
-    with pytest.raises(ConfigError, match=r"join.policy = 'fast' does not go through a labelled topic"):
+    with pytest.raises(ConfigError, match=r"join.policy = 'fast' needs labels before they are final"):
         join(write_config(folder, "state"), log)
     log.close()
 
