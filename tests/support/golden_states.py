@@ -228,6 +228,41 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(values.pop("manifest"), arrays, values)
 
 
+def as_later_versions_keep_it(golden: Golden, stored: Checkpoint) -> Checkpoint:
+    """A state of version 0.1.0 without the parts that nothing was read from.
+
+    The joining process and the watcher kept the tables of a field that had no name in any record, and a
+    trainer on a labelled topic a joiner that held nothing; of that joiner only the time of the order was
+    used.
+    """
+    if golden in (JOIN, WATCH):
+        dropped = ("join.keys.", "join.tables.")
+        kept = {name: part for name, part in stored.values["join"].items() if name not in ("keys", "tables")}
+        values = {**stored.values, "join": kept}
+    elif golden.reads_labelled:
+        dropped = ("pipeline.join.",)
+        pipeline = dict(stored.values["pipeline"])
+        watermark_ms = pipeline.pop("join")["watermark_ms"]
+        values = {
+            **stored.values,
+            "pipeline": {**pipeline, "labelled": {**pipeline["labelled"], "watermark_ms": watermark_ms}},
+        }
+    else:
+        return stored
+    arrays = {name: array for name, array in stored.arrays.items() if not name.startswith(dropped)}
+    return Checkpoint(stored.manifest, arrays, values)
+
+
+UNUSED_COUNTERS = ("features_ignored", "values_truncated")
+"""Counters of the unused field, always 0, among the outcomes of the joining process and the watcher."""
+
+
+def without_unused_counters(outcomes: dict[str, Any]) -> dict[str, Any]:
+    """Stored outcomes as later versions report them."""
+    assert not any(outcomes[name] for name in UNUSED_COUNTERS)
+    return {name: count for name, count in outcomes.items() if name not in UNUSED_COUNTERS}
+
+
 def versions(folder: Path) -> list[Path]:
     """Versions of checkpoints or snapshots in a folder, oldest first."""
     return sorted(path for path in folder.iterdir() if path.name.isdigit())
