@@ -235,6 +235,7 @@ def as_later_versions_keep_it(golden: Golden, stored: Checkpoint) -> Checkpoint:
     trainer on a labelled topic a joiner that held nothing; of that joiner only the time of the order was
     used.
     """
+    dropped: tuple[str, ...]
     if golden in (JOIN, WATCH):
         dropped = ("join.keys.", "join.tables.")
         kept = {name: part for name, part in stored.values["join"].items() if name not in ("keys", "tables")}
