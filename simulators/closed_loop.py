@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from simulators.closed_loop_report import Summary
     from simulators.closed_loop_resume import Visited
     from simulators.rank_client import RankClient
-    from simulators.settings import WorldConfig
     from simulators.visits import Visits
+    from simulators.world.settings import WorldConfig
     from simulators.writer import Topics
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
@@ -123,7 +123,7 @@ def _run(
     from simulators.closed_loop_report import Summary
     from simulators.traffic import Clock, Traffic
     from simulators.visits import Visits
-    from simulators.world import World
+    from simulators.world.world import World
 
     candidates = arguments.candidates or CANDIDATES
     visits = Visits(World(config), candidates)

@@ -14,8 +14,8 @@ from simulators.writer_command import add_writer_arguments, check_writer_argumen
 from stream_ctr.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from simulators.settings import WorldConfig
     from simulators.timeline import Happening
+    from simulators.world.settings import WorldConfig
     from simulators.writer import Topics
     from simulators.writer_command import Job
     from stream_ctr.events.log import Entry, EventLog
@@ -49,7 +49,7 @@ class Simulate:
     def run(self, arguments: argparse.Namespace) -> int:
         """Write, and return the exit status."""
         from simulators.timeline import timeline
-        from simulators.world import World
+        from simulators.world.world import World
 
         check_writer_arguments(arguments)
         check_server_arguments(arguments)
@@ -80,7 +80,7 @@ class Simulate:
 
 def _config(arguments: argparse.Namespace) -> WorldConfig:
     """The world of the arguments; with a rate, event time runs at it, from now on unless told."""
-    from simulators.settings import WorldConfig
+    from simulators.world.settings import WorldConfig
     from stream_ctr.datasets.base import convert_options, parse_options
 
     options = convert_options("world", WorldConfig, parse_options(arguments.option))

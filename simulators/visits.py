@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from simulators.draws import Floats, choose, gauss, uniforms
-from simulators.population import DEVICE_NAMES, Integers
-from simulators.world import Contexts, World, sigmoid
+from simulators.world.draws import Floats, choose, gauss, uniforms
+from simulators.world.population import DEVICE_NAMES, Integers
+from simulators.world.world import Contexts, World, sigmoid
 from stream_ctr.serving.http.rank_api import Candidate, RankRequest
 
 VISIT_BLOCK: Final = 256
@@ -69,7 +69,7 @@ class Visit:
 class Visits:
     """The visits to a world, with ``candidates`` ads each.
 
-    >>> from simulators.settings import WorldConfig
+    >>> from simulators.world.settings import WorldConfig
     >>> visits = Visits(World(WorldConfig(seed=7, users=50, ads=30, sites=10)), candidates=3)
     >>> visit = visits.visit(0)
     >>> visit.event_id, len(visit.truth)

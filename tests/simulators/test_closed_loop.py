@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from simulators.visits import Visits
-from simulators.world import World
+from simulators.world.world import World
 from stream_ctr.cli import main
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression

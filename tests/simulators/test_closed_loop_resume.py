@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from simulators.closed_loop_resume import MAX_CONNECTIONS, Visited, find_visited
-from simulators.settings import WorldConfig
 from simulators.visits import Visits
-from simulators.world import World
+from simulators.world.settings import WorldConfig
+from simulators.world.world import World
 from simulators.writer import Topics
 from stream_ctr.errors import LogError
 from stream_ctr.events.log import EventLog, Record

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulators.draws import Floats, gauss, uniforms, zipf
-from simulators.optimum import expected_auc, limits_of, world_limits
-from simulators.settings import WorldConfig
-from simulators.world import BLOCK, Block, World, sigmoid
+from simulators.world.draws import Floats, gauss, uniforms, zipf
+from simulators.world.optimum import expected_auc, limits_of, world_limits
+from simulators.world.settings import WorldConfig
+from simulators.world.world import BLOCK, Block, World, sigmoid
 from stream_ctr.datasets.world import WORLD_FIELDS
 from stream_ctr.errors import UsageError
 

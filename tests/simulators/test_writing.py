@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.settings import WorldConfig
 from simulators.timeline import timeline
-from simulators.world import World
+from simulators.world.settings import WorldConfig
+from simulators.world.world import World
 from simulators.writer import Pace, Topics, Writer
 from simulators.writer_resume import Position
 from stream_ctr.errors import DataError, LogError, UsageError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulators.draws import Floats
-from simulators.world import BLOCK, World
+from simulators.world.draws import Floats
+from simulators.world.world import BLOCK, World
 
 
 @dataclass(frozen=True, slots=True)

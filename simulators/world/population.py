@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.draws import Floats, choose, gauss, normals, uniforms, zipf
-from simulators.settings import WorldConfig
+from simulators.world.draws import Floats, choose, gauss, normals, uniforms, zipf
+from simulators.world.settings import WorldConfig
 
 Integers = NDArray[np.int64]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from simulators.population import Ads, Places, Users
+from simulators.world.population import Ads, Places, Users
 
 HOUR_MS: Final = 3_600_000
 
 
 def make_names(users: Users, ads: Ads, places: Places) -> dict[str, list[str]]:
-    """See :attr:`simulators.world.World.names`."""
+    """See :attr:`simulators.world.world.World.names`."""
     return {
         "user": [f"u{user}" for user in range(len(users.segment))],
         "segment": [f"s{segment}" for segment in users.segment.tolist()],

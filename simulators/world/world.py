@@ -17,16 +17,16 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from simulators.draws import Floats, choose, gauss, uniforms
-from simulators.naming import HOUR_MS, make_names
-from simulators.population import (
+from simulators.world.draws import Floats, choose, gauss, uniforms
+from simulators.world.naming import HOUR_MS, make_names
+from simulators.world.population import (
     DEVICE_NAMES,
     Integers,
     make_ads,
     make_places,
     make_users,
 )
-from simulators.settings import WorldConfig
+from simulators.world.settings import WorldConfig
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.world import WORLD_FIELDS
