@@ -18,10 +18,10 @@ from stream_ctr.errors import UsageError
 if TYPE_CHECKING:
     from simulators.closed_loop_report import Summary
     from simulators.closed_loop_resume import Visited
+    from simulators.log_writer.writer import Topics
     from simulators.rank_client import RankClient
     from simulators.visits import Visits
     from simulators.world.settings import WorldConfig
-    from simulators.writer import Topics
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
 
@@ -86,8 +86,8 @@ def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, li
     Raises:
         StreamCTRError: the server refuses, or the log does.
     """
+    from simulators.log_writer.writer import Topics
     from simulators.rank_client import RankClient
-    from simulators.writer import Topics
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log

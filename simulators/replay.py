@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulators.writer_command import add_writer_arguments, check_writer_arguments, run_writer
+from simulators.log_writer.command import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.datasets.bad_row_option import add_bad_row_argument, apply_bad_row_argument
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulators.timeline import Happening
-    from simulators.writer_command import Job
+    from simulators.log_writer.command import Job
+    from simulators.log_writer.timeline import Happening
     from stream_ctr.datasets.base import Example
 
 
@@ -59,9 +59,9 @@ class Replay:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Write, and return the exit status."""
-        from simulators.delays import parse_delay
-        from simulators.sorting import TimeSort
-        from simulators.timeline import shifted, timeline
+        from simulators.log_writer.delays import parse_delay
+        from simulators.log_writer.sorting import TimeSort
+        from simulators.log_writer.timeline import shifted, timeline
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
 
         check_writer_arguments(arguments)

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from simulators.closed_loop import add_server_arguments, check_server_arguments, run_against_server
-from simulators.writer_command import add_writer_arguments, check_writer_arguments, run_writer
+from simulators.log_writer.command import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from simulators.timeline import Happening
+    from simulators.log_writer.command import Job
+    from simulators.log_writer.timeline import Happening
+    from simulators.log_writer.writer import Topics
     from simulators.world.settings import WorldConfig
-    from simulators.writer import Topics
-    from simulators.writer_command import Job
     from stream_ctr.events.log import Entry, EventLog
 
 EVENTS_WITHOUT_RATE: Final = 100_000
@@ -48,7 +48,7 @@ class Simulate:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Write, and return the exit status."""
-        from simulators.timeline import timeline
+        from simulators.log_writer.timeline import timeline
         from simulators.world.world import World
 
         check_writer_arguments(arguments)
@@ -95,7 +95,7 @@ def _config(arguments: argparse.Namespace) -> WorldConfig:
 
 def _first_event(log: EventLog, config: WorldConfig, entries: list[Entry]) -> int:
     """An event from which all that is not in the log, and each partition's last record, can be made."""
-    from simulators.writer import MAX_SKEW
+    from simulators.log_writer.writer import MAX_SKEW
 
     last = min(_number(log, config, entry) for entry in entries)
     return max(0, last - MAX_SKEW - math.ceil(config.longest_delay_seconds * config.events_per_second))

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from simulators.closed_loop_resume import MAX_CONNECTIONS, Visited, find_visited
+from simulators.log_writer.writer import Topics
 from simulators.visits import Visits
 from simulators.world.settings import WorldConfig
 from simulators.world.world import World
-from simulators.writer import Topics
 from stream_ctr.errors import LogError
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log

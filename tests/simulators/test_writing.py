@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.timeline import timeline
+from simulators.log_writer.resume import Position
+from simulators.log_writer.timeline import timeline
+from simulators.log_writer.writer import Pace, Topics, Writer
 from simulators.world.settings import WorldConfig
 from simulators.world.world import World
-from simulators.writer import Pace, Topics, Writer
-from simulators.writer_resume import Position
 from stream_ctr.errors import DataError, LogError, UsageError
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
@@ -94,7 +94,7 @@ def test_a_long_simulation_resumes_from_the_middle(
     whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not from event 0: the events well before the last ones are not made again."""
-    monkeypatch.setattr("simulators.writer.MAX_SKEW", 200)
+    monkeypatch.setattr("simulators.log_writer.writer.MAX_SKEW", 200)
     asked: list[int] = []
     examples = World.examples
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from simulators.timeline import Happening
-from simulators.writer_resume import Position
+from simulators.log_writer.resume import Position
+from simulators.log_writer.timeline import Happening
 from stream_ctr.errors import DataError, LogError
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.partitioner import partition_of

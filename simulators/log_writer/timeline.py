@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from simulators.delays import Delay
+from simulators.log_writer.delays import Delay
 from stream_ctr.datasets.base import Example
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 

@@ -14,9 +14,9 @@ from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from simulators.timeline import Happening
-    from simulators.writer import Summary, Topics
-    from simulators.writer_resume import Position
+    from simulators.log_writer.resume import Position
+    from simulators.log_writer.timeline import Happening
+    from simulators.log_writer.writer import Summary, Topics
     from stream_ctr.datasets.base import Dataset
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
@@ -78,8 +78,8 @@ def run_writer(
 
     ``dataset`` is what ``source`` reads, where it reads files: its bad rows are reported.
     """
-    from simulators.writer import Pace, Topics, Writer
-    from simulators.writer_resume import Position
+    from simulators.log_writer.resume import Position
+    from simulators.log_writer.writer import Pace, Topics, Writer
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log
