@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from simulators.closed_loop import add_server_arguments, check_server_arguments, run_against_server
+from simulators.closed_loop.command import add_server_arguments, check_server_arguments, run_against_server
 from simulators.log_writer.command import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.errors import LogError, UsageError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.visits import Visits
+from simulators.closed_loop.visits import Visits
 from simulators.world.world import World
 from stream_ctr.cli import main
 from stream_ctr.events.open import open_log

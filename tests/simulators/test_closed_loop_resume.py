@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.closed_loop_resume import MAX_CONNECTIONS, Visited, find_visited
+from simulators.closed_loop.resume import MAX_CONNECTIONS, Visited, find_visited
+from simulators.closed_loop.visits import Visits
 from simulators.log_writer.writer import Topics
-from simulators.visits import Visits
 from simulators.world.settings import WorldConfig
 from simulators.world.world import World
 from stream_ctr.errors import LogError
@@ -31,7 +31,7 @@ def log(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[EventLog]:
     """An empty log; read back in steps so small that it takes many, and so large that it takes one."""
-    monkeypatch.setattr("simulators.closed_loop_resume._FIRST_STEP", request.param)
+    monkeypatch.setattr("simulators.closed_loop.resume._FIRST_STEP", request.param)
     opened = open_log(url_of(tmp_path / "log.db"), create=True)
     TOPICS.create(opened)
     yield opened

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.rank_client import Away, Busy, RankClient
+from simulators.closed_loop.rank_client import Away, Busy, RankClient
 from stream_ctr.errors import StreamCTRError, UsageError
 from tests.support.faulty_server import GOOD, scripted
 from tests.support.simulated_logs import SMALL, contents, run, url_of
@@ -117,7 +117,7 @@ def test_a_busy_server_is_asked_again_and_every_visit_is_answered_once(
 def test_a_visit_on_which_the_server_fails_is_given_up_and_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulators.traffic.FAILURES", 1)
+    monkeypatch.setattr("simulators.closed_loop.traffic.FAILURES", 1)
     log = url_of(tmp_path / "log.db")
     with scripted((500, b'{"error":"internal error"}', {}), (200, GOOD, {})) as server:
         assert simulate(server.url, log, "--events", "3", "--connections", "1") == 0

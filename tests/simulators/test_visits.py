@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from simulators.closed_loop_report import CURVE_POINTS, CURVE_VISITS, Latencies, Outcome, Tally
-from simulators.visits import VISIT_BLOCK, Visit, Visits
+from simulators.closed_loop.report import CURVE_POINTS, CURVE_VISITS, Latencies, Outcome, Tally
+from simulators.closed_loop.visits import VISIT_BLOCK, Visit, Visits
 from simulators.world.population import DEVICE_NAMES
 from simulators.world.settings import WorldConfig
 from simulators.world.world import Contexts, World

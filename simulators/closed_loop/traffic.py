@@ -18,9 +18,9 @@ from typing import Final
 
 import msgspec
 
-from simulators.closed_loop_report import Summary
-from simulators.rank_client import Away, Busy, RankAnswer, RankClient
-from simulators.visits import Visit, Visits
+from simulators.closed_loop.rank_client import Away, Busy, RankAnswer, RankClient
+from simulators.closed_loop.report import Summary
+from simulators.closed_loop.visits import Visit, Visits
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.log import Record
 from stream_ctr.events.records import RECORD_VERSION, Click

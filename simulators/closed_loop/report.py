@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from simulators.visits import Visit
+from simulators.closed_loop.visits import Visit
 
 CURVE_POINTS: Final = 240
 """Most points of the curve. When it is full, neighbours are merged and the spacing doubles."""

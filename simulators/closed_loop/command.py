@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulators.closed_loop_report import Summary
-    from simulators.closed_loop_resume import Visited
+    from simulators.closed_loop.rank_client import RankClient
+    from simulators.closed_loop.report import Summary
+    from simulators.closed_loop.resume import Visited
+    from simulators.closed_loop.visits import Visits
     from simulators.log_writer.writer import Topics
-    from simulators.rank_client import RankClient
-    from simulators.visits import Visits
     from simulators.world.settings import WorldConfig
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
@@ -61,8 +61,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_server_arguments(arguments: argparse.Namespace) -> None:
     """Raises UsageError for values that cannot be meant."""
-    from simulators.closed_loop_resume import MAX_CONNECTIONS
-    from simulators.rank_client import check_server
+    from simulators.closed_loop.rank_client import check_server
+    from simulators.closed_loop.resume import MAX_CONNECTIONS
 
     if arguments.server is None:
         for name in _OWN:
@@ -86,8 +86,8 @@ def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, li
     Raises:
         StreamCTRError: the server refuses, or the log does.
     """
+    from simulators.closed_loop.rank_client import RankClient
     from simulators.log_writer.writer import Topics
-    from simulators.rank_client import RankClient
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log
@@ -120,9 +120,9 @@ def _run(
     stop: threading.Event,
     reporter: Reporter,
 ) -> Summary:
-    from simulators.closed_loop_report import Summary
-    from simulators.traffic import Clock, Traffic
-    from simulators.visits import Visits
+    from simulators.closed_loop.report import Summary
+    from simulators.closed_loop.traffic import Clock, Traffic
+    from simulators.closed_loop.visits import Visits
     from simulators.world.world import World
 
     candidates = arguments.candidates or CANDIDATES
@@ -161,7 +161,7 @@ def _found(
     arguments: argparse.Namespace, log: EventLog, topics: Topics, visits: Visits, reporter: Reporter
 ) -> Visited:
     """Where to begin: after what the log holds with ``--resume``, else at the first visit."""
-    from simulators.closed_loop_resume import Visited, find_visited
+    from simulators.closed_loop.resume import Visited, find_visited
 
     held = sum(log.end_offsets(topics.impressions).values())
     if not arguments.resume:
@@ -177,7 +177,7 @@ def _found(
 
 def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Reporter) -> None:
     """A server that starts beside this command gets the time it needs."""
-    from simulators.rank_client import Away
+    from simulators.closed_loop.rank_client import Away
 
     told = ""
     while not stop.is_set():

@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
+from simulators.closed_loop.visits import Visits
 from simulators.log_writer.resume import READ_TIMEOUT_SECONDS
 from simulators.log_writer.writer import Topics
-from simulators.visits import Visits
 from stream_ctr.errors import LogError
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
 
