@@ -15,10 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from simulators.demo_setup import ARMS, WORLD, new_folder, write_config
-from simulators.demo_status import Places, behind, look, ready
-from simulators.freshness import Freshness
-from simulators.processes import Children, children, pause
+from simulators.demo.freshness import Freshness
+from simulators.demo.processes import Children, children, pause
+from simulators.demo.setup import ARMS, WORLD, new_folder, write_config
+from simulators.demo.status import Places, behind, look, ready
 from stream_ctr.errors import StreamCTRError, UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Demo:
         parser.add_argument("--json", action="store_true", help="machine-readable result")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from simulators.demo_report import make_result, print_result
+        from simulators.demo.report import make_result, print_result
         from stream_ctr.reporting.figure import why_no_pictures
         from stream_ctr.reporting.progress import Reporter
 

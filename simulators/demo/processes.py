@@ -33,7 +33,7 @@ class Child:
         self._asked = False
         with self.output.open("ab") as out, self.log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "simulators.child_command", *command],
+                [sys.executable, "-m", "simulators.demo.child_command", *command],
                 # Nothing is written to it: its end tells the child that the demo is gone.
                 stdin=subprocess.PIPE,
                 stdout=out,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulators.demo_setup import ARMS, GRACE_SECONDS, LABEL_SECONDS
-from simulators.freshness import Freshness
-from simulators.processes import Child
+from simulators.demo.freshness import Freshness
+from simulators.demo.processes import Child
+from simulators.demo.setup import ARMS, GRACE_SECONDS, LABEL_SECONDS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from simulators.freshness import Freshness
+from simulators.demo.freshness import Freshness
 from stream_ctr.errors import StreamCTRError
 
 TOO_SLOW: Final = (
@@ -21,7 +21,7 @@ def make_result(
     """The result as ``--json`` prints it; the picture is drawn on the way, where matplotlib is installed."""
     import msgspec
 
-    from simulators.demo_plot import plot_demo
+    from simulators.demo.plot import plot_demo
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.checkpoint import CheckpointStore
