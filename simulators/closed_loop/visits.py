@@ -16,13 +16,12 @@ import numpy as np
 
 from simulators.world.draws import Floats, choose, gauss, uniforms
 from simulators.world.population import DEVICE_NAMES, Integers
-from simulators.world.world import Contexts, World, sigmoid
+from simulators.world.world import HOUR_MS, Contexts, World, sigmoid
 from stream_ctr.serving.http.rank_api import Candidate, RankRequest
 
 VISIT_BLOCK: Final = 256
 """Visits that are made together; their content does not depend on how they are asked for."""
 _KEPT_BLOCKS: Final = 4
-_HOUR_MS: Final = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class Visits:
             "interests": self.world.interests[user],
             "site": names["site"][int(at.site[place])],
             "device": DEVICE_NAMES[int(at.device[place])],
-            "hour": names["hour"][int(at.time_ms[place]) // _HOUR_MS % 24],
+            "hour": names["hour"][int(at.time_ms[place]) // HOUR_MS % 24],
             "visits": int(at.visits[place]),
         }
 

@@ -18,7 +18,6 @@ from typing import ClassVar, Final
 import numpy as np
 
 from simulators.world.draws import Floats, choose, gauss, uniforms
-from simulators.world.naming import HOUR_MS, make_names
 from simulators.world.population import (
     DEVICE_NAMES,
     Integers,
@@ -31,6 +30,7 @@ from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.world import WORLD_FIELDS
 
+HOUR_MS: Final = 3_600_000
 BLOCK: Final = 4096
 """Events that are made together; their content does not depend on how they are asked for."""
 CALIBRATION_EVENTS: Final = 16 * BLOCK
@@ -225,7 +225,17 @@ class World:
     def names(self) -> dict[str, list[str]]:
         """Names of everything by kind and number; those of segment, campaign, advertiser and category by the
         user or ad that has them."""
-        return make_names(self.users, self.ads, self.places)
+        users, ads, places = self.users, self.ads, self.places
+        return {
+            "user": [f"u{user}" for user in range(len(users.segment))],
+            "segment": [f"s{segment}" for segment in users.segment.tolist()],
+            "ad": [f"ad{ad}" for ad in range(len(ads.category))],
+            "campaign": [f"c{campaign}" for campaign in ads.campaign.tolist()],
+            "advertiser": [f"v{advertiser}" for advertiser in ads.advertiser.tolist()],
+            "category": [f"k{category}" for category in ads.category.tolist()],
+            "site": [f"site{site}" for site in range(len(places.effect))],
+            "hour": [str(hour) for hour in range(24)],
+        }
 
     @cached_property
     def interests(self) -> list[list[str]]:
