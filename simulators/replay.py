@@ -59,9 +59,8 @@ class Replay:
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Write, and return the exit status."""
-        from simulators.log_writer.delays import parse_delay
         from simulators.log_writer.sorting import TimeSort
-        from simulators.log_writer.timeline import shifted, timeline
+        from simulators.log_writer.timeline import parse_delay, shifted, timeline
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
 
         check_writer_arguments(arguments)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
-from simulators.log_writer.delays import Delay
 from stream_ctr.datasets.base import Example
+from stream_ctr.errors import UsageError
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 
 _ENCODER = msgspec.json.Encoder()
+
+Delay = Callable[[str], int]
+"""From event id to the milliseconds between impression and click, at least 1."""
 
 
 class Happening(NamedTuple):
@@ -70,3 +75,32 @@ def shifted(examples: Iterable[Example], start_ms: int) -> Iterator[Example]:
         if shift_ms is None:
             shift_ms = start_ms - example.time_ms
         yield example._replace(time_ms=max(0, example.time_ms + shift_ms))
+
+
+def parse_delay(text: str) -> Delay:
+    """``SECONDS`` for a constant delay, ``exponential:SECONDS`` for that mean, drawn by event id.
+
+    >>> parse_delay("1.5")("any event")
+    1500
+
+    Raises:
+        UsageError: neither form, or not a number of seconds above 0.
+    """
+    kind, colon, number = text.rpartition(":")
+    try:
+        seconds = float(number)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 1e7 or (colon and kind != "exponential"):
+        raise UsageError(
+            f"--click-delay {text!r} is neither SECONDS nor exponential:SECONDS, above 0 and at most 1e7"
+        )
+    if not colon:
+        constant = max(1, round(seconds * 1000))
+        return lambda event_id: constant
+
+    def drawn(event_id: str) -> int:
+        draw = int.from_bytes(blake2b(event_id.encode(), digest_size=8, person=b"click delay").digest())
+        return max(1, round(-seconds * 1000 * math.log1p(-(draw >> 11) * 2.0**-53)))
+
+    return drawn
