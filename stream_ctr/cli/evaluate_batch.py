@@ -110,7 +110,7 @@ def run_batch(
         else:
             print_table(fits, prepared, protocol)
     if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
-        from stream_ctr.offline.plot import plot_fits
+        from stream_ctr.offline.report import plot_fits
 
         plot_fits(fits, arguments.plot, f"{dataset.name}, batch protocol")
     return 0

@@ -1,15 +1,19 @@
-"""What a batch run says: a table for people, the same as JSON for machines."""
+"""The report of a batch run: a table, the same as JSON, and a picture of the learning curves."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from stream_ctr.offline.fit import Fit
 from stream_ctr.offline.protocol import BatchProtocol
 from stream_ctr.offline.run import Prepared
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
+
+COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
 
 def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> dict[str, Any]:
@@ -96,3 +100,35 @@ def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProt
         console.print(line, highlight=False, markup=False)
     if encoded.note:
         console.print(f"note: {encoded.note}", highlight=False)
+
+
+def plot_fits(fits: Mapping[str, Fit], path: str | os.PathLike[str], title: str) -> None:
+    """Write a PNG: log loss of training and validation rows, and validation AUC, by epoch.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        StreamCTRError: the file cannot be written.
+    """
+    figure = new_figure(9.0, 7.5)
+
+    from matplotlib.ticker import MaxNLocator
+
+    loss, ranking = figure.subplots(2, 1, sharex=True)
+    for number, (name, fit) in enumerate(fits.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        at = [epoch.epoch for epoch in fit.epochs]
+        loss.plot(at, [e.training_log_loss for e in fit.epochs], "--", marker=".", color=colour)
+        loss.plot(at, [e.validation.log_loss for e in fit.epochs], "-", marker=".", color=colour, label=name)
+        ranking.plot(at, [e.validation.auc for e in fit.epochs], "-", marker=".", color=colour, label=name)
+        best = fit.best
+        ranking.plot([best.epoch], [best.validation.auc], "o", color=colour, markersize=9, fillstyle="none")
+        loss.plot([best.epoch], [best.validation.log_loss], "o", color=colour, markersize=9, fillstyle="none")
+    loss.set_title(title, loc="left", fontsize=13)
+    loss.set_ylabel("log loss (nats / row)\nvalidation; dashed: training")
+    ranking.set_ylabel("validation AUC\n(circle: the epoch that is kept)")
+    ranking.set_xlabel("epoch")
+    ranking.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.legend(frameon=False, fontsize=9)
+    for axes in (loss, ranking):
+        dress(axes)
+    write_figure(figure, path)

@@ -19,7 +19,7 @@ from stream_ctr.bench.papers.tables import (
     optimizer_table,
 )
 from stream_ctr.errors import UsageError
-from stream_ctr.offline.plot import COLOURS
+from stream_ctr.offline.report import COLOURS
 from stream_ctr.reporting.figure import new_figure, write_figure
 
 TITLES: Final = {"": "without SML", META_TANH: "with SML"}
