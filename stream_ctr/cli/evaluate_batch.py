@@ -138,8 +138,7 @@ def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelCo
 
 def save_checkpoint(folder: Path, settings: Settings, arm: Arm, prepared: Prepared, fit: Fit) -> Path:
     """The best epoch's weights with vocabulary and counts, for ``train --start-from``."""
-    from stream_ctr.offline.per_event import per_event
-    from stream_ctr.offline.warm_start import save_warm_start
+    from stream_ctr.offline.warm_start import per_event, save_warm_start
 
     encoded, features = prepared.feed.encoded, prepared.features
     learner = per_event(fit.state, arm.optimizer, fit.batch_size)

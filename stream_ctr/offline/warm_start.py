@@ -13,12 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.daemon.identity import difference, identity
 from stream_ctr.errors import StateError
+from stream_ctr.optim.moments import narrowed, widened
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
 
@@ -26,6 +30,8 @@ KEPT: Final = 1_000_000
 """Checkpoints of batch runs are the user's to remove."""
 SHARED: Final = ("model", "features", "optimizer", "learner")
 """What the run that saved and the run that begins must agree on, each by the trainer's own identity."""
+SUMS: Final = ("adagrad",)
+"""Rules that sum squared gradients; all others average them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +102,36 @@ def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
         "tables": pipeline.part("tables"),
         "learner": loaded.parts["learner"],
     }
+
+
+def per_event(state: State, optimizer: OptimizerConfig, batch_size: int) -> State:
+    """Rescale a learner's state from steps of ``batch_size`` events to single events; weights are unchanged.
+
+    A batch step sees the mean gradient G of B events, a stream the gradient g of one. Unscaled accumulators
+    would be up to B^2 too small for g, so the first events of a stream would move each weight as far as the
+    first update of a fresh run. The scales hold for gradients whose scatter exceeds their mean:
+
+    * A row occurs in few events of a batch, so its part of G is g / B: second moments are B^2 too small,
+      first moments B.
+    * A dense weight's G has 1 / B of the variance of g: running averages of G^2 are B too small and first
+      moments are right. AdaGrad sums over N / B steps instead of N events, so its sums are B^2 too small.
+
+    The accumulators of a separate first-order rule (FTRL) are left unchanged: its weights follow from them.
+    """
+    size = float(batch_size)
+    row_start = optimizer.row_initial if optimizer.row_rule in SUMS else 0.0
+    dense_start = optimizer.dense_initial if optimizer.dense_rule in SUMS else 0.0
+    dense_square = size**2 if optimizer.dense_rule in SUMS else size
+    scales = {
+        "rows.square": (row_start, size**2),
+        "rows.mean": (0.0, size),
+        "dense.square": (dense_start, dense_square),
+    }
+    arrays = dict(state.arrays)
+    for name, (start, scale) in scales.items():
+        if name in arrays:
+            array, half = arrays[name], arrays[name].dtype == np.uint16
+            old = (widened(array) if half else array).astype(np.float64)
+            grown = start + (old - start) * scale
+            arrays[name] = narrowed(grown) if half else grown.astype(array.dtype)
+    return State(arrays, dict(state.values))
