@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from stream_ctr.offline.fit import Fit
 from stream_ctr.offline.protocol import BatchProtocol
 from stream_ctr.offline.run import Prepared
-from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
-
-COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", GREY)
+from stream_ctr.reporting.figure import COLOURS, dress, new_figure, write_figure
 
 
 def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> dict[str, Any]:
@@ -62,8 +59,9 @@ def row(name: str, fit: Fit) -> dict[str, Any]:
 
 def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> None:
     """A column a learner: test figures of the best epoch, then how it was trained."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     encoded, sizes = prepared.feed.encoded, prepared.sizes()
     split = "split at random" if protocol.split == "random" else "split by time"
@@ -88,7 +86,7 @@ def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProt
     if any(fit.skipped for fit in found):
         table.add_row("of them not finite, left out", *(f"{fit.skipped:,}" for fit in found))
     table.add_row("seconds", *(f"{fit.seconds:,.1f}" for fit in found))
-    console = Console(width=None if sys.stdout.isatty() else max(100, 40 + 20 * len(found)))
+    console = new_console(max(100, 40 + 20 * len(found)))
     console.print(table)
     embedding_rows = len(prepared.feed.vocabulary.key)
     console.print(

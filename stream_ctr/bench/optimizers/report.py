@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.optimizers.study import Plan, Tested, compared, log_losses
-from stream_ctr.errors import StreamCTRError
 from stream_ctr.metrics.sums import Sums
-from stream_ctr.reporting.figure import new_figure
+from stream_ctr.reporting.figure import BLACK, LINE_STYLES, new_figure, write_figure
 
 if TYPE_CHECKING:
     from stream_ctr.datasets.base import Dataset
@@ -95,8 +93,9 @@ def auc(probability: NDArray[np.float32], label: NDArray[np.float32]) -> float:
 
 def print_table(report: dict[str, Any]) -> None:
     """The rows as a table, and what must be said about them."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     plan = report["plan"]
     first, last = plan["test_rows"]
@@ -122,8 +121,7 @@ def print_table(report: dict[str, Any]) -> None:
             "" if same else f"{row['difference_to_base']:+.5f}",
             "" if same else f"{row['ci_low']:+.5f} to {row['ci_high']:+.5f}",
         )
-    # Without a terminal to fit, as in a log file, the table keeps its words whole.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     console.print(
         f"Losses are averages over the seeds {', '.join(map(str, plan['seeds']))}; spread: their standard "
@@ -145,14 +143,14 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
     figure = new_figure(10.0, 6.0)
     axes = figure.subplots()
     named = {tested.method.name: tested for tested in results}
-    styles = ["-", "--", "-.", ":"]
     others = [tested for tested in results if tested.method.base != tested.method.name]
     for number, tested in enumerate(others):
         behind = np.cumsum(tested.loss - named[tested.method.base].loss)
         label = f"{tested.method.name} - {tested.method.base}"
-        axes.plot(np.arange(1, len(behind) + 1), behind, styles[number % 4], lw=1.2, label=label)
+        style = LINE_STYLES[number % len(LINE_STYLES)]
+        axes.plot(np.arange(1, len(behind) + 1), behind, style, lw=1.2, label=label)
     axes.set_yscale("symlog", linthresh=50.0, linscale=2.0)  # one that fails must not flatten the others
-    axes.axhline(0.0, color="black", lw=0.8)
+    axes.axhline(0.0, color=BLACK, lw=0.8)
     axes.axvspan(plan.tune_to, plan.test_to, color="0.93", zorder=0, label="test rows")
     axes.set_xlim(0, plan.test_to)
     axes.set_xlabel("events")
@@ -160,7 +158,4 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
     axes.set_title(f"{title}: behind (above 0) or ahead of the base (below 0)", loc="left")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write {path}: {error.strerror}") from None
+    write_figure(figure, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -19,8 +18,7 @@ from stream_ctr.bench.papers.tables import (
     optimizer_table,
 )
 from stream_ctr.errors import UsageError
-from stream_ctr.offline.report import COLOURS
-from stream_ctr.reporting.figure import new_figure, write_figure
+from stream_ctr.reporting.figure import COLOURS, dress, new_figure, write_figure
 
 TITLES: Final = {"": "without SML", META_TANH: "with SML"}
 
@@ -60,9 +58,9 @@ def has_components(results: Results) -> bool:
 
 def print_tables(report: dict[str, Any]) -> None:
     """The same tables for people; a value is the mean over seeds, then its standard deviation."""
-    from rich.console import Console
+    from stream_ctr.reporting.console import new_console
 
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     for title, rows in report["optimizers"].items():
         if rows:
             console.print(_optimizers(f"test AUC, {report['dataset']}, {title} (as Helen, main table)", rows))
@@ -215,6 +213,4 @@ def _panel(axes: Any, aucs: Aucs, skip: str) -> None:
             linewidth=1,
         )
     axes.set_xticks(range(len(names)), names)
-    axes.grid(visible=True, axis="y", color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, grid="y")

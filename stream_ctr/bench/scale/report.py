@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from stream_ctr.bench.machine import describe_machine, load_average, print_machine
 from stream_ctr.bench.scale.child import DRAWS
 from stream_ctr.bench.scale.measure import Size
-from stream_ctr.errors import StreamCTRError, UsageError
-from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
 
 
 def as_json(sizes: list[Size], optimizer: str) -> list[dict[str, Any]]:
@@ -55,8 +53,9 @@ def row(size: Size, smallest: Size) -> dict[str, Any]:
 
 def print_table(sizes: list[Size], optimizer: str) -> None:
     """The same as two tables, with the machine below them."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rows = [row(size, sizes[0]) for size in sizes]
     cost = Table(
@@ -96,7 +95,7 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
             _megabytes(each["allowed_bytes"]),
             f"{each['checkpoint_file_bytes'] / 1e6:,.0f} in {each['checkpoint_seconds']:.1f} s",
         )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(cost)
     console.print(memory)
     console.print(
@@ -115,15 +114,9 @@ def plot(sizes: list[Size], path: str | os.PathLike[str], optimizer: str) -> Non
         UsageError: matplotlib is not installed.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
+    figure = new_figure(9.0, 7.0)
     rows = [row(size, sizes[0]) for size in sizes]
     x = [each["rows"] for each in rows]
-    figure = Figure(figsize=(9.0, 7.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     cost, memory = figure.subplots(2, 1, sharex=True)
     for draw, colour, style in zip(DRAWS, (BLUE, ORANGE), ("-", "--"), strict=True):
         low, high, middle = (
@@ -150,12 +143,9 @@ def plot(sizes: list[Size], path: str | os.PathLike[str], optimizer: str) -> Non
     memory.set_xlabel("rows of the vocabulary")
     memory.set_xscale("log")
     for axes in (cost, memory):
-        axes.grid(True, alpha=0.3)
+        dress(axes)
         axes.legend(frameon=False)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_figure(figure, path)
 
 
 def _ratio(part: int | None, whole: int) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +89,9 @@ def _beside(each: Measured) -> dict[str, Any]:
 
 def print_table(measured: list[Measured], seconds: float) -> None:
     """The same as a table, with the machine and its load below it."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rounds = len(measured[0].rounds)
     table = Table(title=f"HTTP, one worker: {rounds} rounds of {seconds:g} s each, latencies in ms")
@@ -126,7 +126,7 @@ def print_table(measured: list[Measured], seconds: float) -> None:
             f"{figures['failed']:,}",
             "" if figures["client_late_share"] is None else f"{figures['client_late_share']:.0%}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = new_console(170)
     console.print(table)
     console.print(_overload_table(measured, seconds))
     console.print(

@@ -13,7 +13,6 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -164,8 +163,9 @@ def as_json(found: list[Started]) -> list[dict[str, Any]]:
 
 def print_table(found: list[Started]) -> None:
     """The same as a table, with the machine and its load below it."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"Start of stream-ctr serve: medians of {len(found[0].seconds)}")
     table.add_column("model")
@@ -193,7 +193,7 @@ def print_table(found: list[Started]) -> None:
             "" if parent is None else f"{parent / MIB:.0f}",
             "loaded" if row["torch_loaded"] else "not loaded",
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = new_console(140)
     console.print(table)
     print_machine(console)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -232,8 +231,9 @@ def as_json(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
 
 def print_profile(profiles: Sequence[Profile]) -> None:
     """The same as a table, a column a model and optimizer."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rows = as_json(profiles)
     table = Table(title=f"the compiled step, us an event: {profiles[0].data}")
@@ -248,6 +248,6 @@ def print_profile(profiles: Sequence[Profile]) -> None:
     table.add_row(
         "moving the state alone", *("" if r["moving"] is None else f"{r['moving']:.1f}" for r in rows)
     )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     print_machine(console)

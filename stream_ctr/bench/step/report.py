@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,9 @@ def variants_json(bench: StepBench, tail_from: int) -> list[dict[str, Any]]:
 
 def print_variants(bench: StepBench, tail_from: int) -> None:
     """The same as a table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"fewer bytes a step: {bench.events:,} events, {bench.data}")
     for column in ("model", "optimizer"):
@@ -83,7 +83,7 @@ def print_variants(bench: StepBench, tail_from: int) -> None:
             _text(each["log_loss_tail"], ".5f"),
             "" if low is None else f"{each['difference']:+.5f} ({low:+.5f} to {high:+.5f})",
         )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     console.print(
         "revisit, helen, base: AdaGrad for the dense weights, -adam and -sgd: that rule; rows have AdaGrad. "
@@ -96,8 +96,9 @@ def print_variants(bench: StepBench, tail_from: int) -> None:
 
 def print_table(bench: StepBench) -> None:
     """The same as a table, with the machine below it."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     title = f"learning step, batch size 1, one thread: {bench.events:,} events, {bench.data}"
     table = Table(title=title)
@@ -123,8 +124,7 @@ def print_table(bench: StepBench) -> None:
             _text(figures["log_loss"], ".4f"),
             _text(figures["log_loss_all"], ".4f"),
         )
-    # Without a terminal to fit, as in a log file, the table keeps its words whole.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     for line in missing:
         console.print(f"missing: {line}", highlight=False, markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Final
 
 from stream_ctr.bench.machine import describe_machine
@@ -52,8 +51,9 @@ def row(bench: StreamBench, measured: Measured) -> dict[str, Any]:
 
 def print_table(bench: StreamBench) -> None:
     """The same as two tables, with the machine below them."""
-    from rich.console import Console
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rows = [row(bench, measured) for measured in bench.measured]
     title = f"the whole daemon on {bench.log}: {rows[0]['impressions']:,} impressions, {bench.data}"
@@ -78,7 +78,7 @@ def print_table(bench: StreamBench) -> None:
         stages.add_column(name, justify="right")
     for each in rows:
         stages.add_row(each["optimizer"], *(f"{us:.1f}" for us in each["stage_cpu_microseconds"].values()))
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     console.print(stages)
     console.print(
