@@ -1,4 +1,4 @@
-"""``stream-ctr replay``: a dataset as impressions and clicks in a log."""
+"""``stream-ctr replay``: write a dataset to a log as impressions and clicks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Replay:
         )
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Write, and return the exit status."""
+        """Write the log; returns the exit status."""
         from simulators.log_writer.sorting import TimeSort
         from simulators.log_writer.timeline import parse_delay, shifted, timeline
         from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
@@ -79,7 +79,7 @@ class Replay:
         def source(job: Job) -> Iterable[Happening]:
             examples: Iterable[Example]
             made = arguments.dataset in WITHOUT_PATH
-            # The first impressions by time are not the first ones of a file that is not sorted.
+            # In an unsorted file, the first impressions by time are not the first rows.
             limit = arguments.limit if made or not arguments.sort else None
             examples = dataset.read(arguments.path or "", limit)
             if arguments.sort:

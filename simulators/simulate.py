@@ -1,4 +1,4 @@
-"""``stream-ctr simulate``: the world of planted truth, written to a log or driven against a server."""
+"""``stream-ctr simulate``: the simulated world, written to a log or driven against a prediction server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Simulate:
         )
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Write, and return the exit status."""
+        """Write the log or drive the server; returns the exit status."""
         from simulators.log_writer.timeline import timeline
         from simulators.world.world import World
 
@@ -72,14 +72,14 @@ class Simulate:
                     first = _first_event(log, found, entries)
                 if first:
                     position.count_by_key()
-            # The world gives every click its delay, so none stands in.
+            # The world defines the delay of every click, so the fallback is never used.
             return timeline(World(found).examples(first, stop), lambda event_id: 1)
 
         return run_writer("simulate", arguments, source, live=live)
 
 
 def _config(arguments: argparse.Namespace) -> WorldConfig:
-    """The world of the arguments; with a rate, event time runs at it, from now on unless told."""
+    """The world of the arguments. With a rate, event time runs at that rate and starts now by default."""
     from simulators.world.settings import WorldConfig
     from stream_ctr.datasets.base import convert_options, parse_options
 
@@ -94,7 +94,7 @@ def _config(arguments: argparse.Namespace) -> WorldConfig:
 
 
 def _first_event(log: EventLog, config: WorldConfig, entries: list[Entry]) -> int:
-    """An event from which all that is not in the log, and each partition's last record, can be made."""
+    """An event early enough to generate all records missing in the log and each partition's last record."""
     from simulators.log_writer.writer import MAX_SKEW
 
     last = min(_number(log, config, entry) for entry in entries)
@@ -102,7 +102,7 @@ def _first_event(log: EventLog, config: WorldConfig, entries: list[Entry]) -> in
 
 
 def _start_of(log: EventLog, topics: Topics, config: WorldConfig, entries: list[Entry] | None) -> int:
-    """Event time of event 0 of the run that wrote the log, told by an impression that it wrote."""
+    """Event time of event 0 of the run that wrote the log, derived from an impression that it wrote."""
     import msgspec
 
     from stream_ctr.events.records import Impression

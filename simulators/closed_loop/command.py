@@ -1,4 +1,4 @@
-"""``stream-ctr simulate --server``: the arguments of the closed loop, one run of it, and its report."""
+"""``stream-ctr simulate --server``: arguments, one run of the closed loop, and its report."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 CANDIDATES: Final = 8
 CONNECTIONS: Final = 8
 LEAD_SECONDS: Final = 0.5
-"""From the server's readiness to the first visit, in which the world is made."""
+"""Time from the server's readiness to the first visit, used to generate the world."""
 READY_SECONDS: Final = 0.25
-"""Time between looks whether the server is ready."""
+"""Interval between readiness checks."""
 _OWN: Final = ("candidates", "connections", "token_env")
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a run against a server has beyond one that only writes a log."""
+    """Declare the arguments of a run against a server."""
     parser.add_argument(
         "--server",
         metavar="URL",
@@ -60,7 +60,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_server_arguments(arguments: argparse.Namespace) -> None:
-    """Raises UsageError for values that cannot be meant."""
+    """Check the arguments of a run against a server.
+
+    Raises:
+        UsageError: a value is outside its range, or an option lacks ``--server``.
+    """
     from simulators.closed_loop.rank_client import check_server
     from simulators.closed_loop.resume import MAX_CONNECTIONS
 
@@ -79,12 +83,12 @@ def check_server_arguments(arguments: argparse.Namespace) -> None:
 
 
 def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, live: bool) -> int:
-    """Drive users against the server and report; returns the exit status.
+    """Send visits to the server, write the clicks, and report; returns the exit status.
 
-    ``live``: event time is now; a run that goes on leaves out the time in which there was none.
+    ``live``: event time is the present time; a resumed run skips the time in which no simulator ran.
 
     Raises:
-        StreamCTRError: the server refuses, or the log does.
+        StreamCTRError: the server rejects the requests, or the log fails.
     """
     from simulators.closed_loop.rank_client import RankClient
     from simulators.log_writer.writer import Topics
@@ -131,7 +135,7 @@ def _run(
     _wait_until_ready(clients[0], stop, reporter)
     began = time.monotonic()
     if live:
-        # What is asked next happens a moment from now, whenever the world itself began.
+        # Shift the world so that the next visit is LEAD_SECONDS from now.
         began += LEAD_SECONDS
         now_ms = time.time_ns() // 1_000_000 + round(1000 * LEAD_SECONDS)
         config = dataclasses.replace(config, start_ms=max(0, now_ms - config.elapsed_ms(found.next_number)))
@@ -160,7 +164,7 @@ def _run(
 def _found(
     arguments: argparse.Namespace, log: EventLog, topics: Topics, visits: Visits, reporter: Reporter
 ) -> Visited:
-    """Where to begin: after what the log holds with ``--resume``, else at the first visit."""
+    """The start of the run: with ``--resume`` after the visits in the log, else the first visit."""
     from simulators.closed_loop.resume import Visited, find_visited
 
     held = sum(log.end_offsets(topics.impressions).values())
@@ -176,7 +180,7 @@ def _found(
 
 
 def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Reporter) -> None:
-    """A server that starts beside this command gets the time it needs."""
+    """Wait for a server that may have been started at the same time as this command."""
     from simulators.closed_loop.rank_client import Away
 
     told = ""

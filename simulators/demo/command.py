@@ -1,7 +1,7 @@
 """``stream-ctr demo``: the closed loop on the embedded log, ending with the experiment's report.
 
-Nothing here is special to the demo: it starts the same commands with the same settings as a user would,
-in processes of their own, watches them, and reads what they wrote.
+The demo has no special code path: it starts the commands and settings that a user would, each in its own
+process, monitors them, and reads their output.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from stream_ctr.reporting.progress import Reporter
 
 READY_SECONDS: Final = 900.0
-"""Longest start: on a busy machine that compiles every kernel first."""
+"""Startup timeout; long enough for a busy machine that compiles every kernel first."""
 SETTLE_SECONDS: Final = 300.0
-"""Longest time for all to read what the traffic wrote last."""
+"""Timeout for all readers to reach the end of the log after the traffic has ended."""
 LOOK_SECONDS: Final = 0.25
 
 
@@ -65,7 +65,7 @@ class Demo:
             )
             if reason := why_no_pictures():
                 print(f"The report will have no picture: {reason}", flush=True)
-        before = signal.signal(signal.SIGTERM, _interrupt)  # by default it would leave the others running
+        before = signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the children running
         try:
             with children(folder) as started:
                 with Reporter("demo", quiet=arguments.json) as reporter:
@@ -104,7 +104,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _start(started: Children, config: Path, folder: Path, reporter: Reporter) -> Places:
-    """Everything but the traffic, up and ready."""
+    """Start the server, the watcher and the trainers; wait until they are ready."""
     from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
 
@@ -132,7 +132,7 @@ def _start(started: Children, config: Path, folder: Path, reporter: Reporter) ->
 
 
 def _tell(places: Places) -> None:
-    """Print where everything answers."""
+    """Print all addresses."""
     told = places.told()
     width = max(map(len, told)) + 2
     for name, url in told.items():
@@ -140,7 +140,7 @@ def _tell(places: Places) -> None:
 
 
 def _visits(places: Places, arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """The command of the users' visits."""
+    """The command line that simulates the visits."""
     command = ["simulate", "--server", str(places.server.address()), "--log", f"sqlite:///{folder}/events.db"]
     command += ["--rate", str(arguments.rate), "--candidates", str(arguments.candidates)]
     command += ["--seed", str(arguments.seed), "--json"]
@@ -152,7 +152,7 @@ def _visits(places: Places, arguments: argparse.Namespace, folder: Path) -> list
 def _traffic(
     started: Children, places: Places, arguments: argparse.Namespace, folder: Path, reporter: Reporter
 ) -> dict[str, Freshness]:
-    """Let the users visit; returns how fresh each arm's answers were."""
+    """Run the traffic; returns the freshness of each arm's answers."""
     command = [*_visits(places, arguments, folder), "--events", str(arguments.events)]
     traffic = started.start("traffic", *command)
     fresh = {arm: Freshness() for arm in ARMS}
@@ -165,7 +165,7 @@ def _traffic(
 
 
 def _settle(started: Children, places: Places, folder: Path, reporter: Reporter) -> None:
-    """Wait until trainers and watcher have read all that the traffic wrote."""
+    """Wait until the trainers and the watcher have read the log to its end."""
     ended_ms, until = time.time() * 1000, time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < until:
         started.check()
@@ -180,7 +180,7 @@ def _settle(started: Children, places: Places, folder: Path, reporter: Reporter)
 def _keep(
     started: Children, places: Places, config: Path, folder: Path, arguments: argparse.Namespace
 ) -> None:
-    """Go on with everything until Ctrl-C or SIGTERM."""
+    """Keep all processes running until Ctrl-C or SIGTERM."""
     for arm in ARMS:
         started.start(f"trainer-{arm}", "train", "--config", str(config), "--arm", arm)
     started.start("traffic", *_visits(places, arguments, folder), "--resume")

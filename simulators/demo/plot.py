@@ -1,4 +1,4 @@
-"""The demo as one picture: learning, the paired difference with its interval, and what was shown."""
+"""The plot of the demo: learning curves, the paired difference with its interval, the value of shown ads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES: Final = ((ORANGE, "--"), (BLUE, "-"))
-"""Colour and line of control and treatment."""
+"""Colour and line style of control and treatment."""
 LEAST_VISITS: Final = 20
-"""A point of an arm with fewer visits says nothing."""
+"""Points of an arm with fewer visits are omitted as too noisy."""
 
 
 def plot_demo(
@@ -26,8 +26,14 @@ def plot_demo(
     window: int,
     path: Path,
 ) -> None:
-    """Write a PNG. ``curves``: progressive metrics of each arm, over the last ``window`` impressions;
-    ``shown``: the traffic's curve.
+    """Write a PNG.
+
+    Args:
+        report: the experiment's report.
+        curves: learning curve of each arm, over the last ``window`` impressions.
+        shown: the curve of the traffic, by visits.
+        window: impressions per point of ``curves``.
+        path: the file to write.
 
     Raises:
         UsageError: matplotlib is not installed.

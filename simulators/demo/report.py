@@ -1,4 +1,4 @@
-"""What the demo came to: the experiment's report, each arm against the planted truth, and a picture."""
+"""The result of the demo: the experiment's report, each arm compared with the ground truth, and a plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOO_SLOW: Final = (
 def make_result(
     config: Path, folder: Path, fresh: Mapping[str, Freshness], places: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The result as ``--json`` prints it; the picture is drawn on the way, where matplotlib is installed."""
+    """The result for ``--json``; also draws the plot if matplotlib is installed."""
     import msgspec
 
     from simulators.demo.plot import plot_demo
@@ -66,7 +66,7 @@ def make_result(
 
 
 def print_result(result: Mapping[str, Any], config: Path) -> None:
-    """The same for people."""
+    """Print the result as text."""
     import msgspec
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""What ``replay`` and ``simulate`` share: their arguments, one run of the writer, and its report."""
+"""Shared by ``replay`` and ``simulate``: arguments, one run of the writer, and its report."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class Job(NamedTuple):
-    """One run of the writer, for the source of what it writes."""
+    """Context of one run of the writer, for its source."""
 
     log: EventLog
     topics: Topics
     position: Position | None
-    """What the log holds already; None when nothing is to be resumed."""
+    """The records that the log already holds; None unless the run resumes another."""
     stop: threading.Event
     reporter: Reporter
 
 
 def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where and how to write."""
+    """Declare the arguments that select the log, its topics and the pace."""
     default = LogConfig()
     parser.add_argument("--log", required=True, metavar="URL", help="sqlite:///path or kafka://host:port")
     parser.add_argument("--config", metavar="F", help="configuration file whose [log.security] the log needs")
@@ -56,7 +56,11 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_writer_arguments(arguments: argparse.Namespace) -> None:
-    """Raises UsageError for values that cannot be meant."""
+    """Check the writer's arguments.
+
+    Raises:
+        UsageError: a value is outside its range.
+    """
     rate: float | None = arguments.rate
     if rate is not None and not 0 < rate <= 1e6:
         raise UsageError(f"--rate {rate:g} is not above 0 and at most 1e6 impressions a second")
@@ -74,9 +78,9 @@ def run_writer(
     live: bool = False,
     dataset: Dataset | None = None,
 ) -> int:
-    """Open the log, write what ``source`` gives, report; returns the exit status.
+    """Open the log, write the events of ``source``, and report; returns the exit status.
 
-    ``dataset`` is what ``source`` reads, where it reads files: its bad rows are reported.
+    ``dataset``: the dataset that ``source`` reads from files, if any; its bad rows are reported.
     """
     from simulators.log_writer.resume import Position
     from simulators.log_writer.writer import Pace, Topics, Writer
