@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Replay:
     """``stream-ctr replay``."""
 
-    help = "write a dataset to a log as impressions and clicks, in its order, at a chosen rate"
+    help = "write a dataset to a log as impressions and clicks, in order and at a chosen rate"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
@@ -33,28 +33,29 @@ class Replay:
         parser.add_argument(
             "--sort",
             action="store_true",
-            help="write in the order of time, not in that of the data (external merge sort: bounded memory, "
-            "temporary files about as large as the data); event ids do not change",
+            help="write in time order instead of file order (external merge sort: bounded memory, temporary "
+            "files about as large as the data); event ids do not change",
         )
         parser.add_argument(
             "--work",
             type=Path,
             metavar="FOLDER",
-            help="temporary files of --sort (default: the system's temporary folder)",
+            help="folder for the temporary files of --sort (default: the system's)",
         )
         parser.add_argument("--limit", type=int, metavar="N", help="stop after N impressions")
         parser.add_argument(
             "--click-delay",
             default="1",
             metavar="SECONDS",
-            help="from impression to click where the data does not say: SECONDS, or exponential:SECONDS",
+            help="delay from impression to click if the data has none: SECONDS or exponential:SECONDS "
+            "(default: 1)",
         )
         parser.add_argument(
             "--start-ms",
             type=int,
             metavar="MS",
-            help="move all times so that the first impression is at this one, in ms since 1970 "
-            "(a Kafka topic with a retention time drops records that are older)",
+            help="shift all times so that the first impression has this one, in ms since the epoch "
+            "(Kafka deletes records older than a topic's retention time)",
         )
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -66,11 +67,11 @@ class Replay:
         check_writer_arguments(arguments)
         apply_bad_row_argument(arguments)
         if arguments.work is not None and not arguments.sort:
-            raise UsageError("--work is for the temporary files of --sort; add --sort")
+            raise UsageError("--work requires --sort")
         if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
-            raise UsageError(f"--limit {arguments.limit} is not from 1 to {sys.maxsize}")
+            raise UsageError(f"--limit {arguments.limit}: must be from 1 to {sys.maxsize}")
         if arguments.start_ms is not None and arguments.start_ms < 0:
-            raise UsageError(f"--start-ms {arguments.start_ms} is before 1970")
+            raise UsageError(f"--start-ms {arguments.start_ms}: must not be negative")
         delay = parse_delay(arguments.click_delay)
         dataset = open_dataset(arguments.dataset, arguments.path, parse_options(arguments.option))
         if arguments.path is None and arguments.dataset not in WITHOUT_PATH:

@@ -26,7 +26,7 @@ EVENTS_WITHOUT_RATE: Final = 100_000
 class Simulate:
     """``stream-ctr simulate``."""
 
-    help = "a simulated world of users, ads and clicks with known probabilities: to a log, or at a server"
+    help = "simulate users, ads and clicks with known click probabilities: to a log, or against a server"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
@@ -36,14 +36,14 @@ class Simulate:
             "--events",
             type=int,
             metavar="N",
-            help=f"impressions (default: without end with --rate or --server, else {EVENTS_WITHOUT_RATE:,})",
+            help=f"impressions (default: unlimited with --rate or --server, else {EVENTS_WITHOUT_RATE:,})",
         )
         parser.add_argument("--seed", type=int, default=1, help="seed of the world")
         parser.add_argument(
             "--start-ms",
             type=int,
             metavar="MS",
-            help="event time of the first impression, in ms since 1970 (default: now with --rate)",
+            help="event time of the first impression, in ms since the epoch (default: now with --rate)",
         )
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ class Simulate:
         check_writer_arguments(arguments)
         check_server_arguments(arguments)
         if arguments.events is not None and arguments.events < 1:
-            raise UsageError(f"--events {arguments.events} is not at least 1")
+            raise UsageError(f"--events {arguments.events}: must be at least 1")
         config = _config(arguments)
         live = arguments.rate is not None and arguments.start_ms is None
         if arguments.server is not None:
@@ -114,7 +114,7 @@ def _start_of(log: EventLog, topics: Topics, config: WorldConfig, entries: list[
             except msgspec.DecodeError as error:
                 raise LogError(f"{log.url}: cannot resume: topic {entry.topic!r} ends with {error}") from None
             return shown.ts_ms - config.elapsed_ms(_number(log, config, entry))
-    raise LogError(f"{log.url}: cannot resume without an impression that tells the start; give --start-ms")
+    raise LogError(f"{log.url}: cannot resume: no impression to derive the start time from; give --start-ms")
 
 
 def _number(log: EventLog, config: WorldConfig, entry: Entry) -> int:
@@ -124,7 +124,7 @@ def _number(log: EventLog, config: WorldConfig, entry: Entry) -> int:
         shown = (entry.key or b"").decode(errors="replace")
         raise LogError(
             f"{log.url}: cannot resume: topic {entry.topic!r} partition {entry.partition} ends with "
-            f"{shown!r}, no event of the world of seed {config.seed}; resume with its seed, or write to "
-            "other topics"
+            f"{shown!r}, not an event of the world with seed {config.seed}; resume with the seed of the "
+            "first run, or write to other topics"
         )
     return int(digits)

@@ -39,20 +39,20 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="URL",
-        help="http://host:port of `stream-ctr serve`: ask it what each visitor should see, and click that; "
-        "the server writes the impressions, this command the clicks",
+        help="http://host:port of `stream-ctr serve`: send it each visit and click on the ad that it "
+        "chooses; the server writes the impressions, this command the clicks",
     )
     parser.add_argument(
         "--candidates",
         type=int,
-        metavar="K",
-        help=f"with --server: ads to choose from in a visit (default: {CANDIDATES})",
+        metavar="N",
+        help=f"with --server: candidate ads per visit (default: {CANDIDATES})",
     )
     parser.add_argument(
         "--connections",
         type=int,
-        metavar="C",
-        help=f"with --server: visits under way at once, at most (default: {CONNECTIONS})",
+        metavar="N",
+        help=f"with --server: maximum number of concurrent visits (default: {CONNECTIONS})",
     )
     parser.add_argument(
         "--token-env", metavar="NAME", help="with --server: environment variable that holds the bearer token"
@@ -71,15 +71,15 @@ def check_server_arguments(arguments: argparse.Namespace) -> None:
     if arguments.server is None:
         for name in _OWN:
             if getattr(arguments, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} belongs to --server URL, which is not given")
+                raise UsageError(f"--{name.replace('_', '-')} requires --server URL")
         return
     check_server(arguments.server)
     for name, most in (("candidates", 1000), ("connections", MAX_CONNECTIONS)):
         value = getattr(arguments, name)
         if value is not None and not 1 <= value <= most:
-            raise UsageError(f"--{name} {value} is not from 1 to {most}")
+            raise UsageError(f"--{name} {value}: must be from 1 to {most}")
     if arguments.token_env is not None and not os.environ.get(arguments.token_env):
-        raise UsageError(f"--token-env {arguments.token_env}: there is no such environment variable")
+        raise UsageError(f"--token-env {arguments.token_env}: environment variable not set or empty")
 
 
 def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, live: bool) -> int:
@@ -170,11 +170,11 @@ def _found(
     held = sum(log.end_offsets(topics.impressions).values())
     if not arguments.resume:
         if held:
-            reporter.say("appending", after_records=held, note="--resume continues a run instead")
+            reporter.say("appending", after_records=held, note="use --resume to continue an interrupted run")
         return Visited()
     found = find_visited(log, topics, visits)
     reporter.say(
-        "resumed", at_visit=found.next_number, missing=len(found.missing), clicks_to_come=len(found.pending)
+        "resumed", at_visit=found.next_number, missing=len(found.missing), clicks_pending=len(found.pending)
     )
     return found
 
@@ -190,7 +190,7 @@ def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Repor
                 return
             reason = "the server is not ready yet"
         except Away as error:
-            reason = f"the server does not answer: {error}"
+            reason = f"the server is unavailable: {error}"
         if reason != told:
             told = reason
             reporter.say("waiting", reason=reason)
@@ -223,11 +223,11 @@ def _print(summary: Summary, arguments: argparse.Namespace) -> None:
         f"{summary.failed:,} failed; {summary.clicks:,} clicks written to {arguments.log}"
     )
     if summary.stopped:
-        print(f"stopped by a signal, {summary.clicks_pending:,} clicks to come; continue with --resume")
+        print(f"stopped by a signal with {summary.clicks_pending:,} pending clicks; continue with --resume")
     if not summary.outcome.arms:
         return
-    table = Table(title="What was shown, against the planted truth")
-    for column in ("arm", "visits", "CTR", "best CTR", "value", "regret", "of way"):
+    table = Table(title="Shown ads compared with the ground truth")
+    for column in ("arm", "visits", "CTR", "best CTR", "value", "regret", "uplift share"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, figures in summary.outcome.as_dict()["arms"].items():
         table.add_row(
@@ -241,5 +241,6 @@ def _print(summary: Summary, arguments: argparse.Namespace) -> None:
         )
     Console().print(table)
     print(
-        "of way: from any candidate (0 %) to each visit's most valuable one (100 %), by bid x planted truth"
+        "uplift share: share of the achievable uplift in bid x true click probability, from a random "
+        "candidate (0 %) to each visit's most valuable one (100 %)"
     )

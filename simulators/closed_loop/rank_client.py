@@ -82,7 +82,7 @@ class RankClient:
             try:
                 return msgspec.json.decode(text, type=RankAnswer)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise StreamCTRError(f"{self._server}: the answer is no ranking: {error}") from None
+                raise StreamCTRError(f"{self._server}: the response is not a ranking: {error}") from None
         said = _said(text)
         if status in (429, 503):
             raise Busy(f"{status}: {said}", _seconds(retry_after), overloaded=True)
@@ -152,11 +152,13 @@ def _split(server: str) -> _Parts:
         parts = urlsplit(server)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--server {server!r} is no address: {error}; write http://host:port") from None
+        raise UsageError(
+            f"--server {server!r}: invalid address ({error}); must be http://host:port"
+        ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"--server {server!r} is not http://host:port or https://host:port")
+        raise UsageError(f"--server {server!r}: must be http://host:port or https://host:port")
     if parts.username is not None or parts.password is not None:
-        raise UsageError("--server holds a login; give a bearer token by --token-env instead")
+        raise UsageError("--server contains credentials; pass a bearer token with --token-env instead")
     return _Parts(parts.scheme, parts.hostname, port, parts.path)
 
 
@@ -183,7 +185,7 @@ def _seconds(retry_after: str | None) -> float:
 
 def _advice(status: int) -> str:
     if status in (401, 403):
-        return " does not let this client in; name the variable that holds the token by --token-env"
+        return " denied access; name the environment variable that holds the token with --token-env"
     if status == 404:
         return " has no /v1/rank; is it the address of `stream-ctr serve`?"
-    return " refuses the request"
+    return " rejected the request"

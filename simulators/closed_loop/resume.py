@@ -64,8 +64,8 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
     if not numbers:
         if any(log.start_offsets(topics.impressions).values()):
             raise LogError(
-                f"{log.url}: cannot resume: topic {topics.impressions!r} holds no visit any more; start anew "
-                "without --resume"
+                f"{log.url}: cannot resume: retention has deleted all visits from topic "
+                f"{topics.impressions!r}; start a new run without --resume"
             )
         return Visited()
     newest_number, newest_ms = max(numbers), max(numbers.values())
@@ -153,8 +153,8 @@ def _read(log: EventLog, place: TopicPartition, begin: int, end: int) -> list[En
             entries = reader.poll(10_000, READ_TIMEOUT_SECONDS)
             if not entries:
                 raise LogError(
-                    f"{log.url}: no answer within {READ_TIMEOUT_SECONDS:g} s for topic {place.topic!r} "
-                    f"partition {place.partition}; try again when the log is reachable"
+                    f"{log.url}: no response within {READ_TIMEOUT_SECONDS:g} s for topic {place.topic!r} "
+                    f"partition {place.partition}; retry when the log is reachable"
                 )
             found += entries
     finally:

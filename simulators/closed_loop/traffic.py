@@ -192,7 +192,7 @@ class Traffic:
             )
         if self._trouble:
             self._trouble = ""
-            self._say("answers again")
+            self._say("server available again")
         summary.answered += 1
         summary.latency.add(told.seconds)
         if self._clock.now_ms() is not None:
@@ -262,16 +262,16 @@ class Traffic:
             try:
                 answer = client.rank(visit.body)
             except Away as error:
-                self._told.put(f"the server does not answer: {error}; it is asked again")
+                self._told.put(f"the server is unavailable: {error}; retrying")
                 self._halt.wait(pause)
                 pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
             except Busy as error:
                 busy += 1
                 failures += not error.overloaded
                 if failures >= FAILURES:
-                    self._told.put(f"{visit.event_id} is given up: {error}")
+                    self._told.put(f"{visit.event_id} abandoned: {error}")
                     return _Settled(visit, busy=busy, failed=True)
-                self._told.put(f"the server asks to wait: {error}")
+                self._told.put(f"the server is busy: {error}; retrying in {error.retry_seconds:g} s")
                 self._halt.wait(error.retry_seconds)
             else:
                 return _Settled(visit, answer, time.perf_counter() - began, behind, busy)

@@ -59,9 +59,7 @@ class Child:
         if status is None or (ended and (status == 0 or (self._asked and status == -signal.SIGTERM))):
             return
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        raise StreamCTRError(
-            f"{self.name} ended {how}: {self.last_words()}; all that it said is in {self.log}"
-        )
+        raise StreamCTRError(f"{self.name} ended {how}: {self.last_words()}; see its full log in {self.log}")
 
     def last_words(self) -> str:
         """The last line of its log, or of its output if the log is empty."""
@@ -69,7 +67,7 @@ class Child:
             lines = path.read_text("utf-8", errors="replace").strip().splitlines()
             if lines:
                 return _plain(lines[-1])
-        return "it said nothing"
+        return "no output"
 
     def address(self) -> str | None:
         """The first URL in its output, without the path; None if there is none yet."""

@@ -74,10 +74,10 @@ class Position:
             LogError: they differ: the log was written by another program or with other options.
         """
         if held.last is not None and (held.last.key, held.last.value) != (key, value):
-            other = "with other content" if held.last.key == key else f"not {_shown(key)} as written here"
+            difference = "its content differs" if held.last.key == key else f"expected {_describe(key)}"
             raise LogError(
                 f"{self._url}: cannot resume: the last record of topic {topic!r} partition {partition} is "
-                f"{_shown(held.last.key)}, {other}. Resume with the same data, seed, rate, start and "
+                f"{_describe(held.last.key)}, {difference}. Resume with the same data, seed, rate, start and "
                 "delays, or write to other topics"
             )
         del self._held[topic, partition]
@@ -87,7 +87,7 @@ class Position:
         (topic, partition), held = next(iter(self._held.items()))
         key = held.last.key if held.last else None
         return LogError(
-            f"{self._url}: cannot resume: topic {topic!r} partition {partition} goes on to {_shown(key)}, "
+            f"{self._url}: cannot resume: topic {topic!r} partition {partition} ends with {_describe(key)}, "
             "which this command does not write. Resume with the same data, limit, seed, rate, start and "
             "delays, or write to other topics"
         )
@@ -106,11 +106,11 @@ def read_entry(log: EventLog, topic: str, partition: int, offset: int) -> Entry:
         reader.close()
     if not entries:
         raise LogError(
-            f"{log.url}: no answer within {READ_TIMEOUT_SECONDS:g} s for topic {topic!r} "
-            f"partition {partition} offset {offset}; try again when the log is reachable"
+            f"{log.url}: no response within {READ_TIMEOUT_SECONDS:g} s for topic {topic!r} "
+            f"partition {partition} offset {offset}; retry when the log is reachable"
         )
     return entries[0]
 
 
-def _shown(key: bytes | None) -> str:
-    return "a record without key" if key is None else repr(key.decode(errors="replace"))
+def _describe(key: bytes | None) -> str:
+    return "a record without a key" if key is None else repr(key.decode(errors="replace"))

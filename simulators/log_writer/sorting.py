@@ -75,8 +75,8 @@ class TimeSort:
                 yield from self._sorted(examples, files)
         except OSError as error:
             raise UsageError(
-                f"cannot sort in {self._folder or tempfile.gettempdir()}: {error.strerror or error}; name a "
-                "folder with enough room with --work"
+                f"cannot sort in {self._folder or tempfile.gettempdir()}: {error.strerror or error}; choose "
+                "a folder with enough free space with --work"
             ) from None
 
     def _sorted(self, examples: Iterable[Example], files: ExitStack) -> Iterator[Example]:

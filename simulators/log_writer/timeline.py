@@ -95,7 +95,7 @@ def parse_delay(text: str) -> Delay:
         seconds = math.nan
     if not 0 < seconds <= 1e7 or (colon and kind != "exponential"):
         raise UsageError(
-            f"--click-delay {text!r} is neither SECONDS nor exponential:SECONDS, above 0 and at most 1e7"
+            f"--click-delay {text!r}: must be SECONDS or exponential:SECONDS, above 0 and at most 1e7"
         )
     if not colon:
         constant = max(1, round(seconds * 1000))

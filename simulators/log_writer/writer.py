@@ -60,7 +60,7 @@ class Topics:
             LogError: a topic exists with a different number of partitions.
         """
         if self.impressions == self.clicks:
-            raise LogError(f"impressions and clicks need a topic each; both are named {self.clicks!r}")
+            raise LogError(f"impressions and clicks need different topics; both are {self.clicks!r}")
         log.create_topic(self.impressions, self.partitions)
         log.create_topic(self.clicks, self.partitions)
 

@@ -75,9 +75,9 @@ class WorldConfig:
             low, high = ranges.get(item.name, (0, 0))
             value = getattr(self, item.name)
             if item.name in ranges and not low <= value <= high:
-                raise UsageError(f"world: {item.name} = {value!r} is outside {low:g} to {high:g}")
+                raise UsageError(f"world: {item.name} = {value!r}: must be from {low:g} to {high:g}")
         if self.delay not in DELAYS:
-            raise UsageError(f"world: delay = {self.delay!r} is not one of {', '.join(DELAYS)}")
+            raise UsageError(f"world: delay = {self.delay!r}: must be one of {', '.join(DELAYS)}")
 
     @property
     def event_prefix(self) -> str:

@@ -256,8 +256,8 @@ class WorldDataset(WorldConfig):
     def note(self) -> str:
         """States that the data is simulated."""
         return (
-            f"The world is simulated (seed {self.seed}): its click probabilities are planted and known, so "
-            "the best possible log loss is too."
+            f"The world is simulated (seed {self.seed}): its click probabilities are known, and so is the "
+            "best possible log loss."
         )
 
     def read(self, path: str | PathLike[str] = "", limit: int | None = None) -> Iterator[Example]:

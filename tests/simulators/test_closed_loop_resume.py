@@ -119,7 +119,7 @@ def test_a_log_whose_visits_are_trimmed_away_is_refused(log: EventLog) -> None:
     show(log, list(range(20)))
     for partition, end in log.end_offsets("impressions").items():
         log.trim("impressions", partition, end)
-    with pytest.raises(LogError, match="holds no visit any more; start anew without --resume"):
+    with pytest.raises(LogError, match=r"retention has deleted all visits .* without --resume"):
         find_visited(log, TOPICS, VISITS)
 
 

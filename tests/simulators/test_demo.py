@@ -193,5 +193,5 @@ def test_without_matplotlib_the_report_is_printed_and_says_how_to_get_the_pictur
     }
     print_result(result, Path("demo.toml"))
     lines = capsys.readouterr().out.splitlines()
-    assert any("Against the planted truth" in line for line in lines)
+    assert any("Compared with the ground truth" in line for line in lines)
     assert "plot      plots need matplotlib; install it with: pip install 'stream-ctr[plots]'" in lines
