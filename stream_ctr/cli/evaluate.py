@@ -112,7 +112,7 @@ class Evaluate:
             print(json.dumps(as_json(results, dataset, left_out), indent=2))
         else:
             _print_table(results, dataset, left_out)
-        if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
+        if arguments.plot:  # last, so that a failing plot does not suppress the results
             from stream_ctr.metrics.curve_plot import plot_curve
 
             plot_curve(
@@ -136,8 +136,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _prepare(
     arguments: argparse.Namespace, settings: Settings, dataset: Dataset, limit: int | None
 ) -> tuple[Iterator[Batch], dict[str, Learner], Tally]:
-    """The batches of the dataset, every learner that is to see them, by name, and the counts of what the
-    batches leave out."""
+    """The batches of the dataset, the learners by name, and the counts of features left out."""
     from stream_ctr.config.label_policy import refuse_labels
     from stream_ctr.features.keys.encoder import KeyEncoder
     from stream_ctr.features.rows.tables import FeatureTables
@@ -151,7 +150,7 @@ def _prepare(
     policy = _policy(arguments, settings)
     for name in arguments.against:
         refuse_labels(policy.loss, name)
-    # Labels that are learned as they come need no row of their own.
+    # With plain labels under the wait policy, no separate label events are needed.
     at_once = policy.loss.plain and policy.loss.policy == "wait"
     examples = dataset.read(arguments.path or "", limit)
     batches = direct_batches(examples, encoder, tables, arguments.chunk, None if at_once else policy)
@@ -176,14 +175,14 @@ def _prepare(
 
 
 def _model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
-    """The model of the configuration, with what ``--model`` changes of it."""
+    """The configured model with the change of ``--model``."""
     if not arguments.model:
         return settings.model
     return dataclasses.replace(settings.model, sml=arguments.model == "sml")
 
 
 def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
-    """The label policy of the configuration, with what the command line says instead."""
+    """The configured label policy with the overrides of the command line."""
     from stream_ctr.pipeline.label_actions import LabelPolicy
 
     keep, policy = arguments.keep_negatives, arguments.policy
@@ -197,7 +196,7 @@ def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
 
 
 def as_json(results: list[Evaluation], dataset: Dataset, left_out: Tally) -> dict[str, Any]:
-    """The first learner's figures on top, those of all the others under ``against``."""
+    """The results of the first learner at the top level, those of the others under ``against``."""
     rows = [_row(result) for result in results]
     return {
         "dataset": dataset.name,
@@ -219,7 +218,7 @@ def _row(result: Evaluation) -> dict[str, Any]:
 
 
 def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -> None:
-    """A column a learner: learners are few, and their names and figures then fit any terminal."""
+    """Print one column per learner: learners are few, so the table fits any terminal."""
     from rich.console import Console
     from rich.table import Table
 

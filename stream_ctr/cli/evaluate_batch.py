@@ -1,4 +1,4 @@
-"""``stream-ctr evaluate --protocol batch``: train in epochs, stop early, test the best epoch's weights."""
+"""``stream-ctr evaluate --protocol batch``: training in epochs, early stopping, test of the best epoch."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ BATCH_ONLY = (
     *("split", "shares", "split_seed", "epochs", "patience", "rate_factor", "batch_size", "minimum_count"),
     *("dense_rows", "dropout", "set", "work", "checkpoint"),
 )
-"""Arguments of the batch protocol alone; each is None where it was not given."""
+"""Arguments of the batch protocol only; None if not given."""
 PROGRESSIVE_ONLY: dict[str, object] = {"against": [], "tail_from": None, "chunk": 256}
-"""Arguments of progressive evaluation alone, with what they are when not given."""
+"""Arguments of progressive evaluation only, with their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``evaluate`` takes more."""
+    """Declare the arguments of the batch protocol."""
     parser.add_argument(
         "--protocol",
         choices=["progressive", "batch"],
@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_options_of_other_protocol(arguments: argparse.Namespace) -> None:
-    """Refuse an option that the chosen protocol would not look at.
+    """Reject options that the chosen protocol would ignore.
 
     Raises:
-        UsageError: the option and the protocol that it belongs to are named.
+        UsageError: an option of the other protocol is given.
     """
     if arguments.protocol == "batch":
         given = [name for name, usual in PROGRESSIVE_ONLY.items() if getattr(arguments, name) != usual]
@@ -64,7 +64,7 @@ def refuse_options_of_other_protocol(arguments: argparse.Namespace) -> None:
 def run_batch(
     arguments: argparse.Namespace, settings: Settings, model: ModelConfig, limit: int | None
 ) -> int:
-    """Do what ``evaluate --protocol batch`` was asked for; the arguments have been checked."""
+    """Run ``evaluate --protocol batch`` with checked arguments; returns the exit status."""
     from stream_ctr.datasets.base import open_dataset, parse_options
     from stream_ctr.offline.encoded import encoded_rows
     from stream_ctr.offline.report import as_json, print_table
@@ -109,7 +109,7 @@ def run_batch(
             print(json.dumps(as_json(fits, prepared, protocol), indent=2))
         else:
             print_table(fits, prepared, protocol)
-    if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
+    if arguments.plot:  # last, so that a failing plot does not suppress the results
         from stream_ctr.offline.report import plot_fits
 
         plot_fits(fits, arguments.plot, f"{dataset.name}, batch protocol")
@@ -117,7 +117,7 @@ def run_batch(
 
 
 def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelConfig) -> dict[str, Arm]:
-    """What is to be trained, by name: the model under each optimizer."""
+    """The runs by name: the model with each optimizer."""
     from stream_ctr.config.experiment import Arm
     from stream_ctr.datasets.base import parse_options
     from stream_ctr.offline.presets import batch_preset, with_settings
@@ -137,7 +137,7 @@ def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelCo
 
 
 def save_checkpoint(folder: Path, settings: Settings, arm: Arm, prepared: Prepared, fit: Fit) -> Path:
-    """The best epoch's weights with vocabulary and counts, for ``train --start-from``."""
+    """Save the best epoch's weights with vocabulary and counts, for ``train --start-from``."""
     from stream_ctr.offline.warm_start import per_event, save_warm_start
 
     encoded, features = prepared.feed.encoded, prepared.features
@@ -153,7 +153,7 @@ def save_checkpoint(folder: Path, settings: Settings, arm: Arm, prepared: Prepar
 
 
 def _told(reporter: Reporter, name: str) -> Callable[[Progress], None]:
-    """Progress of one learner's fit on the reporter."""
+    """A callback that reports the progress of one learner's fit."""
 
     def tell(at: Progress) -> None:
         reporter.progress(

@@ -1,4 +1,4 @@
-"""Options of the batch protocol on the command line."""
+"""Command-line options of the batch protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_protocol_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Declare the options of the batch protocol; none has a default, so that what was given shows."""
+    """Declare the options of the batch protocol. None has a default, so given options can be detected."""
     parser.add_argument("--split", choices=["random", "time"], help="random 8:1:1 (default), or by time")
     parser.add_argument("--shares", metavar="T:V:T", help="parts of training, validation, test rows (8:1:1)")
     parser.add_argument("--split-seed", type=int, metavar="N", help="seed of the random split (1)")
@@ -43,10 +43,10 @@ def add_protocol_arguments(parser: argparse.ArgumentParser | argparse._ArgumentG
 
 
 def protocol_of(arguments: argparse.Namespace) -> BatchProtocol:
-    """The protocol that the arguments mean.
+    """The protocol of the arguments.
 
     Raises:
-        UsageError: they make no sense.
+        UsageError: an argument is outside its range.
     """
     from stream_ctr.features.rows.admission import LARGEST_COUNT
     from stream_ctr.offline.protocol import BatchProtocol, check_protocol, parse_shares

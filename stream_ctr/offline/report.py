@@ -14,7 +14,7 @@ from stream_ctr.reporting.figure import COLOURS, dress, new_figure, write_figure
 
 
 def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> dict[str, Any]:
-    """Data, protocol, and a row a learner: the first on top, all others under ``against``."""
+    """Data, protocol and one row per learner: the first at the top level, the others under ``against``."""
     rows = [row(name, fit) for name, fit in fits.items()]
     encoded = prepared.feed.encoded
     return {
@@ -32,7 +32,7 @@ def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol
 
 
 def row(name: str, fit: Fit) -> dict[str, Any]:
-    """The figures of one learner; what is not finite is null."""
+    """The results of one learner; non-finite values are null."""
     return {
         "learner": name,
         "test": fit.test.as_dict() if fit.test else None,
@@ -58,7 +58,7 @@ def row(name: str, fit: Fit) -> dict[str, Any]:
 
 
 def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> None:
-    """A column a learner: test figures of the best epoch, then how it was trained."""
+    """Print one column per learner: scores of the best epoch, then training details."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console

@@ -1,7 +1,7 @@
-"""From batch to stream: what a batch run leaves behind, and how a trainer begins with it.
+"""Warm start: the checkpoint of a batch run, from which a trainer starts its stream.
 
-The checkpoint has the trainer's own format and parts: vocabulary and counts (``pipeline``), weights and
-optimizer state (``learner``). It holds no positions: where the stream begins is the trainer's to say.
+The checkpoint has the format and parts of a trainer's: vocabulary and counts (``pipeline``), weights and
+optimizer state (``learner``). It holds no log positions; the trainer chooses where the stream begins.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
 
 KEPT: Final = 1_000_000
-"""Checkpoints of batch runs are the user's to remove."""
+"""Effectively unlimited: only the user removes checkpoints of batch runs."""
 SHARED: Final = ("model", "features", "optimizer", "learner")
-"""What the run that saved and the run that begins must agree on, each by the trainer's own identity."""
+"""Parts of the trainer's identity that must be equal in the saving and the starting run."""
 SUMS: Final = ("adagrad",)
-"""Rules that sum squared gradients; all others average them."""
+"""Rules that sum squared gradients; all other rules average them."""
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """Where a new trainer takes its weights, and where in the log it begins."""
+    """The source of a new trainer's weights, and its start in the log."""
 
     folder: Path
     """A checkpoint folder: of ``evaluate --protocol batch --checkpoint``, or of another trainer."""
     at: Literal["first", "last"]
-    """first: the oldest entry that the log holds; last: its end, so that only new entries are learned."""
+    """first: the oldest entry in the log; last: the end of the log, so only new entries are learned."""
 
 
 def save_warm_start(
@@ -54,7 +54,7 @@ def save_warm_start(
     """Write the next version into ``folder``; ``parts`` are ``keys``, ``tables`` and ``learner``.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: a file cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(folder, KEPT, Files())
@@ -75,10 +75,10 @@ def save_warm_start(
 
 
 def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
-    """States by name (keys, tables, learner) of the newest whole checkpoint, for a run of identity ``own``.
+    """States (keys, tables, learner) of the newest complete checkpoint, for a run with identity ``own``.
 
     Raises:
-        StateError: there is none, or it is of another model, schema, optimizer or seed; both are named.
+        StateError: there is no checkpoint, or its model, schema, optimizer or seed differs.
     """
     inner = warm.folder / "checkpoints"
     store = CheckpointStore(inner if inner.is_dir() else warm.folder, KEPT)
