@@ -34,7 +34,9 @@ MODELS = ("sml", "dnn")
 class Evaluate:
     """``stream-ctr evaluate``."""
 
-    help = "predict then learn a dataset event by event, and say how good the predictions were"
+    help = (
+        "progressive evaluation: predict each event, then learn from it; report log loss, AUC and calibration"
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("dataset", help="criteo, avazu, taobao, open-bandit, delimited, jsonl, world")
@@ -43,33 +45,39 @@ class Evaluate:
             "--option", action="append", default=[], metavar="KEY=VALUE", help="reader option"
         )
         add_bad_row_argument(parser)
-        parser.add_argument("--config", help="configuration file for model, optimizer, learner and features")
-        parser.add_argument("--model", choices=MODELS, help="sml: with the meta skip logits; dnn: without")
+        parser.add_argument(
+            "--config", metavar="FILE", help="configuration file for model, optimizer, learner and features"
+        )
+        parser.add_argument("--model", choices=MODELS, help="sml: with Skip Meta Logit; dnn: without")
         parser.add_argument(
             "--optimizer",
             action="append",
             metavar="NAME",
-            help="default, helen (its published form), base, ...; repeat it to compare several in one run",
+            help="default, helen (its published form), base, ...; repeat to compare several in one run",
         )
         parser.add_argument(
             "--against",
             action="append",
             default=[],
             metavar="NAME",
-            help="peer on the same rows, repeatable: river-ftrl, river-lr, river-fm, river-tree, "
+            help="peer on the same events, repeatable: river-ftrl, river-lr, river-fm, river-tree, "
             "river-bagging, river-forest, or river:MODULE.CLASS for any other classifier of river",
         )
-        parser.add_argument("--limit", "--events", type=int, help="stop after so many events (100,000)")
-        parser.add_argument("--tail-from", type=int, metavar="N", help="also score events from number N on")
-        parser.add_argument("--seed", type=int, help="seed of the initial weights")
         parser.add_argument(
-            "--policy", choices=POLICIES, help="label policy, as if every click came at once (wait)"
+            "--limit", "--events", type=int, metavar="N", help="stop after N events (world: 100,000)"
+        )
+        parser.add_argument("--tail-from", type=int, metavar="N", help="also report metrics from event N on")
+        parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial weights")
+        parser.add_argument(
+            "--policy", choices=POLICIES, help="label policy; every click counts as immediate (wait)"
         )
         parser.add_argument(
-            "--keep-negatives", type=float, metavar="SHARE", help="share of negatives learned"
+            "--keep-negatives", type=float, metavar="SHARE", help="share of negatives to learn from"
         )
-        parser.add_argument("--chunk", type=int, default=256, help="events that travel together")
-        parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the learning curve of the first")
+        parser.add_argument("--chunk", type=int, default=256, metavar="N", help="events per batch (256)")
+        parser.add_argument(
+            "--plot", type=Path, metavar="PNG", help="draw the learning curve of the first learner"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
         add_batch_arguments(parser)
 
@@ -107,7 +115,7 @@ class Evaluate:
             )
             say_bad_rows(reporter, dataset)
         if not results[0].events:
-            raise UsageError(f"{arguments.path}: holds no event")
+            raise UsageError(f"{arguments.path}: contains no events")
         if arguments.json:
             print(json.dumps(as_json(results, dataset, left_out), indent=2))
         else:
@@ -223,7 +231,7 @@ def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -
     from rich.table import Table
 
     first = results[0]
-    table = Table(title=f"{dataset.name}: {first.events:,} events, each predicted before it was learned")
+    table = Table(title=f"{dataset.name}: progressive metrics over {first.events:,} events")
     table.add_column("")
     for result in results:
         table.add_column(result.name, justify="right")
@@ -231,10 +239,10 @@ def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -
     def rows(part: str, found: list[MetricValues]) -> None:
         for name, key, form in (
             ("log loss", "log_loss", ".4f"),
-            ("normalised entropy", "ne", ".4f"),
+            ("normalized entropy", "ne", ".4f"),
             ("AUC", "auc", ".4f"),
             ("calibration", "calibration", ".3f"),
-            ("share of the way to the optimum", "share_of_way", ".1%"),
+            ("share of the achievable uplift", "share_of_way", ".1%"),
         ):
             if key != "share_of_way" or first.values.planted_events:
                 table.add_row(f"{name}{part}", *(format(getattr(values, key), form) for values in found))
@@ -245,13 +253,15 @@ def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -
         table.add_section()
         rows(f", from event {first.tail_from:,}", tails)
     table.add_section()
-    table.add_row("events a second", *(f"{result.events_per_second:,.0f}" for result in results))
+    table.add_row("events per second", *(f"{result.events_per_second:,.0f}" for result in results))
     console = Console()
     console.print(table)
     values = first.values
-    base = f"base rate {values.base_rate:.2%}, its progressive log loss {values.base_log_loss:.4f}"
+    base = (
+        f"base rate {values.base_rate:.2%}, progressive log loss of the base rate {values.base_log_loss:.4f}"
+    )
     if values.planted_events:
-        base += f", planted optimum {values.bayes_log_loss:.4f}"
+        base += f", Bayes-optimal log loss {values.bayes_log_loss:.4f}"
     console.print(base, highlight=False)
     for line in left_out.lines(first.events):
         console.print(line, highlight=False, markup=False)

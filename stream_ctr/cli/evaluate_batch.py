@@ -36,12 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=["progressive", "batch"],
         default="progressive",
-        help="progressive: each event is predicted, then learned; batch: epochs over training rows",
+        help="progressive: predict each event, then learn from it; batch: train in epochs over training rows",
     )
     group = parser.add_argument_group("batch protocol")
     add_protocol_arguments(group)
     group.add_argument(
-        "--checkpoint", type=Path, metavar="FOLDER", help="save the first learner for train --start-from"
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="save a checkpoint of the first learner for train --start-from",
     )
 
 
@@ -58,7 +61,7 @@ def refuse_options_of_other_protocol(arguments: argparse.Namespace) -> None:
         given = [name for name in BATCH_ONLY if getattr(arguments, name) is not None]
         other = "batch"
     if given:
-        raise UsageError(f"--{given[0].replace('_', '-')} is an option of --protocol {other}")
+        raise UsageError(f"--{given[0].replace('_', '-')} requires --protocol {other}")
 
 
 def run_batch(

@@ -176,7 +176,7 @@ def _write(
             progress(rows)
     if not rows:
         shutil.rmtree(beside)
-        raise DataError(f"{path or dataset.name}: holds no row to learn from")
+        raise DataError(f"{path or dataset.name}: contains no rows to learn from")
     state = encoder.state()
     (beside / "keys.safetensors").write_bytes(safetensors.numpy.save(state.arrays))
     digest.update(json.dumps([asdict(item) for item in fields]).encode())
@@ -207,7 +207,7 @@ def _columns(batch: Batch) -> dict[str, NDArray[Any]]:
 def _load(
     place: Path, source: dict[str, Any], fields: tuple[FieldConfig, ...], dataset: Dataset
 ) -> EncodedRows:
-    damaged = f"{place} is damaged; remove it, and the data are read again"
+    damaged = f"{place} is damaged; remove it to encode the data again"
     try:
         manifest = json.loads((place / _MANIFEST).read_text("utf-8"))
         arrays = safetensors.numpy.load((place / "keys.safetensors").read_bytes())
@@ -222,10 +222,10 @@ def _load(
         columns: dict[str, NDArray[Any]] = {}
         for name, dtype in _COLUMNS.items():
             if (place / name).stat().st_size != np.dtype(dtype).itemsize * int(np.prod(shapes[name])):
-                raise StateError(f"{damaged}: {name} has not the {shapes[name]} numbers of its manifest")
+                raise StateError(f"{damaged}: the size of {name} does not match shape {shapes[name]}")
             columns[name] = np.memmap(place / name, dtype, "r", shape=shapes[name])
         if manifest["source"] != source:
-            raise StateError(f"{damaged}: it is of another source")
+            raise StateError(f"{damaged}: its manifest describes other data")
         keys_state, digest = State(arrays, manifest["keys"]), str(manifest["digest"])
         note, bad_rows = str(manifest["note"]), dict(manifest["bad_rows"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

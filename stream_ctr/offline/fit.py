@@ -147,8 +147,7 @@ def fit(
     seconds = time.monotonic() - began
     if best is None:
         raise ModelError(
-            f"after {len(epochs)} epochs the predictions are not finite: a learning rate or a radius is too "
-            "large"
+            f"after {len(epochs)} epochs the predictions are not finite; reduce the learning rates or radii"
         )
     learner = _with_rate(make_learner, state, rate)
     test = np.flatnonzero(part == TEST)
@@ -175,6 +174,6 @@ def _check_labels(label: NDArray[np.uint8]) -> None:
     clicks = int(label.sum())
     if clicks in (0, len(label)):
         raise DataError(
-            f"the {len(label)} validation rows hold {clicks} clicks: without both clicks and others there "
-            "is no AUC to stop on; give more rows, or other --shares or --split"
+            f"the {len(label)} validation rows have {clicks} clicks: early stopping needs clicks and "
+            "non-clicks for the AUC; provide more rows, or change --shares or --split"
         )

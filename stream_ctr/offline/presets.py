@@ -61,9 +61,9 @@ def batch_preset(name: str) -> OptimizerConfig:
     if name in BATCH_PRESETS:
         return BATCH_PRESETS[name]
     near = difflib.get_close_matches(name, BATCH_PRESETS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
     raise UsageError(
-        f"no optimizer named {name!r} in the batch protocol; {hint}Choose one of {', '.join(BATCH_PRESETS)}"
+        f"no optimizer named {name!r} in the batch protocol; {hint}choose one of {', '.join(BATCH_PRESETS)}"
     )
 
 
@@ -84,7 +84,7 @@ def with_settings(optimizer: OptimizerConfig, texts: Mapping[str, str]) -> Optim
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise UsageError(f"--set {key}={text}: an optimizer has no setting {key!r}{hint}")
+            raise UsageError(f"--set {key}={text}: unknown optimizer setting {key!r}{hint}")
         kind = types[key] if types[key] in (int, float) else str
         try:
             values[key] = kind(text)

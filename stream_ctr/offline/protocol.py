@@ -68,8 +68,8 @@ def check_protocol(protocol: BatchProtocol) -> None:
     training, validation, test = protocol.shares
     if training < 1 or validation < 1 or test < 0 or sum(protocol.shares) > 1000:
         raise UsageError(
-            f"--shares {training}:{validation}:{test}: training and validation need 1 or more each, test 0 "
-            "or more, 1000 in all"
+            f"--shares {training}:{validation}:{test}: training and validation must be at least 1, test at "
+            "least 0, and the sum at most 1000"
         )
     for option, number, low, high in (
         ("--epochs", protocol.epochs, 1, 1_000_000),
@@ -82,7 +82,7 @@ def check_protocol(protocol: BatchProtocol) -> None:
             raise UsageError(f"{option} {number}: must be from {low} to {high}")
     if not (math.isfinite(protocol.rate_factor) and 0.0 < protocol.rate_factor <= 1.0):
         raise UsageError(
-            f"--rate-factor {protocol.rate_factor:g}: must be above 0, at most 1 (1 leaves rates)"
+            f"--rate-factor {protocol.rate_factor:g}: must be above 0 and at most 1 (1 keeps the rates)"
         )
 
 
@@ -97,6 +97,6 @@ def parse_shares(text: str) -> tuple[int, int, int]:
     """
     parts = text.split(":")
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
-        raise UsageError(f"--shares {text!r} is not TRAINING:VALIDATION:TEST, such as 8:1:1")
+        raise UsageError(f"--shares {text!r}: must be TRAINING:VALIDATION:TEST, such as 8:1:1")
     training, validation, test = map(int, parts)
     return training, validation, test

@@ -84,14 +84,14 @@ def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProt
     table.add_row("best epoch", *(f"{fit.best.epoch} of {len(fit.epochs)}" for fit in found))
     table.add_row("updates", *(f"{fit.updates:,}" for fit in found))
     if any(fit.skipped for fit in found):
-        table.add_row("of them not finite, left out", *(f"{fit.skipped:,}" for fit in found))
+        table.add_row("skipped updates (not finite)", *(f"{fit.skipped:,}" for fit in found))
     table.add_row("seconds", *(f"{fit.seconds:,.1f}" for fit in found))
     console = new_console(max(100, 40 + 20 * len(found)))
     console.print(table)
     embedding_rows = len(prepared.feed.vocabulary.key)
     console.print(
-        f"{found[0].batch_size:,} rows an update; {embedding_rows:,} embedding rows, of values in "
-        f"{prepared.features.minimum_count} or more training rows; weights of the best validation AUC.",
+        f"{found[0].batch_size:,} rows per update; {embedding_rows:,} embedding rows, for values in at least "
+        f"{prepared.features.minimum_count} training rows; weights of the best epoch by validation AUC.",
         highlight=False,
     )
     for line in encoded.left_out().lines(len(encoded)):
@@ -122,8 +122,8 @@ def plot_fits(fits: Mapping[str, Fit], path: str | os.PathLike[str], title: str)
         ranking.plot([best.epoch], [best.validation.auc], "o", color=colour, markersize=9, fillstyle="none")
         loss.plot([best.epoch], [best.validation.log_loss], "o", color=colour, markersize=9, fillstyle="none")
     loss.set_title(title, loc="left", fontsize=13)
-    loss.set_ylabel("log loss (nats / row)\nvalidation; dashed: training")
-    ranking.set_ylabel("validation AUC\n(circle: the epoch that is kept)")
+    loss.set_ylabel("log loss (nats / row)\nsolid: validation; dashed: training")
+    ranking.set_ylabel("validation AUC\n(circle: selected epoch)")
     ranking.set_xlabel("epoch")
     ranking.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.legend(frameon=False, fontsize=9)

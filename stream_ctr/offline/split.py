@@ -45,8 +45,8 @@ def split_rows(protocol: BatchProtocol, time_ms: NDArray[np.int64]) -> NDArray[n
     for kind, wanted in enumerate(protocol.shares):
         if wanted and not np.any(part == kind):
             raise DataError(
-                f"{rows} rows are too few to split {':'.join(map(str, protocol.shares))}: there is no "
-                f"{PARTS[kind]} row; give more rows, or other --shares"
+                f"{rows} rows are too few to split {':'.join(map(str, protocol.shares))}: no row is left for "
+                f"{PARTS[kind]}; provide more rows, or change --shares"
             )
     return part
 

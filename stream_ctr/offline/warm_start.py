@@ -93,8 +93,8 @@ def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
     if found:
         path, there, here = found
         raise StateError(
-            f"{store.path(loaded.manifest.version)} cannot be gone on with: {path} is {there!r} there and "
-            f"{here!r} in the configuration; make the two the same"
+            f"cannot start from {store.path(loaded.manifest.version)}: {path} is {there!r} in the checkpoint "
+            f"and {here!r} in the configuration; make them equal"
         )
     pipeline = loaded.parts["pipeline"]
     return {

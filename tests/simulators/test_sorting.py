@@ -164,7 +164,7 @@ def test_a_replay_out_of_order_says_how_much_and_what_helps(
     found = json.loads(captured.out)
     assert (found["out_of_order"], found["largest_step_back_ms"]) == (2, 50_000)
     assert "replay --sort" in captured.err
-    with pytest.raises(UsageError, match="--work is for the temporary files of --sort"):
+    with pytest.raises(UsageError, match="--work requires --sort"):
         run("replay", "delimited", str(path), "--log", url_of(tmp_path / "log.db"), "--work", "x", *options)
 
 
