@@ -1,4 +1,4 @@
-"""What ``stream-ctr bench labels`` says: tables for people, rows for machines, a picture of the change."""
+"""Report of ``stream-ctr bench labels``: JSON, tables, and a plot of the excess loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLES = {"wait": (GREY, "-"), "fast": (BLUE, "-"), "fnw": (GREEN, "--"), "naive
 
 
 def as_json(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: int) -> dict[str, Any]:
-    """Machine, stream, a row a policy, a row a way to hold the joiner's records."""
+    """Machine, stream, one row per policy, and one row per storage of the joiner's records."""
     return {
         "machine": describe_machine(),
         "events": events,
@@ -50,7 +50,7 @@ def _rounded(row: PolicyRun | JoinRun) -> dict[str, Any]:
 
 
 def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: int) -> None:
-    """The same as tables, with the machine below."""
+    """Print the results as tables, with the machine below."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console
@@ -99,7 +99,7 @@ def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: in
 
 
 def plot_policies(runs: Sequence[PolicyRun], events: int, path: Path) -> None:
-    """Log loss above the planted optimum's along the stream, a line a policy, as a PNG.
+    """Write a PNG: excess log loss over the Bayes-optimal log loss along the stream, one line per policy.
 
     Raises:
         UsageError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What ``stream-ctr bench scale`` says: tables, a list of rows, a picture."""
+"""Report of ``stream-ctr bench scale``: JSON, tables and a plot."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_fi
 
 
 def as_json(sizes: list[Size], optimizer: str) -> list[dict[str, Any]]:
-    """One row a size; what the system does not tell is null."""
+    """One row per size; values that the system does not report are null."""
     machine = {**describe_machine(), "load": load_average()}
     return [{**row(size, sizes[0]), "optimizer": optimizer, "machine": machine} for size in sizes]
 
 
 def row(size: Size, smallest: Size) -> dict[str, Any]:
-    """The figures of one size; costs are medians over chunks, ratios medians over pairs of them."""
+    """The results of one size; costs are medians over chunks, ratios medians over pairs of chunks."""
     figures: dict[str, Any] = {"name": f"{size.rows} rows", "rows": size.rows}
     for draw in DRAWS:
         parts, cost = np.array(size.seconds[draw]) * 1e6, size.cost(draw)
@@ -52,7 +52,7 @@ def row(size: Size, smallest: Size) -> dict[str, Any]:
 
 
 def print_table(sizes: list[Size], optimizer: str) -> None:
-    """The same as two tables, with the machine below them."""
+    """Print the results as two tables, with the machine below."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console
@@ -108,7 +108,7 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
 
 
 def plot(sizes: list[Size], path: str | os.PathLike[str], optimizer: str) -> None:
-    """Write a PNG: the cost of an event, and memory, over the rows of the vocabulary.
+    """Write a PNG: cost of an event and memory by vocabulary rows.
 
     Raises:
         UsageError: matplotlib is not installed.
