@@ -1,4 +1,4 @@
-"""What ``stream-ctr bench optimizers`` says: rows for machines, a table and a picture for people."""
+"""Report of ``stream-ctr bench optimizers``: JSON, a table and a plot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stream_ctr.datasets.base import Dataset
 
 CONTROLS: Final = ("base-wide", "base-twice")
-"""What the base does with twice the compute."""
+"""Baselines that spend twice the compute on the base rules."""
 LOOKED_AT: Final = (
     "The default settings and the spaces were declared after earlier looks at rows 40,000 to 80,000 of a "
     "thinned Criteo sample: there, this tail was looked at before."
@@ -29,7 +29,7 @@ LOOKED_AT: Final = (
 def as_json(
     results: Sequence[Tested], label: NDArray[np.float32], plan: Plan, dataset: Dataset
 ) -> dict[str, Any]:
-    """Machine, plan and one row a method."""
+    """Machine, plan and one row per method."""
     return {
         "machine": describe_machine(),
         "dataset": dataset.name,
@@ -92,7 +92,7 @@ def auc(probability: NDArray[np.float32], label: NDArray[np.float32]) -> float:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """The rows as a table, and what must be said about them."""
+    """Print the rows as a table with explanatory notes."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console
@@ -134,7 +134,7 @@ def print_table(report: dict[str, Any]) -> None:
 
 
 def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
-    """A PNG: how far each method has fallen behind its base by each event, in nats; below 0 it leads.
+    """Write a PNG: cumulative log loss of each method minus its base's, in nats; below 0 the method leads.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -149,7 +149,7 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
         label = f"{tested.method.name} - {tested.method.base}"
         style = LINE_STYLES[number % len(LINE_STYLES)]
         axes.plot(np.arange(1, len(behind) + 1), behind, style, lw=1.2, label=label)
-    axes.set_yscale("symlog", linthresh=50.0, linscale=2.0)  # one that fails must not flatten the others
+    axes.set_yscale("symlog", linthresh=50.0, linscale=2.0)  # a diverging method must not flatten the others
     axes.axhline(0.0, color=BLACK, lw=0.8)
     axes.axvspan(plan.tune_to, plan.test_to, color="0.93", zorder=0, label="test rows")
     axes.set_xlim(0, plan.test_to)

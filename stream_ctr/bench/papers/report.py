@@ -1,4 +1,4 @@
-"""What ``bench papers`` shows: JSON, tables and a picture."""
+"""Report of ``stream-ctr bench papers``: JSON, tables and a plot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TITLES: Final = {"": "without SML", META_TANH: "with SML"}
 
 
 def as_json(plan: Plan, results: Results, dataset: str) -> dict[str, Any]:
-    """Data, protocol, every cell, and every table that the cells give."""
+    """Data, protocol, all cells, and the tables derived from them."""
     aucs = cell_aucs(results)
     cells = [{**asdict(cell), **result} for cell, result in results.items()]
     return {
@@ -47,17 +47,17 @@ def as_json(plan: Plan, results: Results, dataset: str) -> dict[str, Any]:
 
 
 def has_ablation(results: Results) -> bool:
-    """Whether another form of the skip logits than the paper's own was asked for."""
+    """Whether the grid contains a form of the skip logits other than the paper's."""
     return any(cell.skip not in TITLES for cell in results)
 
 
 def has_components(results: Results) -> bool:
-    """Whether one of Helen's parts was asked for."""
+    """Whether the grid contains an ablation of Helen."""
     return any(cell.optimizer in ("helen-m", "helen-b") for cell in results)
 
 
 def print_tables(report: dict[str, Any]) -> None:
-    """The same tables for people; a value is the mean over seeds, then its standard deviation."""
+    """Print the tables; values are means over seeds +- standard deviation."""
     from stream_ctr.reporting.console import new_console
 
     console = new_console(150)
@@ -171,7 +171,7 @@ def _compared(found: dict[str, Any] | None) -> str:
 
 
 def plot_grid(results: Results, path: str | os.PathLike[str], title: str) -> None:
-    """Write a PNG: AUC by optimizer, a line a model, without and with SML; bars are the seeds' deviation.
+    """Write a PNG: AUC by optimizer and model, without and with SML; bars are standard deviations over seeds.
 
     Raises:
         UsageError: matplotlib is not installed, or no cell has an AUC.
@@ -198,7 +198,7 @@ def _panel(axes: Any, aucs: Aucs, skip: str) -> None:
     models = list(rows[0]["auc"])
     for number, model in enumerate(models):
         found = [(place, row["auc"][model]) for place, row in enumerate(rows) if row["auc"][model]]
-        # side by side, so that bars of models with equal means can be told apart
+        # offset, so that bars of models with equal means do not overlap
         at = [place + (number - (len(models) - 1) / 2) * 0.08 for place, _ in found]
         mean = [each["mean"] for _, each in found]
         bars = [each["deviation"] or 0.0 for _, each in found]
