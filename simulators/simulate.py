@@ -1,4 +1,4 @@
-"""``stream-ctr simulate``: the world of planted truth, written to a log or driven against a server."""
+"""``stream-ctr simulate``: the simulated world, written to a log or driven against a prediction server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from simulators.closed_loop import add_server_arguments, check_server_arguments, run_against_server
-from simulators.writer_command import add_writer_arguments, check_writer_arguments, run_writer
+from simulators.closed_loop.command import add_server_arguments, check_server_arguments, run_against_server
+from simulators.log_writer.command import add_writer_arguments, check_writer_arguments, run_writer
 from stream_ctr.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from simulators.settings import WorldConfig
-    from simulators.timeline import Happening
-    from simulators.writer import Topics
-    from simulators.writer_command import Job
+    from simulators.log_writer.command import Job
+    from simulators.log_writer.timeline import Happening
+    from simulators.log_writer.writer import Topics
+    from simulators.world.settings import WorldConfig
     from stream_ctr.events.log import Entry, EventLog
 
 EVENTS_WITHOUT_RATE: Final = 100_000
@@ -26,7 +26,7 @@ EVENTS_WITHOUT_RATE: Final = 100_000
 class Simulate:
     """``stream-ctr simulate``."""
 
-    help = "a simulated world of users, ads and clicks with known probabilities: to a log, or at a server"
+    help = "simulate users, ads and clicks with known click probabilities: to a log, or against a server"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
@@ -36,25 +36,25 @@ class Simulate:
             "--events",
             type=int,
             metavar="N",
-            help=f"impressions (default: without end with --rate or --server, else {EVENTS_WITHOUT_RATE:,})",
+            help=f"impressions (default: unlimited with --rate or --server, else {EVENTS_WITHOUT_RATE:,})",
         )
         parser.add_argument("--seed", type=int, default=1, help="seed of the world")
         parser.add_argument(
             "--start-ms",
             type=int,
             metavar="MS",
-            help="event time of the first impression, in ms since 1970 (default: now with --rate)",
+            help="event time of the first impression, in ms since the epoch (default: now with --rate)",
         )
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Write, and return the exit status."""
-        from simulators.timeline import timeline
-        from simulators.world import World
+        """Write the log or drive the server; returns the exit status."""
+        from simulators.log_writer.timeline import timeline
+        from simulators.world.world import World
 
         check_writer_arguments(arguments)
         check_server_arguments(arguments)
         if arguments.events is not None and arguments.events < 1:
-            raise UsageError(f"--events {arguments.events} is not at least 1")
+            raise UsageError(f"--events {arguments.events}: must be at least 1")
         config = _config(arguments)
         live = arguments.rate is not None and arguments.start_ms is None
         if arguments.server is not None:
@@ -72,15 +72,15 @@ class Simulate:
                     first = _first_event(log, found, entries)
                 if first:
                     position.count_by_key()
-            # The world gives every click its delay, so none stands in.
+            # The world defines the delay of every click, so the fallback is never used.
             return timeline(World(found).examples(first, stop), lambda event_id: 1)
 
         return run_writer("simulate", arguments, source, live=live)
 
 
 def _config(arguments: argparse.Namespace) -> WorldConfig:
-    """The world of the arguments; with a rate, event time runs at it, from now on unless told."""
-    from simulators.settings import WorldConfig
+    """The world of the arguments. With a rate, event time runs at that rate and starts now by default."""
+    from simulators.world.settings import WorldConfig
     from stream_ctr.datasets.base import convert_options, parse_options
 
     options = convert_options("world", WorldConfig, parse_options(arguments.option))
@@ -94,15 +94,15 @@ def _config(arguments: argparse.Namespace) -> WorldConfig:
 
 
 def _first_event(log: EventLog, config: WorldConfig, entries: list[Entry]) -> int:
-    """An event from which all that is not in the log, and each partition's last record, can be made."""
-    from simulators.writer import MAX_SKEW
+    """An event early enough to generate all records missing in the log and each partition's last record."""
+    from simulators.log_writer.writer import MAX_SKEW
 
     last = min(_number(log, config, entry) for entry in entries)
     return max(0, last - MAX_SKEW - math.ceil(config.longest_delay_seconds * config.events_per_second))
 
 
 def _start_of(log: EventLog, topics: Topics, config: WorldConfig, entries: list[Entry] | None) -> int:
-    """Event time of event 0 of the run that wrote the log, told by an impression that it wrote."""
+    """Event time of event 0 of the run that wrote the log, derived from an impression that it wrote."""
     import msgspec
 
     from stream_ctr.events.records import Impression
@@ -114,7 +114,7 @@ def _start_of(log: EventLog, topics: Topics, config: WorldConfig, entries: list[
             except msgspec.DecodeError as error:
                 raise LogError(f"{log.url}: cannot resume: topic {entry.topic!r} ends with {error}") from None
             return shown.ts_ms - config.elapsed_ms(_number(log, config, entry))
-    raise LogError(f"{log.url}: cannot resume without an impression that tells the start; give --start-ms")
+    raise LogError(f"{log.url}: cannot resume: no impression to derive the start time from; give --start-ms")
 
 
 def _number(log: EventLog, config: WorldConfig, entry: Entry) -> int:
@@ -124,7 +124,7 @@ def _number(log: EventLog, config: WorldConfig, entry: Entry) -> int:
         shown = (entry.key or b"").decode(errors="replace")
         raise LogError(
             f"{log.url}: cannot resume: topic {entry.topic!r} partition {entry.partition} ends with "
-            f"{shown!r}, no event of the world of seed {config.seed}; resume with its seed, or write to "
-            "other topics"
+            f"{shown!r}, not an event of the world with seed {config.seed}; resume with the seed of the "
+            "first run, or write to other topics"
         )
     return int(digits)

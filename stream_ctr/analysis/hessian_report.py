@@ -129,7 +129,7 @@ def finite(value: float, digits: int) -> float | None:
 
 def print_report(found: dict[str, Any]) -> None:
     """A table for each field, a row for each optimizer: means over the seeds."""
-    from stream_ctr.reporting.console import console as new_console
+    from stream_ctr.reporting.console import new_console
 
     console = new_console()
     for field in dict.fromkeys(row["field"] for row in found["rows"]):

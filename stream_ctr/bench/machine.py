@@ -1,7 +1,4 @@
-"""What a figure was measured on: machine, versions, commit.
-
-The resident memory of this process is read where the system offers it.
-"""
+"""Context of a measurement: machine, package versions, commit, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _PROCESS = Path("/proc/self")
 
 
 def describe_machine() -> dict[str, str]:
-    """Processor, cores, Python, packages and, in a git checkout, the commit: names and texts."""
+    """Processor, cores, system, Python, packages and, in a git checkout, the commit, as text by name."""
     described = {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
@@ -38,7 +35,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def load_average() -> str:
-    """Threads that ran or waited over the last minute: above the number of cores, figures are noisy."""
+    """Load average of the last minute; above the number of cores, measurements are noisy."""
     try:
         return f"{os.getloadavg()[0]:.1f}"
     except OSError:
@@ -46,7 +43,7 @@ def load_average() -> str:
 
 
 def print_machine(console: Console) -> None:
-    """The line below every table."""
+    """Print machine and load as the line below a table."""
     described = {**describe_machine(), "load": load_average()}
     console.print("; ".join(f"{key} {value}" for key, value in described.items()), highlight=False)
 
@@ -76,7 +73,7 @@ def _commit() -> str:
 
 
 def resident_bytes() -> int | None:
-    """Memory that the process holds now; None where the system does not say."""
+    """Current resident memory of the process; None if the system does not report it."""
     try:
         pages = int((_PROCESS / "statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -85,7 +82,7 @@ def resident_bytes() -> int | None:
 
 
 def forget_peak() -> bool:
-    """Let :func:`peak_bytes` begin anew; False where the system cannot."""
+    """Reset the peak of :func:`peak_bytes`; False if the system does not support it."""
     try:
         (_PROCESS / "clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -94,7 +91,7 @@ def forget_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """Most memory that the process held since :func:`forget_peak`; None where the system does not say."""
+    """Peak resident memory since :func:`forget_peak`; None if the system does not report it."""
     try:
         lines = (_PROCESS / "status").read_text(encoding="utf-8").splitlines()
     except OSError:

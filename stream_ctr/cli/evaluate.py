@@ -34,7 +34,9 @@ MODELS = ("sml", "dnn")
 class Evaluate:
     """``stream-ctr evaluate``."""
 
-    help = "predict then learn a dataset event by event, and say how good the predictions were"
+    help = (
+        "progressive evaluation: predict each event, then learn from it; report log loss, AUC and calibration"
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("dataset", help="criteo, avazu, taobao, open-bandit, delimited, jsonl, world")
@@ -43,33 +45,39 @@ class Evaluate:
             "--option", action="append", default=[], metavar="KEY=VALUE", help="reader option"
         )
         add_bad_row_argument(parser)
-        parser.add_argument("--config", help="configuration file for model, optimizer, learner and features")
-        parser.add_argument("--model", choices=MODELS, help="sml: with the meta skip logits; dnn: without")
+        parser.add_argument(
+            "--config", metavar="FILE", help="configuration file for model, optimizer, learner and features"
+        )
+        parser.add_argument("--model", choices=MODELS, help="sml: with Skip Meta Logit; dnn: without")
         parser.add_argument(
             "--optimizer",
             action="append",
             metavar="NAME",
-            help="default, helen (its published form), base, ...; repeat it to compare several in one run",
+            help="default, helen (its published form), base, ...; repeat to compare several in one run",
         )
         parser.add_argument(
             "--against",
             action="append",
             default=[],
             metavar="NAME",
-            help="peer on the same rows, repeatable: river-ftrl, river-lr, river-fm, river-tree, "
+            help="peer on the same events, repeatable: river-ftrl, river-lr, river-fm, river-tree, "
             "river-bagging, river-forest, or river:MODULE.CLASS for any other classifier of river",
         )
-        parser.add_argument("--limit", "--events", type=int, help="stop after so many events (100,000)")
-        parser.add_argument("--tail-from", type=int, metavar="N", help="also score events from number N on")
-        parser.add_argument("--seed", type=int, help="seed of the initial weights")
         parser.add_argument(
-            "--policy", choices=POLICIES, help="label policy, as if every click came at once (wait)"
+            "--limit", "--events", type=int, metavar="N", help="stop after N events (world: 100,000)"
+        )
+        parser.add_argument("--tail-from", type=int, metavar="N", help="also report metrics from event N on")
+        parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial weights")
+        parser.add_argument(
+            "--policy", choices=POLICIES, help="label policy; every click counts as immediate (wait)"
         )
         parser.add_argument(
-            "--keep-negatives", type=float, metavar="SHARE", help="share of negatives learned"
+            "--keep-negatives", type=float, metavar="SHARE", help="share of negatives to learn from"
         )
-        parser.add_argument("--chunk", type=int, default=256, help="events that travel together")
-        parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the learning curve of the first")
+        parser.add_argument("--chunk", type=int, default=256, metavar="N", help="events per batch (256)")
+        parser.add_argument(
+            "--plot", type=Path, metavar="PNG", help="draw the learning curve of the first learner"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
         add_batch_arguments(parser)
 
@@ -107,12 +115,12 @@ class Evaluate:
             )
             say_bad_rows(reporter, dataset)
         if not results[0].events:
-            raise UsageError(f"{arguments.path}: holds no event")
+            raise UsageError(f"{arguments.path}: contains no events")
         if arguments.json:
             print(json.dumps(as_json(results, dataset, left_out), indent=2))
         else:
             _print_table(results, dataset, left_out)
-        if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
+        if arguments.plot:  # last, so that a failing plot does not suppress the results
             from stream_ctr.metrics.curve_plot import plot_curve
 
             plot_curve(
@@ -136,8 +144,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _prepare(
     arguments: argparse.Namespace, settings: Settings, dataset: Dataset, limit: int | None
 ) -> tuple[Iterator[Batch], dict[str, Learner], Tally]:
-    """The batches of the dataset, every learner that is to see them, by name, and the counts of what the
-    batches leave out."""
+    """The batches of the dataset, the learners by name, and the counts of features left out."""
     from stream_ctr.config.label_policy import refuse_labels
     from stream_ctr.features.keys.encoder import KeyEncoder
     from stream_ctr.features.rows.tables import FeatureTables
@@ -151,7 +158,7 @@ def _prepare(
     policy = _policy(arguments, settings)
     for name in arguments.against:
         refuse_labels(policy.loss, name)
-    # Labels that are learned as they come need no row of their own.
+    # With plain labels under the wait policy, no separate label events are needed.
     at_once = policy.loss.plain and policy.loss.policy == "wait"
     examples = dataset.read(arguments.path or "", limit)
     batches = direct_batches(examples, encoder, tables, arguments.chunk, None if at_once else policy)
@@ -176,14 +183,14 @@ def _prepare(
 
 
 def _model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
-    """The model of the configuration, with what ``--model`` changes of it."""
+    """The configured model with the change of ``--model``."""
     if not arguments.model:
         return settings.model
     return dataclasses.replace(settings.model, sml=arguments.model == "sml")
 
 
 def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
-    """The label policy of the configuration, with what the command line says instead."""
+    """The configured label policy with the overrides of the command line."""
     from stream_ctr.pipeline.label_actions import LabelPolicy
 
     keep, policy = arguments.keep_negatives, arguments.policy
@@ -197,7 +204,7 @@ def _policy(arguments: argparse.Namespace, settings: Settings) -> LabelPolicy:
 
 
 def as_json(results: list[Evaluation], dataset: Dataset, left_out: Tally) -> dict[str, Any]:
-    """The first learner's figures on top, those of all the others under ``against``."""
+    """The results of the first learner at the top level, those of the others under ``against``."""
     rows = [_row(result) for result in results]
     return {
         "dataset": dataset.name,
@@ -219,12 +226,12 @@ def _row(result: Evaluation) -> dict[str, Any]:
 
 
 def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -> None:
-    """A column a learner: learners are few, and their names and figures then fit any terminal."""
+    """Print one column per learner: learners are few, so the table fits any terminal."""
     from rich.console import Console
     from rich.table import Table
 
     first = results[0]
-    table = Table(title=f"{dataset.name}: {first.events:,} events, each predicted before it was learned")
+    table = Table(title=f"{dataset.name}: progressive metrics over {first.events:,} events")
     table.add_column("")
     for result in results:
         table.add_column(result.name, justify="right")
@@ -232,10 +239,10 @@ def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -
     def rows(part: str, found: list[MetricValues]) -> None:
         for name, key, form in (
             ("log loss", "log_loss", ".4f"),
-            ("normalised entropy", "ne", ".4f"),
+            ("normalized entropy", "ne", ".4f"),
             ("AUC", "auc", ".4f"),
             ("calibration", "calibration", ".3f"),
-            ("share of the way to the optimum", "share_of_way", ".1%"),
+            ("share of the achievable uplift", "share_of_way", ".1%"),
         ):
             if key != "share_of_way" or first.values.planted_events:
                 table.add_row(f"{name}{part}", *(format(getattr(values, key), form) for values in found))
@@ -246,13 +253,15 @@ def _print_table(results: list[Evaluation], dataset: Dataset, left_out: Tally) -
         table.add_section()
         rows(f", from event {first.tail_from:,}", tails)
     table.add_section()
-    table.add_row("events a second", *(f"{result.events_per_second:,.0f}" for result in results))
+    table.add_row("events per second", *(f"{result.events_per_second:,.0f}" for result in results))
     console = Console()
     console.print(table)
     values = first.values
-    base = f"base rate {values.base_rate:.2%}, its progressive log loss {values.base_log_loss:.4f}"
+    base = (
+        f"base rate {values.base_rate:.2%}, progressive log loss of the base rate {values.base_log_loss:.4f}"
+    )
     if values.planted_events:
-        base += f", planted optimum {values.bayes_log_loss:.4f}"
+        base += f", Bayes-optimal log loss {values.bayes_log_loss:.4f}"
     console.print(base, highlight=False)
     for line in left_out.lines(first.events):
         console.print(line, highlight=False, markup=False)

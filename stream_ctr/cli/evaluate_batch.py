@@ -1,4 +1,4 @@
-"""``stream-ctr evaluate --protocol batch``: train in epochs, stop early, test the best epoch's weights."""
+"""``stream-ctr evaluate --protocol batch``: training in epochs, early stopping, test of the best epoch."""
 
 from __future__ import annotations
 
@@ -25,31 +25,34 @@ BATCH_ONLY = (
     *("split", "shares", "split_seed", "epochs", "patience", "rate_factor", "batch_size", "minimum_count"),
     *("dense_rows", "dropout", "set", "work", "checkpoint"),
 )
-"""Arguments of the batch protocol alone; each is None where it was not given."""
+"""Arguments of the batch protocol only; None if not given."""
 PROGRESSIVE_ONLY: dict[str, object] = {"against": [], "tail_from": None, "chunk": 256}
-"""Arguments of progressive evaluation alone, with what they are when not given."""
+"""Arguments of progressive evaluation only, with their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what ``evaluate`` takes more."""
+    """Declare the arguments of the batch protocol."""
     parser.add_argument(
         "--protocol",
         choices=["progressive", "batch"],
         default="progressive",
-        help="progressive: each event is predicted, then learned; batch: epochs over training rows",
+        help="progressive: predict each event, then learn from it; batch: train in epochs over training rows",
     )
     group = parser.add_argument_group("batch protocol")
     add_protocol_arguments(group)
     group.add_argument(
-        "--checkpoint", type=Path, metavar="FOLDER", help="save the first learner for train --start-from"
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="save a checkpoint of the first learner for train --start-from",
     )
 
 
 def refuse_options_of_other_protocol(arguments: argparse.Namespace) -> None:
-    """Refuse an option that the chosen protocol would not look at.
+    """Reject options that the chosen protocol would ignore.
 
     Raises:
-        UsageError: the option and the protocol that it belongs to are named.
+        UsageError: an option of the other protocol is given.
     """
     if arguments.protocol == "batch":
         given = [name for name, usual in PROGRESSIVE_ONLY.items() if getattr(arguments, name) != usual]
@@ -58,13 +61,13 @@ def refuse_options_of_other_protocol(arguments: argparse.Namespace) -> None:
         given = [name for name in BATCH_ONLY if getattr(arguments, name) is not None]
         other = "batch"
     if given:
-        raise UsageError(f"--{given[0].replace('_', '-')} is an option of --protocol {other}")
+        raise UsageError(f"--{given[0].replace('_', '-')} requires --protocol {other}")
 
 
 def run_batch(
     arguments: argparse.Namespace, settings: Settings, model: ModelConfig, limit: int | None
 ) -> int:
-    """Do what ``evaluate --protocol batch`` was asked for; the arguments have been checked."""
+    """Run ``evaluate --protocol batch`` with checked arguments; returns the exit status."""
     from stream_ctr.datasets.base import open_dataset, parse_options
     from stream_ctr.offline.encoded import encoded_rows
     from stream_ctr.offline.report import as_json, print_table
@@ -109,15 +112,15 @@ def run_batch(
             print(json.dumps(as_json(fits, prepared, protocol), indent=2))
         else:
             print_table(fits, prepared, protocol)
-    if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
-        from stream_ctr.offline.plot import plot_fits
+    if arguments.plot:  # last, so that a failing plot does not suppress the results
+        from stream_ctr.offline.report import plot_fits
 
         plot_fits(fits, arguments.plot, f"{dataset.name}, batch protocol")
     return 0
 
 
 def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelConfig) -> dict[str, Arm]:
-    """What is to be trained, by name: the model under each optimizer."""
+    """The runs by name: the model with each optimizer."""
     from stream_ctr.config.experiment import Arm
     from stream_ctr.datasets.base import parse_options
     from stream_ctr.offline.presets import batch_preset, with_settings
@@ -137,9 +140,8 @@ def batch_arms(arguments: argparse.Namespace, settings: Settings, model: ModelCo
 
 
 def save_checkpoint(folder: Path, settings: Settings, arm: Arm, prepared: Prepared, fit: Fit) -> Path:
-    """The best epoch's weights with vocabulary and counts, for ``train --start-from``."""
-    from stream_ctr.offline.per_event import per_event
-    from stream_ctr.offline.warm_start import save_warm_start
+    """Save the best epoch's weights with vocabulary and counts, for ``train --start-from``."""
+    from stream_ctr.offline.warm_start import per_event, save_warm_start
 
     encoded, features = prepared.feed.encoded, prepared.features
     learner = per_event(fit.state, arm.optimizer, fit.batch_size)
@@ -154,7 +156,7 @@ def save_checkpoint(folder: Path, settings: Settings, arm: Arm, prepared: Prepar
 
 
 def _told(reporter: Reporter, name: str) -> Callable[[Progress], None]:
-    """Progress of one learner's fit on the reporter."""
+    """A callback that reports the progress of one learner's fit."""
 
     def tell(at: Progress) -> None:
         reporter.progress(

@@ -1,10 +1,9 @@
-"""A dataset read once into columns on disk: row ids instead of values, mapped into memory when used.
+"""A dataset encoded once into memory-mapped columns on disk, with value ids instead of values.
 
-Whatever the split, the seed or the smallest count, the same columns serve: every distinct value of a
-field gets a number of its own here, and which of them become embedding rows is decided later, from the
-counts of the training rows (:mod:`.vocabulary`). Full Criteo is 45,840,617 x 39 numbers of 4 bytes: 7.2 GB
-on disk, of which only what is touched is in memory. Reading it takes memory for one entry (about 50 bytes)
-per distinct value and one chunk of rows.
+The same columns serve every split, seed and minimum count: each distinct value of a field gets an id here,
+and the counts of the training rows decide later which values become embedding rows (:mod:`.vocabulary`).
+Full Criteo has 45,840,617 x 39 ids of 4 bytes: 7.2 GB on disk, of which only the pages in use are in memory.
+Encoding needs memory for one entry (about 50 bytes) per distinct value and one chunk of rows.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from stream_ctr.state.state import State
 
 FORMAT: Final = 2
 CHUNK: Final = 4096
-"""Rows that are read and encoded at a time."""
+"""Rows read and encoded at a time."""
 PREFIX: Final = "encoded-"
 _WRITING: Final = ".writing-"
 _MANIFEST: Final = "manifest.json"
@@ -53,35 +52,35 @@ _COLUMNS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """N examples over S slots and V distinct values, the F default rows first."""
+    """N examples over S slots; V ids, of which the first F are the fields' default rows."""
 
     fields: tuple[FieldConfig, ...]
     slot_field: NDArray[np.int32]
     """[S]"""
     row: NDArray[np.int32]
-    """[N, S] number of each value: default rows 0 to F - 1, then values by first appearance; ABSENT."""
+    """[N, S] value ids: default rows 0 to F - 1, then values by first appearance; or ABSENT."""
     label: NDArray[np.uint8]
     """[N]"""
     time_ms: NDArray[np.int64]
     """[N]"""
     key: NDArray[np.uint64]
-    """[V] 64-bit key of each number, 0 for default rows."""
+    """[V] 64-bit key of each id, 0 for default rows."""
     field: NDArray[np.int32]
-    """[V] field of each number."""
+    """[V] field of each id."""
     keys_state: State
     """State of the key encoder after the last row: quantile buckets of float fields."""
     digest: str
-    """BLAKE2b of everything above: two datasets are the same where these are."""
+    """BLAKE2b of everything above: equal digests mean equal data."""
     name: str
     note: str
     bad_rows: dict[str, Any]
-    """:meth:`stream_ctr.datasets.read_report.ReadReport.as_dict` of the reading."""
+    """Report on skipped rows (:meth:`stream_ctr.datasets.read_report.ReadReport.as_dict`)."""
 
     def __len__(self) -> int:
         return len(self.label)
 
     def left_out(self) -> Tally:
-        """Counts of what the rows leave out."""
+        """Counts of features and values that the encoding left out."""
         tally = Tally()
         tally.load(self.keys_state.values)
         return tally
@@ -98,14 +97,14 @@ def encoded_rows(
     unknown: UnknownFeatures = "refuse",
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[EncodedRows]:
-    """The columns of a dataset: those that lie in ``work`` already, or read now and left there.
+    """The columns of a dataset: from ``work`` if they exist there, otherwise encoded now and kept there.
 
-    ``unknown`` says what becomes of features that no field names. Without ``work`` the columns lie in a
-    temporary folder until the end. ``progress`` is called with the rows read.
+    ``unknown`` is the policy for features without a field. Without ``work``, the columns are in a temporary
+    folder that is removed at the end. ``progress`` is called with the number of rows read.
 
     Raises:
-        DataError: the data cannot be read, do not fit the fields, or hold no row.
-        StateError: another process uses ``work``, or what lies there is damaged.
+        DataError: the data cannot be read, does not fit the fields, or has no rows.
+        StateError: another process uses ``work``, or the columns in it are damaged.
     """
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(TemporaryDirectory(prefix="stream-ctr-")))
@@ -126,7 +125,7 @@ def _source(
     limit: int | None,
     unknown: UnknownFeatures,
 ) -> dict[str, Any]:
-    """What the columns are made of: changed data or options give another folder."""
+    """Identity of the columns: changed data or options give a different folder."""
     root = Path(path)
     files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
     found: dict[str, Any] = {
@@ -157,7 +156,7 @@ def _write(
     place: Path,
     progress: Callable[[int], None],
 ) -> None:
-    """Read everything into a folder beside, which gets its name when it is whole."""
+    """Encode everything into a temporary folder, which is renamed when it is complete."""
     for left in place.parent.glob(f"{_WRITING}*"):
         shutil.rmtree(left)
     beside = place.with_name(f"{_WRITING}{place.name}")
@@ -177,7 +176,7 @@ def _write(
             progress(rows)
     if not rows:
         shutil.rmtree(beside)
-        raise DataError(f"{path or dataset.name}: holds no row to learn from")
+        raise DataError(f"{path or dataset.name}: contains no rows to learn from")
     state = encoder.state()
     (beside / "keys.safetensors").write_bytes(safetensors.numpy.save(state.arrays))
     digest.update(json.dumps([asdict(item) for item in fields]).encode())
@@ -208,7 +207,7 @@ def _columns(batch: Batch) -> dict[str, NDArray[Any]]:
 def _load(
     place: Path, source: dict[str, Any], fields: tuple[FieldConfig, ...], dataset: Dataset
 ) -> EncodedRows:
-    damaged = f"{place} is damaged; remove it, and the data are read again"
+    damaged = f"{place} is damaged; remove it to encode the data again"
     try:
         manifest = json.loads((place / _MANIFEST).read_text("utf-8"))
         arrays = safetensors.numpy.load((place / "keys.safetensors").read_bytes())
@@ -223,10 +222,10 @@ def _load(
         columns: dict[str, NDArray[Any]] = {}
         for name, dtype in _COLUMNS.items():
             if (place / name).stat().st_size != np.dtype(dtype).itemsize * int(np.prod(shapes[name])):
-                raise StateError(f"{damaged}: {name} has not the {shapes[name]} numbers of its manifest")
+                raise StateError(f"{damaged}: the size of {name} does not match shape {shapes[name]}")
             columns[name] = np.memmap(place / name, dtype, "r", shape=shapes[name])
         if manifest["source"] != source:
-            raise StateError(f"{damaged}: it is of another source")
+            raise StateError(f"{damaged}: its manifest describes other data")
         keys_state, digest = State(arrays, manifest["keys"]), str(manifest["digest"])
         note, bad_rows = str(manifest["note"]), dict(manifest["bad_rows"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

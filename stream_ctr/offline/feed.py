@@ -1,4 +1,4 @@
-"""From columns to batches: any rows, in any order, as the learner takes them."""
+"""Batches for the learner from encoded columns: any rows, in any order."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stream_ctr.offline.encoded import EncodedRows
 from stream_ctr.offline.vocabulary import TrainingVocabulary
 
 PREDICT_ROWS: Final = 8192
-"""Rows of one prediction: bounds its memory."""
+"""Rows per call of ``predict``, which bounds its memory."""
 
 
 class Feed:
-    """Batches of a dataset over the rows of a training vocabulary."""
+    """Batches of a dataset, with the embedding rows of a training vocabulary."""
 
     def __init__(self, encoded: EncodedRows, vocabulary: TrainingVocabulary) -> None:
         self.encoded = encoded
@@ -30,7 +30,7 @@ class Feed:
         ]
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Embedding rows [B, S] of the examples ``index`` [B]; no row twice in an event."""
+        """Embedding rows [B, S] of the examples ``index`` [B]; each row occurs once per event."""
         found = self.vocabulary.row_of[self.encoded.row[index]]
         for field, slots in self._lists:
             default = found[:, slots] == field
@@ -39,7 +39,7 @@ class Feed:
         return found
 
     def batch(self, index: NDArray[np.int64], *, first: bool = False) -> Batch:
-        """The examples ``index`` [B] to learn from; the ``first`` batch creates all rows."""
+        """A training batch of the examples ``index`` [B]; the ``first`` batch creates all embedding rows."""
         rows = self.rows(index)
         events = len(index)
         nan = np.full(events, np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""Epochs over the training rows, stopped by the validation AUC; the best epoch's weights are what is kept."""
+"""Training in epochs with early stopping on the validation AUC; keeps the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from stream_ctr.state.state import State
 
 
 class BatchLearner(Protocol):
-    """What a batch run needs of a learner: one update per batch, along the mean gradient."""
+    """A learner that makes one update per batch, along the mean gradient."""
 
     def learn_batch(self, batch: Batch) -> LearnResult:
-        """The batch's row changes, then one update of the mean loss; probabilities as before it."""
+        """Apply the batch's row changes, then one update of the mean loss; probabilities from before it."""
         ...
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -37,24 +37,24 @@ class BatchLearner(Protocol):
         ...
 
     def load_state(self, state: State) -> None:
-        """Become the learner that handed out ``state``."""
+        """Restore ``state``."""
         ...
 
 
 MakeLearner = Callable[[float], BatchLearner]
-"""A new learner whose learning rates are those of the configuration times a factor."""
+"""Makes a learner whose learning rates are the configured ones times a factor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a fit is, told after every batch."""
+    """Progress of a fit, reported after every batch."""
 
     epoch: int
     """From 1."""
     rows: int
     """Training rows learned in this epoch."""
     of: int
-    """Training rows of an epoch."""
+    """Training rows per epoch."""
     best_auc: float
     """Best validation AUC so far, NaN in the first epoch."""
 
@@ -69,28 +69,28 @@ class Epoch:
     """Mean over the epoch, each row scored before its own update."""
     validation: Scores
     rate: float
-    """Factor on the configured learning rates in this epoch."""
+    """Factor on the configured learning rates during this epoch."""
     seconds: float
     """Wall time of training and validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a fit came to."""
+    """Result of a fit."""
 
     epochs: list[Epoch]
     best: Epoch
     state: State
     """The learner's state after the best epoch."""
     test: Scores | None
-    """Test rows under the best epoch's weights; None without test rows."""
+    """Scores on the test rows with the best epoch's weights; None without test rows."""
     batch_size: int
     updates: int
-    """Updates of all epochs together."""
+    """Updates over all epochs."""
     skipped: int
-    """Updates that were left out because they were not finite."""
+    """Updates skipped because they were not finite."""
     seconds: float
-    """Wall time of all epochs together."""
+    """Wall time over all epochs."""
 
 
 def fit(
@@ -101,13 +101,13 @@ def fit(
     rates: tuple[float, ...],
     progress: Callable[[Progress], None] = lambda at: None,
 ) -> Fit:
-    """Train until the validation AUC no longer rises; ``part`` [N] as the split gives it.
+    """Train until the validation AUC stops rising; ``part`` [N] is the output of the split.
 
-    After an epoch whose AUC is no better than the best, the learning rates are reduced; after ``patience``
-    such epochs in a row it is over. ``rates`` are the configured learning rates: none is reduced below 1e-6.
+    An epoch that does not improve the best AUC reduces the learning rates; ``patience`` such epochs in a row
+    end the training. ``rates`` are the configured learning rates; none is reduced below 1e-6.
 
     Raises:
-        DataError: the validation rows hold no click, or nothing but clicks.
+        DataError: the validation rows are all clicks or all non-clicks.
         ModelError: no epoch gave finite predictions.
     """
     training = np.flatnonzero(part == TRAINING)
@@ -147,8 +147,7 @@ def fit(
     seconds = time.monotonic() - began
     if best is None:
         raise ModelError(
-            f"after {len(epochs)} epochs the predictions are not finite: a learning rate or a radius is too "
-            "large"
+            f"after {len(epochs)} epochs the predictions are not finite; reduce the learning rates or radii"
         )
     learner = _with_rate(make_learner, state, rate)
     test = np.flatnonzero(part == TEST)
@@ -175,6 +174,6 @@ def _check_labels(label: NDArray[np.uint8]) -> None:
     clicks = int(label.sum())
     if clicks in (0, len(label)):
         raise DataError(
-            f"the {len(label)} validation rows hold {clicks} clicks: without both clicks and others there "
-            "is no AUC to stop on; give more rows, or other --shares or --split"
+            f"the {len(label)} validation rows have {clicks} clicks: early stopping needs clicks and "
+            "non-clicks for the AUC; provide more rows, or change --shares or --split"
         )

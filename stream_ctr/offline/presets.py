@@ -1,4 +1,4 @@
-"""Optimizers of the papers' batch training by name: every row and weight by the named rule at 1e-3."""
+"""Named optimizers of the papers' batch training; all rows and weights use one rule at a rate of 1e-3."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ BATCH_PRESETS: Final[dict[str, OptimizerConfig]] = {
     "adagrad": _rule("adagrad"),
     "rmsprop": _rule("rmsprop"),
 }
-"""The perturbing ones work over Adam. Radii and bounds are of the papers' search spaces and meant to be
-tuned: rho in {.05, .01, .005, .001}, xi in {0, .5}; 0.5 is the low end of ASAM's own working range."""
+"""The perturbing methods use Adam as their base. Radii and bounds are from the papers' search spaces and need
+tuning: rho in {.05, .01, .005, .001}, xi in {0, .5}; 0.5 is the low end of ASAM's own working range."""
 
 
 def batch_preset(name: str) -> OptimizerConfig:
@@ -56,26 +56,26 @@ def batch_preset(name: str) -> OptimizerConfig:
     'adam'
 
     Raises:
-        UsageError: there is none; the nearest is suggested.
+        UsageError: the name is unknown; the message suggests the nearest one.
     """
     if name in BATCH_PRESETS:
         return BATCH_PRESETS[name]
     near = difflib.get_close_matches(name, BATCH_PRESETS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
     raise UsageError(
-        f"no optimizer named {name!r} in the batch protocol; {hint}Choose one of {', '.join(BATCH_PRESETS)}"
+        f"no optimizer named {name!r} in the batch protocol; {hint}choose one of {', '.join(BATCH_PRESETS)}"
     )
 
 
 def with_settings(optimizer: OptimizerConfig, texts: Mapping[str, str]) -> OptimizerConfig:
-    """The optimizer with some of its settings replaced by what ``--set KEY=VALUE`` says.
+    """The optimizer with the settings of ``--set KEY=VALUE`` replaced.
 
     >>> with_settings(batch_preset("sam"), {"rho": "0.01"}).rho
     0.01
 
     Raises:
-        UsageError: there is no such setting, or its text is not a number.
-        ModelError: the value is out of its range.
+        UsageError: the setting is unknown, or its value is not a number.
+        ModelError: the value is outside its range.
     """
     types = typing.get_type_hints(OptimizerConfig)
     known = [item.name for item in fields(OptimizerConfig)]
@@ -84,7 +84,7 @@ def with_settings(optimizer: OptimizerConfig, texts: Mapping[str, str]) -> Optim
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise UsageError(f"--set {key}={text}: an optimizer has no setting {key!r}{hint}")
+            raise UsageError(f"--set {key}={text}: unknown optimizer setting {key!r}{hint}")
         kind = types[key] if types[key] in (int, float) else str
         try:
             values[key] = kind(text)

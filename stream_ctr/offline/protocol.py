@@ -1,4 +1,4 @@
-"""The settings of a batch run: how rows are split, shuffled, counted and stopped on."""
+"""Settings of a batch run: split, shuffling, batch size, learning-rate schedule and early stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SplitKind = Literal["random", "time"]
 PAPERS_BATCH = 10_000
 """Batch size of both papers and of BARS."""
 UPDATES_PER_EPOCH = 200
-"""Fewest updates of an epoch before the default batch size gets smaller than the papers'."""
+"""Minimum updates per epoch; the default batch size is reduced below the papers' to reach it."""
 SMALLEST_BATCH = 32
 MINIMUM_RATE = 1e-6
 """Learning rates are not reduced below this."""
@@ -21,33 +21,33 @@ MINIMUM_RATE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class BatchProtocol:
-    """The protocol of FuxiCTR and BARS, as far as it is published; each choice is an option."""
+    """The published protocol of FuxiCTR and BARS; each choice is an option."""
 
     split: SplitKind = "random"
     """random: a hash of (split seed, row number); time: the earliest rows train, the latest test."""
     shares: tuple[int, int, int] = (8, 1, 1)
-    """Parts of training, validation and test rows; with a test share of 0 nothing is tested."""
+    """Proportions of training, validation and test rows; with a test share of 0 there is no test."""
     split_seed: int = 1
-    """Seed of the random split: the same for every model, optimizer and seed that is to be compared."""
+    """Seed of the random split: the same for all models, optimizers and seeds that are compared."""
     epochs: int = 100
-    """Most passes over the training rows."""
+    """Maximum number of passes over the training rows."""
     patience: int = 2
-    """Stop after so many epochs in a row whose validation AUC is no better than the best."""
+    """Stop after this many consecutive epochs without a better validation AUC."""
     rate_factor: float = 0.1
-    """Every epoch that is no better multiplies the learning rates by this; 1 leaves them."""
+    """Every epoch without a better AUC multiplies the learning rates by this; 1 keeps them."""
     minimum_gain: float = 1e-6
     """An AUC must rise by more than this to count as better."""
     batch_size: int = 0
-    """Rows of an update; 0: see :func:`batch_size_for`."""
+    """Rows per update; 0: see :func:`batch_size_for`."""
     seed: int = 1
-    """Seed of the order of the rows; the weights' own seed is the learner's."""
+    """Seed of the row order; the seed of the weights is a setting of the learner."""
 
 
 def batch_size_for(protocol: BatchProtocol, training_rows: int) -> int:
-    """Rows of an update: what the protocol says, else 10,000, less where the data are small.
+    """Rows per update: the protocol's batch size, otherwise up to 10,000.
 
-    With 10,000 rows an update, small data would see too few updates to learn anything; so an epoch has
-    at least 200 of them, down to 32 rows each.
+    With 10,000 rows per update, small datasets would get too few updates. The default is therefore reduced,
+    down to 32 rows, until an epoch has at least 200 updates.
 
     >>> [batch_size_for(BatchProtocol(), rows) for rows in (36_672_493, 64_000, 1_000)]
     [10000, 320, 32]
@@ -58,18 +58,18 @@ def batch_size_for(protocol: BatchProtocol, training_rows: int) -> int:
 
 
 def check_protocol(protocol: BatchProtocol) -> None:
-    """Refuse settings that make no sense.
+    """Check the ranges of all settings.
 
     Raises:
-        UsageError: the option is named with what it may be.
+        UsageError: a value is outside its range; the message names the option and its range.
     """
     if protocol.split not in get_args(SplitKind):
         raise UsageError(f"--split {protocol.split}: choose {' or '.join(get_args(SplitKind))}")
     training, validation, test = protocol.shares
     if training < 1 or validation < 1 or test < 0 or sum(protocol.shares) > 1000:
         raise UsageError(
-            f"--shares {training}:{validation}:{test}: training and validation need 1 or more each, test 0 "
-            "or more, 1000 in all"
+            f"--shares {training}:{validation}:{test}: training and validation must be at least 1, test at "
+            "least 0, and the sum at most 1000"
         )
     for option, number, low, high in (
         ("--epochs", protocol.epochs, 1, 1_000_000),
@@ -82,7 +82,7 @@ def check_protocol(protocol: BatchProtocol) -> None:
             raise UsageError(f"{option} {number}: must be from {low} to {high}")
     if not (math.isfinite(protocol.rate_factor) and 0.0 < protocol.rate_factor <= 1.0):
         raise UsageError(
-            f"--rate-factor {protocol.rate_factor:g}: must be above 0, at most 1 (1 leaves rates)"
+            f"--rate-factor {protocol.rate_factor:g}: must be above 0 and at most 1 (1 keeps the rates)"
         )
 
 
@@ -97,6 +97,6 @@ def parse_shares(text: str) -> tuple[int, int, int]:
     """
     parts = text.split(":")
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 5 for part in parts):
-        raise UsageError(f"--shares {text!r} is not TRAINING:VALIDATION:TEST, such as 8:1:1")
+        raise UsageError(f"--shares {text!r}: must be TRAINING:VALIDATION:TEST, such as 8:1:1")
     training, validation, test = map(int, parts)
     return training, validation, test

@@ -1,8 +1,8 @@
-"""What a batch run says: a table for people, the same as JSON for machines."""
+"""The report of a batch run: a table, the same as JSON, and a picture of the learning curves."""
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from stream_ctr.offline.fit import Fit
 from stream_ctr.offline.protocol import BatchProtocol
 from stream_ctr.offline.run import Prepared
+from stream_ctr.reporting.figure import COLOURS, dress, new_figure, write_figure
 
 
 def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> dict[str, Any]:
-    """Data, protocol, and a row a learner: the first on top, all others under ``against``."""
+    """Data, protocol and one row per learner: the first at the top level, the others under ``against``."""
     rows = [row(name, fit) for name, fit in fits.items()]
     encoded = prepared.feed.encoded
     return {
@@ -31,7 +32,7 @@ def as_json(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol
 
 
 def row(name: str, fit: Fit) -> dict[str, Any]:
-    """The figures of one learner; what is not finite is null."""
+    """The results of one learner; non-finite values are null."""
     return {
         "learner": name,
         "test": fit.test.as_dict() if fit.test else None,
@@ -57,9 +58,10 @@ def row(name: str, fit: Fit) -> dict[str, Any]:
 
 
 def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProtocol) -> None:
-    """A column a learner: test figures of the best epoch, then how it was trained."""
-    from rich.console import Console
+    """Print one column per learner: scores of the best epoch, then training details."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     encoded, sizes = prepared.feed.encoded, prepared.sizes()
     split = "split at random" if protocol.split == "random" else "split by time"
@@ -82,17 +84,49 @@ def print_table(fits: Mapping[str, Fit], prepared: Prepared, protocol: BatchProt
     table.add_row("best epoch", *(f"{fit.best.epoch} of {len(fit.epochs)}" for fit in found))
     table.add_row("updates", *(f"{fit.updates:,}" for fit in found))
     if any(fit.skipped for fit in found):
-        table.add_row("of them not finite, left out", *(f"{fit.skipped:,}" for fit in found))
+        table.add_row("skipped updates (not finite)", *(f"{fit.skipped:,}" for fit in found))
     table.add_row("seconds", *(f"{fit.seconds:,.1f}" for fit in found))
-    console = Console(width=None if sys.stdout.isatty() else max(100, 40 + 20 * len(found)))
+    console = new_console(max(100, 40 + 20 * len(found)))
     console.print(table)
     embedding_rows = len(prepared.feed.vocabulary.key)
     console.print(
-        f"{found[0].batch_size:,} rows an update; {embedding_rows:,} embedding rows, of values in "
-        f"{prepared.features.minimum_count} or more training rows; weights of the best validation AUC.",
+        f"{found[0].batch_size:,} rows per update; {embedding_rows:,} embedding rows, for values in at least "
+        f"{prepared.features.minimum_count} training rows; weights of the best epoch by validation AUC.",
         highlight=False,
     )
     for line in encoded.left_out().lines(len(encoded)):
         console.print(line, highlight=False, markup=False)
     if encoded.note:
         console.print(f"note: {encoded.note}", highlight=False)
+
+
+def plot_fits(fits: Mapping[str, Fit], path: str | os.PathLike[str], title: str) -> None:
+    """Write a PNG: log loss of training and validation rows, and validation AUC, by epoch.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        StreamCTRError: the file cannot be written.
+    """
+    figure = new_figure(9.0, 7.5)
+
+    from matplotlib.ticker import MaxNLocator
+
+    loss, ranking = figure.subplots(2, 1, sharex=True)
+    for number, (name, fit) in enumerate(fits.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        at = [epoch.epoch for epoch in fit.epochs]
+        loss.plot(at, [e.training_log_loss for e in fit.epochs], "--", marker=".", color=colour)
+        loss.plot(at, [e.validation.log_loss for e in fit.epochs], "-", marker=".", color=colour, label=name)
+        ranking.plot(at, [e.validation.auc for e in fit.epochs], "-", marker=".", color=colour, label=name)
+        best = fit.best
+        ranking.plot([best.epoch], [best.validation.auc], "o", color=colour, markersize=9, fillstyle="none")
+        loss.plot([best.epoch], [best.validation.log_loss], "o", color=colour, markersize=9, fillstyle="none")
+    loss.set_title(title, loc="left", fontsize=13)
+    loss.set_ylabel("log loss (nats / row)\nsolid: validation; dashed: training")
+    ranking.set_ylabel("validation AUC\n(circle: selected epoch)")
+    ranking.set_xlabel("epoch")
+    ranking.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.legend(frameon=False, fontsize=9)
+    for axes in (loss, ranking):
+        dress(axes)
+    write_figure(figure, path)

@@ -23,13 +23,13 @@ from stream_ctr.offline.vocabulary import training_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Split and counted data, the same for every model, optimizer and seed that is compared."""
+    """Split and counted data, shared by all models, optimizers and seeds that are compared."""
 
     feed: Feed
     part: NDArray[np.uint8]
     """[N] TRAINING, VALIDATION or TEST."""
     features: FeaturesConfig
-    """With the fields of the data."""
+    """Feature configuration with the fields of the data."""
 
     def sizes(self) -> dict[str, int]:
         """Rows of each part by name."""
@@ -38,10 +38,10 @@ class Prepared:
 
 
 def prepare(encoded: EncodedRows, protocol: BatchProtocol, features: FeaturesConfig) -> Prepared:
-    """Split the rows and count the values of the training ones.
+    """Split the rows and count the values of the training rows.
 
     Raises:
-        UsageError: the protocol makes no sense.
+        UsageError: a setting of the protocol is outside its range.
         DataError: there are too few rows.
     """
     check_protocol(protocol)
@@ -59,11 +59,11 @@ def run(
     learner: LearnerConfig,
     progress: Callable[[Progress], None] = lambda at: None,
 ) -> Fit:
-    """Train and test one combination.
+    """Train and test one combination of model, optimizer and seed.
 
     Raises:
-        ModelError: the settings do not go together, or nothing finite came of them.
-        DataError: the validation rows have no AUC.
+        ModelError: the settings are incompatible, or no epoch gave finite predictions.
+        DataError: the AUC of the validation rows is undefined.
     """
     encoded = prepared.feed.encoded
 
@@ -76,7 +76,7 @@ def run(
 
 
 def with_rate(optimizer: OptimizerConfig, factor: float) -> OptimizerConfig:
-    """The optimizer with all its learning rates multiplied."""
+    """The optimizer with all learning rates multiplied by ``factor``."""
     return replace(
         optimizer,
         row_rate=optimizer.row_rate * factor,

@@ -1,4 +1,4 @@
-"""Metrics of a whole set of predictions at once: exact, since all of them are at hand."""
+"""Exact metrics over a complete set of predictions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from stream_ctr.metrics.sums import EPSILON, normalized_entropy, ratio
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Metrics over N rows; NaN where one is not defined, as the AUC without a click."""
+    """Metrics over N rows; undefined metrics are NaN, such as the AUC without clicks."""
 
     events: int
     clicks: int
     log_loss: float
     """Mean in nats; probabilities clipped to [1e-7, 1 - 1e-7]."""
     ne: float
-    """Log loss over the entropy of the rows' own click rate."""
+    """Normalized entropy: log loss divided by the entropy of the rows' click rate."""
     auc: float
-    """Exact: a tie of a click and a non-click counts one half."""
+    """Exact AUC: a tie between a click and a non-click counts one half."""
     calibration: float
-    """Sum of predictions over clicks."""
+    """Sum of predictions divided by clicks."""
 
     def as_dict(self) -> dict[str, int | float | None]:
-        """For JSON: what is not finite is None."""
+        """For JSON; non-finite values are None."""
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
@@ -54,17 +54,17 @@ def score(probability: NDArray[np.float32], label: NDArray[np.uint8]) -> Scores:
 
 
 def exact_auc(probability: NDArray[np.float32], label: NDArray[np.uint8]) -> float:
-    """Probability that a click is ranked above a non-click; NaN without both, or with a NaN prediction."""
+    """Probability that a click ranks above a non-click; NaN without both, or if a prediction is NaN."""
     clicks = int(label.sum())
     misses = len(label) - clicks
     if not clicks or not misses or bool(np.isnan(probability).any()):
         return math.nan
     order = np.argsort(probability, kind="stable")
     ranked, hit = probability[order], label[order] > 0
-    first = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each value begins
+    first = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # start of each distinct value
     hits = np.add.reduceat(hit.astype(np.int64), first)
     total = np.diff(np.r_[first, len(ranked)])
     below = np.cumsum(total - hits) - (total - hits)
-    # whole numbers and halves up to 2^53: exact
+    # integers and halves up to 2^53 are exact in float64
     won = float(np.dot(hits.astype(np.float64), below + (total - hits) / 2.0))
     return won / (float(clicks) * float(misses))

@@ -1,7 +1,6 @@
-"""Which rows train, validate and test; and in which order training rows come.
+"""The split into training, validation and test rows, and the order of the training rows.
 
-Both are hashes of a seed and a row's number: the same rows in the same part on every machine, whatever
-the batch size, and no row in two parts.
+Both are hashes of a seed and the row number, so they are the same on every machine and for every batch size.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _BLOCK: Final = 1 << 20
 def split_rows(protocol: BatchProtocol, time_ms: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Part of each of N rows, uint8 [N]: TRAINING, VALIDATION or TEST; ``time_ms`` is [N].
 
-    random: each row for itself, by a hash of (split seed, row number). time: exact shares in the order of
-    time, rows of one time in the order of the file.
+    random: each row independently, by a hash of (split seed, row number). time: exact shares in time order;
+    rows with equal times keep the order of the file.
 
     Raises:
-        DataError: there are too few rows for one of the parts.
+        DataError: a part with a positive share has no rows.
     """
     rows = len(time_ms)
     shares = np.cumsum(protocol.shares)
@@ -40,20 +39,20 @@ def split_rows(protocol: BatchProtocol, time_ms: NDArray[np.int64]) -> NDArray[n
             part[start:stop] = np.searchsorted(shares, place.astype(np.int64), side="right")
     else:
         part.fill(TEST)
-        # the later boundary first, since what is earlier still is overwritten by the other
+        # Mark the later boundary first; the earlier one then overwrites the earliest rows.
         for kind, share in ((VALIDATION, shares[1]), (TRAINING, shares[0])):
             _mark_earliest(part, time_ms, rows * int(share) // int(shares[2]), kind)
     for kind, wanted in enumerate(protocol.shares):
         if wanted and not np.any(part == kind):
             raise DataError(
-                f"{rows} rows are too few to split {':'.join(map(str, protocol.shares))}: there is no "
-                f"{PARTS[kind]} row; give more rows, or other --shares"
+                f"{rows} rows are too few to split {':'.join(map(str, protocol.shares))}: no row is left for "
+                f"{PARTS[kind]}; provide more rows, or change --shares"
             )
     return part
 
 
 def _mark_earliest(part: NDArray[np.uint8], time_ms: NDArray[np.int64], count: int, kind: int) -> None:
-    """Give the ``count`` earliest rows that part; among rows of one time the first in the file."""
+    """Assign the ``count`` earliest rows to part ``kind``; of equal times, the first rows in the file."""
     if count == 0:
         return
     last = np.partition(time_ms, count - 1)[count - 1]
@@ -63,7 +62,7 @@ def _mark_earliest(part: NDArray[np.uint8], time_ms: NDArray[np.int64], count: i
 
 
 def shuffled(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """The rows [N] in the order in which epoch ``epoch`` takes them.
+    """The rows [N] in the order of epoch ``epoch``.
 
     >>> sorted(shuffled(np.arange(5), 1, 0).tolist())
     [0, 1, 2, 3, 4]
@@ -72,7 +71,7 @@ def shuffled(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64
 
 
 def mixed(seed: int, number: NDArray[Any], salt: int = 0) -> NDArray[np.uint64]:
-    """64 bits for each number uint64 [N]: splitmix64's finaliser (Steele et al. 2014) over both."""
+    """Hashes uint64 [N] of seed, salt and number [N], by the finalizer of splitmix64 (Steele et al. 2014)."""
     stream = _finalised(np.array([seed], np.uint64))
     stream = _finalised(stream ^ np.uint64(salt))
     return _finalised(number.astype(np.uint64) ^ stream)

@@ -1,8 +1,8 @@
-"""Embedding rows from the counts of the training rows, as the papers' preprocessing has them.
+"""Embedding rows from the counts of the training rows, as in the papers' preprocessing.
 
-A value with fewer than ``minimum_count`` sightings among the training rows shares its field's default row;
-so does a value that only validation or test rows hold. Counts and vocabulary are those that the stream's
-own tables would have after the training rows, so that a stream can go on from them.
+A value with fewer than ``minimum_count`` occurrences in the training rows shares its field's default row, as
+does a value that occurs only in validation or test rows. Counts and vocabulary equal those of the stream's
+tables after the training rows, so a stream can continue from them.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from stream_ctr.optim.count_ratios import count_ratios
 from stream_ctr.state.state import State
 
 _BLOCK: Final = 1 << 18
-"""Rows that are counted at a time."""
+"""Rows counted at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingVocabulary:
-    """R embedding rows out of V distinct values; the F default rows come first."""
+    """R embedding rows for V value ids; the F default rows come first."""
 
     row_of: NDArray[np.int64]
-    """[V + 1] embedding row of each number of the columns; the last stands for ABSENT, which is -1."""
+    """[V + 1] embedding row of each value id; the last entry is for ABSENT, which is -1."""
     field: NDArray[np.int32]
     """[R] field of each row."""
     key: NDArray[np.uint64]
     """[R] key of each row, 0 for default rows."""
     count: NDArray[np.float64]
-    """[R] sightings among the training rows (decayed where the configuration says so); 0 for default rows."""
+    """[R] occurrences in the training rows, decayed if so configured; 0 for default rows."""
     ratio: NDArray[np.float32]
-    """[R + 1] count over the largest of its field: N_jk / M_j of eq. 7; 0 for default rows and for ABSENT."""
+    """[R + 1] count over the field's largest count: N_jk / M_j of eq. 7; 0 for default rows and ABSENT."""
     waiting: tuple[NDArray[np.uint64], NDArray[np.int64]]
-    """[W] keys of values seen in training but not often enough, and [W] how often."""
+    """[W] keys of training values below the minimum count, and [W] their occurrences."""
     now_ms: int
-    """Largest time of a training row."""
+    """Latest time of a training row."""
 
     def changes(self) -> RowChanges:
-        """All rows as initialised before the first event of a batch."""
+        """Row changes that initialise all rows before the first event of a batch."""
         rows = len(self.key)
         return RowChanges(np.zeros(rows, np.int64), np.arange(rows), self.field, self.key)
 
     def tables_state(self, config: FeaturesConfig, slot_field: NDArray[np.int32], fields: int) -> State:
-        """What the stream's tables hold after these training rows, to go on from."""
+        """State of the stream's tables after the training rows."""
         decayed = config.counts == "decayed"
         maximum = np.zeros(fields)
         np.maximum.at(maximum, self.field, self.count)
@@ -80,7 +80,7 @@ class TrainingVocabulary:
 def training_vocabulary(
     encoded: EncodedRows, part: NDArray[np.uint8], config: FeaturesConfig
 ) -> TrainingVocabulary:
-    """The rows and counts of the training part; ``part`` uint8 [N] as the split gives it."""
+    """The vocabulary of the training rows; ``part`` uint8 [N] is the output of the split."""
     fields = len(encoded.fields)
     sightings, weight, now_ms = _counted(encoded, part, config)
     admitted = sightings >= config.minimum_count
@@ -107,7 +107,7 @@ def training_vocabulary(
 def _counted(
     encoded: EncodedRows, part: NDArray[np.uint8], config: FeaturesConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Sightings [V] of each number among the training rows, their weights [V], and the latest time."""
+    """Occurrences [V] of each value id in the training rows, their weights [V], and the latest time."""
     values = len(encoded.key)
     sightings = np.zeros(values, np.int64)
     decayed = config.counts == "decayed"
@@ -133,7 +133,7 @@ def _sight(
     times: NDArray[np.int64],
     enough: int,
 ) -> None:
-    """Count each key [W] that often in the sketch [DEPTH, CELLS], whose used cells are [DEPTH]."""
+    """Count each key [W] ``times`` [W] times in the sketch [DEPTH, CELLS]; ``used`` [DEPTH]: used cells."""
     for index in range(len(key)):
         for _ in range(times[index]):
             admission.count_sighting(sketch, used, key[index], enough)

@@ -1,7 +1,7 @@
-"""From batch to stream: what a batch run leaves behind, and how a trainer begins with it.
+"""Warm start: the checkpoint of a batch run, from which a trainer starts its stream.
 
-The checkpoint has the trainer's own format and parts: vocabulary and counts (``pipeline``), weights and
-optimizer state (``learner``). It holds no positions: where the stream begins is the trainer's to say.
+The checkpoint has the format and parts of a trainer's: vocabulary and counts (``pipeline``), weights and
+optimizer state (``learner``). It holds no log positions; the trainer chooses where the stream begins.
 """
 
 from __future__ import annotations
@@ -13,29 +13,35 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from stream_ctr.config.experiment import Arm
 from stream_ctr.config.features import FieldConfig
+from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.daemon.identity import difference, identity
 from stream_ctr.errors import StateError
+from stream_ctr.optim.moments import narrowed, widened
 from stream_ctr.state.durable_files import Files
 from stream_ctr.state.state import State
 
 KEPT: Final = 1_000_000
-"""Checkpoints of batch runs are the user's to remove."""
+"""Effectively unlimited: only the user removes checkpoints of batch runs."""
 SHARED: Final = ("model", "features", "optimizer", "learner")
-"""What the run that saved and the run that begins must agree on, each by the trainer's own identity."""
+"""Parts of the trainer's identity that must be equal in the saving and the starting run."""
+SUMS: Final = ("adagrad",)
+"""Rules that sum squared gradients; all other rules average them."""
 
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """Where a new trainer takes its weights, and where in the log it begins."""
+    """The source of a new trainer's weights, and its start in the log."""
 
     folder: Path
     """A checkpoint folder: of ``evaluate --protocol batch --checkpoint``, or of another trainer."""
     at: Literal["first", "last"]
-    """first: the oldest entry that the log holds; last: its end, so that only new entries are learned."""
+    """first: the oldest entry in the log; last: the end of the log, so only new entries are learned."""
 
 
 def save_warm_start(
@@ -48,7 +54,7 @@ def save_warm_start(
     """Write the next version into ``folder``; ``parts`` are ``keys``, ``tables`` and ``learner``.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: a file cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(folder, KEPT, Files())
@@ -69,10 +75,10 @@ def save_warm_start(
 
 
 def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
-    """States by name (keys, tables, learner) of the newest whole checkpoint, for a run of identity ``own``.
+    """States (keys, tables, learner) of the newest complete checkpoint, for a run with identity ``own``.
 
     Raises:
-        StateError: there is none, or it is of another model, schema, optimizer or seed; both are named.
+        StateError: there is no checkpoint, or its model, schema, optimizer or seed differs.
     """
     inner = warm.folder / "checkpoints"
     store = CheckpointStore(inner if inner.is_dir() else warm.folder, KEPT)
@@ -87,8 +93,8 @@ def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
     if found:
         path, there, here = found
         raise StateError(
-            f"{store.path(loaded.manifest.version)} cannot be gone on with: {path} is {there!r} there and "
-            f"{here!r} in the configuration; make the two the same"
+            f"cannot start from {store.path(loaded.manifest.version)}: {path} is {there!r} in the checkpoint "
+            f"and {here!r} in the configuration; make them equal"
         )
     pipeline = loaded.parts["pipeline"]
     return {
@@ -96,3 +102,36 @@ def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
         "tables": pipeline.part("tables"),
         "learner": loaded.parts["learner"],
     }
+
+
+def per_event(state: State, optimizer: OptimizerConfig, batch_size: int) -> State:
+    """Rescale a learner's state from steps of ``batch_size`` events to single events; weights are unchanged.
+
+    A batch step sees the mean gradient G of B events, a stream the gradient g of one. Unscaled accumulators
+    would be up to B^2 too small for g, so the first events of a stream would move each weight as far as the
+    first update of a fresh run. The scales hold for gradients whose scatter exceeds their mean:
+
+    * A row occurs in few events of a batch, so its part of G is g / B: second moments are B^2 too small,
+      first moments B.
+    * A dense weight's G has 1 / B of the variance of g: running averages of G^2 are B too small and first
+      moments are right. AdaGrad sums over N / B steps instead of N events, so its sums are B^2 too small.
+
+    The accumulators of a separate first-order rule (FTRL) are left unchanged: its weights follow from them.
+    """
+    size = float(batch_size)
+    row_start = optimizer.row_initial if optimizer.row_rule in SUMS else 0.0
+    dense_start = optimizer.dense_initial if optimizer.dense_rule in SUMS else 0.0
+    dense_square = size**2 if optimizer.dense_rule in SUMS else size
+    scales = {
+        "rows.square": (row_start, size**2),
+        "rows.mean": (0.0, size),
+        "dense.square": (dense_start, dense_square),
+    }
+    arrays = dict(state.arrays)
+    for name, (start, scale) in scales.items():
+        if name in arrays:
+            array, half = arrays[name], arrays[name].dtype == np.uint16
+            old = (widened(array) if half else array).astype(np.float64)
+            grown = start + (old - start) * scale
+            arrays[name] = narrowed(grown) if half else grown.astype(array.dtype)
+    return State(arrays, dict(state.values))

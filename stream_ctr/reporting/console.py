@@ -1,4 +1,4 @@
-"""Where the tables of the analyses are printed."""
+"""The console that tables are printed to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from rich.console import Console
 WIDTH = 120
 
 
-def console() -> Console:
-    """Standard output; without a terminal to fit, as in a log file, lines keep their words whole."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+def new_console(width: int = WIDTH) -> Console:
+    """A console on standard output: as wide as the terminal, or ``width`` columns without one.
+
+    In a log file, a fixed width keeps the cells of a wide table from wrapping.
+    """
+    return Console(width=None if sys.stdout.isatty() else width)

@@ -1,13 +1,10 @@
-"""A figure to draw on, and its way into a PNG; how panels are dressed.
-
-Figures of several panels, as the analyses draw them, share one palette.
-"""
+"""Figures: creation, one palette and style for all plots, and writing to PNG."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from stream_ctr.errors import StreamCTRError, UsageError
 
@@ -17,24 +14,25 @@ if TYPE_CHECKING:
 
 _MISSING = "plots need matplotlib; install it with: pip install 'stream-ctr[plots]'"
 
-# Okabe and Ito's palette, told apart with any colour vision; line styles differ as well.
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#D55E00"
 GREEN: Final = "#009E73"
 GREY: Final = "#595959"
+BLACK: Final = "#000000"
 
-COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", GREY)
-"""Okabe and Ito's palette, told apart with any colour vision; markers differ as well."""
+COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", BLACK, GREY)
+"""Okabe and Ito's palette, distinguishable with any colour vision; vary markers or line styles as well."""
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINE_STYLES: Final = ("-", "--", "-.", ":")
 
 
 def why_no_pictures() -> str | None:
-    """Why no picture can be drawn here, and what to do; None where one can. Nothing is imported to look."""
+    """The reason why plots are unavailable and what to install; None if they are. Imports nothing heavy."""
     return _MISSING if importlib.util.find_spec("matplotlib") is None else None
 
 
 def require_pictures() -> None:
-    """Refuse a job that is to end with a picture before it begins.
+    """Fail before a long job whose plot could not be drawn.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -45,7 +43,7 @@ def require_pictures() -> None:
 
 
 def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
-    """A figure of its own, not pyplot's: no global state, no display, safe in any thread. Sizes in inches.
+    """A figure without pyplot: no global state, no display, safe in any thread. Sizes in inches.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -60,15 +58,15 @@ def new_figure(width: float, height: float, *, dpi: int = 150) -> Figure:
     return figure
 
 
-def dress(axes: Axes) -> None:
-    """A light grid behind the data, and no frame above and to the right of it."""
-    axes.grid(visible=True, color="#E5E5E5", linewidth=0.8)
+def dress(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Draw a light grid behind the data and remove the top and right spines."""
+    axes.grid(visible=True, axis=grid, color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the PNG.
+    """Write the figure as a PNG.
 
     Raises:
         StreamCTRError: the file cannot be written.
@@ -80,7 +78,7 @@ def write_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def short(count: float) -> str:
-    """A count as an axis shows it.
+    """A count as an axis label.
 
     >>> [short(n) for n in (0, 500, 80_000, 2_500_000)]
     ['0', '500', '80k', '2.5M']
@@ -92,7 +90,7 @@ def short(count: float) -> str:
 
 
 def panels(rows: int, columns: int, title: str, subtitle: str) -> tuple[Figure, list[Axes]]:
-    """A figure of panels under one heading."""
+    """A figure with a grid of panels and one heading."""
     figure = new_figure(4.6 * columns, 3.6 * rows + 0.7, dpi=130)
     figure.suptitle(f"{title}\n{subtitle}", fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -100,19 +98,19 @@ def panels(rows: int, columns: int, title: str, subtitle: str) -> tuple[Figure, 
 
 
 def dress_panel(axes: Axes, title: str, x: str, y: str) -> None:
-    """Titles and grid of one panel, after its scales are set."""
+    """Set titles and grid of one panel; call after its scales are set."""
     from matplotlib.ticker import NullFormatter
 
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     dress(axes)
-    if axes.get_xscale() == "log":  # labels between the powers of ten run into each other
+    if axes.get_xscale() == "log":  # labels between the powers of ten would overlap
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def plain_number(value: float, _: object) -> str:
-    """A tick of a logarithmic axis as people write it.
+    """A tick label of a logarithmic axis, without an exponent.
 
     >>> plain_number(100.0, None)
     '100'

@@ -17,7 +17,7 @@ from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
 from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.learners.torch.learner import TorchLearner
-from stream_ctr.offline.per_event import per_event
+from stream_ctr.offline.warm_start import per_event
 from stream_ctr.optim.moments import widened
 from stream_ctr.state.state import State
 from tests.support.kept_moments_oracle import KeptOracle

@@ -96,7 +96,7 @@ def test_damaged_columns_are_refused_by_name(tmp_path: Path) -> None:
     label = place / "label"
     content = label.read_bytes()
     label.write_bytes(content[:-1])
-    with pytest.raises(StateError, match="is damaged; remove it, and the data are read again: label has not"):
+    with pytest.raises(StateError, match="is damaged; remove it to encode the data again: the size of label"):
         columns(tmp_path)
     label.write_bytes(content)
     assert len(columns(tmp_path)) == 600
@@ -106,7 +106,7 @@ def test_damaged_columns_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_no_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="made: holds no row to learn from"):
+    with pytest.raises(DataError, match="made: contains no rows to learn from"):
         columns(tmp_path, Made(rows=0))
 
 

@@ -151,7 +151,7 @@ def test_the_same_masks_are_used_in_both_passes(made: Prepared) -> None:
 
 def test_validation_rows_without_a_click_are_refused(tmp_path: Path) -> None:
     nobody = prepared(tmp_path, PROTOCOL, Made(positive=False))
-    with pytest.raises(DataError, match=r"the \d+ validation rows hold 0 clicks"):
+    with pytest.raises(DataError, match=r"the \d+ validation rows have 0 clicks"):
         fitted(nobody)
 
 

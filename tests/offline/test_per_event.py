@@ -12,8 +12,8 @@ from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.learners.torch.learner import TorchLearner
-from stream_ctr.offline.per_event import per_event
 from stream_ctr.offline.presets import batch_preset
+from stream_ctr.offline.warm_start import per_event
 
 SIZE = 8
 EVENTS = 64 * SIZE

@@ -65,7 +65,7 @@ def test_without_a_test_share_nothing_is_tested() -> None:
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(DataError, match=r"2 rows are too few to split 8:1:1: there is no \w+ row"):
+    with pytest.raises(DataError, match=r"2 rows are too few to split 8:1:1: no row is left for \w+"):
         split_rows(BatchProtocol(split="time"), np.arange(2))
 
 

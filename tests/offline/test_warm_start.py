@@ -147,10 +147,22 @@ def test_a_killed_run_goes_on_from_its_own_checkpoint(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("hidden = [8, 4]", "hidden = [8, 5]", r"model\.hidden\[1\] is 4 there and 5 in the configuration"),
-        ("max_values = 3", "max_values = 4", r"features\.fields\[3\]\.max_values is 3 there and 4"),
-        ("minimum_count = 2", "minimum_count = 3", r"features\.minimum_count is 2 there and 3"),
-        ("row_rate = 0.1", 'row_rule = "adam"', r"optimizer\.row_rule is 'adagrad' there and 'adam'"),
+        (
+            "hidden = [8, 4]",
+            "hidden = [8, 5]",
+            r"model\.hidden\[1\] is 4 in the checkpoint and 5 in the configuration",
+        ),
+        (
+            "max_values = 3",
+            "max_values = 4",
+            r"features\.fields\[3\]\.max_values is 3 in the checkpoint and 4",
+        ),
+        ("minimum_count = 2", "minimum_count = 3", r"features\.minimum_count is 2 in the checkpoint and 3"),
+        (
+            "row_rate = 0.1",
+            'row_rule = "adam"',
+            r"optimizer\.row_rule is 'adagrad' in the checkpoint and 'adam'",
+        ),
     ],
 )
 def test_another_setup_is_refused_with_both_named(

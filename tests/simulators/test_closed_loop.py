@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from simulators.visits import Visits
-from simulators.world import World
+from simulators.closed_loop.visits import Visits
+from simulators.world.world import World
 from stream_ctr.cli import main
 from stream_ctr.events.open import open_log
 from stream_ctr.events.records import Click, Impression

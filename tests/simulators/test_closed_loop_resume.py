@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.closed_loop_resume import MAX_CONNECTIONS, Visited, find_visited
-from simulators.settings import WorldConfig
-from simulators.visits import Visits
-from simulators.world import World
-from simulators.writer import Topics
+from simulators.closed_loop.resume import MAX_CONNECTIONS, Visited, find_visited
+from simulators.closed_loop.visits import Visits
+from simulators.log_writer.writer import Topics
+from simulators.world.settings import WorldConfig
+from simulators.world.world import World
 from stream_ctr.errors import LogError
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.open import open_log
@@ -31,7 +31,7 @@ def log(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[EventLog]:
     """An empty log; read back in steps so small that it takes many, and so large that it takes one."""
-    monkeypatch.setattr("simulators.closed_loop_resume._FIRST_STEP", request.param)
+    monkeypatch.setattr("simulators.closed_loop.resume._FIRST_STEP", request.param)
     opened = open_log(url_of(tmp_path / "log.db"), create=True)
     TOPICS.create(opened)
     yield opened
@@ -119,7 +119,7 @@ def test_a_log_whose_visits_are_trimmed_away_is_refused(log: EventLog) -> None:
     show(log, list(range(20)))
     for partition, end in log.end_offsets("impressions").items():
         log.trim("impressions", partition, end)
-    with pytest.raises(LogError, match="holds no visit any more; start anew without --resume"):
+    with pytest.raises(LogError, match=r"retention has deleted all visits .* without --resume"):
         find_visited(log, TOPICS, VISITS)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from simulators.demo_report import print_result
-from simulators.demo_setup import ARMS
-from simulators.processes import Child, Children, children
+from simulators.demo.processes import Child, Children, children
+from simulators.demo.report import print_result
+from simulators.demo.setup import ARMS
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.open import open_log
 from stream_ctr.experiments.report.model import decode_report
@@ -115,7 +115,7 @@ def test_a_process_that_fails_is_one_clear_line_and_ends_the_others(tmp_path: Pa
 PARENT = """
 import sys, time
 from pathlib import Path
-from simulators.processes import children
+from simulators.demo.processes import children
 with children(Path(sys.argv[1])) as started:
     for number in range(2):
         started.start(f"join-{number}", "join", "--config", f"{sys.argv[1]}/{number}.toml")
@@ -193,5 +193,5 @@ def test_without_matplotlib_the_report_is_printed_and_says_how_to_get_the_pictur
     }
     print_result(result, Path("demo.toml"))
     lines = capsys.readouterr().out.splitlines()
-    assert any("Against the planted truth" in line for line in lines)
+    assert any("Compared with the ground truth" in line for line in lines)
     assert "plot      plots need matplotlib; install it with: pip install 'stream-ctr[plots]'" in lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulators.freshness import Freshness
+from simulators.demo.freshness import Freshness
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

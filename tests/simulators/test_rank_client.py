@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.rank_client import Away, Busy, RankClient
+from simulators.closed_loop.rank_client import Away, Busy, RankClient
 from stream_ctr.errors import StreamCTRError, UsageError
 from tests.support.faulty_server import GOOD, scripted
 from tests.support.simulated_logs import SMALL, contents, run, url_of
@@ -70,10 +70,10 @@ def test_answers_that_ask_to_come_again(
     [
         (401, b'{"error":"no token"}', "--token-env: 401: no token"),
         (404, b"<html>", "is it the address of `stream-ctr serve`\\?: 404: <html>"),
-        (422, b'{"error":"too many"}', "refuses the request: 422: too many"),
-        (200, b"<html>", "the answer is no ranking"),
-        (200, b"\xff", "the answer is no ranking"),
-        (200, b'{"arm":"a"}', "the answer is no ranking"),
+        (422, b'{"error":"too many"}', "rejected the request: 422: too many"),
+        (200, b"<html>", "the response is not a ranking"),
+        (200, b"\xff", "the response is not a ranking"),
+        (200, b'{"arm":"a"}', "the response is not a ranking"),
     ],
 )
 def test_refusals_are_one_clear_line(status: int, text: bytes, told: str) -> None:
@@ -108,7 +108,7 @@ def test_a_busy_server_is_asked_again_and_every_visit_is_answered_once(
         assert simulate(server.url, log, "--events", "50", "--json") == 0
     printed = capsys.readouterr()
     assert '"sent": 50, "answered": 50, "failed": 0, "busy": 3,' in printed.out
-    assert "the server asks to wait: 503: busy" in printed.err
+    assert "the server is busy: 503: busy; retrying in 0 s" in printed.err
     bodies = [body for _, body, _ in server.asked]
     assert len(set(bodies)) == 50
     assert 53 <= len(bodies) <= 54
@@ -117,14 +117,14 @@ def test_a_busy_server_is_asked_again_and_every_visit_is_answered_once(
 def test_a_visit_on_which_the_server_fails_is_given_up_and_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulators.traffic.FAILURES", 1)
+    monkeypatch.setattr("simulators.closed_loop.traffic.FAILURES", 1)
     log = url_of(tmp_path / "log.db")
     with scripted((500, b'{"error":"internal error"}', {}), (200, GOOD, {})) as server:
         assert simulate(server.url, log, "--events", "3", "--connections", "1") == 0
     printed = capsys.readouterr()
     assert "2 visits answered" in printed.out
     assert "1 failed" in printed.out
-    assert "visit-1-0 is given up: 500: internal error" in printed.err
+    assert "visit-1-0 abandoned: 500: internal error" in printed.err
 
 
 def test_a_refusal_ends_the_run(tmp_path: Path) -> None:
@@ -150,17 +150,17 @@ def test_the_token_comes_from_the_environment(tmp_path: Path, monkeypatch: pytes
         assert simulate(server.url, log, "--events", "3", "--token-env", "THE_TOKEN") == 0
     assert {authorization for _, _, authorization in server.asked} == {"Bearer abc"}
     monkeypatch.delenv("THE_TOKEN")
-    with pytest.raises(UsageError, match="--token-env THE_TOKEN: there is no such environment variable"):
+    with pytest.raises(UsageError, match="--token-env THE_TOKEN: environment variable not set"):
         simulate(server.url, log, "--token-env", "THE_TOKEN")
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (("--candidates", "0"), "--candidates 0 is not from 1 to 1000"),
-        (("--connections", "300"), "--connections 300 is not from 1 to 256"),
-        (("--rate", "nan"), "--rate nan is not above 0"),
-        (("--events", "0"), "--events 0 is not at least 1"),
+        (("--candidates", "0"), "--candidates 0: must be from 1 to 1000"),
+        (("--connections", "300"), "--connections 300: must be from 1 to 256"),
+        (("--rate", "nan"), "--rate nan: must be above 0"),
+        (("--events", "0"), "--events 0: must be at least 1"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(more: tuple[str, ...], told: str, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_values_that_cannot_be_meant_are_refused(more: tuple[str, ...], told: st
 
 
 def test_options_of_a_server_need_a_server(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--token-env belongs to --server URL"):
+    with pytest.raises(UsageError, match="--token-env requires --server URL"):
         run("simulate", "--log", url_of(tmp_path / "log.db"), "--token-env", "X")
     assert not (tmp_path / "log.db").exists()
 

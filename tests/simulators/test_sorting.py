@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulators.sorting import TimeSort
+from simulators.log_writer.sorting import TimeSort
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.taobao import Taobao
 from stream_ctr.errors import LogError, UsageError
@@ -49,7 +49,7 @@ EXAMPLE = st.builds(
 )
 def test_the_order_is_that_of_a_stable_sort(examples: list[Example], memory_bytes: int, fan_in: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simulators.sorting.FAN_IN", fan_in)
+        patch.setattr("simulators.log_writer.sorting.FAN_IN", fan_in)
         found = list(TimeSort(memory_bytes=memory_bytes).sort(iter(examples)))
     assert found == sorted(examples, key=lambda example: example.time_ms)
     kinds = [[type(value) for value in example.features.values()] for example in found]
@@ -164,7 +164,7 @@ def test_a_replay_out_of_order_says_how_much_and_what_helps(
     found = json.loads(captured.out)
     assert (found["out_of_order"], found["largest_step_back_ms"]) == (2, 50_000)
     assert "replay --sort" in captured.err
-    with pytest.raises(UsageError, match="--work is for the temporary files of --sort"):
+    with pytest.raises(UsageError, match="--work requires --sort"):
         run("replay", "delimited", str(path), "--log", url_of(tmp_path / "log.db"), "--work", "x", *options)
 
 

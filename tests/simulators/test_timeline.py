@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.delays import parse_delay
-from simulators.timeline import shifted, timeline
+from simulators.log_writer.timeline import parse_delay, shifted, timeline
 from stream_ctr.datasets.base import Example
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from simulators.closed_loop_report import CURVE_POINTS, CURVE_VISITS, Latencies, Outcome, Tally
-from simulators.population import DEVICE_NAMES
-from simulators.settings import WorldConfig
-from simulators.visits import VISIT_BLOCK, Visit, Visits
-from simulators.world import Contexts, World
+from simulators.closed_loop.report import CURVE_POINTS, CURVE_VISITS, Latencies, Outcome, Tally
+from simulators.closed_loop.visits import VISIT_BLOCK, Visit, Visits
+from simulators.world.population import DEVICE_NAMES
+from simulators.world.settings import WorldConfig
+from simulators.world.world import Contexts, World
 from stream_ctr.datasets.world import WORLD_FIELDS
 from stream_ctr.serving.http.rank_api import decode_request
 

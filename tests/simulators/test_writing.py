@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.settings import WorldConfig
-from simulators.timeline import timeline
-from simulators.world import World
-from simulators.writer import Pace, Topics, Writer
-from simulators.writer_resume import Position
+from simulators.log_writer.resume import Position
+from simulators.log_writer.timeline import timeline
+from simulators.log_writer.writer import Pace, Topics, Writer
+from simulators.world.settings import WorldConfig
+from simulators.world.world import World
 from stream_ctr.errors import DataError, LogError, UsageError
 from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.open import open_log
@@ -94,7 +94,7 @@ def test_a_long_simulation_resumes_from_the_middle(
     whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not from event 0: the events well before the last ones are not made again."""
-    monkeypatch.setattr("simulators.writer.MAX_SKEW", 200)
+    monkeypatch.setattr("simulators.log_writer.writer.MAX_SKEW", 200)
     asked: list[int] = []
     examples = World.examples
 
@@ -125,10 +125,10 @@ def test_resuming_what_is_whole_writes_nothing(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (("--seed", "2"), "no event of the world of seed 2; resume with its seed"),
-        (("--option", "click_rate=0.3"), "cannot resume: .*, not 'world-1-.*' as written here"),
-        (("--start-ms", "5"), "cannot resume: .* with other content"),
-        (("--events", "100"), "cannot resume: topic .* goes on to 'world-1-"),
+        (("--seed", "2"), "not an event of the world with seed 2; resume with the seed of the first run"),
+        (("--option", "click_rate=0.3"), "cannot resume: .*, expected 'world-1-.*'"),
+        (("--start-ms", "5"), "cannot resume: .* its content differs"),
+        (("--events", "100"), "cannot resume: topic .* ends with 'world-1-"),
     ],
 )
 def test_resuming_something_else_is_refused_and_writes_nothing(
@@ -275,7 +275,7 @@ def test_appending_to_a_full_topic_is_said(tmp_path: Path, capsys: pytest.Captur
     path = write(tmp_path / "train.txt", criteo_line())
     for _ in range(2):
         assert run("replay", "criteo", str(path), "--log", url_of(tmp_path / "log.db")) == 0
-    assert "--resume continues" in capsys.readouterr().err
+    assert "use --resume to continue" in capsys.readouterr().err
     assert _impressions(url_of(tmp_path / "log.db")) == 2
 
 
@@ -301,7 +301,7 @@ def test_a_foreign_log_is_not_added_to(tmp_path: Path) -> None:
     log.append("impressions", [Record(b"other", b"{}", 1)])
     writer = Writer(log, topics, position=Position(log, ("impressions", "clicks")))
     examples = World(WorldConfig(users=500, ads=100, sites=40)).examples(0, 50)
-    with pytest.raises(LogError, match=r"'other', not 'world-1-\d+' as written here"):
+    with pytest.raises(LogError, match=r"'other', expected 'world-1-\d+'"):
         writer.write(timeline(examples, lambda event_id: 1))
     assert sum(log.end_offsets("impressions").values()) == 1
     log.close()
@@ -326,7 +326,7 @@ def test_pace_is_the_rate_and_a_live_writer_catches_up() -> None:
         ("simulate", ("--rate", "nan"), "--rate nan"),
         ("simulate", ("--events", "0"), "--events 0"),
         ("simulate", ("--partitions", "0"), "--partitions 0"),
-        ("simulate", ("--clicks", "impressions"), "name two topics"),
+        ("simulate", ("--clicks", "impressions"), "choose two topics"),
         ("simulate", ("--option", "user=3"), "did you mean 'users'"),
         ("simulate", ("--seed", "-4"), "seed = -4"),
         ("replay", ("criteo",), "criteo needs the path"),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from simulators.settings import WorldConfig
-from simulators.world import World
+from simulators.world.settings import WorldConfig
+from simulators.world.world import World
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig

@@ -1,4 +1,4 @@
-"""``stream-ctr bench labels``: label policies against planted truth, and the joiner alone."""
+"""``stream-ctr bench labels``: label policies compared with the ground truth, and the joiner alone."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ class Labels:
             print(json.dumps(as_json(runs, joins, events), indent=2))
         else:
             print_tables(runs, joins, events)
-        if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
+        if arguments.plot:  # last, so that a failing plot does not suppress the results
             plot_policies(runs, events, arguments.plot)
         return 0

@@ -1,4 +1,4 @@
-"""The joiner alone: impressions a second and memory for each that is open, in memory and on disk."""
+"""The joiner alone: impressions per second, and bytes per open impression in memory and on disk."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from stream_ctr.pipeline.joining.joiner import Joiner
 from stream_ctr.pipeline.joining.segments import SegmentFolder
 
 PAYLOAD_BYTES: Final = 39 * 8 + 8
-"""Keys of 39 slots, the served probability and the planted truth."""
+"""Keys of 39 slots, the served probability and the true click probability."""
 OPEN: Final = 50_000
-"""Impressions that are open at a time."""
+"""Number of open impressions."""
 CLICK_EVERY: Final = 5
 SPILLED_PART: Final = 10
-"""With spill, the budget is this part (a tenth) of what all records need."""
+"""With spilling, the memory budget is one tenth of the size of all records."""
 
 
 @dataclass(frozen=True)
 class JoinRun:
-    """One way to hold the records."""
+    """Measurements of one storage of the records."""
 
     memory: str
     budget_bytes: int | None
     impressions_per_second: float
-    """With a click on every fifth impression."""
+    """Throughput with a click on every fifth impression."""
     open_impressions: int
     python_bytes_per_open: float
-    """Growth of Python's own memory for each open impression, as tracemalloc counts it."""
+    """Python memory per open impression, measured by tracemalloc."""
     counted_bytes_per_open: float
-    """The same, as it counts against the budget."""
+    """Memory per open impression as counted against the budget."""
     segment_bytes_per_open: float
 
 
 def measure_joiner(impressions: int) -> list[JoinRun]:
-    """All in memory; and nine tenths of it on disk, in the folder for temporary files."""
+    """Measure with all records in memory, then with nine tenths of them on disk in a temporary folder."""
     resident = _run("memory", impressions, None)
     budget = int(resident.counted_bytes_per_open * resident.open_impressions / SPILLED_PART)
     return [resident, _run("segments", impressions, budget)]
@@ -77,13 +77,13 @@ def _joiner(budget: int | None, folder: Path) -> Joiner:
 
 
 def _feed(joiner: Joiner, impressions: int) -> None:
-    """An impression a millisecond; every fifth is clicked after half of the window."""
+    """Feed one impression per millisecond; every fifth is clicked after half of the window."""
     payload = bytes(PAYLOAD_BYTES)
     for number in range(impressions):
         joiner.advance(number)
         event_id = f"event-{number:012d}"
         if joiner.admits(event_id, number):
-            # Each record has bytes of its own, as in a stream.
+            # Each record has its own bytes object, as in a stream.
             joiner.hold(event_id, number, bytes(bytearray(payload)))
         clicked = number - OPEN // 2
         if clicked >= 0 and clicked % CLICK_EVERY == 0:

@@ -1,9 +1,9 @@
-"""Label policies against planted truth: what each is learned to believe, and how fast it follows a change.
+"""Label policies compared with the ground truth: calibration, log loss, and adaptation to a drift.
 
-Half of the simulated clicks and more come later than a quarter of the window. Each policy sees the same
-stream through the real pipeline and a compiled learner of its own. Calibration is the sum of predictions
-over the sum of planted truths: the labels' noise is not in it. At a planted moment half of the ads'
-categories get new effects.
+More than half of the simulated clicks come later than a quarter of the window. Each policy processes the same
+stream with the production pipeline and its own compiled learner. Calibration is the sum of predictions over
+the sum of true click probabilities, so it is free of label noise. At the end of the steady state, half of the
+ad categories get new effects.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from stream_ctr.pipeline.stream import Pipeline
 
 WINDOW_SECONDS: Final = 60.0
 DELAY_SECONDS: Final = 30.0
-"""Mean of the click delays before those beyond the window are cut to it: every click counts."""
+"""Mean click delay before clipping to the window, so that no click is lost."""
 EVENTS_PER_SECOND: Final = 20.0
-"""A window spans 1,200 impressions. The more it spans, the more often an id comes back before the copies of
-its clicks have come, and the further the policies that learn at once stay below the truth."""
+"""A window spans 1,200 impressions. With more, an id recurs more often before its clicks have arrived, and
+policies that learn immediately stay further below the true probabilities."""
 CLICK_RATE: Final = 0.2
 FIRST_ORDER: Final = 0.6
 SECOND_ORDER: Final = 0.5
-"""Spread of the planted effects, in logits: so much is learned within the steady state. While a network has
-not yet learned how much clicks differ, its mean under ``fast`` stays below the truth, since that loss weighs
-what is left over by (1 - p) / (1 + p)."""
+"""Standard deviation of the true effects, in logits: small enough to be learned within the steady state.
+Until a network has learned the spread of the click probabilities, its mean under ``fast`` stays too low,
+because that loss weights the residuals by (1 - p) / (1 + p)."""
 STEADY: Final = (0.4, 0.6)
-"""Part of the stream that is the steady state; the planted change is at its end."""
+"""Range of the stream that counts as steady state; the sudden drift is at its end."""
 POINTS: Final = 50
-"""Points of each curve."""
+"""Points per curve."""
 CHUNK: Final = 2048
 MINIMUM_EVENTS: Final = 20_000
 LEFT_OUT: Final = "hour"
-"""Field that is not learned from: a value of it is new to the stream every hour, and a change of its own."""
+"""Excluded field: each new hour would be a new value, and a drift of its own."""
 MODEL: Final = ModelConfig(embedding=8, hidden=(32, 16))
 CASES: Final[tuple[tuple[Policy, float], ...]] = (
     ("wait", 1.0),
@@ -66,36 +66,36 @@ CASES: Final[tuple[tuple[Policy, float], ...]] = (
     ("fast", 0.5),
     ("fnw", 0.5),
 )
-"""Policy and share of the negatives that is learned."""
+"""Label policy and share of the negatives that are learned."""
 
 
 @dataclass(frozen=True)
 class PolicyRun:
-    """What one policy came to; all arrays are over impressions in the order in which they were shown."""
+    """Results of one policy; arrays follow the order of the impressions."""
 
     policy: str
     keep_negatives: float
     calibration: float
-    """Sum of predictions over sum of planted truths, in the steady state."""
+    """Sum of predictions over sum of true click probabilities, in the steady state."""
     log_loss: float
     bayes_log_loss: float
     mean_truth: float
     late_clicks: float
-    """Share of the clicks that came later than a quarter of the window."""
+    """Share of clicks later than a quarter of the window."""
     steady_excess: float
-    """Log loss above the planted optimum's, in the steady state."""
+    """Excess log loss over the Bayes-optimal log loss, in the steady state."""
     drift_excess: float
-    """The same over the first tenth of the stream after the change."""
+    """Excess log loss over the first tenth of the stream after the drift."""
     half_way_events: int | None
-    """Impressions after the change until half of the loss that it brought is gone; None: not in this run."""
+    """Impressions after the drift until its rise in log loss has halved; None: not in this run."""
     at: list[int]
     """Impression at the middle of each point."""
     excess: list[float]
-    """Log loss above the planted optimum's at each point."""
+    """Excess log loss over the Bayes-optimal log loss at each point."""
 
 
 def measure_policies(events: int, progress: Callable[[str], None]) -> list[PolicyRun]:
-    """Every policy over the first ``events`` impressions of the world, on as many cores as there are."""
+    """Measure every policy over the first ``events`` impressions of the world, on all available cores."""
     workers = max(1, min(len(CASES), len(os.sched_getaffinity(0))))
     groups = [CASES[worker::workers] for worker in range(workers)]
     found: dict[tuple[Policy, float], PolicyRun] = {}
@@ -111,7 +111,7 @@ def measure_policies(events: int, progress: Callable[[str], None]) -> list[Polic
 
 
 def run_cases(cases: Sequence[tuple[Policy, float]], events: int) -> dict[tuple[Policy, float], PolicyRun]:
-    """Some policies side by side over one reading of the stream."""
+    """Run several policies over one pass of the stream."""
     dataset = world(events)
     running = {case: _Case(dataset, case, events) for case in cases}
     stream = Stream(dataset, events)
@@ -124,7 +124,7 @@ def run_cases(cases: Sequence[tuple[Policy, float]], events: int) -> dict[tuple[
 
 
 def world(events: int) -> Dataset:
-    """The simulated world, with a sudden change at the end of the steady state and no other."""
+    """The simulated world, with a sudden drift at the end of the steady state as the only drift."""
     options = {
         "click_rate": CLICK_RATE,
         "events_per_second": EVENTS_PER_SECOND,
@@ -140,7 +140,7 @@ def world(events: int) -> Dataset:
 
 
 class Stream:
-    """Impressions and clicks in the order of their times, impressions first, and the end of the log."""
+    """Impressions and clicks in time order (impressions first at equal times), then the end of the log."""
 
     def __init__(self, dataset: Dataset, events: int) -> None:
         self.clicks = 0
@@ -150,7 +150,7 @@ class Stream:
         self._number = 0
 
     def entries(self) -> Iterator[OrderedEntry]:
-        """All of it, once."""
+        """The entries of the whole stream; iterate once."""
         pending: list[tuple[int, int, str]] = []
         for shown, example in enumerate(self._dataset.read("", self._events)):
             yield from self._due(pending, example.time_ms)
@@ -182,7 +182,7 @@ class Stream:
 
 
 class _Case:
-    """One policy at work."""
+    """One policy with its pipeline, learner and metrics."""
 
     def __init__(self, dataset: Dataset, case: tuple[Policy, float], events: int) -> None:
         policy, keep = case
@@ -211,7 +211,7 @@ class _Case:
         self._truth = np.full(events, np.nan, np.float32)
 
     def apply(self, entries: Sequence[OrderedEntry]) -> None:
-        """Pipeline, learner and metrics, as in the trainer."""
+        """Process entries as the trainer does: pipeline, learner, metrics."""
         batch = self._pipeline.apply(entries).batch
         scored = self._metrics.update(batch, self._learner.learn(batch).probability)
         number = batch.impression[scored.row]
@@ -219,7 +219,7 @@ class _Case:
         self._truth[number] = batch.truth[scored.row]
 
     def result(self, late_clicks: float) -> PolicyRun:
-        """The figures of all that was scored."""
+        """The results over all scored impressions."""
         events = len(self._p)
         steady = slice(*(round(part * events) for part in STEADY))
         loss, best = log_losses(self._p, self._label), log_losses(self._truth, self._label)
@@ -245,7 +245,7 @@ class _Case:
 
 
 def half_way(over: NDArray[np.float64], change: int, steady: float) -> int | None:
-    """Impressions from ``change`` on until the excess loss has lost half of its rise."""
+    """Impressions after ``change`` until the rise of the excess loss has halved; None if it has not."""
     width = max(1, len(over) // 100)
     parts = [float(over[at : at + width].mean()) for at in range(change, len(over) - width + 1, width)]
     rise = parts[0] - steady

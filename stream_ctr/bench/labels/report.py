@@ -1,9 +1,8 @@
-"""What ``stream-ctr bench labels`` says: tables for people, rows for machines, a picture of the change."""
+"""Report of ``stream-ctr bench labels``: JSON, tables, and a plot of the excess loss."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,23 @@ from typing import Any
 from stream_ctr.bench.labels.join import JoinRun
 from stream_ctr.bench.labels.measure import CLICK_RATE, STEADY, WINDOW_SECONDS, PolicyRun
 from stream_ctr.bench.machine import describe_machine
-from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, short, write_figure
+from stream_ctr.reporting.figure import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    dress,
+    new_figure,
+    short,
+    write_figure,
+)
 
 STYLES = {"wait": (GREY, "-"), "fast": (BLUE, "-"), "fnw": (GREEN, "--"), "naive": (ORANGE, "-.")}
 
 
 def as_json(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: int) -> dict[str, Any]:
-    """Machine, stream, a row a policy, a row a way to hold the joiner's records."""
+    """Machine, stream, one row per policy, and one row per storage of the joiner's records."""
     return {
         "machine": describe_machine(),
         "events": events,
@@ -41,9 +50,10 @@ def _rounded(row: PolicyRun | JoinRun) -> dict[str, Any]:
 
 
 def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: int) -> None:
-    """The same as tables, with the machine below."""
-    from rich.console import Console
+    """Print the results as tables, with the machine below."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     first = runs[0]
     low, high = (round(part * events) for part in STEADY)
@@ -76,7 +86,7 @@ def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: in
             f"{join.counted_bytes_per_open:,.0f}",
             f"{join.segment_bytes_per_open:,.0f}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = new_console(130)
     console.print(table)
     console.print(
         f"planted mean click probability {first.mean_truth:.4f}, window {WINDOW_SECONDS:g} s, "
@@ -89,7 +99,7 @@ def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: in
 
 
 def plot_policies(runs: Sequence[PolicyRun], events: int, path: Path) -> None:
-    """Log loss above the planted optimum's along the stream, a line a policy, as a PNG.
+    """Write a PNG: excess log loss over the Bayes-optimal log loss along the stream, one line per policy.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -101,7 +111,7 @@ def plot_policies(runs: Sequence[PolicyRun], events: int, path: Path) -> None:
         if run.keep_negatives == 1.0:
             colour, line = STYLES[run.policy]
             axes.plot(run.at, run.excess, line, color=colour, linewidth=2, label=run.policy)
-    axes.axvline(STEADY[1] * events, color="#000000", linewidth=1, linestyle=":", label="planted change")
+    axes.axvline(STEADY[1] * events, color=BLACK, linewidth=1, linestyle=":", label="planted change")
     whole = sorted(value for run in runs for value in run.excess[2:])
     axes.set_ylim(0.0, 1.1 * whole[-1])
     axes.set_xlabel("impressions")

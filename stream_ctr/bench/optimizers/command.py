@@ -1,4 +1,4 @@
-"""``stream-ctr bench optimizers``: the same tuning budget for every optimizer, and one paired test."""
+"""``stream-ctr bench optimizers``: an equal tuning budget for every optimizer, and one paired test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stream_ctr.datasets.base import Dataset
 
 CHUNK = 1_000
-"""Events that travel together; changes nothing but the time."""
+"""Events per batch; affects only the speed."""
 
 
 class Optimizers:
@@ -72,7 +72,7 @@ class Optimizers:
             print(json.dumps(report, indent=2))
         else:
             print_table(report)
-        if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
+        if arguments.plot:  # last, so that a failing plot does not suppress the results
             draw(results, plan, arguments.plot, dataset.name)
         return 0
 
@@ -111,7 +111,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _frozen(path: Path, methods: tuple[Method, ...]) -> dict[str, Setting]:
-    """The settings that an earlier run chose."""
+    """The settings chosen by an earlier run."""
     from stream_ctr.bench.optimizers.spaces import configured
 
     try:
@@ -129,7 +129,7 @@ def _frozen(path: Path, methods: tuple[Method, ...]) -> dict[str, Setting]:
 
 
 def _read(arguments: argparse.Namespace, plan: Plan) -> tuple[Dataset, Stream]:
-    """The encoded rows, read once for all methods."""
+    """Read and encode the rows once for all methods."""
     from stream_ctr.bench.optimizers.study import Stream
     from stream_ctr.config.features import FeaturesConfig
     from stream_ctr.datasets.base import WITHOUT_PATH, open_dataset, parse_options
@@ -149,6 +149,6 @@ def _read(arguments: argparse.Namespace, plan: Plan) -> tuple[Dataset, Stream]:
 
 
 def _identity(arguments: argparse.Namespace, frozen: dict[str, Setting] | None) -> dict[str, Any]:
-    """What the results depend on beside the methods, as it is kept beside them."""
+    """All inputs of the results except the methods, stored with the results."""
     names = ("dataset", "path", "option", "trials", "tune_to", "score_from", "test_to", "search_seed")
     return {**{name: getattr(arguments, name) for name in names}, "settings": frozen}

@@ -1,4 +1,4 @@
-"""What a study of optimizers has done so far, so that an interrupted one goes on where it was."""
+"""Journal of a study of optimizers, from which an interrupted study resumes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stream_ctr.errors import UsageError
 
 
 class Journal:
-    """Finished trials and runs: in memory and, given a folder, on disk as well.
+    """Finished trials and runs, in memory and, with a folder, on disk.
 
-    The folder holds ``study.json`` (what is studied), ``trials.jsonl`` (a line a trial) and a .npy file of
-    the probabilities of each finished run.
+    The folder holds ``study.json`` (the inputs of the study), ``trials.jsonl`` (one line per trial) and a
+    .npy file with the probabilities of each finished run.
     """
 
     def __init__(self, folder: Path | None, study: dict[str, Any]) -> None:
-        """``study`` says what the results depend on beside the method: data and plan.
+        """``study`` holds all inputs of the results except the method: data and plan.
 
-        Methods are told apart by keys that name their whole declaration.
+        Method keys include a digest of the method's whole declaration.
 
         Raises:
             UsageError: the folder belongs to another study, or a line in it cannot be read.
@@ -51,15 +51,15 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 if number < len(lines):
                     raise UsageError(f"{path}, line {number} is no trial; delete the folder") from None
-                # A torn last line is what an interruption leaves: that trial is done again.
+                # An interruption leaves a torn last line; that trial is repeated.
                 path.write_text("".join(f"{kept}\n" for kept in lines[:-1]), encoding="utf-8")
 
     def trial(self, method: str, trial: int) -> float | None:
-        """The log loss of a finished trial."""
+        """The log loss of a finished trial; None if it is not finished."""
         return self._trials.get((method, trial))
 
     def add_trial(self, method: str, trial: int, setting: dict[str, Any], log_loss: float) -> None:
-        """A trial is done."""
+        """Record a finished trial."""
         self._trials[method, trial] = log_loss
         if self._folder is not None:
             entry = {"method": method, "trial": trial, "setting": setting, "log_loss": log_loss}
@@ -67,14 +67,14 @@ class Journal:
                 file.write(json.dumps(entry) + "\n")
 
     def final(self, method: str, seed: int) -> tuple[NDArray[np.float32], float] | None:
-        """Probabilities and seconds of a finished run."""
+        """Probabilities and seconds of a finished run; None if it is not finished."""
         if self._folder is None or not (path := self._path(method, seed)).exists():
             return None
         numbers = np.load(path, allow_pickle=False)
         return numbers[1:].astype(np.float32), float(numbers[0])
 
     def add_final(self, method: str, seed: int, probability: NDArray[np.float32], seconds: float) -> None:
-        """A run is done; its file appears whole or not at all."""
+        """Record a finished run; its file is written atomically."""
         if self._folder is not None:
             path = self._path(method, seed)
             partial = path.with_suffix(".partial.npy")

@@ -1,4 +1,4 @@
-"""How sure a difference between two learners over one stream is: paired by event, clustered by block."""
+"""Confidence interval of the loss difference of two learners over one stream: paired by event, by blocks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from stream_ctr.errors import UsageError
 
 FEWEST_BLOCKS = 5
-"""An interval from fewer blocks than this would say next to nothing."""
+"""Minimum number of blocks for a useful interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean difference with its confidence interval; below 0 where the first learner has less loss."""
+    """A mean difference with its confidence interval; negative if the first learner has less loss."""
 
     mean: float
     low: float
@@ -25,18 +25,17 @@ class Interval:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return not self.low <= 0.0 <= self.high
 
 
 def block_interval(difference: NDArray[np.float64], block: int, level: float = 0.95) -> Interval:
-    """Mean of per-event differences [n] in the order of the stream, and an interval around it.
+    """Mean of per-event differences [n] in stream order, with a confidence interval.
 
-    Losses of neighbouring events move together, as both learners drift apart and back: an interval from
-    single events would be too narrow. The means of blocks of ``block`` successive events are close to
-    independent once a block is longer than that memory, so the interval is Student's over the blocks
-    (batch means: Law and Kelton, Simulation Modeling and Analysis, 9.5.3). Events that fill no block at
-    the end are left out.
+    Differences of neighbouring events are autocorrelated, so an interval from single events would be too
+    narrow. The means of blocks of ``block`` consecutive events are nearly independent if a block is longer
+    than the autocorrelation. The interval is Student's t over the block means (batch means: Law and Kelton,
+    Simulation Modeling and Analysis, 9.5.3). An incomplete last block is ignored.
 
     >>> found = block_interval(np.tile([0.1, 0.3], 50), 10)
     >>> round(found.mean, 6), found.blocks, found.certain

@@ -1,9 +1,8 @@
-"""What ``stream-ctr bench optimizers`` says: rows for machines, a table and a picture for people."""
+"""Report of ``stream-ctr bench optimizers``: JSON, a table and a plot."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,15 +12,14 @@ from numpy.typing import NDArray
 
 from stream_ctr.bench.machine import describe_machine
 from stream_ctr.bench.optimizers.study import Plan, Tested, compared, log_losses
-from stream_ctr.errors import StreamCTRError
 from stream_ctr.metrics.sums import Sums
-from stream_ctr.reporting.figure import new_figure
+from stream_ctr.reporting.figure import BLACK, LINE_STYLES, new_figure, write_figure
 
 if TYPE_CHECKING:
     from stream_ctr.datasets.base import Dataset
 
 CONTROLS: Final = ("base-wide", "base-twice")
-"""What the base does with twice the compute."""
+"""Baselines that spend twice the compute on the base rules."""
 LOOKED_AT: Final = (
     "The default settings and the spaces were declared after earlier looks at rows 40,000 to 80,000 of a "
     "thinned Criteo sample: there, this tail was looked at before."
@@ -31,7 +29,7 @@ LOOKED_AT: Final = (
 def as_json(
     results: Sequence[Tested], label: NDArray[np.float32], plan: Plan, dataset: Dataset
 ) -> dict[str, Any]:
-    """Machine, plan and one row a method."""
+    """Machine, plan and one row per method."""
     return {
         "machine": describe_machine(),
         "dataset": dataset.name,
@@ -94,9 +92,10 @@ def auc(probability: NDArray[np.float32], label: NDArray[np.float32]) -> float:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    """The rows as a table, and what must be said about them."""
-    from rich.console import Console
+    """Print the rows as a table with explanatory notes."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     plan = report["plan"]
     first, last = plan["test_rows"]
@@ -122,8 +121,7 @@ def print_table(report: dict[str, Any]) -> None:
             "" if same else f"{row['difference_to_base']:+.5f}",
             "" if same else f"{row['ci_low']:+.5f} to {row['ci_high']:+.5f}",
         )
-    # Without a terminal to fit, as in a log file, the table keeps its words whole.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     console.print(
         f"Losses are averages over the seeds {', '.join(map(str, plan['seeds']))}; spread: their standard "
@@ -136,7 +134,7 @@ def print_table(report: dict[str, Any]) -> None:
 
 
 def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
-    """A PNG: how far each method has fallen behind its base by each event, in nats; below 0 it leads.
+    """Write a PNG: cumulative log loss of each method minus its base's, in nats; below 0 the method leads.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -145,14 +143,14 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
     figure = new_figure(10.0, 6.0)
     axes = figure.subplots()
     named = {tested.method.name: tested for tested in results}
-    styles = ["-", "--", "-.", ":"]
     others = [tested for tested in results if tested.method.base != tested.method.name]
     for number, tested in enumerate(others):
         behind = np.cumsum(tested.loss - named[tested.method.base].loss)
         label = f"{tested.method.name} - {tested.method.base}"
-        axes.plot(np.arange(1, len(behind) + 1), behind, styles[number % 4], lw=1.2, label=label)
-    axes.set_yscale("symlog", linthresh=50.0, linscale=2.0)  # one that fails must not flatten the others
-    axes.axhline(0.0, color="black", lw=0.8)
+        style = LINE_STYLES[number % len(LINE_STYLES)]
+        axes.plot(np.arange(1, len(behind) + 1), behind, style, lw=1.2, label=label)
+    axes.set_yscale("symlog", linthresh=50.0, linscale=2.0)  # a diverging method must not flatten the others
+    axes.axhline(0.0, color=BLACK, lw=0.8)
     axes.axvspan(plan.tune_to, plan.test_to, color="0.93", zorder=0, label="test rows")
     axes.set_xlim(0, plan.test_to)
     axes.set_xlabel("events")
@@ -160,7 +158,4 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
     axes.set_title(f"{title}: behind (above 0) or ahead of the base (below 0)", loc="left")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"cannot write {path}: {error.strerror}") from None
+    write_figure(figure, path)

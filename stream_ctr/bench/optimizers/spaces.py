@@ -1,4 +1,4 @@
-"""The optimizers of the study, each with the space that its settings are drawn from."""
+"""The optimizers of the study and their search spaces."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WIDE: Final = (256, 128)
 
 @dataclass(frozen=True)
 class Range:
-    """Values from ``low`` to ``high``, uniform in their logarithm or as they are."""
+    """Values from ``low`` to ``high``, uniform on a logarithmic or linear scale."""
 
     low: float
     high: float
     scale: Literal["log", "linear"] = "log"
 
     def at(self, share: float) -> float:
-        """The value at a share, 0 to 1, of the way.
+        """The value at a fraction ``share``, 0 to 1, of the range.
 
         >>> Range(0.01, 1.0).at(0.5)
         0.1
@@ -38,7 +38,7 @@ class Range:
             value = self.low + share * (self.high - self.low)
         else:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
-        return float(f"{value:.3g}")  # as it is printed, so that a printed setting is the one that ran
+        return float(f"{value:.3g}")  # rounded as printed, so that a printed setting is exactly the one used
 
 
 _RATES: Final = {
@@ -47,7 +47,7 @@ _RATES: Final = {
     "dense_rate": Range(0.0015, 0.006),
     "dense_initial": Range(3e-5, 1e-3),
 }
-"""Around the defaults, a factor of two to four to each side."""
+"""Ranges around the defaults, by a factor of two to four to each side."""
 _ADAM_RATES: Final = {
     "row_rate": Range(0.012, 0.05),
     "row_initial": Range(3e-4, 4e-3),
@@ -63,25 +63,25 @@ class Method:
 
     name: str
     base: str
-    """The method that it must beat: the same base rules in one pass."""
+    """The method to compare with: the same base rules in one pass."""
     passes: int
-    """Gradients that it takes of an event."""
+    """Gradients per event."""
     optimizer: OptimizerConfig
     space: Mapping[str, Range]
     repeats: int = 1
-    """Times that an event is learned in place."""
+    """Consecutive updates per event."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from the default model."""
+    """Differences from the default model."""
 
     @property
     def key(self) -> str:
-        """Name and a digest of all else: what is kept under it is not taken for another declaration's."""
+        """Name and a digest of all other settings, so results of another declaration are not reused."""
         return f"{self.name}-{hashlib.blake2b(repr(self).encode(), digest_size=4).hexdigest()}"
 
     def draw(self, seed: int, trial: int) -> Setting:
-        """The setting of one trial: the declared one first, then random ones.
+        """The setting of one trial: trial 0 is the declared setting, later ones are random.
 
-        A name has the same draw in every method, so that methods do not differ by luck in what they share.
+        A setting's name determines its draw in all methods, so shared settings do not differ by chance.
         """
         if trial == 0:
             return {name: float(getattr(self.optimizer, name)) for name in self.space}
@@ -142,15 +142,15 @@ METHODS: Final = (
         {**_ADAM_RATES, **_BOTH, "xi": _XI},
     ),
 )
-"""base: one pass. base-wide, base-twice: what it does with twice the compute, in a wider network or by
-learning each event twice in place. sam, sam-dense: one radius for all parameters, or for the dense ones.
-helen: the published form; helen-m: embeddings alone; helen-b: the same without a lower bound xi.
-revisit: each event a second time later, without its own traces in its rows.
-base-adam and helen-adam: Adam for the dense weights."""
+"""base: one pass. base-wide, base-twice: base with twice the compute, in a wider network or by two
+consecutive updates per event. sam, sam-dense: one radius for all parameters, or for the dense ones only.
+helen: the published form; helen-m: embeddings only; helen-b: embeddings only, without the lower bound xi.
+revisit: replays each event once later, removing the update it had caused in its rows before. base-adam,
+helen-adam: Adam for the dense weights."""
 
 
 def chosen_methods(names: Sequence[str] | None) -> tuple[Method, ...]:
-    """The methods of those names with the bases they are compared with; all without names.
+    """The named methods and the bases that they are compared with; all methods without names.
 
     >>> [method.name for method in chosen_methods(["sam"])]
     ['base', 'sam']
@@ -169,10 +169,10 @@ def chosen_methods(names: Sequence[str] | None) -> tuple[Method, ...]:
 
 
 def configured(method: Method, setting: Setting) -> tuple[ModelConfig, OptimizerConfig]:
-    """The model and optimizer of a method at a setting.
+    """The model and optimizer of a method with a setting.
 
     Raises:
-        UsageError: the setting names what the method does not tune.
+        UsageError: the setting contains values that the method does not tune.
     """
     unknown = sorted(setting.keys() - method.space.keys())
     if unknown:

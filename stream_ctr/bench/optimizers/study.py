@@ -1,8 +1,8 @@
-"""Optimizers over one stream: the same tuning budget for each, one frozen setting, one paired test.
+"""Comparison of optimizers over one stream: equal tuning budgets, one frozen setting each, one paired test.
 
-Every method draws as many settings from its declared space. Each is run over the first rows, predicting
-and then learning event by event, and is judged by the later part of them. The best setting of a method is
-frozen and run over all rows once a seed of initial weights; only rows behind the tuning ones are scored.
+Every method draws the same number of settings from its declared space. Each setting predicts and learns the
+tuning rows event by event and is scored on their later part. The best setting of a method is frozen and run
+over all rows, once per seed of the initial weights; only the rows after the tuning rows are scored.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from stream_ctr.metrics.sums import EPSILON
 
 Losses = NDArray[np.float64]
 TUNING_SEED = 1
-"""Seed of the initial weights while settings are chosen."""
+"""Seed of the initial weights during tuning."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is tuned where, and scored where. Rows count from 0."""
+    """Row ranges for tuning and scoring, seeds and budget. Rows count from 0."""
 
     trials: int
     tune_to: int
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stream:
-    """Encoded events, and the fields they have."""
+    """Encoded events and their fields."""
 
     batches: list[Batch]
     slots: list[int]
@@ -65,23 +65,23 @@ class Run:
     """One setting over the first n rows."""
 
     probability: NDArray[np.float32]
-    """[n] predicted before the event was learned."""
+    """[n] predictions, each made before the event was learned."""
     seconds: float
     """Wall time inside the learner."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """One method at its frozen setting, over the test rows."""
+    """One method with its frozen setting, over the test rows."""
 
     method: Method
     setting: Setting
     tuned_loss: float
-    """Best log loss among the trials; NaN where the setting was given."""
+    """Best log loss of the trials; NaN if the setting was given."""
     loss: Losses
     """[test_to] log loss of each event, averaged over the seeds."""
     probability: list[NDArray[np.float32]]
-    """One array [test_to] a seed."""
+    """One array [test_to] per seed."""
     seconds: float
     """Median over the seeds."""
 
@@ -91,7 +91,7 @@ class Tested:
 
 
 def log_losses(probability: NDArray[np.float32], label: NDArray[np.float32]) -> Losses:
-    """Log loss [n] of each event, in nats, probabilities clipped as everywhere in the metrics."""
+    """Log loss [n] of each event, in nats, with probabilities clipped as in the metrics."""
     p = np.clip(probability.astype(np.float64), EPSILON, 1.0 - EPSILON)
     losses: Losses = -np.where(label > 0.5, np.log(p), np.log1p(-p))
     return losses
@@ -104,7 +104,7 @@ def run_setting(
     seed: int,
     to: int,
 ) -> Run:
-    """Predict and learn the first ``to`` events at one setting."""
+    """Predict and learn the first ``to`` events with one setting."""
     model, optimizer = configured(method, setting)
     config = LearnerConfig(device="cpu", seed=seed)
     learner = build_learner(model, optimizer, config, stream.slots, stream.fields)
@@ -132,7 +132,7 @@ def first_events(batch: Batch, count: int) -> Batch:
 
 
 def twice(batch: Batch) -> Batch:
-    """Every event learned twice in place: as it is, then once more without being scored."""
+    """The batch with every event repeated: first predicted and learned, then only learned."""
     changes = replace(batch.changes, event=2 * batch.changes.event)
     doubled = _each(batch, lambda array: np.repeat(array, 2, axis=0), changes)
     doubled.action[0::2] = PREDICT | LEARN
@@ -141,7 +141,7 @@ def twice(batch: Batch) -> Batch:
 
 
 def _each(batch: Batch, change: Callable[[NDArray[Any]], NDArray[Any]], changes: RowChanges) -> Batch:
-    """The batch with every array over its events changed."""
+    """The batch with ``change`` applied to every array over its events."""
     arrays = {
         name: getattr(batch, name) for name in (item.name for item in fields(Batch)) if name != "changes"
     }
@@ -155,7 +155,7 @@ def tune(
     journal: Journal,
     progress: Callable[[str], None],
 ) -> tuple[Setting, float]:
-    """The best of ``plan.trials`` settings by the log loss of rows ``score_from`` to ``tune_to``."""
+    """The best of ``plan.trials`` settings and its log loss on rows ``score_from`` to ``tune_to``."""
     label = stream.label()[plan.score_from : plan.tune_to]
     found: list[tuple[float, int, Setting]] = []
     for trial in range(plan.trials):
@@ -180,7 +180,7 @@ def examine(
     journal: Journal,
     progress: Callable[[str], None],
 ) -> Tested:
-    """The frozen setting over rows 0 to ``test_to``, once a seed."""
+    """Run the frozen setting over rows 0 to ``test_to``, once per seed."""
     label, probability, seconds = stream.label()[: plan.test_to], [], []
     for seed in plan.seeds:
         kept = journal.final(method.key, seed)
@@ -203,7 +203,7 @@ def study(
     frozen: dict[str, Setting] | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Iterator[Tested]:
-    """Tune each method, unless its setting is given in ``frozen``, and test it; one after the other.
+    """Tune each method, unless ``frozen`` holds its setting, then test each.
 
     All methods are tuned before the first test row is scored.
 
@@ -225,5 +225,5 @@ def study(
 
 
 def compared(one: Tested, other: Tested, plan: Plan) -> Interval:
-    """Loss of one minus loss of the other over the test rows, paired by event."""
+    """Loss of ``one`` minus loss of ``other`` over the test rows, paired by event."""
     return block_interval(one.tail(plan) - other.tail(plan), plan.block)

@@ -1,4 +1,4 @@
-"""``stream-ctr bench papers``: the grid of both papers on whatever data it is given."""
+"""``stream-ctr bench papers``: the experiment grid of both papers on any dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stream_ctr.reporting.progress import Reporter
 
 OPTIMIZERS = "adam,nadam,radam,sam,asam,helen"
-"""Those of Helen's main table."""
+"""The optimizers of Helen's main table."""
 
 
 class Papers:
@@ -110,16 +110,16 @@ class Papers:
             print(json.dumps(report, indent=2))
         else:
             print_tables(report)
-        if arguments.plot:  # last: a picture that cannot be drawn must not take the figures with it
+        if arguments.plot:  # last, so that a failing plot does not suppress the results
             plot_grid(results, arguments.plot, f"{dataset.name}, batch protocol, {arguments.seeds} seeds")
         return 0
 
 
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
-    """The cells that the arguments ask for, seed by seed, so that a part of a grid has every combination.
+    """The cells of the arguments, ordered by seed, so that a partial grid covers every combination.
 
     Raises:
-        UsageError: a name is unknown, or a number is out of its range.
+        UsageError: a name is unknown, or a number is outside its range.
     """
     from stream_ctr.bench.papers.grid import META_TANH, Cell
     from stream_ctr.bench.papers.published import ABLATION, COMPONENTS

@@ -1,8 +1,8 @@
-"""The grid of ``bench papers``: cells, each one file; finished ones are never run again.
+"""The grid of ``bench papers``: one file per cell; finished cells are never run again.
 
-A cell's file holds the whole setting that it was run under and the setting's digest, which is also part of
-its name: data, model, optimizer, protocol, seed. A run that was killed goes on with the cells that are
-missing; a cell of another setting is another file, and a file that was renamed is told by its content.
+A cell's file holds its whole setting (data, model, optimizer, protocol, seed) and the setting's digest, which
+is also part of the file name. A killed run resumes with the missing cells. A different setting gives a
+different file, and a renamed file is detected by its content.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from stream_ctr.state.durable_files import Files
 FORMAT: Final = 1
 WRITING: Final = ".writing-"
 META_TANH: Final = "meta_tanh"
-"""The form of the skip logits that the paper calls SML."""
+"""The form of skip logits that the paper calls SML."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One combination."""
+    """One combination of backbone, skip logits, optimizer and seed."""
 
     backbone: str
     skip: str
-    """Form of the skip logits; empty without."""
+    """Form of the skip logits; empty: none."""
     optimizer: str
     seed: int
 
     @property
     def name(self) -> str:
-        """As reports show it.
+        """Name in reports.
 
         >>> Cell("dnn", "meta_tanh", "adam", 1).name
         'dnn+sml adam seed 1'
@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that the cells have in common."""
+    """Everything that all cells share."""
 
     prepared: Prepared
     protocol: BatchProtocol
@@ -82,7 +82,7 @@ class Plan:
         return replace(optimizer, rows="dense") if self.dense_rows else optimizer
 
     def setting(self, cell: Cell) -> dict[str, Any]:
-        """All that decides a cell's figures, as plain JSON values."""
+        """All inputs of a cell's results, as JSON values."""
         features = asdict(self.prepared.features)
         found: dict[str, Any] = {
             "format": FORMAT,
@@ -98,10 +98,10 @@ class Plan:
         return plain
 
     def check(self, cells: Iterable[Cell]) -> None:
-        """Refuse what cannot be built, before anything runs.
+        """Check that every cell can be built, before any cell runs.
 
         Raises:
-            ModelError, UsageError: the first cell that does not make sense, by its settings.
+            ModelError, UsageError: the settings of a cell are invalid.
         """
         encoded = self.prepared.feed.encoded
         slots, fields = encoded.slot_field.tolist(), len(encoded.fields)
@@ -111,18 +111,18 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class GridProgress:
-    """Where the grid is."""
+    """Progress of the grid."""
 
     cell: Cell
     done: int
     of: int
     seconds_left: float
-    """At the mean time of the cells so far; NaN before the first."""
+    """Estimate from the mean time of the finished cells; NaN before the first."""
     fit: Progress
 
 
 Results = dict[Cell, dict[str, Any]]
-"""By cell: what :func:`stream_ctr.offline.report.row` gives, or ``{"failed": reason}``."""
+"""By cell: the result of :func:`stream_ctr.offline.report.row`, or ``{"failed": reason}``."""
 
 
 def run_grid(
@@ -134,12 +134,12 @@ def run_grid(
     say: Callable[..., None] = lambda event, **values: None,
     files: Files | None = None,
 ) -> Results:
-    """Run the cells that have no file in ``folder`` yet; the results of all.
+    """Run the cells without a file in ``folder``; returns the results of all cells.
 
-    A cell that diverges is a result, too: its reason is kept in its file.
+    A diverging cell is a result too: its file holds the reason.
 
     Raises:
-        OSError: a file cannot be written; the finished cells stay.
+        OSError: a file cannot be written; finished cells are kept.
     """
     files = files or Files()
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def _run_cell(plan: Plan, cell: Cell, progress: Callable[[Progress], None]) -> d
             replace(plan.learner, seed=cell.seed),
             progress,
         )
-    except ModelError as error:  # the settings were checked before: it diverged
+    except ModelError as error:  # the settings have been checked, so the model diverged
         return {"failed": str(error), "seconds": round(time.monotonic() - began, 2)}
     return row(cell.name, fit)
 
@@ -202,7 +202,7 @@ def cell_path(folder: Path, cell: Cell, setting: dict[str, Any]) -> Path:
 
 
 def load_cell(folder: Path, cell: Cell, setting: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of a finished cell; None where there is none, or it is damaged or of another setting."""
+    """The result of a finished cell; None if its file is missing, damaged or of another setting."""
     try:
         content = json.loads(cell_path(folder, cell, setting).read_text("utf-8"))
         result: dict[str, Any] = content["result"]
@@ -215,7 +215,7 @@ def load_cell(folder: Path, cell: Cell, setting: dict[str, Any]) -> dict[str, An
 def save_cell(
     folder: Path, cell: Cell, setting: dict[str, Any], result: dict[str, Any], files: Files
 ) -> None:
-    """Write the cell's file in one piece: under another name, synced, then renamed."""
+    """Write the cell's file atomically: to a temporary name, synced, then renamed."""
     path = cell_path(folder, cell, setting)
     content = {"cell": asdict(cell), "digest": digest_of(setting), "setting": setting, "result": result}
     beside = path.with_name(f"{WRITING}{path.name}")

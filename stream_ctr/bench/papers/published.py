@@ -1,4 +1,4 @@
-"""What the two papers report, to print beside one's own figures. Nothing here was computed by this project.
+"""Published results of the two papers, printed next to measured ones. None was computed by this project.
 
 Helen: Zhu et al., "Helen: Optimizing CTR Prediction Models with Frequency-wise Hessian Eigenvalue
 Regularization", WWW 2024, arXiv 2403.00798. SML: Deng et al., "Enhance the Network Smoothness with Skip Meta
@@ -46,7 +46,7 @@ ABLATION: Final = {
     "meta_sigmoid": (0.80984, 0.78391),
     "meta_tanh": (0.81042, 0.78459),
 }
-"""SML, Table 2: DNN on Criteo and on Avazu, by what the skip logits apply."""
+"""SML, Table 2: DNN on Criteo and on Avazu, by form of the skip logits."""
 
 NOT_COMPARABLE: Final = (
     "The papers' figures are of the full Criteo and Avazu data, with settings tuned there. Figures of other "

@@ -1,9 +1,8 @@
-"""What ``bench papers`` shows: JSON, tables and a picture."""
+"""Report of ``stream-ctr bench papers``: JSON, tables and a plot."""
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -19,14 +18,13 @@ from stream_ctr.bench.papers.tables import (
     optimizer_table,
 )
 from stream_ctr.errors import UsageError
-from stream_ctr.offline.plot import COLOURS
-from stream_ctr.reporting.figure import new_figure, write_figure
+from stream_ctr.reporting.figure import COLOURS, dress, new_figure, write_figure
 
 TITLES: Final = {"": "without SML", META_TANH: "with SML"}
 
 
 def as_json(plan: Plan, results: Results, dataset: str) -> dict[str, Any]:
-    """Data, protocol, every cell, and every table that the cells give."""
+    """Data, protocol, all cells, and the tables derived from them."""
     aucs = cell_aucs(results)
     cells = [{**asdict(cell), **result} for cell, result in results.items()]
     return {
@@ -49,20 +47,20 @@ def as_json(plan: Plan, results: Results, dataset: str) -> dict[str, Any]:
 
 
 def has_ablation(results: Results) -> bool:
-    """Whether another form of the skip logits than the paper's own was asked for."""
+    """Whether the grid contains a form of the skip logits other than the paper's."""
     return any(cell.skip not in TITLES for cell in results)
 
 
 def has_components(results: Results) -> bool:
-    """Whether one of Helen's parts was asked for."""
+    """Whether the grid contains an ablation of Helen."""
     return any(cell.optimizer in ("helen-m", "helen-b") for cell in results)
 
 
 def print_tables(report: dict[str, Any]) -> None:
-    """The same tables for people; a value is the mean over seeds, then its standard deviation."""
-    from rich.console import Console
+    """Print the tables; values are means over seeds +- standard deviation."""
+    from stream_ctr.reporting.console import new_console
 
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     for title, rows in report["optimizers"].items():
         if rows:
             console.print(_optimizers(f"test AUC, {report['dataset']}, {title} (as Helen, main table)", rows))
@@ -173,7 +171,7 @@ def _compared(found: dict[str, Any] | None) -> str:
 
 
 def plot_grid(results: Results, path: str | os.PathLike[str], title: str) -> None:
-    """Write a PNG: AUC by optimizer, a line a model, without and with SML; bars are the seeds' deviation.
+    """Write a PNG: AUC by optimizer and model, without and with SML; bars are standard deviations over seeds.
 
     Raises:
         UsageError: matplotlib is not installed, or no cell has an AUC.
@@ -200,7 +198,7 @@ def _panel(axes: Any, aucs: Aucs, skip: str) -> None:
     models = list(rows[0]["auc"])
     for number, model in enumerate(models):
         found = [(place, row["auc"][model]) for place, row in enumerate(rows) if row["auc"][model]]
-        # side by side, so that bars of models with equal means can be told apart
+        # offset, so that bars of models with equal means do not overlap
         at = [place + (number - (len(models) - 1) / 2) * 0.08 for place, _ in found]
         mean = [each["mean"] for _, each in found]
         bars = [each["deviation"] or 0.0 for _, each in found]
@@ -215,6 +213,4 @@ def _panel(axes: Any, aucs: Aucs, skip: str) -> None:
             linewidth=1,
         )
     axes.set_xticks(range(len(names)), names)
-    axes.grid(visible=True, axis="y", color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, grid="y")

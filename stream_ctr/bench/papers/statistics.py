@@ -1,4 +1,4 @@
-"""Mean, spread, paired t-test and variance across models, over the cells of a grid."""
+"""Statistics over the cells of a grid: mean, spread, paired t-test, and variance across models."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Several seeds of one combination."""
+    """Mean and spread over the seeds of one combination."""
 
     mean: float
     deviation: float
-    """Standard deviation between seeds (n - 1); NaN for one."""
+    """Standard deviation over seeds (n - 1); NaN for one seed."""
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Two methods over the cells that both have."""
+    """Paired comparison of two methods over their common cells."""
 
     difference: float
-    """Mean of the differences, second minus first."""
+    """Mean difference, second minus first."""
     t: float
-    """Student's t of the differences; NaN with fewer than 2 pairs or where all are equal."""
+    """Student's t of the differences; NaN with fewer than 2 pairs or if all differences are equal."""
     p: float
     """Two-sided p-value."""
     pairs: int
@@ -49,9 +49,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_test(first: Mapping[Key, float], second: Mapping[Key, float]) -> PairedTest | None:
-    """Paired t-test over the keys that both have, such as (model, seed); None without any.
+    """Paired t-test over the common keys, such as (model, seed); None without any.
 
-    Seeds of one model on one split are not independent data: with few models, a small p says that the
+    Seeds of one model on one split are not independent data. With few models, a small p means that the
     difference is stable under other initial weights, not that it holds on other data.
     """
     keys = [key for key in first if key in second]
@@ -70,7 +70,7 @@ def paired_test(first: Mapping[Key, float], second: Mapping[Key, float]) -> Pair
 def variance_across(values: Mapping[str, Sequence[float]]) -> float:
     """Variance (n - 1) between models of their mean AUC over seeds; NaN with fewer than 2 models.
 
-    Helen, section 4.2.5: an optimizer that leaves less of it makes the choice of the model matter less.
+    Helen, section 4.2.5: with a smaller variance, the choice of the model matters less.
 
     >>> variance_across({"dnn": [0.7, 0.8], "dcn": [0.77]})
     0.00020000000000000036

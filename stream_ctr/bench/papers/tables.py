@@ -1,4 +1,4 @@
-"""The papers' tables out of a grid's cells, as plain values; the papers' own figures beside them."""
+"""The papers' tables computed from the cells of a grid, with the published results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Aucs = dict[Cell, float]
 
 
 def cell_aucs(results: Results) -> Aucs:
-    """AUC of every cell that has a finite one: of the test rows, of the validation rows without any."""
+    """AUC of every cell with a finite one: on the test rows, or on the validation rows without a test."""
     found: Aucs = {}
     for cell, result in results.items():
         scores = result.get("test") or result.get("validation") or {}
@@ -25,11 +25,10 @@ def cell_aucs(results: Results) -> Aucs:
 
 
 def optimizer_table(aucs: Aucs, dataset: str, skip: str) -> list[dict[str, Any]]:
-    """Helen's main table: a row an optimizer, an AUC a model, with or without SML as ``skip`` says.
+    """Helen's main table: one row per optimizer, one AUC per model; ``skip`` selects with or without SML.
 
-    ``variance`` is across models (section 4.2.5); ``over_adam`` the paired t-test over (model, seed), and
-    ``papers_over_adam`` what the paper reports for Helen without SML on the dataset of that name, mean of its
-    models.
+    ``variance`` is across models (section 4.2.5), ``over_adam`` the paired t-test over (model, seed), and
+    ``papers_over_adam`` the published gain of Helen without SML on that dataset, averaged over its models.
     """
     chosen = {cell: auc for cell, auc in aucs.items() if cell.skip == skip}
     adam = _by_model_and_seed(chosen, "adam")
@@ -55,7 +54,7 @@ def optimizer_table(aucs: Aucs, dataset: str, skip: str) -> list[dict[str, Any]]
 
 
 def gain_table(aucs: Aucs, optimizer: str) -> list[dict[str, Any]]:
-    """SML, Table 1: a row a model, AUC without and with Skip Meta Logit under one optimizer."""
+    """SML, Table 1: one row per model, AUC without and with Skip Meta Logit, for one optimizer."""
     rows = []
     of_optimizer = {cell: auc for cell, auc in aucs.items() if cell.optimizer == optimizer}
     for model in _in_order(cell.backbone for cell in of_optimizer):
@@ -77,7 +76,7 @@ def gain_table(aucs: Aucs, optimizer: str) -> list[dict[str, Any]]:
 
 
 def gain_test(aucs: Aucs) -> dict[str, Any] | None:
-    """With against without SML over all (model, optimizer, seed)."""
+    """Paired test of with and without SML over all (model, optimizer, seed)."""
     without, with_sml = (
         {(c.backbone, c.optimizer, c.seed): a for c, a in aucs.items() if c.skip == skip}
         for skip in ("", META_TANH)
@@ -86,7 +85,7 @@ def gain_test(aucs: Aucs) -> dict[str, Any] | None:
 
 
 def ablation_table(aucs: Aucs) -> list[dict[str, Any]]:
-    """SML, Table 2: a row a form of the skip logits, on the DNN under Adam."""
+    """SML, Table 2: one row per form of the skip logits, for the DNN with Adam."""
     base = {c.seed: a for c, a in aucs.items() if (c.backbone, c.skip, c.optimizer) == ("dnn", "", "adam")}
     rows = []
     for form, papers in ABLATION.items():
@@ -108,7 +107,7 @@ def ablation_table(aucs: Aucs) -> list[dict[str, Any]]:
 
 
 def component_table(aucs: Aucs) -> list[dict[str, Any]]:
-    """Helen, Table 4: a row an optimizer, on DeepFM without SML."""
+    """Helen, Table 4: one row per optimizer, for DeepFM without SML."""
     of_deepfm = {c: a for c, a in aucs.items() if c.backbone == "deepfm" and not c.skip}
     adam = _by_model_and_seed(of_deepfm, "adam")
     rows = []

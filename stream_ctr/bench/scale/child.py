@@ -1,6 +1,6 @@
-"""One size of vocabulary in a process of its own, so that its memory is its own.
+"""One vocabulary size in a separate process, so that its memory can be measured.
 
-``python -m stream_ctr.bench.scale.child ROWS [OPTIMIZER]`` fills a vocabulary of so many rows, then answers
+``python -m stream_ctr.bench.scale.child ROWS [OPTIMIZER]`` fills a vocabulary with ROWS rows. It then answers
 each line of its input with a line of JSON: ``measure`` times a few chunks, ``checkpoint FOLDER`` writes a
 checkpoint.
 """
@@ -31,10 +31,10 @@ from stream_ctr.state.frozen import FrozenState
 FIELDS: Final = 39
 CHUNK: Final = 256
 CHUNKS: Final = 4
-"""Chunks of each way of drawing that one ``measure`` times."""
+"""Chunks per distribution that one ``measure`` times."""
 DRAWS: Final = ("uniform", "zipf")
-"""uniform: every row is as likely as any other, so that almost none lies in a cache: the worst case. zipf:
-the probability of a value falls with its rank, as 1 / rank."""
+"""Distributions of the rows. uniform: all rows are equally likely, so almost none is cached (worst case).
+zipf: the probability of a value is proportional to 1 / rank."""
 OPTIMIZERS: Final = {
     "base": OptimizerConfig(),
     "helen": OptimizerConfig(method="helen", perturb="both", rho=0.001, rho_dense=0.001),
@@ -42,7 +42,7 @@ OPTIMIZERS: Final = {
 
 
 class Scale:
-    """Feature tables and the flagship's learner over about so many rows."""
+    """Feature tables and the flagship's learner with about ``rows`` rows."""
 
     def __init__(self, rows: int, optimizer: OptimizerConfig) -> None:
         self._values = max(1, rows // FIELDS - 1)
@@ -57,25 +57,25 @@ class Scale:
 
     @property
     def rows(self) -> int:
-        """Rows in use, the default rows of the fields among them."""
+        """Rows in use, including the default rows of the fields."""
         return self._tables.rows_in_use
 
     def _fill(self) -> None:
-        """Every value once, through the stream's own way in: counted, given a row, and scored."""
+        """Process every value once as in a stream: count it, assign a row, and predict."""
         for first in range(0, self._values, CHUNK):
             ranks = np.arange(first, min(first + CHUNK, self._values))
             self._step(np.repeat(ranks[:, None], FIELDS, 1), PREDICT)
 
     def measure(self) -> dict[str, list[list[float]]]:
-        """Seconds an event to encode and to learn, of each chunk, by the way of drawing."""
+        """Seconds per event to encode and to learn, for each chunk, by distribution."""
         found: dict[str, list[list[float]]] = {}
         for draw in DRAWS:
-            self._step(self._draw(draw), PREDICT | LEARN)  # the neighbours' chunks have emptied the caches
+            self._step(self._draw(draw), PREDICT | LEARN)  # the other processes have evicted the caches
             found[draw] = [self._step(self._draw(draw), PREDICT | LEARN) for _ in range(CHUNKS)]
         return found
 
     def checkpoint(self, folder: Path) -> dict[str, Any]:
-        """Write one checkpoint as the trainer does; memory before, and most of it meanwhile."""
+        """Write one checkpoint as the trainer does; reports memory before and the peak during it."""
         before, forgotten = resident_bytes(), forget_peak()
         began = time.perf_counter()
         parts = {"tables": self._tables.freeze(), "learner": self._learner.freeze()}
@@ -97,11 +97,11 @@ class Scale:
         return np.minimum((self._values + 1) ** u - 1, self._values - 1).astype(np.int64)
 
     def _step(self, ranks: NDArray[np.int64], action: int) -> list[float]:
-        """Seconds an event of [encode, learn] for values [B, F] by rank."""
+        """Seconds per event for [encode, learn], for values [B, F] by rank."""
         count = len(ranks)
         keys = hashed(ranks * FIELDS + np.arange(FIELDS))
         actions = np.full(count, action, np.uint8)
-        # Of a plain even-odd rule: there is nothing to learn, and every event still makes an update.
+        # Labels by parity: there is nothing to learn, but every event makes an update.
         labels = (ranks.sum(1) % 2).astype(np.float32)
         began = time.perf_counter()
         encoded = self._tables.encode(keys, actions, np.zeros(count, np.int64))
@@ -126,7 +126,7 @@ class Scale:
 
 
 def hashed(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Keys that are spread over all 64 bits and different for different numbers (splitmix64's finish)."""
+    """Distinct keys spread over all 64 bits (finalizer of splitmix64)."""
     z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -134,7 +134,7 @@ def hashed(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def answers(scale: Scale, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """An answer a line."""
+    """One answer per line."""
     for line in lines:
         what, _, argument = line.strip().partition(" ")
         if what == "measure":
@@ -144,11 +144,11 @@ def answers(scale: Scale, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 def main(rows: str, optimizer: str = "helen") -> int:
-    """Fill, say so, then answer until the input ends."""
+    """Fill the vocabulary, report it, then answer until the input ends."""
     idle = resident_bytes()
     began = time.perf_counter()
     config = OPTIMIZERS[optimizer]
-    # Compiled, or loaded from disk, before any clock starts.
+    # Compile the kernels, or load them from disk, before any timing.
     Scale(2 * FIELDS, config).measure()
     ready = resident_bytes()
     scale = Scale(int(rows), config)

@@ -1,8 +1,8 @@
-"""What an event costs as the vocabulary grows, and what it holds in memory.
+"""Cost of an event and memory as the vocabulary grows.
 
-Each size is a process of its own; all of them live at once and take turns, so that a busy machine slows
-all alike and a ratio is that of moments side by side. Checkpoints are written at the end, the smallest
-size first, and each process ends with its own.
+Each size runs in its own process. All processes run at the same time and take turns, so a busy machine slows
+all of them equally and ratios compare adjacent measurements. Checkpoints are written at the end, the smallest
+size first; each process ends after its checkpoint.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.errors import StreamCTRError
 
 FREE_BYTES: Final = 600_000_000
-"""Of the memory allowed: imports, compiled code and buffers, whatever the vocabulary."""
+"""Memory budget for imports, compiled code and buffers, independent of the vocabulary."""
 ROW_BYTES: Final = 48
-"""A row's key, counts, step and time of its last touch."""
+"""Memory budget per row for key, counts, step and last access time."""
 NUMBERS: Final = 2 * ModelConfig().embedding
-"""float32 numbers of a row: its weights, and one accumulator each."""
+"""float32 numbers per row: the weights and one accumulator each."""
 END_SECONDS: Final = 30.0
-"""A process that has nothing left to do ends long before."""
+"""Generous timeout for the end of an idle process."""
 
 Note = Callable[[str], object]
 
 
 @dataclass
 class Size:
-    """One size of vocabulary and its figures."""
+    """One vocabulary size and its measurements."""
 
     rows: int
     filled: dict[str, Any]
-    """Seconds and bytes of getting there."""
+    """Seconds and bytes of filling the vocabulary."""
     seconds: dict[str, list[list[float]]] = field(default_factory=lambda: {draw: [] for draw in DRAWS})
-    """By the way of drawing, of each chunk: seconds an event of [encode, learn]."""
+    """Seconds per event for [encode, learn] of each chunk, by distribution."""
     checkpoint: dict[str, Any] = field(default_factory=dict)
 
     def cost(self, draw: str) -> NDArray[np.float64]:
-        """Seconds an event of each chunk, encoded and learned."""
+        """Seconds per event to encode and learn, for each chunk."""
         return np.array([sum(parts) for parts in self.seconds[draw]])
 
     @property
     def allowed_bytes(self) -> int:
-        """Memory that the product allows itself."""
+        """Memory budget of the product for this size."""
         return (4 * NUMBERS + ROW_BYTES) * self.rows + FREE_BYTES
 
 
 class Child:
-    """The process of one size, told a line and answering with one."""
+    """The process of one size; answers each line with a line."""
 
     def __init__(self, rows: int, optimizer: str) -> None:
         command = [sys.executable, "-m", "stream_ctr.bench.scale.child", str(rows), optimizer]
@@ -77,7 +77,7 @@ class Child:
         """The answer to a line.
 
         Raises:
-            StreamCTRError: the process has ended, as for want of memory.
+            StreamCTRError: the process has ended, for example because it ran out of memory.
         """
         try:
             print(line, file=self._process.stdin, flush=True)
@@ -86,7 +86,7 @@ class Child:
         return self.answer()
 
     def answer(self) -> Any:
-        """The next line that the process says; raises as :meth:`ask`."""
+        """The next line from the process; raises as :meth:`ask`."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -94,7 +94,7 @@ class Child:
         return json.loads(line)
 
     def close(self) -> None:
-        """Let the process end, or end it."""
+        """Wait for the process to end; kill it after a timeout."""
         try:
             self._process.communicate(timeout=END_SECONDS)
         except (subprocess.TimeoutExpired, BrokenPipeError, ValueError):
@@ -117,12 +117,12 @@ def measure(
     note: Note = lambda text: None,
     folder: Path | None = None,
 ) -> list[Size]:
-    """Fill vocabularies of the sizes, smallest first, and measure them in turns.
+    """Fill vocabularies of all sizes, smallest first, and measure them in turns.
 
-    ``folder`` is where checkpoints are written, and removed again; without it, the system's own place.
+    ``folder``: parent of the temporary checkpoint folders; by default the system's temporary folder.
 
     Raises:
-        StreamCTRError: a process ended before it was done.
+        StreamCTRError: a process ended early.
     """
     measured = []
     with ExitStack() as stack:

@@ -1,9 +1,8 @@
-"""What ``stream-ctr bench scale`` says: tables, a list of rows, a picture."""
+"""Report of ``stream-ctr bench scale``: JSON, tables and a plot."""
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,17 @@ import numpy as np
 from stream_ctr.bench.machine import describe_machine, load_average, print_machine
 from stream_ctr.bench.scale.child import DRAWS
 from stream_ctr.bench.scale.measure import Size
-from stream_ctr.errors import StreamCTRError, UsageError
-from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE
+from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
 
 
 def as_json(sizes: list[Size], optimizer: str) -> list[dict[str, Any]]:
-    """One row a size; what the system does not tell is null."""
+    """One row per size; values that the system does not report are null."""
     machine = {**describe_machine(), "load": load_average()}
     return [{**row(size, sizes[0]), "optimizer": optimizer, "machine": machine} for size in sizes]
 
 
 def row(size: Size, smallest: Size) -> dict[str, Any]:
-    """The figures of one size; costs are medians over chunks, ratios medians over pairs of them."""
+    """The results of one size; costs are medians over chunks, ratios medians over pairs of chunks."""
     figures: dict[str, Any] = {"name": f"{size.rows} rows", "rows": size.rows}
     for draw in DRAWS:
         parts, cost = np.array(size.seconds[draw]) * 1e6, size.cost(draw)
@@ -54,9 +52,10 @@ def row(size: Size, smallest: Size) -> dict[str, Any]:
 
 
 def print_table(sizes: list[Size], optimizer: str) -> None:
-    """The same as two tables, with the machine below them."""
-    from rich.console import Console
+    """Print the results as two tables, with the machine below."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rows = [row(size, sizes[0]) for size in sizes]
     cost = Table(
@@ -96,7 +95,7 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
             _megabytes(each["allowed_bytes"]),
             f"{each['checkpoint_file_bytes'] / 1e6:,.0f} in {each['checkpoint_seconds']:.1f} s",
         )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(cost)
     console.print(memory)
     console.print(
@@ -109,21 +108,15 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
 
 
 def plot(sizes: list[Size], path: str | os.PathLike[str], optimizer: str) -> None:
-    """Write a PNG: the cost of an event, and memory, over the rows of the vocabulary.
+    """Write a PNG: cost of an event and memory by vocabulary rows.
 
     Raises:
         UsageError: matplotlib is not installed.
         StreamCTRError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'") from None
+    figure = new_figure(9.0, 7.0)
     rows = [row(size, sizes[0]) for size in sizes]
     x = [each["rows"] for each in rows]
-    figure = Figure(figsize=(9.0, 7.0), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     cost, memory = figure.subplots(2, 1, sharex=True)
     for draw, colour, style in zip(DRAWS, (BLUE, ORANGE), ("-", "--"), strict=True):
         low, high, middle = (
@@ -150,12 +143,9 @@ def plot(sizes: list[Size], path: str | os.PathLike[str], optimizer: str) -> Non
     memory.set_xlabel("rows of the vocabulary")
     memory.set_xscale("log")
     for axes in (cost, memory):
-        axes.grid(True, alpha=0.3)
+        dress(axes)
         axes.legend(frameon=False)
-    try:
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise StreamCTRError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_figure(figure, path)
 
 
 def _ratio(part: int | None, whole: int) -> float | None:

@@ -1,12 +1,12 @@
-"""A load of HTTP requests from a process of its own.
+"""HTTP load generator in its own process.
 
-Open loop: requests are due at fixed times, whatever the server does, and a latency counts from the time a
-request was due. So a server that stops for a second is charged with every request of that second, and not
-with one alone (coordinated omission). Closed loop: each connection sends its next request as soon as it has
-the answer to the last, which finds the most that the server does.
+Open loop: requests are due at fixed times, independent of the server, and latency counts from the due time. A
+server that stalls for a second is charged for every request of that second instead of a single one, which
+avoids coordinated omission. Closed loop: each connection sends its next request as soon as it has the
+response to the last, which measures the maximum throughput.
 
-``python -m stream_ctr.bench.serve.client`` reads a list of loads a line as JSON, plays them side by side, and
-answers with a line of JSON.
+``python -m stream_ctr.bench.serve.client`` reads lists of loads, one JSON list per line, runs the loads of a
+list concurrently, and answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ import numpy as np
 
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 END_SECONDS: Final = 10.0
-"""Time after the last request was due in which answers are still waited for."""
+"""Timeout for outstanding responses after the last request was due."""
 LATE_SECONDS: Final = 0.001
-"""Sending that much after a request was due is the client's own lateness, and is told."""
-
-
+"""A request sent this much after its due time counts as late because of the client."""
 LAG_SECONDS: Final = 0.01
-"""Time between looks at how late the client itself is: that much of a latency may be its own."""
+"""Interval between measurements of the client's own lag, which may be part of a latency."""
 
 
 class Load(msgspec.Struct):
-    """What to send, and how."""
+    """Requests to send, and their schedule."""
 
     port: int
     path: str
@@ -43,12 +41,12 @@ class Load(msgspec.Struct):
     seconds: float
     connections: int
     rate: float = 0.0
-    """Requests a second; 0: closed loop."""
+    """Requests per second; 0: closed loop."""
     method: str = "POST"
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request under way at most."""
+    """One connection with at most one request in flight."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -58,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is of another class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass
 
     def send(self, message: bytes, due: float) -> None:
         """Send a request that was due at ``due``."""
@@ -84,7 +82,7 @@ class Connection(asyncio.Protocol):
 
 
 class Run:
-    """One load from its first request to its last answer."""
+    """One load from its first request to its last response."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -102,7 +100,7 @@ class Run:
         self._idle = asyncio.Event()
 
     async def play(self) -> dict[str, Any]:
-        """Send the load; latencies in milliseconds by quantile, and what was answered."""
+        """Send the load; returns latency quantiles in milliseconds and counts of responses."""
         loop, load = asyncio.get_running_loop(), self._load
         for _ in range(load.connections):
             _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", load.port)
@@ -128,7 +126,7 @@ class Run:
                 break
         if load.rate > 0.0:
             answered, took = len(self._latencies), time.perf_counter() - began
-        # what never came is a failure, and no latency flatters it
+        # A missing response counts as a failure and adds no latency.
         self._failed += max(0, self._sent - len(self._latencies) - self._failed) + len(self._waiting)
         for connection in self._open:
             connection.close()
@@ -145,7 +143,7 @@ class Run:
         for number in range(int(load.rate * load.seconds)):
             due = began + number / load.rate
             now = time.perf_counter()
-            # always give way, so that answers are taken in even by a client that lags behind
+            # Always yield to the event loop, so that even a lagging client reads responses.
             await asyncio.sleep(max(0.0, due - now))
             self._lateness.append(time.perf_counter() - due)
             if self._free:
@@ -154,7 +152,7 @@ class Run:
                 self._waiting.append(due)
 
     def answered(self, connection: Connection, status: int, due: float) -> None:
-        """An answer has come: note it, and use the connection for what waits."""
+        """Record a response and reuse the connection for a waiting request."""
         self._statuses[status] += 1
         if status == 200:
             self._latencies.append(time.perf_counter() - due)
@@ -169,7 +167,7 @@ class Run:
         self._idle.set()
 
     def lost(self, connection: Connection, busy: bool) -> None:
-        """A connection was closed; a request on it has failed."""
+        """Record a closed connection; a request in flight on it has failed."""
         self._open.discard(connection)
         if connection in self._free:
             self._free.remove(connection)
@@ -207,12 +205,12 @@ def _message(load: Load, body: bytes) -> bytes:
 
 
 def play(load: Load) -> dict[str, Any]:
-    """Send one load."""
+    """Send one load; returns its results."""
     return play_all([load])[0]
 
 
 def play_all(loads: list[Load]) -> list[dict[str, Any]]:
-    """Send several loads at once; the figures of each."""
+    """Send several loads concurrently; returns the results of each."""
     import uvloop
 
     async def together() -> list[dict[str, Any]]:
@@ -223,7 +221,7 @@ def play_all(loads: list[Load]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Play the loads that come as a line of JSON on standard input; their figures go out as one."""
+    """Run the loads of each JSON line on standard input; print their results as a JSON line."""
     for line in sys.stdin:
         print(json.dumps(play_all(msgspec.json.decode(line, type=list[Load]))), flush=True)
     return 0

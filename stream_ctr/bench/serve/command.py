@@ -1,4 +1,4 @@
-"""``stream-ctr bench serve``: the prediction server under load."""
+"""``stream-ctr bench serve``: the prediction server under load, and its startup."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The baseline of ``stream-ctr bench serve``: uvicorn, set up as our server is, with an empty handler.
+"""The baseline of ``stream-ctr bench serve``: uvicorn with the server's settings and an empty handler.
 
-``python -m stream_ctr.bench.serve.empty_handler`` listens on a free port of 127.0.0.1 and says where.
+``python -m stream_ctr.bench.serve.empty_handler`` listens on a free port of 127.0.0.1 and prints its address.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from stream_ctr.serving.http.asgi import Receive, Scope, Send, respond
 
 
 async def empty(scope: Scope, _receive: Receive, send: Send) -> None:
-    """Answer at once, without a look at the request."""
+    """Respond immediately without reading the request."""
     await respond(send, 200, b"{}")
 
 
 def main() -> int:
-    """Serve on a free loopback port, named on standard output, until the process is ended."""
+    """Serve on a free loopback port, printed on standard output, until the process is ended."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     config = uvicorn.Config(
         empty,

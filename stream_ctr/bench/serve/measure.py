@@ -1,7 +1,7 @@
-"""The prediction server under load from another process, beside uvicorn with an empty handler.
+"""The prediction server under load from another process, compared with uvicorn and an empty handler.
 
-Both servers are processes of their own with one worker, listening all the while; the loads go to one and
-the other in turn, so that a busy machine slows both alike.
+Each server has its own process with one worker. Both run during the whole benchmark and receive the loads in
+turns, so a busy machine slows both equally.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from stream_ctr.predictors.snapshot import write_snapshot
 
 ARM: Final = ExperimentConfig().arms[0].name
 CONTEXT_FIELDS: Final = 26
-"""Fields that all candidates of a request share; the others are the candidate's own."""
+"""Fields shared by all candidates of a request; the other fields belong to each candidate."""
 BODIES: Final = 200
-"""Different requests with 1 candidate, sent in turn; of the large ones there are a tenth."""
+"""Number of different requests with 1 candidate, sent in turn; a tenth as many with 100 candidates."""
 CONNECTIONS: Final = 32
-"""Open connections; below the server's max_waiting, so that nothing is refused that is only late."""
+"""Open connections; below the server's max_waiting, so that no late request is rejected."""
 OVERLOAD: Final = 10
-"""Requests under way in the overload, times max_waiting."""
+"""Concurrent requests in the overload, as a multiple of max_waiting."""
 BESIDE_CONNECTIONS: Final = 64
 BESIDE_RATE: Final = 50.0
-"""A client beside the load that heeds Retry-After: its connections ask less than once a second each."""
+"""A second client that honours Retry-After: each connection sends less than one request per second."""
 HEALTH_CONNECTIONS: Final = 2
 HEALTH_RATE: Final = 20.0
 WARM_UP_SECONDS: Final = 1.0
@@ -62,7 +62,7 @@ OURS, EMPTY = "stream-ctr serve", "uvicorn, empty handler"
 
 Note = Callable[[str], object]
 Clients = tuple[subprocess.Popen[str], subprocess.Popen[str]]
-"""The process of the load itself, and that of the clients beside it."""
+"""The process of the main load, and the process of the second client and the health checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,11 @@ class Kind:
     name: str
     candidates: int
     rate: float
-    """Requests a second; 0: as many as the server answers."""
+    """Requests per second; 0: as many as the server answers."""
     connections: int = CONNECTIONS
-    """Open connections; more than the server's max_waiting are an overload."""
+    """Open connections; more than the server's max_waiting make an overload."""
     beside: bool = False
-    """Whether two other clients, in a process of their own, ask for rankings and for health beside it."""
+    """Whether a separate process sends rankings and health checks at the same time."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ def kinds(rate: float, large_rate: float) -> list[Kind]:
 def measure(
     loads: Sequence[Kind], seconds: float, rounds: int, learned: int, note: Note = lambda text: None
 ) -> list[Measured]:
-    """Serve a model that has learned ``learned`` events, and put both servers under each load in turn.
+    """Serve a model trained on ``learned`` events, and run each load against both servers in turns.
 
     Raises:
         StreamCTRError: a server or the client ended early.
@@ -133,10 +133,10 @@ def measure(
 
 
 def _warm_up(clients: Clients, port: int) -> None:
-    """Let a server take in its snapshot, its code and its connections, until it answers all.
+    """Send requests until the server has loaded its snapshot and answers all of them.
 
     Raises:
-        StreamCTRError: it does not; the statuses of its answers are given.
+        StreamCTRError: requests keep failing; the message holds the status codes.
     """
     found: dict[str, Any] = {}
     for _ in range(WARM_UPS):
@@ -147,7 +147,7 @@ def _warm_up(clients: Clients, port: int) -> None:
 
 
 def publish(snapshots: Path, learned: int, model: ModelConfig | None = None) -> None:
-    """Write a snapshot of a model, the flagship without one, after so many events of Zipf rows."""
+    """Write a snapshot of ``model`` (default: the flagship) after ``learned`` events of Zipf rows."""
     model = model or ModelConfig()
     fields = tuple(FieldConfig(f"field_{j}") for j in range(FIELDS))
     encoder = KeyEncoder(fields)
@@ -165,7 +165,7 @@ def publish(snapshots: Path, learned: int, model: ModelConfig | None = None) -> 
 
 @cache
 def bodies(candidates: int) -> list[str]:
-    """Requests for a ranking, each of another user, over the values of the first Zipf rows."""
+    """Ranking requests, each for a different user, with values of the first Zipf rows."""
     names = [f"field_{j}" for j in range(FIELDS)]
     count = BODIES if candidates == 1 else BODIES // 10
     rows = [example.features for example in zipf_examples(count + candidates)]
@@ -184,7 +184,7 @@ def bodies(candidates: int) -> list[str]:
 
 
 def environment(state: Path, **more: str) -> dict[str, str]:
-    """This process' environment with settings for a server of that state folder, and no others."""
+    """This process's environment, with only the given settings of the server and its state folder."""
     variables = {
         "TRAIN__STATE": str(state),
         "SERVE__PORT": "0",
@@ -198,10 +198,10 @@ def environment(state: Path, **more: str) -> dict[str, str]:
 
 @contextmanager
 def server(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
-    """A server process, as long as the block runs; its port.
+    """Run a server process during the block; yields its port.
 
     Raises:
-        StreamCTRError: it ended instead of listening; its own last line is given.
+        StreamCTRError: it ended before listening; the message holds its last line.
     """
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -231,7 +231,7 @@ def _client() -> Iterator[subprocess.Popen[str]]:
 
 
 def _play(clients: Clients, port: int, kind: Kind, seconds: float) -> dict[str, Any]:
-    """Figures of one load; those of the clients beside it as "beside" and "health"."""
+    """Results of one load; those of the second client and the health checks as "beside" and "health"."""
     crowd, beside = clients
     ranking = Load(port, "/v1/rank", bodies(kind.candidates), seconds, kind.connections, kind.rate)
     if not kind.beside:
@@ -246,7 +246,7 @@ def _play(clients: Clients, port: int, kind: Kind, seconds: float) -> dict[str, 
 
 
 def _ask(client: subprocess.Popen[str], loads: list[Load]) -> list[dict[str, Any]]:
-    """Let a client process play loads side by side."""
+    """Let a client process run loads concurrently."""
     assert client.stdin is not None
     assert client.stdout is not None
     print(msgspec.json.encode(loads).decode(), file=client.stdin, flush=True)

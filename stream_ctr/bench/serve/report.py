@@ -1,8 +1,7 @@
-"""What ``stream-ctr bench serve`` says: a table, and a list of rows."""
+"""Report of ``stream-ctr bench serve``: JSON and tables."""
 
 from __future__ import annotations
 
-import sys
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def as_json(measured: list[Measured], seconds: float, learned: int) -> list[dict[str, Any]]:
-    """One row a server and load; each figure is the median over rounds, with the least and the most."""
+    """One row per server and load; each value is the median over rounds, with minimum and maximum."""
     machine = {**describe_machine(), "load": load_average()}
     common = {"seconds": seconds, "learned": learned, "workers": 1}
     return [{**row(each, measured), **common, "machine": machine} for each in measured]
 
 
 def row(each: Measured, all_measured: list[Measured]) -> dict[str, Any]:
-    """The figures of one server under one load."""
+    """The results of one server under one load."""
     (empty,) = (other for other in all_measured if other.kind == each.kind and other.server == EMPTY)
     figures: dict[str, Any] = {
         "name": f"{each.server}: {each.kind.name}",
@@ -71,7 +70,7 @@ def _median(rounds: list[dict[str, Any]], name: str) -> float | None:
 
 
 def _beside(each: Measured) -> dict[str, Any]:
-    """Figures of the clients beside a load, if there were any."""
+    """Results of the second client and the health checks, if the load has them."""
     if not each.kind.beside:
         return {}
     figures: dict[str, Any] = {}
@@ -89,9 +88,10 @@ def _beside(each: Measured) -> dict[str, Any]:
 
 
 def print_table(measured: list[Measured], seconds: float) -> None:
-    """The same as a table, with the machine and its load below it."""
-    from rich.console import Console
+    """Print the results as tables, with the machine and its load below."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rounds = len(measured[0].rounds)
     table = Table(title=f"HTTP, one worker: {rounds} rounds of {seconds:g} s each, latencies in ms")
@@ -126,7 +126,7 @@ def print_table(measured: list[Measured], seconds: float) -> None:
             f"{figures['failed']:,}",
             "" if figures["client_late_share"] is None else f"{figures['client_late_share']:.0%}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = new_console(170)
     console.print(table)
     console.print(_overload_table(measured, seconds))
     console.print(
@@ -148,7 +148,7 @@ def print_table(measured: list[Measured], seconds: float) -> None:
 
 
 def _overload_table(measured: list[Measured], seconds: float) -> Table:
-    """What is let in, and what others meet beside it."""
+    """Accepted and rejected requests at and above capacity, and their effect on other clients."""
     from rich.table import Table
 
     table = Table(title="As many as may be under way, and an overload; latencies in ms")

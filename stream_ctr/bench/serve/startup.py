@@ -1,8 +1,8 @@
-"""How soon a server answers and how large it is: the compiled family, and a backbone that needs torch.
+"""Startup time and memory of the server: for a compiled backbone and for a backbone that needs torch.
 
-A start is timed from the command to the first 200 of every worker's /health/ready, the whole of Python's own
-start included. Sizes are the kernel's: RSS counts the snapshot's mapped pages and the libraries' in every
-process, private memory is what one process more really costs.
+A start is timed from the command to the first 200 of every worker's /health/ready, including the start of
+Python. Sizes come from the kernel. RSS counts the mapped pages of the snapshot and the libraries in every
+process; private memory is the cost of one more process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -33,7 +32,7 @@ MODELS: Final = {
     "deepfm + SML, torch": ModelConfig(backbone="deepfm"),
 }
 LEARNED: Final = 50
-"""Events that the models have learned; few, since torch is slow at them and the size is the libraries'."""
+"""Events to train the models on; few, because torch is slow and the libraries dominate the size."""
 MIB: Final = 2**20
 
 Note = Callable[[str], object]
@@ -41,25 +40,25 @@ Note = Callable[[str], object]
 
 @dataclass
 class Started:
-    """One model served by so many processes, start by start."""
+    """Starts of one model with one number of workers; one list entry per start or process."""
 
     model: str
     workers: int
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
-    """Processor time of each answering process by then: it does not grow with what else the machine does."""
+    """CPU time of each serving process until ready, which is independent of other load on the machine."""
     rss: list[int] = field(default_factory=list)
-    """Bytes, of each answering process."""
+    """RSS of each serving process, in bytes."""
     private: list[int] = field(default_factory=list)
-    """Bytes, of each answering process."""
+    """Private memory of each serving process, in bytes."""
     parent: list[int] = field(default_factory=list)
-    """Bytes of RSS of the parent, where there are several workers."""
+    """RSS of the parent process with several workers, in bytes."""
     torch: bool = False
-    """Whether torch's library is in an answering process."""
+    """Whether a serving process has loaded torch's library."""
 
 
 def measure(workers: int, rounds: int, note: Note = lambda text: None) -> list[Started]:
-    """Start each model's server with one process, and with ``workers``, in turn.
+    """Start each model's server with one process and with ``workers`` processes, in turns.
 
     Raises:
         StreamCTRError: a server ended early, or was not ready in time.
@@ -78,7 +77,7 @@ def measure(workers: int, rounds: int, note: Note = lambda text: None) -> list[S
 
 
 def _start(each: Started, state: Path) -> None:
-    """One start, its figures noted."""
+    """Start the server once and record its measurements."""
     began = time.perf_counter()
     variables = environment(state, SERVE__WORKERS=str(each.workers))
     process = subprocess.Popen(
@@ -134,13 +133,13 @@ def sizes(process: int) -> dict[str, int]:
 
 
 def cpu_seconds(process: int) -> float:
-    """Processor time of a process, its own and the kernel's for it (Linux)."""
+    """User and system CPU time of a process, in seconds (Linux)."""
     values = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def as_json(found: list[Started]) -> list[dict[str, Any]]:
-    """One row a model and number of workers: medians."""
+    """One row per model and number of workers; values are medians."""
     machine = {**describe_machine(), "load": load_average()}
     return [
         {
@@ -163,9 +162,10 @@ def as_json(found: list[Started]) -> list[dict[str, Any]]:
 
 
 def print_table(found: list[Started]) -> None:
-    """The same as a table, with the machine and its load below it."""
-    from rich.console import Console
+    """Print the results as a table, with the machine and its load below."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"Start of stream-ctr serve: medians of {len(found[0].seconds)}")
     table.add_column("model")
@@ -193,13 +193,13 @@ def print_table(found: list[Started]) -> None:
             "" if parent is None else f"{parent / MIB:.0f}",
             "loaded" if row["torch_loaded"] else "not loaded",
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = new_console(140)
     console.print(table)
     print_machine(console)
 
 
 def run(workers: int, rounds: int, machine_readable: bool) -> None:
-    """Measure and print."""
+    """Measure the starts and print the report."""
     from rich.console import Console
 
     with Console(stderr=True).status("starting") as status:

@@ -1,4 +1,4 @@
-"""Rows to learn from: a Criteo file, or 39 fields of Zipf-distributed values with a planted effect."""
+"""Training rows: a Criteo file, or 39 fields of Zipf-distributed values with known effects."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from stream_ctr.pipeline.from_examples import direct_batches
 FIELDS: Final = 39
 SEED: Final = 1
 EXPONENT: Final = 1.2
-"""Of the Zipf law: about a tenth of the values of a field in such a stream are new."""
+"""Exponent of the Zipf law: about a tenth of a field's values in the stream are new."""
 MOST_VALUES: Final = 100_000
-"""Values of a field; those beyond are the last one."""
+"""Maximum number of values per field; larger values are clipped to it."""
 
 
 def step_batches(path: str | None, events: int, chunk: int) -> tuple[list[Batch], str]:
-    """Batches of ``chunk`` events, encoded as the trainer does, and where they come from.
+    """Batches of ``chunk`` events, encoded as in the trainer, and a description of their source.
 
     Raises:
-        DataError: the file cannot be read, is no Criteo file, or holds no whole chunk.
+        DataError: the file cannot be read, is not a Criteo file, or has fewer rows than one chunk.
     """
     if path is None:
         fields = tuple(FieldConfig(f"field_{j}") for j in range(FIELDS))
@@ -38,7 +38,7 @@ def step_batches(path: str | None, events: int, chunk: int) -> tuple[list[Batch]
         fields, examples, source = dataset.fields, dataset.read(path, events), f"Criteo rows of {path}"
     encoder = KeyEncoder(fields)
     tables = FeatureTables(encoder.slot_field, len(fields), FeaturesConfig(fields=fields))
-    # whole chunks only: a short last one would be timed like the others
+    # Complete chunks only: a short last chunk would have the same weight in the timings.
     batches = [b for b in direct_batches(examples, encoder, tables, chunk) if len(b) == chunk]
     if not batches:
         raise DataError(f"{path}: holds fewer than the {chunk} rows of one chunk; choose a larger file")
@@ -46,7 +46,7 @@ def step_batches(path: str | None, events: int, chunk: int) -> tuple[list[Batch]
 
 
 def zipf_examples(events: int) -> Iterator[Example]:
-    """Examples of 39 fields whose values follow a Zipf law; each value moves the logit a little.
+    """Examples with 39 fields whose values follow a Zipf law; each value has a small effect on the logit.
 
     >>> first = next(zipf_examples(1))
     >>> len(first.features), first.label in (0, 1)

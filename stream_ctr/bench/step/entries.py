@@ -1,6 +1,6 @@
-"""Who takes part in ``stream-ctr bench step``: our learners, the floors of their state, and the peers.
+"""Entries of ``stream-ctr bench step``: the package's learners, their memory floors, and peers.
 
-On a GPU both CUDA learners run, and eager torch for comparison.
+With a GPU, both CUDA learners run as well, with eager torch for comparison.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ HELEN_ADAM: Final = replace(
     dense_rate=1e-4,
     dense_initial=0.0,
 )
-"""Helen over Adam for the dense weights, as in the paper: a third more state to move."""
+"""Helen with Adam for the dense weights, as in the paper: a third more state to move."""
 DEFAULT: Final = OptimizerConfig(method="revisit")
-"""What a stream learns with unless it is told otherwise."""
+"""The default optimizer of a stream."""
 EAGER: Final = ("torch eager", "torch.compile")
-"""The faster of the two is what ``ratio_to_eager`` is against."""
+"""``ratio_to_eager`` compares with the faster of the two."""
 COMPILED: Final = "compiled"
 FLOOR: Final = "memory floor"
 
@@ -51,56 +51,56 @@ GPU_LEARNERS = {
     "cuda fused": LearnerConfig(kind="cuda-fused", device="cuda"),
     "torch eager": LearnerConfig(kind="torch", device="cuda"),
 }
-"""All on the GPU: what the first two are worth is their ratio to eager torch on the same device."""
+"""Learners on the GPU; the first two are compared with eager torch on the same device."""
 
 
 class Runs(Protocol):
-    """What an entry runs: a learner gives probabilities, a floor gives none."""
+    """A learner, which returns probabilities, or a memory floor, which returns None."""
 
     def learn(self, batch: Batch) -> LearnResult | None: ...
 
 
 @dataclass
 class Entry:
-    """One learner, or the floor of one, and what it took for each chunk."""
+    """One learner or memory floor, and its timings by chunk."""
 
     learner: str
     model: str
     optimizer: str
     limit: int
-    """Events that it learns at most."""
+    """Maximum number of events to learn."""
     make: Callable[[], Runs]
     rules: str = ""
     """Base rules of rows and dense weights, and the number of passes."""
     foreign: bool = False
-    """A peer, whose failure is a line of the table."""
+    """Whether this is a peer; a peer's failure is reported in the table instead of raised."""
     untimed: int = 0
-    """Events at its beginning that are no measure, beside the warm-up of all."""
+    """First events excluded from timing, in addition to the common warm-up."""
     running: Runs | None = None
     missing: str = ""
-    """Why it did not run."""
+    """Reason why it did not run."""
     seconds: list[float] = field(default_factory=list)
     """Time per event of each timed chunk."""
     probabilities: list[NDArray[np.float32]] = field(default_factory=list)
     log_loss: float | None = None
-    """Over the events that all learners learned."""
+    """Log loss over the events that all learners learned."""
     log_loss_all: float | None = None
-    """Over all events, if it learned them."""
+    """Log loss over all events, if it learned them all."""
 
     @property
     def name(self) -> str:
-        """``flagship``, or what tells the entry from all others."""
+        """``flagship``, or the unique combination of learner, model and optimizer."""
         if (self.learner, self.model, self.optimizer) == (COMPILED, model_name(FLAGSHIP), "helen"):
             return "flagship"
         return " ".join((self.learner, self.model, self.optimizer))
 
     def median(self) -> float | None:
-        """Seconds per event."""
+        """Median seconds per event."""
         return float(np.median(self.seconds)) if self.seconds else None
 
 
 def model_name(model: ModelConfig) -> str:
-    """Widths of the tower and its kind of skip logits.
+    """Hidden layer widths and kind of skip logits.
 
     >>> model_name(FLAGSHIP)
     '128-64 SML'
@@ -115,10 +115,10 @@ def all_entries(
     eager_events: int,
     peers: bool,
 ) -> list[Entry]:
-    """The entries of one run: ``rows`` is the size of the table that the events' rows lie in.
+    """The entries of one run; ``rows`` is the size of the events' embedding table.
 
-    Those that are slow learn the first ``eager_events`` events. ``peers`` adds torch.compile, the slower
-    ones of river, Vowpal Wabbit and deep-river. Where there is a GPU its learners take part as well.
+    Slow learners learn the first ``eager_events`` events. ``peers`` adds torch.compile, river's slower
+    models, Vowpal Wabbit and deep-river. With a GPU, its learners are added.
     """
     entries = [entry for model in models for entry in _ours(model, rows, events, eager_events, peers)]
     entries.append(_river("river-ftrl", "logistic regression", "ftrl", events))
@@ -156,7 +156,7 @@ def _ours(model: ModelConfig, rows: int, events: int, eager_events: int, peers: 
 
 
 def _default(model: ModelConfig, rows: int, events: int) -> list[Entry]:
-    """The default, timed from where events have second turns: two updates and two passes each."""
+    """The default optimizer, timed from the first second turn on: two updates and two passes per event."""
     of_default = partial(
         Entry,
         model=model_name(model),
@@ -176,7 +176,7 @@ def network(
     model: ModelConfig,
     optimizer: OptimizerConfig,
 ) -> Learner:
-    """A learner of our own on one CPU thread."""
+    """One of the package's learners on one CPU thread."""
     return kind(model, optimizer, LearnerConfig(device="cpu"), list(range(FIELDS)), FIELDS)
 
 
@@ -211,7 +211,7 @@ def _outside(events: int, eager_events: int) -> list[Entry]:
 
 
 def gpu_learners(model: ModelConfig, optimizer: OptimizerConfig) -> list[tuple[str, Callable[[], Learner]]]:
-    """Names and makers of the learners on a GPU; none where torch finds no GPU."""
+    """Names and factories of the GPU learners; empty if torch finds no GPU."""
     if not torch.cuda.is_available():
         return []
     fused = has_triton() and why_not_fused(model, optimizer) is None

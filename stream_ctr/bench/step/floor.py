@@ -1,8 +1,8 @@
-"""The memory floor of a learning step: moving the model's state with next to no arithmetic.
+"""The memory floor of a learning step: moving the model's state with almost no arithmetic.
 
 An event must read and write the dense parameters, their accumulators and its own rows once, and each pass
-must read the weights twice, forward and backward. Arrays of exactly those sizes lie where the model's own
-would: the dense ones in the cache that they fit, the rows wherever the table's size puts them.
+must read the weights twice, forward and backward. The floor uses arrays of exactly the model's sizes, so they
+are in the same level of the memory hierarchy: dense arrays in cache, rows depending on the table's size.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def move_state(
 ) -> np.float32:
     """Move the state of one model for B events.
 
-    Shapes: rows int64 [B, S], table [R, A * D] of a row's numbers side by side, dense [A, P] with the
-    weights first. The weights are read ``reads`` times. ``change`` is added to every number ``updates``
-    times: 0 is told at run time, so nothing can be left out.
+    Shapes: rows int64 [B, S], table [R, A * D] with a row's numbers adjacent, dense [A, P] with the weights
+    first. The weights are read ``reads`` times. ``change`` is added to every number ``updates`` times; it is
+    0, but only at run time, so the compiler cannot remove the additions.
     """
     total = np.float32(0.0)
     weights = dense[0]
@@ -55,18 +55,17 @@ def move_state(
 
 
 class Floor:
-    """The floor of one model and optimizer, run like a learner."""
+    """The memory floor of one model and optimizer, with the interface of a learner."""
 
     def __init__(
         self, model: ModelConfig, optimizer: OptimizerConfig, rows: int, passes: int, updates: int = 1
     ) -> None:
-        """``rows`` is the size of the table that the events' rows lie in; an event updates
-        ``updates`` times."""
+        """``rows`` is the size of the events' embedding table; each event makes ``updates`` updates."""
         learner = CompiledLearner(model, optimizer, LearnerConfig(device="cpu"), list(range(FIELDS)), FIELDS)
         arrays = learner.state().arrays
         dense = [array for name, array in arrays.items() if name.startswith("dense.")]
         of_rows = [a for name, a in arrays.items() if name.startswith("rows.") and a.dtype == np.float32]
-        # on whole cache lines, as the learner's own: a floor on split lines would flatter the learner
+        # Aligned to cache lines as in the learner; an unaligned floor would flatter the learner.
         parameters = -(-dense[0].size // ALIGN) * ALIGN
         width = sum(array.shape[1] for array in of_rows)
         self._dense = aligned(len(dense) * parameters, np.float32).reshape(len(dense), parameters)
@@ -74,9 +73,9 @@ class Floor:
         self._reads, self._updates = 2 * passes, updates
 
     def learn(self, batch: Batch) -> None:
-        """Move what the batch's events would move."""
+        """Move the state for the events of a batch."""
         self.move(batch.rows)
 
     def move(self, rows: NDArray[np.int64]) -> None:
-        """Move what events with ``rows`` [B, S] would move."""
+        """Move the state for events with ``rows`` [B, S]."""
         move_state(rows, self._table, self._dense, self._reads, self._updates, np.float32(0.0))

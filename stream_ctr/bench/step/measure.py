@@ -1,8 +1,8 @@
-"""The learning step alone: events learned per second at batch size 1, beside peers and the memory's floor.
+"""The learning step alone: events per second at batch size 1, compared with peers and the memory floor.
 
-The flagship is 39 fields x 16, hidden 128-64, per-unit SML, Helen on rows and dense with radii above 0.
-Events travel in chunks; the learners take turns chunk by chunk, so that a busy machine slows all alike.
-A figure is the median over chunks, its spread the middle 80 % of them.
+The flagship is 39 fields x 16, hidden 128-64, per-unit SML, Helen on rows and dense weights with radii above
+0. The learners take turns chunk by chunk, so a busy machine slows all of them equally. Times are medians over
+chunks; the spread is the middle 80 %.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from stream_ctr.config.model import ModelConfig
 
 CHUNK: Final = 256
 WARM_UP_CHUNKS: Final = 2
-"""Chunks that are learned but not timed: caches fill, and what compiles late has compiled."""
+"""Chunks that are learned but not timed: they fill the caches and trigger late compilation."""
 MINIMUM_EVENTS: Final = (WARM_UP_CHUNKS + 2) * CHUNK
 
 Advance = Callable[[int, int], object]
-"""Told how many events of how many have passed all learners."""
+"""Called with the number of events that all learners have processed, and the total."""
 
 
 @dataclass(frozen=True)
 class StepBench:
-    """All entries, and what they ran on."""
+    """All entries and their data."""
 
     entries: list[Entry]
     data: str
     events: int
     scored: int
-    """Events behind every log loss: those that torch eager learned too."""
+    """Events in every log loss: those that eager torch learned as well."""
     label: NDArray[np.float32]
     """[events]."""
 
     def eager(self, entry: Entry) -> Entry | None:
-        """Torch, same model and optimizer: eager or through torch.compile, whichever was faster."""
+        """Torch with the same model and optimizer: eager or torch.compile, whichever was faster."""
         found = [each for name in EAGER for each in self._named(name, entry) if each.seconds]
         return min(found, key=lambda each: each.median() or 0.0) if found else None
 
@@ -67,7 +67,7 @@ def measure(
 ) -> StepBench:
     """Run all learners over the rows of the Criteo file ``data``, or over Zipf rows.
 
-    ``choose`` names other entries for a model and a number of events; then nothing else runs.
+    ``choose`` replaces the entries: it maps a model and a number of events to entries.
 
     Raises:
         DataError: the file cannot be read or is not a Criteo file.
@@ -104,7 +104,7 @@ def _make(entry: Entry) -> None:
         if not entry.foreign:
             raise
         entry.missing = f"not installed: {error.name or error}"
-    except Exception as error:  # whatever a peer asks of this machine
+    except Exception as error:  # a peer may fail in any way on this machine
         _give_up(entry, error)
 
 
@@ -124,7 +124,7 @@ def _run(entry: Entry, batch: Batch, timed: bool) -> None:
 
 
 def _give_up(entry: Entry, error: Exception) -> None:
-    """A peer that fails is a line that says why; a failure of our own stays one."""
+    """Record the failure of a peer; re-raise a failure of the package's own learners."""
     if not entry.foreign:
         raise error
     said = " ".join(str(error).split())

@@ -1,6 +1,6 @@
-"""Other people's online learners behind the same ``learn(batch)``, each as it is fastest from Python.
+"""Online learners of other projects behind the same ``learn(batch)``, each in its fastest form from Python.
 
-A peer that is not installed, or does not work on this machine, raises; the bench then says so in its line.
+A peer that is not installed or does not work on this machine raises; the benchmark reports that in its table.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ VOWPAL_WABBIT: Final = {
     "ftrl": f"--ftrl --ftrl_alpha 0.1 --ftrl_beta 1 {VW_COMMON}",
     "nn 20": f"--nn 20 {VW_COMMON}",
 }
-"""Its options by the name in the table; FTRL's alpha and beta are those of the river peer."""
+"""Options by name in the table; FTRL's alpha and beta are equal to those of the river peer."""
 
 DEEP_RIVER_ROWS: Final = 2**18
-"""deep-river's module has to be of one size from the start: rows beyond share, by modulo."""
+"""deep-river's module has a fixed size: rows beyond it are shared by modulo."""
 
 
 class Peer(Protocol):
@@ -35,7 +35,7 @@ class Peer(Protocol):
 
 
 class VowpalWabbit:
-    """Vowpal Wabbit through its Python package; each value is a feature, named by the number of its row."""
+    """Vowpal Wabbit through its Python package; each value is a feature named by its row number."""
 
     def __init__(self, kind: str) -> None:
         """``kind`` is a name of :data:`VOWPAL_WABBIT`."""
@@ -87,7 +87,7 @@ class DeepRiver:
         self._classifier = Classifier(
             module=Tower(), loss_fn="cross_entropy", optimizer_fn="sgd", lr=0.05, seed=1
         )
-        # it numbers its classes by those seen so far: both, before the first event
+        # The classifier numbers classes in order of appearance, so declare both before the first event.
         self._classifier.observed_classes.update([False, True])
 
     def learn(self, batch: Batch) -> LearnResult:

@@ -1,8 +1,8 @@
-"""The flagship's step through ``torch.compile``: the strongest form of the same step that torch alone gives.
+"""The flagship's step with ``torch.compile``: the fastest form of the step in torch alone.
 
-Both passes, the perturbation and the optimizers of dense weights and rows are one traced graph, which
-fuses all arithmetic that is not a matrix product. Rows are gathered before it and scattered after it, so
-nothing costs more as the table grows. The step is the torch learner's, without multi-valued fields.
+Both passes, the perturbation and the optimizers of dense weights and rows are one traced graph, which fuses
+all arithmetic except matrix products. Rows are gathered before and scattered after it, so the cost is
+independent of the table size. The step equals the torch learner's, without multi-valued fields.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Event = Callable[[Tensor, list[Tensor], Tensor, list[Tensor], Tensor, Tensor, Te
 
 
 class CompiledTorch:
-    """Learns events of one slot a field, each with a label, as the torch learner does; for benches alone."""
+    """Learns labelled events with one slot per field as the torch learner does; for benchmarks only."""
 
     def __init__(self, model: ModelConfig, optimizer: OptimizerConfig, fields: int) -> None:
         self._model, self._optimizer, self._fields = model, optimizer, fields
@@ -39,8 +39,8 @@ class CompiledTorch:
         self._row_rule = build_rule(optimizer.row_rule, optimizer.row_rate, optimizer.row_initial)
         self._dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
         layout = self._network.layout
-        # [1, P]: the rules take the number of a step as a tensor [n, 1]; as a plain number every event
-        # would be a new constant and so a new compilation
+        # [1, P]: the rules take the step number as a tensor [n, 1]; a Python number would be a new constant
+        # at every event and trigger a new compilation.
         self._dense = torch.from_numpy(layout.initial(self._seed)).view(1, -1)
         self._dense_state = [
             torch.full_like(self._dense, self._dense_rule.initial) for _ in self._dense_rule.accumulators
@@ -90,11 +90,11 @@ class CompiledTorch:
         steps = table.step.index_select(0, rows_S).add_(1)
         table.step.index_copy_(0, rows_S, steps)
         now = torch.full((1, 1), self._learned, dtype=torch.int64)
-        # the last two are one tensor, so that the graph has as few inputs to check as can be
+        # Ratios and label are one tensor to minimise the number of graph inputs that are checked.
         numbers = torch.cat((ratio_S, label.view(1)))
         p = self._event(
             self._dense, self._dense_state, x_SD, of_rows, numbers, steps, now
-        )  # changes the first four in place
+        )  # updates the first four arguments in place
         table.weight.index_copy_(0, rows_S, x_SD)
         for array, gathered in zip(table.accumulators, of_rows, strict=True):
             array.index_copy_(0, rows_S, gathered)
@@ -110,7 +110,7 @@ class CompiledTorch:
         steps: Tensor,
         now: Tensor,
     ) -> Tensor:
-        """One event in place: dense [1, P], rows [S, D]; ``numbers`` are N / M of each row and the label."""
+        """Learn one event in place: dense [1, P], rows [S, D]; ``numbers``: N / M by row, then the label."""
         ratio_S, label = numbers[:-1], numbers[-1]
         optimizer = self._optimizer
 

@@ -1,15 +1,14 @@
-"""Where the compiled step's time goes: the learner's own parts, one after the other, with a clock between.
+"""Profile of the compiled step: the learner's own parts in sequence, with a clock reading between them.
 
-Each part's figure is the median over events, so that an event during which the process had to wait counts
-for little. The clock costs some 30 nanoseconds a part. ``moving`` is what it takes to read and write the same
-state and to compute nothing, in the same run.
+The time of a part is the median over events, so an event during which the process had to wait has little
+effect. The clock costs about 30 nanoseconds per part. ``moving`` is the time to read and write the same state
+without computation, in the same run.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -50,12 +49,12 @@ PARTS: Final = (
     "second turn: update dense",
 )
 OUTSIDE: Final = "values of new rows"
-"""What a chunk costs before its first event, mostly these."""
+"""Cost of a chunk before its first event; mostly the initial values of new rows."""
 START, GATHER, FORWARD, BACKWARD, MOVE, FORWARD_2, BACKWARD_2, UPDATE, ROWS, KEEP, UPDATE_2 = range(
     len(PARTS)
 )
 FLOOR_EVENTS: Final = 8
-"""Events that are moved at a time: few, since a wait then counts for less; a call has its own cost."""
+"""Events per call of the floor: few, so that a wait has little effect, but enough to amortise the call."""
 OPTIMIZERS: Final[dict[str, OptimizerConfig]] = {
     "helen": HELEN,
     "revisit": DEFAULT,
@@ -69,20 +68,20 @@ _clock.argtypes, _clock.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_int
 
 @dataclass
 class Profile:
-    """One model and optimizer: seconds an event."""
+    """Timings of one model and optimizer, in seconds per event."""
 
     model: str
     optimizer: str
     data: str
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """Of each part, in each chunk the median over its events."""
+    """By part: for each chunk the median over its events."""
     moving: list[float] = field(default_factory=list)
-    """Of each chunk, the time to move the state alone."""
+    """For each chunk the time to move the state alone."""
 
 
 @fast_part
 def _lap(spent: NDArray[np.float64], part: int, last: float, stamp: NDArray[np.int64]) -> float:
-    """Adds the time since ``last`` to a part; returns the time now, in seconds."""
+    """Add the time since ``last`` to a part; returns the current time in seconds."""
     _clock(1, stamp.ctypes)
     now = float(stamp[0]) + 1e-9 * float(stamp[1])
     spent[part] += now - last
@@ -91,7 +90,7 @@ def _lap(spent: NDArray[np.float64], part: int, last: float, stamp: NDArray[np.i
 
 @fast_part
 def _profiled(ws: Workspace, chunk: Chunk, learned: int, spent: NDArray[np.float64]) -> int:
-    """The step of ``learn_chunk`` on finite events to learn, full radii; ``spent`` [B, parts] is written."""
+    """The step of ``learn_chunk`` for finite events to learn and full radii; writes ``spent`` [B, parts]."""
     method, kind, w, width = ws.method, ws.dense.weight.dtype.type, ws.dense.weight, ws.scratch.row.size
     table, zero, stamp = ws.table, kind(0.0), np.zeros(2, np.int64)
     ignored = np.zeros(1)
@@ -157,7 +156,7 @@ def _second_turn(
 
 
 def learn_timed(learner: CompiledLearner, batch: Batch) -> NDArray[np.float64]:
-    """Learn ``batch``, all of whose events are to be learned; seconds [B, parts and what is outside]."""
+    """Learn all events of ``batch``; returns seconds [B, parts + 1], the last column for the time outside."""
     began = time.perf_counter()
     workspace, chunk = learner.prepare(batch)
     outside = time.perf_counter() - began
@@ -168,7 +167,7 @@ def learn_timed(learner: CompiledLearner, batch: Batch) -> NDArray[np.float64]:
 
 
 def _moved(floor: Floor, batch: Batch) -> float:
-    """Seconds an event of moving the state alone: the median over pieces of a few events."""
+    """Seconds per event to move the state alone: the median over groups of a few events."""
     pieces = []
     for start in range(0, len(batch), FLOOR_EVENTS):
         began = time.perf_counter()
@@ -202,7 +201,7 @@ def profile(data: str | None, events: int, models: Sequence[ModelConfig]) -> lis
                 moved = _moved(floor, batch)
                 if timed:
                     each = np.median(spent, axis=0)
-                    each[START] = spent[:, START].mean()  # most events start few rows, some many
+                    each[START] = spent[:, START].mean()  # most events create few rows, some many
                     for part, seconds in zip((*PARTS, OUTSIDE), each.tolist(), strict=True):
                         measured.parts.setdefault(part, []).append(seconds)
                     measured.moving.append(moved)
@@ -211,7 +210,7 @@ def profile(data: str | None, events: int, models: Sequence[ModelConfig]) -> lis
 
 
 def as_json(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
-    """One row a model and optimizer: microseconds of each part, medians over chunks."""
+    """One row per model and optimizer: microseconds by part, medians over chunks."""
     rows = []
     for each in profiles:
         parts = {name: round(1e6 * float(np.median(s)), 2) for name, s in each.parts.items() if np.any(s)}
@@ -231,9 +230,10 @@ def as_json(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
 
 
 def print_profile(profiles: Sequence[Profile]) -> None:
-    """The same as a table, a column a model and optimizer."""
-    from rich.console import Console
+    """Print the results as a table with one column per model and optimizer."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rows = as_json(profiles)
     table = Table(title=f"the compiled step, us an event: {profiles[0].data}")
@@ -248,6 +248,6 @@ def print_profile(profiles: Sequence[Profile]) -> None:
     table.add_row(
         "moving the state alone", *("" if r["moving"] is None else f"{r['moving']:.1f}" for r in rows)
     )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     print_machine(console)

@@ -1,8 +1,7 @@
-"""What ``stream-ctr bench step`` says: a table for people, a list of rows for machines."""
+"""Report of ``stream-ctr bench step``: JSON and tables."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from stream_ctr.bench.step.measure import CHUNK, WARM_UP_CHUNKS, StepBench
 
 
 def as_json(bench: StepBench) -> list[dict[str, Any]]:
-    """One row an entry, each with all that it was measured on; a figure that does not exist is null."""
+    """One row per entry with its data and machine; missing values are null."""
     common = {
         "data": bench.data,
         "events": bench.events,
@@ -27,7 +26,7 @@ def as_json(bench: StepBench) -> list[dict[str, Any]]:
 
 
 def row(bench: StepBench, entry: Entry) -> dict[str, Any]:
-    """The figures of one entry."""
+    """The results of one entry."""
     eager = bench.eager(entry)
     median = entry.median()
     low, high = np.quantile(entry.seconds, [0.1, 0.9]).tolist() if entry.seconds else (None, None)
@@ -52,7 +51,7 @@ def row(bench: StepBench, entry: Entry) -> dict[str, Any]:
 
 
 def variants_json(bench: StepBench, tail_from: int) -> list[dict[str, Any]]:
-    """As :func:`as_json`, each entry beside the default as well."""
+    """As :func:`as_json`, with a comparison of each entry with the default optimizer."""
     from stream_ctr.bench.step.variants import against_default
 
     plain = as_json(bench)
@@ -63,9 +62,10 @@ def variants_json(bench: StepBench, tail_from: int) -> list[dict[str, Any]]:
 
 
 def print_variants(bench: StepBench, tail_from: int) -> None:
-    """The same as a table."""
-    from rich.console import Console
+    """Print the variants as a table."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"fewer bytes a step: {bench.events:,} events, {bench.data}")
     for column in ("model", "optimizer"):
@@ -83,7 +83,7 @@ def print_variants(bench: StepBench, tail_from: int) -> None:
             _text(each["log_loss_tail"], ".5f"),
             "" if low is None else f"{each['difference']:+.5f} ({low:+.5f} to {high:+.5f})",
         )
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     console.print(
         "revisit, helen, base: AdaGrad for the dense weights, -adam and -sgd: that rule; rows have AdaGrad. "
@@ -95,9 +95,10 @@ def print_variants(bench: StepBench, tail_from: int) -> None:
 
 
 def print_table(bench: StepBench) -> None:
-    """The same as a table, with the machine below it."""
-    from rich.console import Console
+    """Print the results as a table, with the machine below."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     title = f"learning step, batch size 1, one thread: {bench.events:,} events, {bench.data}"
     table = Table(title=title)
@@ -123,8 +124,7 @@ def print_table(bench: StepBench) -> None:
             _text(figures["log_loss"], ".4f"),
             _text(figures["log_loss_all"], ".4f"),
         )
-    # Without a terminal to fit, as in a log file, the table keeps its words whole.
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     for line in missing:
         console.print(f"missing: {line}", highlight=False, markup=False)
@@ -139,7 +139,7 @@ def print_table(bench: StepBench) -> None:
 
 
 def _ratio(slow: Entry | None, fast: Entry | None) -> float | None:
-    """Median ratio of the times of the chunks that both learned, each chunk moments apart."""
+    """Median ratio of chunk times, over the chunks that both learned directly after each other."""
     if slow is None or fast is None:
         return None
     both = min(len(slow.seconds), len(fast.seconds))

@@ -1,7 +1,7 @@
-"""Fewer bytes a step: base rules, 16-bit accumulators and idle weights left alone, for speed and for loss.
+"""Variants that move fewer bytes per step: base rules, 16-bit accumulators and skipped idle weights.
 
-All learn the same rows and take turns chunk by chunk; each is compared with the default, its time chunk by
-chunk and its loss event by event.
+All variants learn the same rows and take turns chunk by chunk. Each is compared with the default optimizer:
+in time by chunk and in loss by event.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RULES: Final[dict[str, OptimizerConfig]] = {
     "adam": OptimizerConfig(dense_rule="adam", dense_rate=1e-4, dense_initial=0.0),
     "sgd": OptimizerConfig(dense_rule="sgd", dense_rate=0.01),
 }
-"""Rules of the dense weights, at rates that suit batch size 1; rows keep the default's AdaGrad."""
+"""Rules for the dense weights, at rates suited to batch size 1; rows keep the default's AdaGrad."""
 BLOCK: Final = 4 * CHUNK
-"""Successive events whose mean difference counts as one observation."""
+"""Consecutive events whose mean difference counts as one observation."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to learn: all that tells it from the others."""
+    """One combination of method, dense rule, accumulator precision and idle policy."""
 
     method: str
     rule: str
@@ -42,7 +42,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As the bench's tables have it: ``helen-adam bfloat16 skip``.
+        """Name in the tables, such as ``helen-adam bfloat16 skip``.
 
         >>> [Variant(*each, "float32", "skip").name for each in (("revisit", "adagrad"), ("helen", "adam"))]
         ['revisit skip', 'helen-adam skip']
@@ -54,7 +54,7 @@ class Variant:
         return " ".join(parts)
 
     def config(self) -> OptimizerConfig:
-        """Its settings."""
+        """The optimizer configuration of the variant."""
         rule, method = RULES[self.rule], METHODS[self.method]
         return replace(
             method,
@@ -67,7 +67,7 @@ class Variant:
 
 
 def variants() -> list[Variant]:
-    """The default first, then all that go together: Adam has no second turns, and it alone has idle steps."""
+    """The default, then all valid combinations: Adam has no second turns, and only Adam has idle steps."""
     return [
         Variant(method, rule, moments, idle)
         for method in METHODS
@@ -79,7 +79,7 @@ def variants() -> list[Variant]:
 
 
 def variant_entries(model: ModelConfig, events: int) -> list[Entry]:
-    """An entry each, timed from where the default's events have second turns."""
+    """One entry per variant, timed from the default's first second turn on."""
     return [
         Entry(
             COMPILED,
@@ -95,9 +95,9 @@ def variant_entries(model: ModelConfig, events: int) -> list[Entry]:
 
 
 def against_default(bench: StepBench, entry: Entry, tail_from: int) -> dict[str, Any]:
-    """Time of ``entry`` over the default's, and its loss from event ``tail_from`` on less the default's.
+    """Time ratio of ``entry`` to the default, and its loss from event ``tail_from`` on minus the default's.
 
-    The interval is at 95 %, over blocks of events; null where the events are too few for one.
+    The 95 % interval is over blocks of events; null if there are too few events.
     """
     first = next(each for each in bench.entries if each.model == entry.model)
     both = min(len(first.seconds), len(entry.seconds))

@@ -1,4 +1,4 @@
-"""``stream-ctr bench stream``: the whole daemon beside the learner alone."""
+"""``stream-ctr bench stream``: the whole daemon compared with the learner alone."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 
 PARTITIONS: Final = 3
 BATCH: Final = 1000
-"""Records appended at a time."""
+"""Records per append."""
 CLICK_MS: Final = 1000
-"""From an impression to its click."""
+"""Delay from an impression to its click."""
 
 
 def stream_examples(path: str | None, events: int) -> tuple[tuple[FieldConfig, ...], list[Example], str]:
@@ -36,10 +36,10 @@ def stream_examples(path: str | None, events: int) -> tuple[tuple[FieldConfig, .
 
 
 def fill_log(log: EventLog, examples: Sequence[Example]) -> LogConfig:
-    """Append the examples as impressions and clicks to topics of their own.
+    """Append the examples as impressions and clicks to new topics.
 
     Raises:
-        LogError: the log does not take them.
+        LogError: an append failed.
     """
     unique = uuid.uuid4().hex[:12]
     names = [f"bench-{unique}-{name}" for name in ("impressions", "clicks", "dead-letters")]
@@ -53,7 +53,7 @@ def fill_log(log: EventLog, examples: Sequence[Example]) -> LogConfig:
 
 
 def append_all(log: EventLog, topic: str, records: Iterable[Record]) -> None:
-    """Append records BATCH at a time."""
+    """Append records in batches of BATCH."""
     waiting: list[Record] = []
     for record in records:
         waiting.append(record)

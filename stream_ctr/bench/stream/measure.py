@@ -1,9 +1,9 @@
-"""The whole daemon beside the learner alone, over one log and in turns, so that a busy machine slows both.
+"""The whole daemon compared with the learner alone, over one log.
 
-The log is filled first. Then, round by round: the stages one after the other in one thread, each on its
-own clock, the learner among them; and the daemon as it runs, checkpoints and snapshots included. Both
-learn the same encoded events: each impression is predicted at its place in the order, and learned when
-its label is known. A figure is the median over rounds.
+The log is filled first. Each round then runs the stages sequentially in one thread, each timed separately,
+the learner among them; and the daemon itself, including checkpoints and snapshots. Both take turns, so a busy
+machine slows both equally. Both learn the same encoded events: each impression is predicted at its position
+in the order and learned when its label is known. Results are medians over rounds.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class StreamBench:
-    """All that was measured."""
+    """The results of one run of the benchmark."""
 
     log: str
     data: str
@@ -74,11 +74,13 @@ class StreamBench:
 
 
 def measure(data: str | None, url: str | None, events: int, rounds: int = ROUNDS) -> StreamBench:
-    """Fill a log (``url``: topics of their own on this one) and let the daemon learn it.
+    """Fill a log and run the stages and the daemon over it.
+
+    ``url``: the log to fill, with new topics; by default a temporary embedded log.
 
     Raises:
-        DataError: the file cannot be read, or holds no row.
-        LogError: the log does not take or give the events.
+        DataError: the file cannot be read or has no rows.
+        LogError: the log cannot be written or read.
     """
     fields, examples, source = stream_examples(data, events)
     if not examples:
@@ -101,7 +103,7 @@ def measure(data: str | None, url: str | None, events: int, rounds: int = ROUNDS
 
 
 LOG_KEYS: Final = ("url", "impressions", "clicks", "dead_letters", "partitions")
-"""What the daemon is told of its log."""
+"""Settings of the log that the daemon needs."""
 
 
 def _settings(log: LogConfig, features: FeaturesConfig, optimizer: str) -> Settings:
@@ -109,11 +111,11 @@ def _settings(log: LogConfig, features: FeaturesConfig, optimizer: str) -> Setti
 
 
 def _run_daemon(settings: Settings, log: EventLog, measured: Measured, state: Path) -> None:
-    """``stream-ctr train`` in a process of its own, as anybody starts it."""
+    """Run ``stream-ctr train`` in its own process, as a user would start it."""
     variables = {
         "TRAIN__STATE": str(state),
         "TRAIN__METRICS_PORT": "-1",
-        # At the log's end the daemon waits before it believes that: no part of its speed.
+        # Shorten the daemon's wait at the end of the log, which is not part of its throughput.
         "TRAIN__POLL_SECONDS": "0.02",
         "ORDER__IDLE_SECONDS": "0.05",
         "FEATURES__FIELDS": json.dumps([asdict(each) for each in settings.features.fields]),

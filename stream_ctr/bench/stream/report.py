@@ -1,8 +1,7 @@
-"""What ``stream-ctr bench stream`` says: a table for people, a list of rows for machines."""
+"""Report of ``stream-ctr bench stream``: JSON and tables."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Final
 
 from stream_ctr.bench.machine import describe_machine
@@ -11,12 +10,12 @@ from stream_ctr.config.model import ModelConfig
 
 FREE_BYTES: Final = 600_000_000
 ROW_BYTES: Final = 48
-"""Of the memory that the product allows itself: 4 bytes a number of the rows' weights and state, 48 bytes a
-row beside them, and 600 MB."""
+"""Memory budget of the product: 4 bytes per number of the rows' weights and state, another 48 bytes per row,
+and 600 MB."""
 
 
 def as_json(bench: StreamBench) -> dict[str, Any]:
-    """Machine, data and one row an optimizer."""
+    """Machine, data and one row per optimizer."""
     return {
         "machine": describe_machine(),
         "data": bench.data,
@@ -26,7 +25,7 @@ def as_json(bench: StreamBench) -> dict[str, Any]:
 
 
 def row(bench: StreamBench, measured: Measured) -> dict[str, Any]:
-    """The figures of one optimizer."""
+    """The results of one optimizer."""
     daemon, learner = median(measured.daemon_seconds), median(measured.learner_seconds)
     ratios = [a / b for a, b in zip(measured.learner_seconds, measured.daemon_seconds, strict=True)]
     us = 1e6 / measured.impressions
@@ -51,9 +50,10 @@ def row(bench: StreamBench, measured: Measured) -> dict[str, Any]:
 
 
 def print_table(bench: StreamBench) -> None:
-    """The same as two tables, with the machine below them."""
-    from rich.console import Console
+    """Print the results as two tables, with the machine below."""
     from rich.table import Table
+
+    from stream_ctr.reporting.console import new_console
 
     rows = [row(bench, measured) for measured in bench.measured]
     title = f"the whole daemon on {bench.log}: {rows[0]['impressions']:,} impressions, {bench.data}"
@@ -78,7 +78,7 @@ def print_table(bench: StreamBench) -> None:
         stages.add_column(name, justify="right")
     for each in rows:
         stages.add_row(each["optimizer"], *(f"{us:.1f}" for us in each["stage_cpu_microseconds"].values()))
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = new_console(150)
     console.print(table)
     console.print(stages)
     console.print(

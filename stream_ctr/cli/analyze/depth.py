@@ -162,7 +162,7 @@ def print_report(found: dict[str, Any]) -> None:
     """A row a depth: without skip logits, and with them."""
     from rich.table import Table
 
-    from stream_ctr.reporting.console import console as new_console
+    from stream_ctr.reporting.console import new_console
 
     title = f"{found['dataset']}: towers of width {found['width']}, plain | with SML"
     table = Table(title=title)

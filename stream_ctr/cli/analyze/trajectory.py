@@ -135,7 +135,7 @@ def print_report(found: dict[str, Any]) -> None:
     """A row an optimizer."""
     from rich.table import Table
 
-    from stream_ctr.reporting.console import console as new_console
+    from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"{found['dataset']}: {found['events']:,} events, one at a time")
     table.add_column("optimizer")

@@ -99,7 +99,7 @@ def print_report(found: dict[str, Any]) -> None:
     """A row a depth, a group a form."""
     from rich.table import Table
 
-    from stream_ctr.reporting.console import console as new_console
+    from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"variance of the logit, initial networks of width {found['width']}")
     for column in ("", "layers", "measured", "predicted", "measured / predicted", "bound", "median network"):

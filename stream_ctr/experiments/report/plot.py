@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.errors import UsageError
 from stream_ctr.experiments.report.model import Point, Report
 from stream_ctr.experiments.report.text import VERDICT_WORDS, reasons
-from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
+from stream_ctr.reporting.figure import COLOURS, GREY, LINE_STYLES, dress, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-COLOURS: Final = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
-STYLES: Final = ("-", "--", "-.", ":")
 PANELS: Final = (
     ("ctr_uplift", "CTR uplift (%)", 100.0),
     ("advv_uplift", "ADVV uplift (%)", 100.0),
@@ -95,7 +93,7 @@ def _draw(
     start_ms: int,
     unit_ms: float,
 ) -> None:
-    colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+    colour, style = COLOURS[number % len(COLOURS)], LINE_STYLES[number % len(LINE_STYLES)]
     at, values, lows, highs = [], [], [], []
     for point in points:
         found = point.comparisons.get(arm, {}).get(name)

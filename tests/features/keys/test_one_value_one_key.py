@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import xxhash
 
-from simulators.timeline import Happening
+from simulators.log_writer.timeline import Happening
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.avazu import Avazu
 from stream_ctr.datasets.base import Example, open_dataset

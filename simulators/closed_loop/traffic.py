@@ -1,8 +1,8 @@
-"""The closed loop: visits asked of a prediction server, and clicks on what it chose.
+"""The closed loop: visits sent to a prediction server, and clicks on the ads that it chose.
 
-One thread walks through the visits in their order and writes the clicks; a few more ask, each over a
-connection of its own. A visit is asked only while every visit more than ``connections`` before it is
-answered, so that what an interruption can leave out lies close to the end.
+One thread iterates over the visits in order and writes the clicks. Worker threads send the requests, each
+over its own connection. A visit is sent only when every visit more than ``connections`` before it is
+answered, so visits lost in an interruption are close to the end.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Final
 
 import msgspec
 
-from simulators.closed_loop_report import Summary
-from simulators.rank_client import Away, Busy, RankAnswer, RankClient
-from simulators.visits import Visit, Visits
+from simulators.closed_loop.rank_client import Away, Busy, RankAnswer, RankClient
+from simulators.closed_loop.report import Summary
+from simulators.closed_loop.visits import Visit, Visits
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.events.log import Record
 from stream_ctr.events.records import RECORD_VERSION, Click
 
 TICK_SECONDS: Final = 0.05
-"""Clicks that come due within one are appended together."""
+"""Clicks due within one tick are appended together."""
 WAKE_SECONDS: Final = 0.2
-"""Longest sleep: a signal is noticed after it."""
+"""Longest sleep, which bounds the reaction time to a signal."""
 PROGRESS_SECONDS: Final = 0.25
 FAILURES: Final = 5
-"""Answers of 5xx (but 503) after which a visit is given up."""
+"""Responses with 408 or 5xx (except 503) after which a visit is abandoned."""
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 
@@ -39,22 +39,22 @@ Append = Callable[[Sequence[Record]], None]
 
 
 class Clock:
-    """Event time against the wall clock, if it has to do with it."""
+    """Maps event time to the monotonic clock of a paced run."""
 
     def __init__(self, paced: bool, anchor_ms: int, began: float) -> None:
-        """``paced``: event time ``anchor_ms`` is at ``began`` on the monotonic clock."""
+        """In a ``paced`` run, event time ``anchor_ms`` is at ``began`` on the monotonic clock, in seconds."""
         self._paced = paced
         self._anchor_ms = anchor_ms
         self._began = began
 
     def wait_seconds(self, time_ms: float) -> float:
-        """Seconds until that event time, negative when it has passed; without a pace it always has."""
+        """Seconds until that event time, negative if it has passed; 0 in an unpaced run."""
         if not self._paced:
             return 0.0
         return self._began + (time_ms - self._anchor_ms) / 1000.0 - time.monotonic()
 
     def now_ms(self) -> float | None:
-        """Event time now; None without a pace, where only visits move it."""
+        """Current event time; None in an unpaced run, in which only visits advance it."""
         if not self._paced:
             return None
         return self._anchor_ms + 1000.0 * (time.monotonic() - self._began)
@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """What became of one visit: an answer, or none (``failed``, or given up at the end of the run)."""
+    """Result of one visit: a response, or none (``failed``, or cancelled at the end of the run)."""
 
     visit: Visit
     answer: RankAnswer | None = None
@@ -73,18 +73,18 @@ class _Settled:
 
 
 class Traffic:
-    """Asks about visits and writes their clicks.
+    """Sends visits to the server and writes their clicks.
 
     Args:
-        visits: where they come from.
-        numbers: which ones, in order.
-        clients: one for each connection; closed at the end.
+        visits: the source of the visits.
+        numbers: the numbers of the visits to send, in order.
+        clients: one per connection; closed at the end.
         append: writes clicks to the log.
-        clock: when a visit is due.
-        pending: clicks left by an interrupted run: time in milliseconds, and number of the visit.
+        clock: schedules the visits.
+        pending: pending clicks of an interrupted run: time in milliseconds, and number of the visit.
         stop: ends the run early.
-        say: told when the server is away, and when it answers again.
-        progress: told now and then how far it is.
+        say: reports when the server is unavailable and when it recovers.
+        progress: receives the summary periodically.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class Traffic:
         self.summary = Summary()
 
     def run(self) -> Summary:
-        """Until the visits end and their clicks are written, or ``stop`` is set.
+        """Run until the visits end and their clicks are written, or ``stop`` is set.
 
         Raises:
-            StreamCTRError: the server refuses what it is asked.
-            LogError: the log refuses the clicks.
+            StreamCTRError: the server rejects a request permanently.
+            LogError: an append of clicks failed.
         """
         began = told = time.monotonic()
         threads = [threading.Thread(target=self._work, args=(client,)) for client in self._clients]
@@ -143,17 +143,17 @@ class Traffic:
         return self.summary
 
     def _advance(self) -> None:
-        """Make the visit that is asked next."""
+        """Generate the next visit to send."""
         number = next(self._numbers, None)
         self._next = None if number is None else self._visits.visit(number)
 
     def _submit(self) -> float:
-        """Ask about the visits that are due; returns the seconds until there is more to ask."""
+        """Send the visits that are due; returns the seconds until the next one is."""
         while self._next is not None:
             oldest = min(self._under_way, default=self._next.number)
             room = len(self._clients)
             if len(self._under_way) >= room or abs(self._next.number - oldest) >= room:
-                return math.inf  # until an answer comes
+                return math.inf  # until a response arrives
             wait = self._clock.wait_seconds(self._next.time_ms)
             if wait > 0:
                 return wait
@@ -164,7 +164,7 @@ class Traffic:
         return math.inf
 
     def _wait(self, seconds: float) -> None:
-        """Take in what the threads tell, waiting so long for the first of it."""
+        """Handle the workers' results; wait up to ``seconds`` for the first one."""
         try:
             self._take(self._told.get(timeout=max(0.0, seconds)))
             while True:
@@ -192,7 +192,7 @@ class Traffic:
             )
         if self._trouble:
             self._trouble = ""
-            self._say("answers again")
+            self._say("server available again")
         summary.answered += 1
         summary.latency.add(told.seconds)
         if self._clock.now_ms() is not None:
@@ -202,7 +202,7 @@ class Traffic:
             heapq.heappush(self._pending, (visit.time_ms + visit.delay_ms, visit.number))
 
     def _write_clicks(self) -> float:
-        """Append the clicks whose time has come; returns the seconds until the next may be written."""
+        """Append the clicks that are due; returns the seconds until the next one may be written."""
         if not self._pending:
             return math.inf
         since = time.monotonic() - self._written
@@ -210,7 +210,8 @@ class Traffic:
             return TICK_SECONDS - since
         due_ms = self._due_ms()
         records = []
-        appended_ms = time.time_ns() // 1_000_000  # as the server stamps impressions, whatever the event time
+        # The log timestamp is the wall clock, as for the server's impressions, not the event time.
+        appended_ms = time.time_ns() // 1_000_000
         while self._pending and self._pending[0][0] <= due_ms:
             time_ms, number = heapq.heappop(self._pending)
             event_id = f"{self._visits.prefix}{number}"
@@ -225,7 +226,7 @@ class Traffic:
         return max(TICK_SECONDS, self._clock.wait_seconds(self._pending[0][0]))
 
     def _due_ms(self) -> float:
-        """The event time up to which clicks have happened."""
+        """Event time up to which clicks are due."""
         now_ms = self._clock.now_ms()
         if now_ms is not None:
             return now_ms
@@ -234,7 +235,7 @@ class Traffic:
         return config.start_ms + config.elapsed_ms(min(numbers)) if numbers else math.inf
 
     def _finish(self) -> None:
-        """What the threads told last, and the clicks whose time has come until now."""
+        """Handle the last results and write the clicks that are due by now."""
         self._wait(0.0)
         self.summary.stopped = bool(self._next or self._under_way or self._pending)
         self._written = -math.inf
@@ -242,7 +243,7 @@ class Traffic:
         self.summary.clicks_pending = len(self._pending)
 
     def _work(self, client: RankClient) -> None:
-        """One connection's thread."""
+        """Worker thread of one connection."""
         try:
             while not self._halt.is_set() and (visit := self._asked.get()) is not None:
                 self._told.put(self._ask(client, visit))
@@ -252,7 +253,7 @@ class Traffic:
             client.close()
 
     def _ask(self, client: RankClient, visit: Visit) -> _Settled:
-        """Ask until there is an answer, the server has failed too often, or the run ends."""
+        """Retry until a response arrives, the server has failed too often, or the run ends."""
         behind = -self._clock.wait_seconds(visit.time_ms)
         busy = failures = 0
         pause = FIRST_PAUSE_SECONDS
@@ -261,16 +262,16 @@ class Traffic:
             try:
                 answer = client.rank(visit.body)
             except Away as error:
-                self._told.put(f"the server does not answer: {error}; it is asked again")
+                self._told.put(f"the server is unavailable: {error}; retrying")
                 self._halt.wait(pause)
                 pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
             except Busy as error:
                 busy += 1
                 failures += not error.overloaded
                 if failures >= FAILURES:
-                    self._told.put(f"{visit.event_id} is given up: {error}")
+                    self._told.put(f"{visit.event_id} abandoned: {error}")
                     return _Settled(visit, busy=busy, failed=True)
-                self._told.put(f"the server asks to wait: {error}")
+                self._told.put(f"the server is busy: {error}; retrying in {error.retry_seconds:g} s")
                 self._halt.wait(error.retry_seconds)
             else:
                 return _Settled(visit, answer, time.perf_counter() - began, behind, busy)

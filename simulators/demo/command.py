@@ -1,7 +1,7 @@
 """``stream-ctr demo``: the closed loop on the embedded log, ending with the experiment's report.
 
-Nothing here is special to the demo: it starts the same commands with the same settings as a user would,
-in processes of their own, watches them, and reads what they wrote.
+The demo has no special code path: it starts the commands and settings that a user would, each in its own
+process, monitors them, and reads their output.
 """
 
 from __future__ import annotations
@@ -15,42 +15,54 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from simulators.demo_setup import ARMS, WORLD, new_folder, write_config
-from simulators.demo_status import Places, behind, look, ready
-from simulators.freshness import Freshness
-from simulators.processes import Children, children, pause
+from simulators.demo.freshness import Freshness
+from simulators.demo.processes import Children, children, pause
+from simulators.demo.setup import ARMS, WORLD, new_folder, write_config
+from simulators.demo.status import Places, behind, look, ready
 from stream_ctr.errors import StreamCTRError, UsageError
 
 if TYPE_CHECKING:
     from stream_ctr.reporting.progress import Reporter
 
 READY_SECONDS: Final = 900.0
-"""Longest start: on a busy machine that compiles every kernel first."""
+"""Startup timeout; long enough for a busy machine that compiles every kernel first."""
 SETTLE_SECONDS: Final = 300.0
-"""Longest time for all to read what the traffic wrote last."""
+"""Timeout for all readers to reach the end of the log after the traffic has ended."""
 LOOK_SECONDS: Final = 0.25
 
 
 class Demo:
     """``stream-ctr demo``."""
 
-    help = "the closed loop on the embedded log: two arms learn, a server routes users, the report says which"
+    help = (
+        "the closed loop on the embedded log: two arms learn, a server routes users, a report compares them"
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--out", type=Path, default=Path("out"), help="folder for everything it writes")
-        parser.add_argument("--events", type=int, default=20_000, help="visits to simulate (20,000)")
-        parser.add_argument("--rate", type=float, default=300.0, help="visits a second (300)")
-        parser.add_argument("--candidates", type=int, default=8, help="ads to choose from in a visit (8)")
-        parser.add_argument("--seed", type=int, default=1, help="seed of the world")
-        parser.add_argument("--port", type=int, default=0, help="the server's port (0: a free one)")
-        parser.add_argument("--page-port", type=int, default=0, help="the page's port (0: a free one)")
         parser.add_argument(
-            "--keep-serving", action="store_true", help="after the report, go on with all of it until Ctrl-C"
+            "--out", type=Path, default=Path("out"), metavar="FOLDER", help="folder for all output (out)"
+        )
+        parser.add_argument(
+            "--events", type=int, default=20_000, metavar="N", help="visits to simulate (20,000)"
+        )
+        parser.add_argument(
+            "--rate", type=float, default=300.0, metavar="RATE", help="visits per second (300)"
+        )
+        parser.add_argument(
+            "--candidates", type=int, default=8, metavar="N", help="candidate ads per visit (8)"
+        )
+        parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the world (1)")
+        parser.add_argument("--port", type=int, default=0, help="port of the server (0: any free port)")
+        parser.add_argument("--page-port", type=int, default=0, help="port of the page (0: any free port)")
+        parser.add_argument(
+            "--keep-serving",
+            action="store_true",
+            help="keep all processes running after the report, until Ctrl-C",
         )
         parser.add_argument("--json", action="store_true", help="machine-readable result")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from simulators.demo_report import make_result, print_result
+        from simulators.demo.report import make_result, print_result
         from stream_ctr.reporting.figure import why_no_pictures
         from stream_ctr.reporting.progress import Reporter
 
@@ -59,13 +71,11 @@ class Demo:
         config = write_config(folder, arguments.port, arguments.page_port)
         if not arguments.json:
             seconds = arguments.events / arguments.rate
-            print(f"{arguments.events:,} visits at {arguments.rate:g} a second: about {seconds:.0f} s.")
-            print(
-                "A first run compiles its kernels before it begins; they are kept for the next.", flush=True
-            )
+            print(f"{arguments.events:,} visits at {arguments.rate:g} per second: about {seconds:.0f} s.")
+            print("The first run compiles kernels before it starts; later runs reuse them.", flush=True)
             if reason := why_no_pictures():
-                print(f"The report will have no picture: {reason}", flush=True)
-        before = signal.signal(signal.SIGTERM, _interrupt)  # by default it would leave the others running
+                print(f"The report will have no plot: {reason}", flush=True)
+        before = signal.signal(signal.SIGTERM, _interrupt)  # the default would leave the children running
         try:
             with children(folder) as started:
                 with Reporter("demo", quiet=arguments.json) as reporter:
@@ -90,13 +100,16 @@ class Demo:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.events < 1 or not 0 < arguments.rate <= 1e6:
-        raise UsageError("--events must be at least 1, --rate above 0 and at most 1e6")
+        raise UsageError(
+            f"--events {arguments.events} and --rate {arguments.rate:g}: --events must be at least 1, --rate "
+            "above 0 and at most 1e6"
+        )
     if not 1 <= arguments.candidates <= 1000:
-        raise UsageError(f"--candidates {arguments.candidates} is not from 1 to 1000")
+        raise UsageError(f"--candidates {arguments.candidates}: must be from 1 to 1000")
     for name in ("port", "page_port"):
         if not 0 <= getattr(arguments, name) <= 65_535:
             option = name.replace("_", "-")
-            raise UsageError(f"--{option} {getattr(arguments, name)} is not from 0 to 65535")
+            raise UsageError(f"--{option} {getattr(arguments, name)}: must be from 0 to 65535")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -104,7 +117,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _start(started: Children, config: Path, folder: Path, reporter: Reporter) -> Places:
-    """Everything but the traffic, up and ready."""
+    """Start the server, the watcher and the trainers; wait until they are ready."""
     from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
 
@@ -124,7 +137,7 @@ def _start(started: Children, config: Path, folder: Path, reporter: Reporter) ->
         started.check()
         if time.monotonic() > until:
             raise StreamCTRError(
-                f"not ready after {READY_SECONDS:g} s; what each process says is in {folder}/*.log"
+                f"not ready after {READY_SECONDS:g} s; see the logs of the processes in {folder}/*.log"
             )
         reporter.progress(state="starting", **{name: url or "-" for name, url in places.told().items()})
         pause()
@@ -132,7 +145,7 @@ def _start(started: Children, config: Path, folder: Path, reporter: Reporter) ->
 
 
 def _tell(places: Places) -> None:
-    """Print where everything answers."""
+    """Print all addresses."""
     told = places.told()
     width = max(map(len, told)) + 2
     for name, url in told.items():
@@ -140,7 +153,7 @@ def _tell(places: Places) -> None:
 
 
 def _visits(places: Places, arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """The command of the users' visits."""
+    """The command line that simulates the visits."""
     command = ["simulate", "--server", str(places.server.address()), "--log", f"sqlite:///{folder}/events.db"]
     command += ["--rate", str(arguments.rate), "--candidates", str(arguments.candidates)]
     command += ["--seed", str(arguments.seed), "--json"]
@@ -152,7 +165,7 @@ def _visits(places: Places, arguments: argparse.Namespace, folder: Path) -> list
 def _traffic(
     started: Children, places: Places, arguments: argparse.Namespace, folder: Path, reporter: Reporter
 ) -> dict[str, Freshness]:
-    """Let the users visit; returns how fresh each arm's answers were."""
+    """Run the traffic; returns the freshness of each arm's answers."""
     command = [*_visits(places, arguments, folder), "--events", str(arguments.events)]
     traffic = started.start("traffic", *command)
     fresh = {arm: Freshness() for arm in ARMS}
@@ -165,30 +178,30 @@ def _traffic(
 
 
 def _settle(started: Children, places: Places, folder: Path, reporter: Reporter) -> None:
-    """Wait until trainers and watcher have read all that the traffic wrote."""
+    """Wait until the trainers and the watcher have read the log to its end."""
     ended_ms, until = time.time() * 1000, time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < until:
         started.check()
         left = behind(places, folder, ended_ms)
-        reporter.progress(state="reading the last visits", **left)
+        reporter.progress(state="processing the last visits", **left)
         if "watcher" in left and not any(lag is None or lag for lag in left.values()):
             return
         pause()
-    raise StreamCTRError(f"the last visits were not read within {SETTLE_SECONDS:g} s; see {folder}")
+    raise StreamCTRError(
+        f"the last visits were not processed within {SETTLE_SECONDS:g} s; see the logs in {folder}"
+    )
 
 
 def _keep(
     started: Children, places: Places, config: Path, folder: Path, arguments: argparse.Namespace
 ) -> None:
-    """Go on with everything until Ctrl-C or SIGTERM."""
+    """Keep all processes running until Ctrl-C or SIGTERM."""
     for arm in ARMS:
         started.start(f"trainer-{arm}", "train", "--config", str(config), "--arm", arm)
     started.start("traffic", *_visits(places, arguments, folder), "--resume")
     if not arguments.json:
-        print(
-            f"\nThe page goes on at {places.watcher.address()} and the server at {places.server.address()};"
-        )
-        print("users go on visiting. Ctrl-C ends them all.", flush=True)
+        print(f"\nStill running: page {places.watcher.address()}, server {places.server.address()}, traffic.")
+        print("Press Ctrl-C to stop.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             started.check()

@@ -1,4 +1,4 @@
-"""What ``replay`` and ``simulate`` share: their arguments, one run of the writer, and its report."""
+"""Shared by ``replay`` and ``simulate``: arguments, one run of the writer, and its report."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from stream_ctr.datasets.reader import read_report
 from stream_ctr.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from simulators.timeline import Happening
-    from simulators.writer import Summary, Topics
-    from simulators.writer_resume import Position
+    from simulators.log_writer.resume import Position
+    from simulators.log_writer.timeline import Happening
+    from simulators.log_writer.writer import Summary, Topics
     from stream_ctr.datasets.base import Dataset
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
 
 
 class Job(NamedTuple):
-    """One run of the writer, for the source of what it writes."""
+    """Context of one run of the writer, for its source."""
 
     log: EventLog
     topics: Topics
     position: Position | None
-    """What the log holds already; None when nothing is to be resumed."""
+    """The records that the log already holds; None unless the run resumes another."""
     stop: threading.Event
     reporter: Reporter
 
 
 def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where and how to write."""
+    """Declare the arguments that select the log, its topics and the pace."""
     default = LogConfig()
     parser.add_argument("--log", required=True, metavar="URL", help="sqlite:///path or kafka://host:port")
-    parser.add_argument("--config", metavar="F", help="configuration file whose [log.security] the log needs")
+    parser.add_argument("--config", metavar="FILE", help="configuration file with [log.security] of the log")
     parser.add_argument(
-        "--rate", type=float, metavar="R", help="impressions a second (default: as fast as possible)"
+        "--rate", type=float, metavar="RATE", help="impressions per second (default: as fast as possible)"
     )
     parser.add_argument(
-        "--partitions", type=int, default=default.partitions, metavar="P", help="of a topic to be created"
+        "--partitions",
+        type=int,
+        default=default.partitions,
+        metavar="N",
+        help=f"partitions of new topics (default: {default.partitions})",
     )
     parser.add_argument("--impressions", default=default.impressions, metavar="TOPIC")
     parser.add_argument("--clicks", default=default.clicks, metavar="TOPIC")
@@ -50,20 +54,24 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the dataset or world"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="continue an interrupted run after what the log already holds"
+        "--resume", action="store_true", help="continue an interrupted run after the records in the log"
     )
     parser.add_argument("--json", action="store_true", help="machine-readable result")
 
 
 def check_writer_arguments(arguments: argparse.Namespace) -> None:
-    """Raises UsageError for values that cannot be meant."""
+    """Check the writer's arguments.
+
+    Raises:
+        UsageError: a value is outside its range.
+    """
     rate: float | None = arguments.rate
     if rate is not None and not 0 < rate <= 1e6:
-        raise UsageError(f"--rate {rate:g} is not above 0 and at most 1e6 impressions a second")
+        raise UsageError(f"--rate {rate:g}: must be above 0 and at most 1e6 impressions per second")
     if arguments.partitions < 1:
-        raise UsageError(f"--partitions {arguments.partitions} is not at least 1")
+        raise UsageError(f"--partitions {arguments.partitions}: must be at least 1")
     if arguments.impressions == arguments.clicks:
-        raise UsageError(f"--impressions and --clicks are both {arguments.clicks!r}; name two topics")
+        raise UsageError(f"--impressions and --clicks are both {arguments.clicks!r}; choose two topics")
 
 
 def run_writer(
@@ -74,12 +82,12 @@ def run_writer(
     live: bool = False,
     dataset: Dataset | None = None,
 ) -> int:
-    """Open the log, write what ``source`` gives, report; returns the exit status.
+    """Open the log, write the events of ``source``, and report; returns the exit status.
 
-    ``dataset`` is what ``source`` reads, where it reads files: its bad rows are reported.
+    ``dataset``: the dataset that ``source`` reads from files, if any; its bad rows are reported.
     """
-    from simulators.writer import Pace, Topics, Writer
-    from simulators.writer_resume import Position
+    from simulators.log_writer.resume import Position
+    from simulators.log_writer.writer import Pace, Topics, Writer
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log
@@ -94,7 +102,9 @@ def run_writer(
             found = Position(log, (topics.impressions, topics.clicks))
             if found.records and not arguments.resume:
                 reporter.say(
-                    "appending", after_records=found.records, note="--resume continues a run instead"
+                    "appending",
+                    after_records=found.records,
+                    note="use --resume to continue an interrupted run",
                 )
             position = found if arguments.resume and not found.complete else None
             writer = Writer(
@@ -113,8 +123,8 @@ def run_writer(
                     "warning",
                     out_of_order=summary.out_of_order,
                     largest_step_back_seconds=summary.largest_step_back_ms / 1000.0,
-                    note="not sorted by time: clicks may come too late for their impressions; write to other "
-                    "topics with replay --sort",
+                    note="the data is not sorted by time: clicks may be too late for their impressions; "
+                    "write to other topics with replay --sort",
                 )
             if dataset is not None:
                 say_bad_rows(reporter, dataset)
@@ -130,7 +140,7 @@ def _print(summary: Summary, arguments: argparse.Namespace, dataset: Dataset | N
         bad_rows = {} if dataset is None else {"bad_rows": report.as_dict()}
         print(json.dumps({**summary.as_dict(), **bad_rows, "log": arguments.log}))
         return
-    there = f"; {summary.already_there:,} records were there already" if summary.already_there else ""
+    there = f"; {summary.already_there:,} records were already there" if summary.already_there else ""
     stopped = "; stopped by a signal, continue with --resume" if summary.stopped else ""
     print(
         f"{summary.impressions:,} impressions and {summary.clicks:,} clicks written to {arguments.log} "

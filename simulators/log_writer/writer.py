@@ -1,4 +1,4 @@
-"""Writes impressions and clicks to a log: in order, at a chosen rate, resumable, stopped cleanly."""
+"""Writes impressions and clicks to a log in order, at a chosen rate; resumable, with clean shutdown."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from simulators.timeline import Happening
-from simulators.writer_resume import Position
+from simulators.log_writer.resume import Position
+from simulators.log_writer.timeline import Happening
 from stream_ctr.errors import DataError, LogError
 from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.partitioner import partition_of
 from stream_ctr.events.records import FeatureValue
 
 BATCH: Final = 1000
-"""Records that are appended together at most."""
+"""Maximum number of records per append."""
 TICK_SECONDS: Final = 0.02
-"""Shortest sleep of a paced writer; what is due within one is appended together."""
+"""Shortest sleep of a paced writer; records due within one are appended together."""
 MAX_SKEW: Final = 100_000
-"""Records by which the partitions of an interrupted writer can differ, with much to spare."""
+"""Generous upper bound, in records, on how far the partitions of an interrupted writer can differ."""
 
 
 @dataclass
 class Summary:
-    """What was written."""
+    """Counts of one run."""
 
     impressions: int = 0
     clicks: int = 0
     already_there: int = 0
-    """Records that the log held before, from an interrupted run."""
+    """Records that the log already held, from an interrupted run."""
     out_of_order: int = 0
-    """Impressions written that are earlier than one before them: the data is not sorted by time."""
+    """Impressions written with an earlier time than a previous one: the data is not sorted by time."""
     largest_step_back_ms: int = 0
-    """How much earlier than the newest one before it such an impression is at most."""
+    """Largest distance of such an impression from the newest previous one."""
     stopped: bool = False
-    """Ended by a signal, before the end of the data."""
+    """Whether a signal ended the run before the end of the data."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, FeatureValue]:
@@ -47,26 +47,26 @@ class Summary:
 
 @dataclass(frozen=True)
 class Topics:
-    """Where to write."""
+    """The topics to write to."""
 
     impressions: str
     clicks: str
     partitions: int
 
     def create(self, log: EventLog) -> None:
-        """Make the topics that do not exist.
+        """Create the topics that do not exist.
 
         Raises:
-            LogError: one exists with another number of partitions.
+            LogError: a topic exists with a different number of partitions.
         """
         if self.impressions == self.clicks:
-            raise LogError(f"impressions and clicks need a topic each; both are named {self.clicks!r}")
+            raise LogError(f"impressions and clicks need different topics; both are {self.clicks!r}")
         log.create_topic(self.impressions, self.partitions)
         log.create_topic(self.clicks, self.partitions)
 
 
 class Pace:
-    """Tells when impression i of this run is due; without a rate, at once."""
+    """Schedule of the impressions of a run; without a rate, each is due immediately."""
 
     def __init__(
         self,
@@ -84,9 +84,9 @@ class Pace:
         self._count = 0
 
     def wait_seconds(self, time_ms: int) -> float:
-        """Seconds until the next impression, which happens at ``time_ms``, is due.
+        """Seconds until the next impression, with event time ``time_ms``, is due.
 
-        A live writer that was down is behind by that long; it writes at full speed until it is not.
+        A resumed live writer is behind by its downtime and writes at full speed until it has caught up.
         """
         if self._rate is None:
             return 0.0
@@ -100,7 +100,7 @@ class Pace:
 
 
 class Writer:
-    """Appends happenings to a log."""
+    """Appends impressions and clicks to a log."""
 
     def __init__(
         self,
@@ -123,11 +123,11 @@ class Writer:
         self.summary = Summary()
 
     def write(self, happenings: Iterable[Happening]) -> Summary:
-        """Write everything, or what comes before ``stop`` is set.
+        """Write all impressions and clicks, or those before ``stop`` is set.
 
         Raises:
-            LogError: the log refuses, or holds something else than what is to be resumed.
-            DataError: the data is bad; everything before it has been written.
+            LogError: an append failed, or the log does not hold the run to be resumed.
+            DataError: the data is invalid; everything before it has been written.
         """
         began = time.monotonic()
         try:
@@ -141,7 +141,7 @@ class Writer:
             raise
         finally:
             self.summary.seconds = time.monotonic() - began
-        # A source that was still preparing (sorting) when the signal came gives nothing.
+        # A source that was still sorting when the signal came yields nothing.
         self.summary.stopped |= self._stop.is_set()
         if self._position is not None and not self.summary.stopped:
             raise self._position.unreached()
@@ -172,7 +172,7 @@ class Writer:
             self._flush()
 
     def _is_there(self, happening: Happening, topic: str, partition: int, key: bytes) -> bool:
-        """Whether the log holds the record already. Nothing is written until every partition is passed."""
+        """Whether the log already holds the record. Writing starts only after every partition is passed."""
         position = self._position
         if position is None or (held := position.passes(topic, partition)) is None:
             return False
@@ -192,8 +192,8 @@ class Writer:
             self._stop.wait(min(max(wait_seconds, TICK_SECONDS), threading.TIMEOUT_MAX))
 
     def _flush(self) -> None:
-        """Clicks before impressions: a reader waits with a click until the impressions have reached its time,
-        but it cannot know of a click that is still to come."""
+        """Append clicks before impressions: a reader holds a click back until the impressions reach its time,
+        but it cannot know of a click that is not yet in the log."""
         if self._position is not None:
             return
         impressions, clicks = self._waiting

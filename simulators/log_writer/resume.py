@@ -1,8 +1,8 @@
-"""Where an interrupted writer stopped, found from the log itself.
+"""The position at which an interrupted writer stopped, derived from the log itself.
 
-What a writer writes is deterministic, and so is the partition of every record. Each partition therefore
-holds a beginning of its own sequence, and to resume is to make the sequence again and leave out what is
-there. A kill may leave the partitions at different places; each is continued at its own.
+A writer's records and their partitions are deterministic, so each partition holds a prefix of its own
+sequence. To resume, the writer generates the sequence again and skips the records that are already there.
+A kill may stop the partitions at different positions; each is continued at its own.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from stream_ctr.errors import LogError
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
 
 READ_TIMEOUT_SECONDS: Final = 30.0
-"""Time for the log to give an entry that its end offset says is there."""
+"""Time for the log to return an entry below its end offset."""
 
 
 @dataclass
 class Held:
-    """What one partition holds already."""
+    """The records that one partition already holds."""
 
     remaining: int | None
-    """Records still to leave out; None: up to the one with ``last``'s key."""
+    """Records still to skip; None: skip up to the record with the key of ``last``."""
     last: Entry | None
-    """The partition's last entry; None where it has been trimmed away."""
+    """The partition's last entry; None if retention has deleted it."""
 
 
 class Position:
-    """What the topics hold already, by topic and partition."""
+    """The records that the topics already hold, by topic and partition."""
 
     def __init__(self, log: EventLog, topics: tuple[str, str]) -> None:
         self._url = log.url
@@ -45,49 +45,49 @@ class Position:
 
     @property
     def complete(self) -> bool:
-        """Whether everything that the log holds has been passed."""
+        """Whether every record that the log holds has been passed."""
         return not self._held
 
     @property
     def records(self) -> int:
-        """Records that the log held at the start and that have not been passed."""
+        """Number of records that the log held at the start and that have not been passed."""
         return sum(held.remaining or 0 for held in self._held.values())
 
     def last_entries(self) -> list[Entry] | None:
-        """The last entry of every partition that ever had one; None where one is trimmed away."""
+        """The last entry of every partition that ever had one; None if retention has deleted any of them."""
         entries = [held.last for held in self._held.values()]
         return None if None in entries else [entry for entry in entries if entry is not None]
 
     def count_by_key(self) -> None:
-        """Recognise the position by each partition's last key: for a source that starts in between."""
+        """Find the position by each partition's last key, for a source that starts after the first record."""
         for held in self._held.values():
             held.remaining = None
 
     def passes(self, topic: str, partition: int) -> Held | None:
-        """The part that still stands in front of this record, or None when the record is new."""
+        """The held records of this partition that are not passed yet; None if the next record is new."""
         return self._held.get((topic, partition))
 
     def check(self, topic: str, partition: int, held: Held, key: bytes, value: bytes) -> None:
-        """Pass the partition's last record, which must be the very one that is there.
+        """Pass the partition's last record, which must equal the record in the log.
 
         Raises:
-            LogError: it is another: the log was written by something else, or with other options.
+            LogError: they differ: the log was written by another program or with other options.
         """
         if held.last is not None and (held.last.key, held.last.value) != (key, value):
-            other = "with other content" if held.last.key == key else f"not {_shown(key)} as written here"
+            difference = "its content differs" if held.last.key == key else f"expected {_describe(key)}"
             raise LogError(
                 f"{self._url}: cannot resume: the last record of topic {topic!r} partition {partition} is "
-                f"{_shown(held.last.key)}, {other}. Resume with the same data, seed, rate, start and "
+                f"{_describe(held.last.key)}, {difference}. Resume with the same data, seed, rate, start and "
                 "delays, or write to other topics"
             )
         del self._held[topic, partition]
 
     def unreached(self) -> LogError:
-        """The error when the source gives less than the log holds."""
+        """The error for a source that yields less than the log holds."""
         (topic, partition), held = next(iter(self._held.items()))
         key = held.last.key if held.last else None
         return LogError(
-            f"{self._url}: cannot resume: topic {topic!r} partition {partition} goes on to {_shown(key)}, "
+            f"{self._url}: cannot resume: topic {topic!r} partition {partition} ends with {_describe(key)}, "
             "which this command does not write. Resume with the same data, limit, seed, rate, start and "
             "delays, or write to other topics"
         )
@@ -97,7 +97,7 @@ def read_entry(log: EventLog, topic: str, partition: int, offset: int) -> Entry:
     """One entry by its offset.
 
     Raises:
-        LogError: the log does not give it in time.
+        LogError: the log does not return it in time.
     """
     reader = log.reader({TopicPartition(topic, partition): offset})
     try:
@@ -106,11 +106,11 @@ def read_entry(log: EventLog, topic: str, partition: int, offset: int) -> Entry:
         reader.close()
     if not entries:
         raise LogError(
-            f"{log.url}: no answer within {READ_TIMEOUT_SECONDS:g} s for topic {topic!r} "
-            f"partition {partition} offset {offset}; try again when the log is reachable"
+            f"{log.url}: no response within {READ_TIMEOUT_SECONDS:g} s for topic {topic!r} "
+            f"partition {partition} offset {offset}; retry when the log is reachable"
         )
     return entries[0]
 
 
-def _shown(key: bytes | None) -> str:
-    return "a record without key" if key is None else repr(key.decode(errors="replace"))
+def _describe(key: bytes | None) -> str:
+    return "a record without a key" if key is None else repr(key.decode(errors="replace"))

@@ -1,7 +1,7 @@
-"""Random numbers that are a pure function of a seed, a name and a place.
+"""Counter-based random numbers: a pure function of a seed, a name and a block.
 
-Nothing is drawn one after the other: a block of draws is Philox's output for the key (seed, hash of name
-and block), so any part of a stream can be made alone, in any order, and is always the same.
+A block of draws is Philox's output for the key (seed, hash of name and block). Any part of a stream can
+therefore be generated on its own and in any order, with the same result.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def uniforms(seed: int, name: str, block: int, count: int) -> Floats:
 
 
 def normals(seed: int, name: str, *shape: int) -> Floats:
-    """Standard normal numbers of that shape (Box and Muller 1958)."""
+    """Standard normal draws of shape ``shape`` (Box and Muller 1958)."""
     count = math.prod(shape)
     u = uniforms(seed, name, 0, 2 * count)
     return gauss(u[:count], u[count:]).reshape(shape)
 
 
 def gauss(u: Floats, v: Floats) -> Floats:
-    """Standard normal numbers out of two equally long arrays of uniform ones."""
+    """Standard normal numbers [E] from two arrays of uniform numbers [E]."""
     return np.asarray(np.sqrt(-2.0 * np.log1p(-u)) * np.cos(2.0 * np.pi * v), np.float64)
 
 
@@ -46,6 +46,6 @@ def zipf(count: int, exponent: float, shift: float) -> Floats:
 
 
 def choose(cumulative: Floats, u: Floats) -> NDArray[np.int64]:
-    """Index of each u in a cumulative distribution."""
+    """Index [E] of each ``u`` [E] in a cumulative distribution [N]."""
     index = np.searchsorted(cumulative, u, side="right")
     return np.minimum(index, len(cumulative) - 1).astype(np.int64)

@@ -1,22 +1,27 @@
-"""Examples as what happened, in the order in which it happened: impressions, and clicks at their time."""
+"""A dataset as a time-ordered sequence of impressions and clicks."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
-from simulators.delays import Delay
 from stream_ctr.datasets.base import Example
+from stream_ctr.errors import UsageError
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 
 _ENCODER = msgspec.json.Encoder()
 
+Delay = Callable[[str], int]
+"""From event id to the milliseconds between impression and click, at least 1."""
+
 
 class Happening(NamedTuple):
-    """An impression, or the click on one."""
+    """An impression or a click."""
 
     time_ms: int
     event_id: str
@@ -24,7 +29,7 @@ class Happening(NamedTuple):
     """The impression; None for a click."""
 
     def value(self) -> bytes:
-        """The record as it stands in the log."""
+        """The encoded record for the log."""
         if (shown := self.example) is None:
             return _ENCODER.encode(Click(v=RECORD_VERSION, event_id=self.event_id, ts_ms=self.time_ms))
         return _ENCODER.encode(
@@ -41,10 +46,10 @@ class Happening(NamedTuple):
 
 
 def timeline(examples: Iterable[Example], delay: Delay) -> Iterator[Happening]:
-    """Impressions in the order given, each click before the first impression that is not earlier.
+    """Yield impressions in the given order, and each click before the first impression at or after its time.
 
-    ``delay`` stands in where an example does not know its own. A click is at least 1 ms after its
-    impression: at the same millisecond it would sort before it. Only clicks still to come are held.
+    ``delay`` is the fallback for examples without a click delay. A click is at least 1 ms after its
+    impression: at the same millisecond it would sort before it. Memory holds only the pending clicks.
     """
     pending: list[tuple[int, int, str]] = []
     now_ms = 0
@@ -64,9 +69,40 @@ def timeline(examples: Iterable[Example], delay: Delay) -> Iterator[Happening]:
 
 
 def shifted(examples: Iterable[Example], start_ms: int) -> Iterator[Example]:
-    """The same examples with all times moved alike, so that the first happens at ``start_ms``."""
+    """Shift all times by the same amount, so that the first example is at ``start_ms``."""
     shift_ms: int | None = None
     for example in examples:
         if shift_ms is None:
             shift_ms = start_ms - example.time_ms
         yield example._replace(time_ms=max(0, example.time_ms + shift_ms))
+
+
+def parse_delay(text: str) -> Delay:
+    """``SECONDS``: a constant delay. ``exponential:SECONDS``: that mean, drawn by a hash of the event id.
+
+    Delays are deterministic, so a resumed replay writes the same clicks.
+
+    >>> parse_delay("1.5")("any event")
+    1500
+
+    Raises:
+        UsageError: the text has neither form, or the number is not above 0 and at most 1e7.
+    """
+    kind, colon, number = text.rpartition(":")
+    try:
+        seconds = float(number)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 1e7 or (colon and kind != "exponential"):
+        raise UsageError(
+            f"--click-delay {text!r}: must be SECONDS or exponential:SECONDS, above 0 and at most 1e7"
+        )
+    if not colon:
+        constant = max(1, round(seconds * 1000))
+        return lambda event_id: constant
+
+    def drawn(event_id: str) -> int:
+        draw = int.from_bytes(blake2b(event_id.encode(), digest_size=8, person=b"click delay").digest())
+        return max(1, round(-seconds * 1000 * math.log1p(-(draw >> 11) * 2.0**-53)))
+
+    return drawn

@@ -1,8 +1,8 @@
-"""Visits to the world: a user at a place, and the ads that could be shown there.
+"""Visits to the world: a user at a site, and the candidate ads.
 
-Visit n is a pure function of (settings, n), and so is what decides about its click: whichever candidate a
-server chooses, it is clicked if the visit's own uniform draw lies below that candidate's planted
-probability. So two servers meet the same users with the same mood.
+Visit n and its click draw are pure functions of (settings, n). The chosen candidate is clicked if the visit's
+uniform draw is below the candidate's true click probability. Two servers therefore see the same users with
+the same random draws.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from simulators.draws import Floats, choose, gauss, uniforms
-from simulators.population import DEVICE_NAMES, Integers
-from simulators.world import Contexts, World, sigmoid
+from simulators.world.draws import Floats, choose, gauss, uniforms
+from simulators.world.population import DEVICE_NAMES, Integers
+from simulators.world.world import HOUR_MS, Contexts, World, sigmoid
 from stream_ctr.serving.http.rank_api import Candidate, RankRequest
 
 VISIT_BLOCK: Final = 256
-"""Visits that are made together; their content does not depend on how they are asked for."""
+"""Visits generated together; their content does not depend on how they are requested."""
 _KEPT_BLOCKS: Final = 4
-_HOUR_MS: Final = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class VisitBlock:
     """V visits with K candidates each, as arrays."""
 
     contexts: Contexts
-    """Of V visits; the discount is per candidate and stands in ``price``."""
+    """Contexts of V visits; their discount is unused, since ``price`` holds each candidate's."""
     ad: Integers
     """[V, K]"""
     price: Floats
@@ -38,22 +37,22 @@ class VisitBlock:
     bid: Floats
     """[V, K]"""
     truth: Floats
-    """[V, K] click probability of each candidate, if it is the one shown."""
+    """[V, K] true click probability of each candidate if it is shown."""
     click_draw: Floats
-    """[V] uniform: the shown candidate is clicked if its truth is above this."""
+    """[V] uniform draw: the shown candidate is clicked if its truth is above this."""
     delay_ms: Integers
-    """[V] from impression to click, if there is one."""
+    """[V] delay from impression to click, if clicked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit, ready to be asked about."""
+    """One visit with its encoded request."""
 
     number: int
     event_id: str
     time_ms: int
     body: bytes
-    """The request to the server, as JSON."""
+    """The JSON request for the server."""
     bid: tuple[float, ...]
     """[K]"""
     truth: tuple[float, ...]
@@ -69,7 +68,7 @@ class Visit:
 class Visits:
     """The visits to a world, with ``candidates`` ads each.
 
-    >>> from simulators.settings import WorldConfig
+    >>> from simulators.world.settings import WorldConfig
     >>> visits = Visits(World(WorldConfig(seed=7, users=50, ads=30, sites=10)), candidates=3)
     >>> visit = visits.visit(0)
     >>> visit.event_id, len(visit.truth)
@@ -84,11 +83,11 @@ class Visits:
 
     @property
     def prefix(self) -> str:
-        """What every event id begins with; the running number follows."""
+        """Prefix of every event id; the visit's number follows."""
         return f"visit-{self.world.config.seed}-"
 
     def number_of(self, event_id: str) -> int | None:
-        """Running number of an event id; None of one that is no visit to this world.
+        """The visit number of an event id; None if it is not a visit to this world.
 
         >>> visits = Visits(World(), candidates=1)
         >>> visits.number_of("visit-1-12"), visits.number_of("visit-2-12")
@@ -124,12 +123,12 @@ class Visits:
         )
 
     def click_draw(self, number: int) -> tuple[float, int]:
-        """What decides about the click of a visit: its uniform draw, and the delay in milliseconds."""
+        """The uniform click draw of a visit and its click delay in milliseconds."""
         draws = self._draws(number // VISIT_BLOCK)[:, number % VISIT_BLOCK]
         return float(draws[6]), int(self.world.delay_ms(draws[7:8], draws[8:9])[0])
 
     def block(self, index: int) -> VisitBlock:
-        """Visits ``index`` x VISIT_BLOCK to the next block, as arrays; the last few are kept."""
+        """Visits ``index * VISIT_BLOCK`` up to the next block, as arrays; the last few blocks are cached."""
         found = self._blocks.get(index)
         if found is None:
             found = self._blocks[index] = self._make(index)
@@ -138,7 +137,7 @@ class Visits:
         return found
 
     def _draws(self, index: int) -> Floats:
-        """[9, VISIT_BLOCK] uniform draws of one block; the last ones are kept."""
+        """[9, VISIT_BLOCK] uniform draws of one block; those of the last block are cached."""
         if index != self._drawn[0]:
             found = uniforms(self.world.config.seed, "visits", index, 9 * VISIT_BLOCK)
             self._drawn = index, found.reshape(9, VISIT_BLOCK)
@@ -149,7 +148,7 @@ class Visits:
         numbers = np.arange(index * count, (index + 1) * count, dtype=np.int64)
         draws = self._draws(index)
         at = world.contexts(numbers, draws[:6])
-        # Each candidate has draws of its own, so that further candidates change none of the others.
+        # Each candidate has its own draws, so adding candidates does not change the others.
         own = np.stack(
             [
                 uniforms(seed, f"candidate {k}", index, 4 * count).reshape(4, count)
@@ -180,7 +179,7 @@ class Visits:
             "interests": self.world.interests[user],
             "site": names["site"][int(at.site[place])],
             "device": DEVICE_NAMES[int(at.device[place])],
-            "hour": names["hour"][int(at.time_ms[place]) // _HOUR_MS % 24],
+            "hour": names["hour"][int(at.time_ms[place]) // HOUR_MS % 24],
             "visits": int(at.visits[place]),
         }
 
@@ -206,7 +205,7 @@ class Visits:
 
 
 def _repeated(at: Contexts, times: int, discount: Floats) -> Contexts:
-    """The same opportunities, each ``times`` times in a row, with discounts of their own."""
+    """The opportunities, each repeated ``times`` times in a row, with new discounts."""
     return replace(
         at,
         number=np.repeat(at.number, times),

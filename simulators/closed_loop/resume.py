@@ -1,8 +1,8 @@
-"""What an interrupted run of the closed loop left behind, found from the log itself.
+"""The state of an interrupted run of the closed loop, derived from the log itself.
 
-The log holds the impressions that the server wrote and the clicks that the simulator wrote. A visit's
-click follows from the two: its draw is a function of the visit's number, and the impression tells the
-planted probability of what was shown. So nothing else has to be kept for going on.
+The log holds the server's impressions and the simulator's clicks. Whether a visit is clicked follows from
+its impression: the click draw is a function of the visit's number, and the impression holds the true click
+probability of the shown ad. No other state is needed to resume.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final
 
 import msgspec
 
-from simulators.visits import Visits
-from simulators.writer import Topics
-from simulators.writer_resume import READ_TIMEOUT_SECONDS
+from simulators.closed_loop.visits import Visits
+from simulators.log_writer.resume import READ_TIMEOUT_SECONDS
+from simulators.log_writer.writer import Topics
 from stream_ctr.errors import LogError
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
 
 MAX_CONNECTIONS: Final = 256
-"""Most visits under way at once: an answered visit can stand so far ahead of an unanswered one."""
+"""Maximum number of concurrent visits: an answered visit can be this far ahead of an unanswered one."""
 LATE_MS: Final = 10_000
-"""A click is in the log at most so long after its time, as long as visits go on."""
+"""While visits continue, a click reaches the log at most this long after its time."""
 _FIRST_STEP: Final = 1000
 
 
 class _Shown(msgspec.Struct):
-    """What is used of an impression."""
+    """The fields of an impression that are used here."""
 
     event_id: str
     ts_ms: int
@@ -37,12 +37,12 @@ class _Shown(msgspec.Struct):
 
 @dataclass
 class Visited:
-    """Where to go on."""
+    """The point from which to resume."""
 
     next_number: int = 0
-    """The first visit after all that the log holds."""
+    """The first visit after all visits in the log."""
     missing: list[int] = field(default_factory=list)
-    """Visits before it that were under way and left no impression."""
+    """Earlier visits that were in flight and left no impression."""
     pending: list[tuple[int, int]] = field(default_factory=list)
     """Clicks that are not in the log: time in milliseconds, and number of the visit."""
     newest_ms: int = 0
@@ -50,12 +50,12 @@ class Visited:
 
 
 def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
-    """Read the ends of both topics, as far back as something may be missing.
+    """Read both topics backwards from their ends, as far as records may be missing.
 
-    Records of others in the same topics are passed over.
+    Records of other writers in the same topics are skipped.
 
     Raises:
-        LogError: the log does not give what it says it holds, or holds no visit any more.
+        LogError: the log does not return its entries, or retention has deleted every visit.
     """
     partitions = [TopicPartition(topics.impressions, number) for number in range(topics.partitions)]
     tails = [_read_back(log, place, lambda entry: _number(entry, visits) is not None) for place in partitions]
@@ -64,8 +64,8 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
     if not numbers:
         if any(log.start_offsets(topics.impressions).values()):
             raise LogError(
-                f"{log.url}: cannot resume: topic {topics.impressions!r} holds no visit any more; start anew "
-                "without --resume"
+                f"{log.url}: cannot resume: retention has deleted all visits from topic "
+                f"{topics.impressions!r}; start a new run without --resume"
             )
         return Visited()
     newest_number, newest_ms = max(numbers), max(numbers.values())
@@ -103,7 +103,7 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
 
 
 def _click_ms(number: int, shown: _Shown, visits: Visits) -> int | None:
-    """When the impression is clicked; None if it is not."""
+    """Time of the click on the impression; None if there is none."""
     draw, delay_ms = visits.click_draw(number)
     return shown.ts_ms + delay_ms if shown.truth is not None and draw < shown.truth else None
 
@@ -113,7 +113,7 @@ def _number(entry: Entry, visits: Visits) -> int | None:
 
 
 def _event_ms(entry: Entry) -> float:
-    """Event time of a record, which the log's own timestamp is not; infinity where another's has none."""
+    """Event time of a record, which differs from its log timestamp; infinity if the record has none."""
     try:
         return msgspec.json.decode(entry.value or b"", type=_Shown).ts_ms
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -131,7 +131,7 @@ def _decoded(log: EventLog, entry: Entry) -> _Shown:
 
 
 def _read_back(log: EventLog, place: TopicPartition, enough: Callable[[Entry], bool]) -> list[Entry]:
-    """The end of a partition, from an entry on that is ``enough``, or from its first."""
+    """The end of a partition, far enough back that its first entry satisfies ``enough``, or all of it."""
     start = log.start_offsets(place.topic)[place.partition]
     end = log.end_offsets(place.topic)[place.partition]
     step = _FIRST_STEP
@@ -153,8 +153,8 @@ def _read(log: EventLog, place: TopicPartition, begin: int, end: int) -> list[En
             entries = reader.poll(10_000, READ_TIMEOUT_SECONDS)
             if not entries:
                 raise LogError(
-                    f"{log.url}: no answer within {READ_TIMEOUT_SECONDS:g} s for topic {place.topic!r} "
-                    f"partition {place.partition}; try again when the log is reachable"
+                    f"{log.url}: no response within {READ_TIMEOUT_SECONDS:g} s for topic {place.topic!r} "
+                    f"partition {place.partition}; retry when the log is reachable"
                 )
             found += entries
     finally:

@@ -1,4 +1,4 @@
-"""Processes that the demo starts, watches and ends: each by its own id, whatever happens to the demo."""
+"""Child processes of the demo: start, monitoring and termination, each by its process id."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Final
 from stream_ctr.errors import StreamCTRError
 
 END_SECONDS: Final = 60.0
-"""Time to end cleanly after SIGTERM: a trainer writes its last checkpoint, on a busy machine too."""
+"""Time for a clean shutdown after SIGTERM: long enough for a trainer's last checkpoint on a busy machine."""
 POLL_SECONDS: Final = 0.1
 
 
 class Child:
-    """One ``stream-ctr`` command in a process of its own; what it says goes to two files."""
+    """One ``stream-ctr`` command in its own process; its output goes to two files."""
 
     def __init__(self, name: str, command: list[str], folder: Path) -> None:
         self.name = name
@@ -33,42 +33,44 @@ class Child:
         self._asked = False
         with self.output.open("ab") as out, self.log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "simulators.child_command", *command],
-                # Nothing is written to it: its end tells the child that the demo is gone.
+                [sys.executable, "-m", "simulators.demo.child_command", *command],
+                # Never written to: its end of file tells the child that the demo has ended.
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-                # Ctrl-C is for the demo, which then ends its children in its own order.
+                # Ctrl-C reaches the demo alone, which then ends its children in order.
                 process_group=0,
             )
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return self.process.poll() is None
 
     def check(self, *, ended: bool = False) -> None:
-        """Raises StreamCTRError if it has ended, or with ``ended``, if it ended otherwise than well."""
+        """Check that the process is running, or with ``ended``, that it did not fail.
+
+        Raises:
+            StreamCTRError: it has ended, or with ``ended``, it has failed.
+        """
         status = self.process.poll()
-        # One that was asked to end so early that it could not yet listen has ended as asked.
+        # A process that is terminated before it installs its signal handler ends by SIGTERM: no failure.
         if status is None or (ended and (status == 0 or (self._asked and status == -signal.SIGTERM))):
             return
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        raise StreamCTRError(
-            f"{self.name} ended {how}: {self.last_words()}; all that it said is in {self.log}"
-        )
+        raise StreamCTRError(f"{self.name} ended {how}: {self.last_words()}; see its full log in {self.log}")
 
     def last_words(self) -> str:
-        """Its last line: of what it said to people, else of its output."""
+        """The last line of its log, or of its output if the log is empty."""
         for path in (self.log, self.output):
             lines = path.read_text("utf-8", errors="replace").strip().splitlines()
             if lines:
                 return _plain(lines[-1])
-        return "it said nothing"
+        return "no output"
 
     def address(self) -> str | None:
-        """The first address that it told, without its path; None so far."""
+        """The first URL in its output, without the path; None if there is none yet."""
         for path in (self.output, self.log):
             found = re.search(r"https?://[\w.\[\]:-]+\d", path.read_text("utf-8", errors="replace"))
             if found:
@@ -82,39 +84,43 @@ class Child:
             self.process.send_signal(signal.SIGTERM)
 
     def end(self, seconds: float = END_SECONDS) -> None:
-        """Wait for its end; kill it if it takes longer."""
+        """Wait up to ``seconds`` for its end, then kill it."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         if self.process.stdin is not None:
-            self.process.stdin.close()  # not before: to one that ends, it would be a second signal
+            self.process.stdin.close()  # not earlier: during a shutdown it would act as a second signal
 
 
 class Children:
-    """All of them; the first one that ends before its time ends the demo."""
+    """All child processes; one that ends early ends the demo."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._running: list[Child] = []
 
     def start(self, name: str, *command: str) -> Child:
-        """Start one."""
+        """Start a child."""
         child = Child(name, list(command), self._folder)
         self._running.append(child)
         return child
 
     def check(self, may_end: Child | None = None) -> None:
-        """Raises StreamCTRError with the last words of one that ended; ``may_end`` may have, if well."""
+        """Check that all children are running; ``may_end`` may have ended without failing.
+
+        Raises:
+            StreamCTRError: a child has ended; the message holds its last line.
+        """
         for child in self._running:
             child.check(ended=child is may_end)
 
     def end(self, *children: Child) -> None:
-        """End these (none: all) together, each by its id.
+        """End the given children, or all without arguments.
 
         Raises:
-            StreamCTRError: one did not end well.
+            StreamCTRError: a child failed.
         """
         ending = [child for child in self._running if not children or child in children]
         self._running = [child for child in self._running if child not in ending]
@@ -128,23 +134,23 @@ class Children:
 
 @contextlib.contextmanager
 def children(folder: Path) -> Iterator[Children]:
-    """None of them outlives the block."""
+    """Children that are all ended at the end of the block."""
     started = Children(folder)
     try:
         yield started
     finally:
-        # One that ended badly has been told already, or does not matter any more.
+        # A failure has been reported already or no longer matters.
         with contextlib.suppress(StreamCTRError):
             started.end()
 
 
 def pause(seconds: float = POLL_SECONDS) -> None:
-    """Between two looks at the children."""
+    """Sleep between two checks of the children."""
     time.sleep(seconds)
 
 
 def _plain(line: str) -> str:
-    """A line of a structured log as people read it."""
+    """A line of a structured log as plain text."""
     with contextlib.suppress(ValueError):
         told = json.loads(line)
         if isinstance(told, dict):

@@ -1,4 +1,4 @@
-"""What the visits came to, arm by arm, against the best that could have been shown."""
+"""Results of the closed loop by arm, compared with the best possible choice of ads."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from simulators.visits import Visit
+from simulators.closed_loop.visits import Visit
 
 CURVE_POINTS: Final = 240
-"""Most points of the curve. When it is full, neighbours are merged and the spacing doubles."""
+"""Maximum number of points of the curve. When it is full, neighbours are merged and the spacing doubles."""
 CURVE_VISITS: Final = 250
-"""Visits of one point at first."""
+"""Initial number of visits per point."""
 _RATIO: Final = 1.02
-"""A duration is told to 2 %, however many there are."""
+"""Ratio of neighbouring bucket bounds: durations are accurate to 2 %."""
 
 
 @dataclass
 class Tally:
-    """Sums over answered visits. Value is what the server ranks by: bid x probability of a click."""
+    """Sums over answered visits. Value is the server's ranking criterion: bid x click probability."""
 
     visits: int = 0
     clicks: int = 0
-    """Drawn."""
+    """Drawn clicks."""
     earned: float = 0.0
-    """Sum of the bids of the clicked."""
+    """Sum of the bids of the clicked ads."""
     shown_truth: float = 0.0
-    """Sum of the planted click probabilities of what was shown: expected clicks, no draw enters."""
+    """Sum of the true click probabilities of the shown ads: expected clicks, free of sampling noise."""
     shown_value: float = 0.0
-    """The same times the bids: expected earnings."""
+    """Sum of bid x true click probability of the shown ads: expected value."""
     best_truth: float = 0.0
-    """Planted probabilities of each visit's most valuable candidate."""
+    """Sum of the true click probabilities of each visit's most valuable candidate."""
     best_value: float = 0.0
+    """Sum of the values of each visit's most valuable candidate."""
     random_truth: float = 0.0
-    """Mean planted probability of each visit's candidates: what showing any of them would come to."""
+    """Sum of each visit's mean true click probability: expected clicks of a random choice."""
     random_value: float = 0.0
+    """Sum of each visit's mean value: expected value of a random choice."""
 
     def add(self, visit: Visit, shown: int) -> None:
-        """Count a visit to which candidate ``shown`` was shown."""
+        """Count a visit at which candidate ``shown`` was shown."""
         values = [bid * truth for bid, truth in zip(visit.bid, visit.truth, strict=True)]
         best = max(range(len(values)), key=values.__getitem__)
         clicked = visit.clicks(shown)
@@ -53,12 +55,15 @@ class Tally:
         self.random_value += sum(values) / len(values)
 
     def merge(self, other: Tally) -> None:
-        """Add what another counted."""
+        """Add the sums of ``other``."""
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Means a visit; money per thousand visits."""
+        """Means per visit, and values per thousand visits.
+
+        ``share_of_way`` is the share of the achievable uplift: 0 for a random choice, 1 for the best choice.
+        """
         count = self.visits
         thousand = 1000.0 / count if count else math.nan
         gap = self.best_value - self.random_value
@@ -80,15 +85,15 @@ class Tally:
 
 @dataclass
 class Point:
-    """One stretch of visits."""
+    """One point of the curve: consecutive visits."""
 
     visits: int = 0
-    """All arms together."""
+    """Visits of all arms."""
     arms: dict[str, Tally] = field(default_factory=dict)
 
 
 class Outcome:
-    """Tallies of every arm, in all and along the way."""
+    """Tallies of every arm: totals and a curve over the run."""
 
     def __init__(self) -> None:
         self.arms: dict[str, Tally] = {}
@@ -96,7 +101,7 @@ class Outcome:
         self._points: list[Point] = [Point()]
 
     def add(self, arm: str, visit: Visit, shown: int) -> None:
-        """Count a visit that ``arm`` answered."""
+        """Count a visit answered by ``arm``."""
         self.arms.setdefault(arm, Tally()).add(visit, shown)
         if self._points[-1].visits == self._spacing:
             self._make_room()
@@ -106,7 +111,7 @@ class Outcome:
         point.arms.setdefault(arm, Tally()).add(visit, shown)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every arm in all, and the curve: each point's visits up to its end, and its arms."""
+        """Totals by arm, and the curve: per point the cumulative visits and the tallies by arm."""
         curve, seen = [], 0
         for point in self._points:
             seen += point.visits
@@ -125,7 +130,7 @@ class Outcome:
 
 
 class Latencies:
-    """Quantiles of any number of durations, in memory that does not grow with it.
+    """Quantiles of any number of durations in bounded memory.
 
     >>> latencies = Latencies()
     >>> for milliseconds in range(1, 101):
@@ -139,12 +144,12 @@ class Latencies:
         self.longest_seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self._counts[math.floor(math.log(max(seconds, 1e-6), _RATIO))] += 1
         self.longest_seconds = max(self.longest_seconds, seconds)
 
     def quantile(self, part: float) -> float | None:
-        """The duration in seconds below which that part lies, to 2 %; None without any."""
+        """The ``part`` quantile in seconds, accurate to 2 %; None without durations."""
         left = part * self._counts.total()
         for place in sorted(self._counts):
             left -= self._counts[place]
@@ -153,7 +158,7 @@ class Latencies:
         return None
 
     def as_dict(self) -> dict[str, float | None]:
-        """Milliseconds."""
+        """p50, p99 and the longest duration, in milliseconds."""
         parts = {"p50": self.quantile(0.5), "p99": self.quantile(0.99)}
         longest = self.longest_seconds if self._counts else None
         return {
@@ -168,27 +173,28 @@ def _arms(tallies: dict[str, Tally]) -> dict[str, Any]:
 
 @dataclass
 class Summary:
-    """What a run of the closed loop came to."""
+    """Result of one run of the closed loop."""
 
     sent: int = 0
-    """Visits that the server was asked about."""
+    """Visits sent to the server."""
     answered: int = 0
     failed: int = 0
-    """Visits given up, because the server failed on them again and again."""
+    """Visits abandoned after repeated server errors."""
     busy: int = 0
-    """Answers that asked to come again."""
+    """Responses that asked the client to retry."""
     clicks: int = 0
-    """Clicks written to the log, those left by an interrupted run included."""
+    """Clicks written to the log, including pending clicks of an interrupted run."""
     clicks_pending: int = 0
-    """Clicks still to come when a signal ended the run; ``--resume`` writes them."""
+    """Clicks not yet due when a signal ended the run; ``--resume`` writes them."""
     asked_before: int = 0
-    """Visits of the interrupted run that this one went on from."""
+    """Visits that the interrupted run had already sent."""
     stopped: bool = False
+    """Whether a signal ended the run."""
     seconds: float = 0.0
     latency: Latencies = field(default_factory=Latencies)
-    """From sending to the answer."""
+    """Time from request to response."""
     behind: Latencies = field(default_factory=Latencies)
-    """From the time at which a visit was due to its sending; of a paced run."""
+    """Time from a visit's due time to its request, in a paced run."""
     outcome: Outcome = field(default_factory=Outcome)
 
     def as_dict(self) -> dict[str, Any]:

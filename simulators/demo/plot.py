@@ -1,4 +1,4 @@
-"""The demo as one picture: learning, the paired difference with its interval, and what was shown."""
+"""The plot of the demo: learning curves, the paired difference with its interval, the value of shown ads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES: Final = ((ORANGE, "--"), (BLUE, "-"))
-"""Colour and line of control and treatment."""
+"""Colour and line style of control and treatment."""
 LEAST_VISITS: Final = 20
-"""A point of an arm with fewer visits says nothing."""
+"""Points of an arm with fewer visits are omitted as too noisy."""
 
 
 def plot_demo(
@@ -26,8 +26,14 @@ def plot_demo(
     window: int,
     path: Path,
 ) -> None:
-    """Write a PNG. ``curves``: progressive metrics of each arm, over the last ``window`` impressions;
-    ``shown``: the traffic's curve.
+    """Write a PNG.
+
+    Args:
+        report: the experiment's report.
+        curves: learning curve of each arm, over the last ``window`` impressions.
+        shown: the curve of the traffic, by visits.
+        window: impressions per point of ``curves``.
+        path: the file to write.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -52,17 +58,17 @@ def _loss(axes: Axes, curves: Mapping[str, Sequence[CurvePoint]], window: int) -
         at, [point.base_log_loss for point in points], ":", color=GREY, label="running click rate alone"
     )
     best = [point.bayes_log_loss for point in points]
-    axes.plot(at, best, "-.", color=GREEN, label="planted optimum (Bayes)")
-    axes.set_title("Learning: predicted when served, before the click is known", loc="left", fontsize=12)
+    axes.plot(at, best, "-.", color=GREEN, label="Bayes-optimal")
+    axes.set_title("Log loss of the served predictions (prequential)", loc="left", fontsize=12)
     axes.set_ylabel("log loss\n(nats / impression)")
-    axes.set_xlabel(f"impressions; each point over the last {window:,}")
+    axes.set_xlabel(f"impressions; each point covers the last {window:,}")
     axes.legend(frameon=False, ncols=2, fontsize=9)
     _dress(axes)
 
 
 def _difference(axes: Axes, report: Report) -> None:
     axes.axhline(0.0, color=GREY, linewidth=1)
-    axes.set_title("Does it predict better? Both arms on every impression", loc="left", fontsize=12)
+    axes.set_title("Paired difference: both arms predict every impression", loc="left", fontsize=12)
     points = [point for point in report.series if point.final]
     for comparison in report.comparisons:
         drawn = [
@@ -79,8 +85,8 @@ def _difference(axes: Axes, report: Report) -> None:
             at, low, high = (list(column) for column in zip(*sure, strict=True))
             axes.fill_between(at, low, high, color=BLUE, alpha=0.2, label="always-valid interval")
             axes.legend(frameon=False, fontsize=9)
-    axes.set_ylabel("log loss, treatment\nless control")
-    axes.set_xlabel("seconds since the first visit; below 0 the treatment predicts better")
+    axes.set_ylabel("log loss, treatment\nminus control")
+    axes.set_xlabel("seconds since the first visit; below 0, the treatment predicts better")
     _dress(axes)
 
 
@@ -95,9 +101,9 @@ def _worth(axes: Axes, shown: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
         axes.plot([at for at, _ in points], [share for _, share in points], line, color=colour, label=arm)
     axes.axhline(100.0, color=GREEN, linestyle="-.", linewidth=1)
     axes.set_title(
-        "What was shown: from any candidate (0 %) to the most valuable one", loc="left", fontsize=12
+        "Value of the shown ads: random candidate (0 %) to best candidate (100 %)", loc="left", fontsize=12
     )
-    axes.set_ylabel("expected worth\n(% of the way)")
+    axes.set_ylabel("expected value (% of\nthe achievable uplift)")
     axes.set_xlabel("visits")
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.legend(frameon=False, fontsize=9)

@@ -1,4 +1,4 @@
-"""Settings of the world of planted truth."""
+"""Settings of the simulated world."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ DELAYS: Final = ("exponential", "lognormal")
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What the world is made of. Equal settings give equal events."""
+    """Settings of a world. Equal settings give equal events."""
 
     seed: int = 1
-    """Seed of everything."""
+    """Seed of all random draws."""
     users: int = 20_000
-    """Users; how often one comes back falls with its rank (Zipf)."""
+    """Number of users; their frequencies follow a Zipf law."""
     ads: int = 2_000
-    """Ads; popularity falls with rank likewise."""
+    """Number of ads; Zipf frequencies as well."""
     sites: int = 300
-    """Sites; likewise."""
+    """Number of sites; Zipf frequencies as well."""
     click_rate: float = 0.2
-    """Mean click probability, met by calibrating the intercept at the start of the stream."""
+    """Mean click probability at the start of the stream; the intercept is calibrated to it."""
     first_order: float = 0.9
     """Standard deviation, in logits, of the effects of single fields."""
     second_order: float = 1.2
     """Standard deviation, in logits, of the interactions of two fields."""
     rhythm: float = 0.3
-    """Amplitude, in logits, of the daily rhythm; highest at 20 h."""
+    """Amplitude, in logits, of the daily rhythm; its peak is at 20:00."""
     turn_events: int = 4_000_000
-    """Gradual drift: events in which the ads' effects turn full circle; 0 for none."""
+    """Gradual drift: events per full cycle of the ads' effects; 0 disables it."""
     sudden_at: int = 300_000
-    """Sudden drift: the event from which half of the categories have new effects; 0 for none."""
+    """Sudden drift: event from which half of the categories have new effects; 0 disables it."""
     events_per_second: float = 1.0
-    """Events in a second of event time."""
+    """Events per second of event time."""
     start_ms: int = 1_735_689_600_000
-    """Event time of event 0, in milliseconds since 1970."""
+    """Event time of event 0, in milliseconds since the epoch."""
     delay: str = "exponential"
     """Distribution of the time from impression to click: exponential or lognormal."""
     delay_seconds: float = 1.0
-    """Mean of that time."""
+    """Mean delay, in seconds."""
     delay_spread: float = 1.0
-    """lognormal: standard deviation of its logarithm."""
+    """lognormal: standard deviation of the logarithm of the delay."""
     longest_delay_seconds: float = 600.0
-    """Longer delays are cut to this."""
+    """Longer delays are clipped to this."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no world.
+        """Check the ranges of all settings.
 
         Raises:
-            UsageError: a value is outside its range; the message names both.
+            UsageError: a value is outside its range.
         """
         ranges: dict[str, tuple[float, float]] = {
             "seed": (0, 2**63 - 1),
@@ -75,13 +75,13 @@ class WorldConfig:
             low, high = ranges.get(item.name, (0, 0))
             value = getattr(self, item.name)
             if item.name in ranges and not low <= value <= high:
-                raise UsageError(f"world: {item.name} = {value!r} is outside {low:g} to {high:g}")
+                raise UsageError(f"world: {item.name} = {value!r}: must be from {low:g} to {high:g}")
         if self.delay not in DELAYS:
-            raise UsageError(f"world: delay = {self.delay!r} is not one of {', '.join(DELAYS)}")
+            raise UsageError(f"world: delay = {self.delay!r}: must be one of {', '.join(DELAYS)}")
 
     @property
     def event_prefix(self) -> str:
-        """What every event id of this world begins with; the running number follows."""
+        """Prefix of every event id of this world; the event's number follows."""
         return f"world-{self.seed}-"
 
     def elapsed_ms(self, number: int) -> int:

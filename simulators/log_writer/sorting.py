@@ -1,9 +1,9 @@
 """External merge sort of examples by time: files of any size in bounded memory.
 
-Examples are collected up to ``memory_bytes``, sorted, and written to a temporary file (a run). When
-``FAN_IN`` runs of one level exist they are merged into one run of the next level, so the number of open
-files stays bounded as well. The order is by time, then by place in the file: it is a function of the data
-alone, so a second run and a resumed one give the same sequence. Event ids are those of the unsorted file.
+Examples are collected up to ``memory_bytes``, sorted, and written to a temporary file (a run). ``FAN_IN``
+runs of one level are merged into one run of the next level, which bounds the number of open files as well.
+The order is by time, then by position in the file. It depends on the data alone, so a repeated or resumed
+run gives the same sequence. Event ids are those of the unsorted file.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from stream_ctr.datasets.base import Example
 from stream_ctr.errors import UsageError
 
 MEMORY_BYTES: Final = 64 << 20
-"""Memory of the examples that are sorted at a time."""
+"""Memory for the examples of one run."""
 FAN_IN: Final = 32
-"""Runs that are merged at a time: each has an open file and a buffer."""
+"""Runs merged at a time; each has an open file and a buffer."""
 _BUFFER_BYTES: Final = 1 << 17
 _OVERHEAD_BYTES: Final = 250
-"""Memory of an entry in addition to its payload: a tuple, two integers, a bytes object, a place in a list."""
+"""Memory of an entry besides its payload: a tuple, two integers, a bytes object and a list slot."""
 _HEAD: Final = struct.Struct("<qqI")
 _TOLD_EVERY: Final = 10_000
 """Rows between two calls of ``progress``."""
 
 
 class _Entry(NamedTuple):
-    """An example as it is sorted; no two have the same time and number."""
+    """Sort key and encoded example; (time, number) is unique."""
 
     time_ms: int
     number: int
@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
 
 
 class TimeSort:
-    """Sorts one sequence of examples; its temporary files are in ``folder``, or where the system has them."""
+    """Sorts one sequence of examples. Temporary files go to ``folder``, by default the system's."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class TimeSort:
         """Sorted runs by level; a run of level n + 1 was merged from FAN_IN runs of level n."""
 
     def sort(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """The examples by time; those with equal times in the order given. Nothing once ``stop`` is set.
+        """The examples by time; equal times keep their order. Setting ``stop`` ends the sequence.
 
         Raises:
             UsageError: the temporary files cannot be written.
@@ -75,8 +75,8 @@ class TimeSort:
                 yield from self._sorted(examples, files)
         except OSError as error:
             raise UsageError(
-                f"cannot sort in {self._folder or tempfile.gettempdir()}: {error.strerror or error}; name a "
-                "folder with enough room with --work"
+                f"cannot sort in {self._folder or tempfile.gettempdir()}: {error.strerror or error}; choose "
+                "a folder with enough free space with --work"
             ) from None
 
     def _sorted(self, examples: Iterable[Example], files: ExitStack) -> Iterator[Example]:
@@ -98,7 +98,7 @@ class TimeSort:
             yield self._decoder.decode(entry.payload)
 
     def _add(self, entries: list[_Entry], files: ExitStack) -> None:
-        """One more run; full levels are merged into the next one."""
+        """Add a run; merge each full level into the next."""
         entries.sort()
         run = self._write(entries, files)
         for level in self._levels:
@@ -124,7 +124,7 @@ class TimeSort:
 
 @contextmanager
 def _unnamed_file(folder: Path | None) -> Iterator[IO[bytes]]:
-    """A temporary file that has no name where the system allows it: nothing is left behind by a kill."""
+    """A temporary file, without a name if the system supports that, so a kill leaves nothing behind."""
     with tempfile.TemporaryFile(buffering=_BUFFER_BYTES, dir=folder) as file:
         yield file
 

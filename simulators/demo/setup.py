@@ -1,4 +1,4 @@
-"""What the demo sets up: a folder of its own, its configuration, and the world that its users live in."""
+"""Setup of the demo: a new folder, its configuration, and the settings of the simulated world."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ optimizer = {{method = "helen"}}  # of a deep network with Skip Meta Logit
 """
 ARMS: Final = ("control", "treatment")
 LABEL_SECONDS: Final = 3.0
-"""Users of the demo's world click within this long."""
+"""Label window: every click of the demo's world comes within this time."""
 GRACE_SECONDS: Final = 0.25
-"""The demo's log is on the same machine, so clicks are hardly late."""
+"""Short, because the demo's log is on the same machine and clicks are hardly late."""
 WORLD: Final = {"users": 2000, "ads": 200, "sites": 40, "delay_seconds": 0.5, "longest_delay_seconds": 2.5}
-"""A world small enough that a minute of visits teaches something."""
+"""A world small enough that models improve within a minute of visits."""
 
 
 def new_folder(out: Path) -> Path:
-    """A folder that no earlier demo wrote to: its log and state are never overwritten."""
+    """Create a new folder, so that the log and state of an earlier demo are never overwritten."""
     out = out.resolve()
     number = 1
     while (out / f"demo-{number}").exists():
@@ -72,9 +72,9 @@ def new_folder(out: Path) -> Path:
 
 
 def write_config(folder: Path, port: int, page_port: int) -> Path:
-    """The configuration file, written; port 0 takes a free one."""
+    """Write the configuration file; port 0 selects a free port."""
     config = folder / "demo.toml"
-    quoted = json.dumps(str(folder), ensure_ascii=False)[1:-1]  # a TOML text has the escapes of JSON's
+    quoted = json.dumps(str(folder), ensure_ascii=False)[1:-1]  # TOML strings use the escapes of JSON
     text = CONFIG.format(
         folder=quoted, window=LABEL_SECONDS, grace=GRACE_SECONDS, port=port, page_port=page_port
     )

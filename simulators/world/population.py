@@ -1,6 +1,6 @@
-"""Users, ads, sites and devices of the world, and the effects that are planted in them.
+"""Users, ads, sites and devices of the world, and their effects on clicks.
 
-Every effect table is centred and scaled by how often its entries are shown, so that the settings
+Every effect table is centred and scaled with the frequencies of its entries as weights, so the settings
 ``first_order`` and ``second_order`` are standard deviations over events.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.draws import Floats, choose, gauss, normals, uniforms, zipf
-from simulators.settings import WorldConfig
+from simulators.world.draws import Floats, choose, gauss, normals, uniforms, zipf
+from simulators.world.settings import WorldConfig
 
 Integers = NDArray[np.int64]
 
@@ -32,18 +32,18 @@ class Users:
     segment: Integers
     """[U]"""
     interests: list[list[int]]
-    """[U] one to four interests each."""
+    """[U] lists of one to four interests."""
     effect: Floats
-    """[U] first-order effect: segment, interests and the user's own."""
+    """[U] first-order effect: the sum of the effects of segment, interests and user."""
     vector: Floats
-    """[U, WIDTH] taste."""
+    """[U, WIDTH] taste vector."""
     clock: Floats
-    """[U, 2] cosine and sine of the time of day at which the user clicks more."""
+    """[U, 2] weights of the cosine and sine of the time of day: when the user clicks more."""
 
 
 @dataclass(frozen=True)
 class Ads:
-    """A ads. Effects have a phase (before and after the sudden drift) and two poles (gradual drift)."""
+    """A ads. Effects exist per phase (before and after the sudden drift) and pole (of the gradual drift)."""
 
     cumulative: Floats
     """[A] cumulative frequency."""
@@ -54,18 +54,18 @@ class Ads:
     campaign: Integers
     """[A]"""
     price: Floats
-    """[A] logarithm of the usual price."""
+    """[A] natural logarithm of the usual price."""
     bid: Floats
     """[A] usual bid."""
     effect: Floats
     """[2 phases, 2 poles, A] first-order effect."""
     vector: Floats
-    """[2 phases, 2 poles, A, WIDTH] what it appeals to."""
+    """[2 phases, 2 poles, A, WIDTH] appeal vector."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Sites and devices, where ads are shown."""
+    """P sites and D devices."""
 
     cumulative: Floats
     """[P] cumulative frequency of the sites."""
@@ -94,7 +94,7 @@ def standard(table: Floats, weight: Floats) -> Floats:
 
 
 def make_users(config: WorldConfig) -> Users:
-    """Users with segments and interests; a segment has its favourite interests."""
+    """Users with a segment and interests; each segment prefers some interests."""
     seed, count = config.seed, config.users
     frequency = zipf(count, 1.0, 20.0)
     segment = choose(np.cumsum(zipf(SEGMENTS, 0.7, 1.0)), uniforms(seed, "segment", 0, count))
@@ -133,7 +133,7 @@ def make_users(config: WorldConfig) -> Users:
 
 
 def make_ads(config: WorldConfig) -> Ads:
-    """Ads in campaigns of advertisers, each advertiser in one category."""
+    """Ads, each in a campaign of an advertiser; each advertiser has one category."""
     seed, count = config.seed, config.ads
     frequency = zipf(count, 1.0, 5.0)
     campaigns, advertisers = max(4, count // 5), max(4, count // 20)
@@ -173,7 +173,7 @@ def make_ads(config: WorldConfig) -> Ads:
 
 
 def make_places(config: WorldConfig) -> Places:
-    """Sites of ten topics that no field tells, and devices."""
+    """Sites of ten topics, which no field reveals, and devices."""
     seed, count = config.seed, config.sites
     frequency = zipf(count, 1.0, 2.0)
     u = uniforms(seed, "topic", 0, count)

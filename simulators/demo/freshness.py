@@ -1,9 +1,9 @@
-"""How long it takes until an impression has taught the model that answers.
+"""Freshness: the time until the serving model has learned an impression.
 
-The trainer learns an impression when its label is settled, and a snapshot tells up to which event time
-everything has been learned. For an impression of event time t, let s be the moment at which the server was
-first seen to answer from a snapshot that has learned up to t or beyond. The impression's freshness is
-s - t. The label window is part of it: what nobody clicked is certain only at the window's end.
+The trainer learns an impression when its label is settled. A snapshot holds the event time up to which all
+impressions have been learned. For an impression with event time t, let s be the time at which the server is
+first observed to use a snapshot that covers t. The freshness of the impression is s - t. It includes the
+label window, because a negative label is certain only at the end of the window.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass
 class Freshness:
-    """Freshness of one arm, from looks at what the server answers from.
+    """Freshness of one arm, from observations of the snapshot that the server uses.
 
     >>> freshness = Freshness()
     >>> freshness.begin(5.0)
@@ -27,29 +27,29 @@ class Freshness:
     """
 
     _steps: list[tuple[float, float, float]] = field(default_factory=list)
-    """Event time before and after, and when that was first seen."""
+    """Event time before and after each step, and the time at which the step was first observed."""
     _until: float | None = None
 
     def begin(self, time: float) -> None:
-        """No impression is earlier than this."""
+        """Set the event time before the first impression."""
         self._until = time
 
     def look(self, seen: float, learned_until: float) -> None:
-        """At ``seen`` the server answers from what was learned up to ``learned_until``; both in seconds."""
+        """Record that at ``seen`` the server's snapshot covered ``learned_until``; both in seconds."""
         if self._until is not None and learned_until > self._until:
             self._steps.append((self._until, learned_until, seen))
             self._until = learned_until
 
     @property
     def seconds(self) -> float:
-        """Length of the event time that was judged."""
+        """Length of the observed event time."""
         return sum(after - before for before, after, _ in self._steps)
 
     def quantile(self, part: float) -> float | None:
-        """Seconds below which that part of the impressions lies; None without any.
+        """The ``part`` quantile over impressions, in seconds; None without observations.
 
-        Impressions are taken to be spread evenly over each step, where freshness falls from ``seen -
-        before`` to ``seen - after``. So the answer is exact but for the time between two looks.
+        Impressions are assumed to be spread evenly over each step, in which freshness falls from ``seen -
+        before`` to ``seen - after``. The error is at most the time between two observations.
         """
         if not self._steps:
             return None

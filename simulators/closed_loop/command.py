@@ -1,4 +1,4 @@
-"""``stream-ctr simulate --server``: the arguments of the closed loop, one run of it, and its report."""
+"""``stream-ctr simulate --server``: arguments, one run of the closed loop, and its report."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from typing import TYPE_CHECKING, Final
 from stream_ctr.errors import UsageError
 
 if TYPE_CHECKING:
-    from simulators.closed_loop_report import Summary
-    from simulators.closed_loop_resume import Visited
-    from simulators.rank_client import RankClient
-    from simulators.settings import WorldConfig
-    from simulators.visits import Visits
-    from simulators.writer import Topics
+    from simulators.closed_loop.rank_client import RankClient
+    from simulators.closed_loop.report import Summary
+    from simulators.closed_loop.resume import Visited
+    from simulators.closed_loop.visits import Visits
+    from simulators.log_writer.writer import Topics
+    from simulators.world.settings import WorldConfig
     from stream_ctr.events.log import EventLog
     from stream_ctr.reporting.progress import Reporter
 
 CANDIDATES: Final = 8
 CONNECTIONS: Final = 8
 LEAD_SECONDS: Final = 0.5
-"""From the server's readiness to the first visit, in which the world is made."""
+"""Time from the server's readiness to the first visit, used to generate the world."""
 READY_SECONDS: Final = 0.25
-"""Time between looks whether the server is ready."""
+"""Interval between readiness checks."""
 _OWN: Final = ("candidates", "connections", "token_env")
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a run against a server has beyond one that only writes a log."""
+    """Declare the arguments of a run against a server."""
     parser.add_argument(
         "--server",
         metavar="URL",
-        help="http://host:port of `stream-ctr serve`: ask it what each visitor should see, and click that; "
-        "the server writes the impressions, this command the clicks",
+        help="http://host:port of `stream-ctr serve`: send it each visit and click on the ad that it "
+        "chooses; the server writes the impressions, this command the clicks",
     )
     parser.add_argument(
         "--candidates",
         type=int,
-        metavar="K",
-        help=f"with --server: ads to choose from in a visit (default: {CANDIDATES})",
+        metavar="N",
+        help=f"with --server: candidate ads per visit (default: {CANDIDATES})",
     )
     parser.add_argument(
         "--connections",
         type=int,
-        metavar="C",
-        help=f"with --server: visits under way at once, at most (default: {CONNECTIONS})",
+        metavar="N",
+        help=f"with --server: maximum number of concurrent visits (default: {CONNECTIONS})",
     )
     parser.add_argument(
         "--token-env", metavar="NAME", help="with --server: environment variable that holds the bearer token"
@@ -60,34 +60,38 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_server_arguments(arguments: argparse.Namespace) -> None:
-    """Raises UsageError for values that cannot be meant."""
-    from simulators.closed_loop_resume import MAX_CONNECTIONS
-    from simulators.rank_client import check_server
+    """Check the arguments of a run against a server.
+
+    Raises:
+        UsageError: a value is outside its range, or an option lacks ``--server``.
+    """
+    from simulators.closed_loop.rank_client import check_server
+    from simulators.closed_loop.resume import MAX_CONNECTIONS
 
     if arguments.server is None:
         for name in _OWN:
             if getattr(arguments, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} belongs to --server URL, which is not given")
+                raise UsageError(f"--{name.replace('_', '-')} requires --server URL")
         return
     check_server(arguments.server)
     for name, most in (("candidates", 1000), ("connections", MAX_CONNECTIONS)):
         value = getattr(arguments, name)
         if value is not None and not 1 <= value <= most:
-            raise UsageError(f"--{name} {value} is not from 1 to {most}")
+            raise UsageError(f"--{name} {value}: must be from 1 to {most}")
     if arguments.token_env is not None and not os.environ.get(arguments.token_env):
-        raise UsageError(f"--token-env {arguments.token_env}: there is no such environment variable")
+        raise UsageError(f"--token-env {arguments.token_env}: environment variable not set or empty")
 
 
 def run_against_server(arguments: argparse.Namespace, config: WorldConfig, *, live: bool) -> int:
-    """Drive users against the server and report; returns the exit status.
+    """Send visits to the server, write the clicks, and report; returns the exit status.
 
-    ``live``: event time is now; a run that goes on leaves out the time in which there was none.
+    ``live``: event time is the present time; a resumed run skips the time in which no simulator ran.
 
     Raises:
-        StreamCTRError: the server refuses, or the log does.
+        StreamCTRError: the server rejects the requests, or the log fails.
     """
-    from simulators.rank_client import RankClient
-    from simulators.writer import Topics
+    from simulators.closed_loop.rank_client import RankClient
+    from simulators.log_writer.writer import Topics
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.process import stop_on_signals
     from stream_ctr.events.open import open_log
@@ -120,10 +124,10 @@ def _run(
     stop: threading.Event,
     reporter: Reporter,
 ) -> Summary:
-    from simulators.closed_loop_report import Summary
-    from simulators.traffic import Clock, Traffic
-    from simulators.visits import Visits
-    from simulators.world import World
+    from simulators.closed_loop.report import Summary
+    from simulators.closed_loop.traffic import Clock, Traffic
+    from simulators.closed_loop.visits import Visits
+    from simulators.world.world import World
 
     candidates = arguments.candidates or CANDIDATES
     visits = Visits(World(config), candidates)
@@ -131,7 +135,7 @@ def _run(
     _wait_until_ready(clients[0], stop, reporter)
     began = time.monotonic()
     if live:
-        # What is asked next happens a moment from now, whenever the world itself began.
+        # Shift the world so that the next visit is LEAD_SECONDS from now.
         began += LEAD_SECONDS
         now_ms = time.time_ns() // 1_000_000 + round(1000 * LEAD_SECONDS)
         config = dataclasses.replace(config, start_ms=max(0, now_ms - config.elapsed_ms(found.next_number)))
@@ -160,24 +164,24 @@ def _run(
 def _found(
     arguments: argparse.Namespace, log: EventLog, topics: Topics, visits: Visits, reporter: Reporter
 ) -> Visited:
-    """Where to begin: after what the log holds with ``--resume``, else at the first visit."""
-    from simulators.closed_loop_resume import Visited, find_visited
+    """The start of the run: with ``--resume`` after the visits in the log, else the first visit."""
+    from simulators.closed_loop.resume import Visited, find_visited
 
     held = sum(log.end_offsets(topics.impressions).values())
     if not arguments.resume:
         if held:
-            reporter.say("appending", after_records=held, note="--resume continues a run instead")
+            reporter.say("appending", after_records=held, note="use --resume to continue an interrupted run")
         return Visited()
     found = find_visited(log, topics, visits)
     reporter.say(
-        "resumed", at_visit=found.next_number, missing=len(found.missing), clicks_to_come=len(found.pending)
+        "resumed", at_visit=found.next_number, missing=len(found.missing), clicks_pending=len(found.pending)
     )
     return found
 
 
 def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Reporter) -> None:
-    """A server that starts beside this command gets the time it needs."""
-    from simulators.rank_client import Away
+    """Wait for a server that may have been started at the same time as this command."""
+    from simulators.closed_loop.rank_client import Away
 
     told = ""
     while not stop.is_set():
@@ -186,7 +190,7 @@ def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Repor
                 return
             reason = "the server is not ready yet"
         except Away as error:
-            reason = f"the server does not answer: {error}"
+            reason = f"the server is unavailable: {error}"
         if reason != told:
             told = reason
             reporter.say("waiting", reason=reason)
@@ -219,11 +223,11 @@ def _print(summary: Summary, arguments: argparse.Namespace) -> None:
         f"{summary.failed:,} failed; {summary.clicks:,} clicks written to {arguments.log}"
     )
     if summary.stopped:
-        print(f"stopped by a signal, {summary.clicks_pending:,} clicks to come; continue with --resume")
+        print(f"stopped by a signal with {summary.clicks_pending:,} pending clicks; continue with --resume")
     if not summary.outcome.arms:
         return
-    table = Table(title="What was shown, against the planted truth")
-    for column in ("arm", "visits", "CTR", "best CTR", "value", "regret", "of way"):
+    table = Table(title="Shown ads compared with the ground truth")
+    for column in ("arm", "visits", "CTR", "best CTR", "value", "regret", "uplift share"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, figures in summary.outcome.as_dict()["arms"].items():
         table.add_row(
@@ -237,5 +241,6 @@ def _print(summary: Summary, arguments: argparse.Namespace) -> None:
         )
     Console().print(table)
     print(
-        "of way: from any candidate (0 %) to each visit's most valuable one (100 %), by bid x planted truth"
+        "uplift share: share of the achievable uplift in bid x true click probability, from a random "
+        "candidate (0 %) to each visit's most valuable one (100 %)"
     )

@@ -1,4 +1,4 @@
-"""What the demo sees of the processes it started: where they answer, from what, and how far they are."""
+"""The state of the demo's processes: addresses, readiness, freshness and lag."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simulators.demo_setup import ARMS, GRACE_SECONDS, LABEL_SECONDS
-from simulators.freshness import Freshness
-from simulators.processes import Child
+from simulators.demo.freshness import Freshness
+from simulators.demo.processes import Child
+from simulators.demo.setup import ARMS, GRACE_SECONDS, LABEL_SECONDS
 
 
 @dataclass(frozen=True)
 class Places:
-    """What runs, and where it answers."""
+    """The processes of the demo."""
 
     server: Child
     watcher: Child
     trainers: tuple[Child, ...]
 
     def told(self) -> dict[str, str | None]:
-        """Addresses by what is there."""
+        """Addresses by name; None for a process that has not reported its address yet."""
         page = self.watcher.address()
         trainers = {f"metrics of {child.name}": child.address() for child in self.trainers}
         return {
@@ -44,7 +44,7 @@ def ready(places: Places) -> bool:
 
 
 def look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
-    """What the server answers from at this moment."""
+    """Answers and freshness of each arm at this moment; records the freshness in ``fresh``."""
     try:
         series = _series(_get(f"{places.server.address()}/metrics"))
     except OSError:
@@ -54,7 +54,7 @@ def look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
     answers = {arm: _answers(series, arm) for arm in fresh}
     for arm, freshness in fresh.items():
         if not any(answers.values()):
-            freshness.begin(seen)  # no visit yet: what comes is later than now
+            freshness.begin(seen)  # no visit yet: all impressions will be later than this
         told = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
         if told > 0.0:
             freshness.look(seen, told - LABEL_SECONDS - GRACE_SECONDS)
@@ -69,9 +69,9 @@ def _answers(series: dict[str, float], arm: str) -> int:
 
 
 def behind(places: Places, folder: Path, since_ms: float) -> dict[str, float | None]:
-    """Entries of the log that each reader has not applied; None where that is not known.
+    """Entries of the log that each reader has not applied; None if unknown.
 
-    The watcher is in it once it has written a report; one from before ``since_ms`` says nothing.
+    The watcher is included once it has written a report. A report from before ``since_ms`` gives None.
     """
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.experiments.report.model import read_report
@@ -101,7 +101,7 @@ def _get(url: str) -> str:
 
 
 def _series(exposition: str) -> dict[str, float]:
-    """Series of Prometheus' text and their values, labels in the order of their names."""
+    """Values by series of a Prometheus text exposition, with labels sorted by name."""
     found = {}
     for line in exposition.splitlines():
         if line and not line.startswith("#"):

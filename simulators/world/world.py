@@ -1,9 +1,9 @@
-"""A world of planted truth: every click is drawn with a probability that is known.
+"""A simulated world with ground truth: every click is drawn with a known probability.
 
     logit p = intercept + first order + second order + daily rhythm
 
-Event n is a pure function of (settings, n): a simulator that is killed and resumed, or asked for any
-part of the stream, gives the same events.
+Event n is a pure function of (settings, n). A resumed simulator and a request for any part of the stream
+therefore give the same events.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from simulators.draws import Floats, choose, gauss, uniforms
-from simulators.naming import HOUR_MS, make_names
-from simulators.population import (
+from simulators.world.draws import Floats, choose, gauss, uniforms
+from simulators.world.population import (
     DEVICE_NAMES,
     Integers,
     make_ads,
     make_places,
     make_users,
 )
-from simulators.settings import WorldConfig
+from simulators.world.settings import WorldConfig
 from stream_ctr.config.features import FieldConfig
 from stream_ctr.datasets.base import Example
 from stream_ctr.datasets.world import WORLD_FIELDS
 
+HOUR_MS: Final = 3_600_000
 BLOCK: Final = 4096
-"""Events that are made together; their content does not depend on how they are asked for."""
+"""Events generated together; their content does not depend on how they are requested."""
 CALIBRATION_EVENTS: Final = 16 * BLOCK
 _DRAWS: Final = 12
 _PAIRS: Final = {"user-ad": 1.0, "ad-site": 0.6, "ad-device": 0.5, "user-hour": 0.4}
@@ -43,23 +43,23 @@ _SINGLES: Final = {"user": 0.6, "ad": 1.0, "site": 0.5, "device": 0.4, "price": 
 
 @dataclass(frozen=True)
 class Contexts:
-    """E opportunities to show an ad: everything of an event but the ad and the outcome."""
+    """E opportunities to show an ad: all of an event except the ad and the outcome."""
 
     number: Integers
-    """[E] running number of the event."""
+    """[E] sequence number of the event."""
     time_ms: Integers
     user: Integers
     site: Integers
     device: Integers
     visits: Integers
-    """[E] earlier visits of the user to the site."""
+    """[E] number of earlier visits of the user to the site."""
     discount: Floats
-    """[E] standard normal; how far the price is from the ad's usual one."""
+    """[E] standard normal; deviation of the price from the ad's usual price."""
 
 
 @dataclass(frozen=True)
 class Logits:
-    """[E] parts of the logit, intercept apart."""
+    """[E] parts of the logit, without the intercept."""
 
     first: Floats
     second: Floats
@@ -100,7 +100,7 @@ class World:
         self.places = make_places(self.config)
 
     def examples(self, start: int, stop: int | None) -> Iterator[Example]:
-        """Events ``start`` to ``stop`` (exclusive; None: without end), in order."""
+        """Events ``start`` to ``stop`` (exclusive; None: unbounded), in order."""
         number = start
         while stop is None or number < stop:
             first = number - number % BLOCK
@@ -109,12 +109,12 @@ class World:
             number = end
 
     def block(self, index: int) -> Block:
-        """Events ``index`` x BLOCK to the next block, as arrays."""
+        """Events ``index * BLOCK`` up to the next block, as arrays."""
         numbers = np.arange(index * BLOCK, (index + 1) * BLOCK, dtype=np.int64)
         return self._block(numbers, "events", index)
 
     def contexts(self, numbers: Integers, draws: Floats) -> Contexts:
-        """Opportunities number ``numbers`` from uniform draws [6, E]."""
+        """The opportunities ``numbers`` [E], from uniform draws [6, E]."""
         config = self.config
         return Contexts(
             numbers,
@@ -127,7 +127,7 @@ class World:
         )
 
     def logits(self, at: Contexts, ad: Integers) -> Logits:
-        """What ads ``ad`` [E] would score if shown at these opportunities."""
+        """Logits of ads ``ad`` [E], one shown at each of these opportunities."""
         config, users, ads, places = self.config, self.users, self.ads, self.places
         phase = ((at.number >= config.sudden_at) & (config.sudden_at > 0)).astype(np.int64)
         turn = 2.0 * np.pi * at.number / config.turn_events if config.turn_events else 0.0 * at.number
@@ -141,7 +141,7 @@ class World:
             "ad": effect,
             "site": places.effect[at.site],
             "device": places.device_effect[at.device],
-            # Cheap sells, and so does very dear: a curve, not a line.
+            # Low and very high prices both attract clicks: a quadratic effect, not a linear one.
             "price": (np.square(self._price_level(at, ad)) - 1.0) / np.sqrt(2.0),
             "visits": 1.0 - np.log1p(at.visits) / 1.5,
         }
@@ -158,12 +158,12 @@ class World:
         )
 
     def probability(self, at: Contexts, ad: Integers) -> Floats:
-        """[E] click probability of ads shown at these opportunities."""
+        """[E] click probabilities of ads ``ad`` [E], one shown at each of these opportunities."""
         return sigmoid(self.intercept + self.logits(at, ad).total)
 
     @cached_property
     def intercept(self) -> float:
-        """The intercept that makes the mean click probability ``click_rate``, before any drift."""
+        """The intercept at which the mean click probability is ``click_rate``, before any drift."""
         numbers = np.zeros(CALIBRATION_EVENTS, np.int64)
         draws = uniforms(self.config.seed, "calibration", 0, 7 * CALIBRATION_EVENTS).reshape(7, -1)
         at = self.contexts(numbers, draws[:6])
@@ -209,50 +209,59 @@ class World:
         return np.asarray(np.maximum(1, np.rint(1000.0 * delay)), np.int64)
 
     def bids(self, ad: Integers, u: Floats) -> Floats:
-        """[E] bids for ads ``ad`` [E] from uniform draws: around each ad's usual one."""
+        """[E] bids for ads ``ad`` [E] from uniform draws: each ad's usual bid +- 20 %."""
         return np.asarray(np.round(self.ads.bid[ad] * (0.8 + 0.4 * u), 4), np.float64)
 
     def prices(self, ad: Integers, discount: Floats) -> Floats:
-        """[E] prices of ads ``ad`` [E]; ``discount`` tells how far each is from the ad's usual one."""
+        """[E] prices of ads ``ad`` [E]; ``discount`` [E] moves each away from the ad's usual price."""
         return np.asarray(np.round(np.exp(self.ads.price[ad] + 0.4 * discount), 2), np.float64)
 
     def _price_level(self, at: Contexts, ad: Integers) -> Floats:
-        """[E] about standard normal."""
+        """[E] standardised log price: approximately standard normal."""
         level = (self.ads.price[ad] - 3.0 + 0.4 * at.discount) / np.sqrt(1.0 + 0.36 + 0.16)
         return np.asarray(level, np.float64)
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """Names of everything by kind and number; those of segment, campaign, advertiser and category by the
-        user or ad that has them."""
-        return make_names(self.users, self.ads, self.places)
+        """Names by kind and number; segments by user, campaigns, advertisers and categories by ad."""
+        users, ads, places = self.users, self.ads, self.places
+        return {
+            "user": [f"u{user}" for user in range(len(users.segment))],
+            "segment": [f"s{segment}" for segment in users.segment.tolist()],
+            "ad": [f"ad{ad}" for ad in range(len(ads.category))],
+            "campaign": [f"c{campaign}" for campaign in ads.campaign.tolist()],
+            "advertiser": [f"v{advertiser}" for advertiser in ads.advertiser.tolist()],
+            "category": [f"k{category}" for category in ads.category.tolist()],
+            "site": [f"site{site}" for site in range(len(places.effect))],
+            "hour": [str(hour) for hour in range(24)],
+        }
 
     @cached_property
     def interests(self) -> list[list[str]]:
-        """Names of each user's interests."""
+        """[U] names of each user's interests."""
         return [[f"i{interest}" for interest in own] for own in self.users.interests]
 
 
 @dataclass(frozen=True)
 class WorldDataset(WorldConfig):
-    """The world as a dataset of its first ``events`` events; it is made, not read from a path."""
+    """The first ``events`` events of a world as a dataset. It is generated, not read from a path."""
 
     events: int = 100_000
-    """Events to give when no limit is told."""
+    """Number of events without a limit."""
 
     name: ClassVar[str] = "world"
     fields: ClassVar[tuple[FieldConfig, ...]] = WORLD_FIELDS
 
     @property
     def note(self) -> str:
-        """That this is no real data."""
+        """States that the data is simulated."""
         return (
-            f"The world is simulated (seed {self.seed}): its click probabilities are planted and known, so "
-            "the best possible log loss is too."
+            f"The world is simulated (seed {self.seed}): its click probabilities are known, and so is the "
+            "best possible log loss."
         )
 
     def read(self, path: str | PathLike[str] = "", limit: int | None = None) -> Iterator[Example]:
-        """The first events; ``path`` is not looked at."""
+        """The first events; ``path`` is ignored."""
         return World(self).examples(0, self.events if limit is None else limit)
 
 
@@ -262,19 +271,19 @@ def sigmoid(logit: Floats) -> Floats:
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
-    """[E] of [E, WIDTH]: variance 1 where both have variance 1."""
+    """[E] scaled dot products of [E, WIDTH] rows: variance 1 if both inputs have variance 1."""
     return np.asarray(np.einsum("ek,ek->e", a, b) / np.sqrt(a.shape[1]), np.float64)
 
 
 def _mix(parts: dict[str, Floats], weight: dict[str, float]) -> Floats:
-    """Weighted sum, scaled to the standard deviation 1 if each part has it and they are independent."""
+    """Weighted sum, scaled to standard deviation 1 if the parts are independent and have it too."""
     norm = float(np.sqrt(sum(value**2 for value in weight.values())))
     total = sum((weight[name] / norm * part for name, part in parts.items()), np.zeros(1))
     return np.asarray(total, np.float64)
 
 
 def to_examples(world: World, block: Block) -> Iterator[Example]:
-    """The events of a block, as a data set gives them."""
+    """The events of a block, as a dataset yields them."""
     at, names = block.contexts, world.names
     user_name, segment, ad_name, site_name = (names[n] for n in ("user", "segment", "ad", "site"))
     campaign, advertiser, category = (names[n] for n in ("campaign", "advertiser", "category"))

@@ -1,4 +1,4 @@
-"""Asks a prediction server over one connection that is kept open."""
+"""A client of the prediction server over one keep-alive connection."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import msgspec
 from stream_ctr.errors import StreamCTRError, UsageError
 
 TIMEOUT_SECONDS: Final = 10.0
-"""Silence after which a server counts as away."""
+"""Time without a response after which the server counts as unavailable."""
 LONGEST_RETRY_SECONDS: Final = 60.0
 
 
 class Away(Exception):
-    """The server could not be asked, or did not answer; the text says why."""
+    """The server could not be reached or did not respond; the message holds the reason."""
 
 
 class Busy(Exception):
-    """The server answered that it cannot answer now.
+    """The server cannot answer the request now.
 
-    ``overloaded``: it asks to come again (503, 429); else it failed or was too slow.
+    ``overloaded``: the server asked for a retry (503, 429); otherwise it failed or timed out.
     """
 
     def __init__(self, text: str, retry_seconds: float, overloaded: bool) -> None:
@@ -33,7 +33,7 @@ class Busy(Exception):
 
 
 class RankAnswer(msgspec.Struct):
-    """What is used of an answer; whatever else it holds is not looked at."""
+    """The fields of a ranking response that are used; others are ignored."""
 
     arm: str
     best: int
@@ -45,13 +45,13 @@ class _Problem(msgspec.Struct):
 
 
 class RankClient:
-    """One keep-alive connection; not to be shared by threads."""
+    """One keep-alive connection; not thread-safe."""
 
     def __init__(self, server: str, token: str | None = None) -> None:
         """``server`` is http://host:port or https://host:port.
 
         Raises:
-            UsageError: it is not of that form.
+            UsageError: ``server`` has another form.
         """
         self._server = server
         parts = _split(server)
@@ -70,19 +70,19 @@ class RankClient:
         )
 
     def rank(self, body: bytes) -> RankAnswer:
-        """The answer to one request.
+        """The response to one request.
 
         Raises:
-            Away: no connection, or none that lasted to the answer.
-            Busy: answered with a status that asks to come again.
-            StreamCTRError: the server refuses the request for good.
+            Away: the connection failed before the response.
+            Busy: the status is 408, 429 or 5xx.
+            StreamCTRError: the server rejects the request permanently.
         """
         status, retry_after, text = self._post(body)
         if status == 200:
             try:
                 return msgspec.json.decode(text, type=RankAnswer)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise StreamCTRError(f"{self._server}: the answer is no ranking: {error}") from None
+                raise StreamCTRError(f"{self._server}: the response is not a ranking: {error}") from None
         said = _said(text)
         if status in (429, 503):
             raise Busy(f"{status}: {said}", _seconds(retry_after), overloaded=True)
@@ -91,10 +91,10 @@ class RankClient:
         raise StreamCTRError(f"{self._server}{_advice(status)}: {status}: {said}")
 
     def ready(self) -> bool:
-        """Whether the server can answer; a server that does not tell is taken to be.
+        """Whether the server is ready; any status except 503 counts as ready.
 
         Raises:
-            Away: it cannot be reached.
+            Away: the server cannot be reached.
         """
         try:
             self._connection.request("GET", f"{self._base}/health/ready", headers=self._headers)
@@ -107,11 +107,11 @@ class RankClient:
         return answer.status != 503
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._connection.close()
 
     def _post(self, body: bytes) -> tuple[int, str | None, bytes]:
-        """One request; a connection that the server had closed meanwhile is opened anew once."""
+        """Send one request; if the server has closed the idle connection, reconnect once."""
         kept = self._connection.sock is not None
         try:
             return self._once(body)
@@ -132,7 +132,11 @@ class RankClient:
 
 
 def check_server(server: str) -> None:
-    """Raises UsageError if that cannot be the address of a server."""
+    """Check the form of a server address.
+
+    Raises:
+        UsageError: it is not http://host:port or https://host:port.
+    """
     _split(server)
 
 
@@ -148,11 +152,13 @@ def _split(server: str) -> _Parts:
         parts = urlsplit(server)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--server {server!r} is no address: {error}; write http://host:port") from None
+        raise UsageError(
+            f"--server {server!r}: invalid address ({error}); must be http://host:port"
+        ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(f"--server {server!r} is not http://host:port or https://host:port")
+        raise UsageError(f"--server {server!r}: must be http://host:port or https://host:port")
     if parts.username is not None or parts.password is not None:
-        raise UsageError("--server holds a login; give a bearer token by --token-env instead")
+        raise UsageError("--server contains credentials; pass a bearer token with --token-env instead")
     return _Parts(parts.scheme, parts.hostname, port, parts.path)
 
 
@@ -162,7 +168,7 @@ def _reason(error: Exception) -> str:
 
 
 def _said(text: bytes) -> str:
-    """The server's own words, on one line."""
+    """The error message of a response, on one line."""
     try:
         shown = msgspec.json.decode(text, type=_Problem).error
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -171,7 +177,7 @@ def _said(text: bytes) -> str:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Seconds of a Retry-After header; 1 for none, and for a date, which our servers do not send."""
+    """Seconds of a Retry-After header; 1 without one, and for a date, which the server never sends."""
     if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
         return 1.0
     return min(float(retry_after), LONGEST_RETRY_SECONDS)
@@ -179,7 +185,7 @@ def _seconds(retry_after: str | None) -> float:
 
 def _advice(status: int) -> str:
     if status in (401, 403):
-        return " does not let this client in; name the variable that holds the token by --token-env"
+        return " denied access; name the environment variable that holds the token with --token-env"
     if status == 404:
         return " has no /v1/rank; is it the address of `stream-ctr serve`?"
-    return " refuses the request"
+    return " rejected the request"

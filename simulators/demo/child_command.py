@@ -1,10 +1,10 @@
-"""``python -m simulators.child_command COMMAND``: a ``stream-ctr`` command that ends with what started it."""
+"""A ``stream-ctr`` command that ends with its parent: ``python -m simulators.demo.child_command COMMAND``."""
 
 from __future__ import annotations
 
 import sys
 
-from simulators.processes import END_SECONDS
+from simulators.demo.processes import END_SECONDS
 from stream_ctr.cli import main
 from stream_ctr.daemon.process import end_with_parent
 

@@ -1,4 +1,4 @@
-"""What the demo came to: the experiment's report, each arm against the planted truth, and a picture."""
+"""The result of the demo: the experiment's report, each arm compared with the ground truth, and a plot."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from simulators.freshness import Freshness
+from simulators.demo.freshness import Freshness
 from stream_ctr.errors import StreamCTRError
 
 TOO_SLOW: Final = (
-    " This machine did not keep up with the rate, and freshness counts that; try a lower --rate."
+    " This machine did not keep up with the rate, which makes freshness worse; try a lower --rate."
 )
 
 
 def make_result(
     config: Path, folder: Path, fresh: Mapping[str, Freshness], places: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The result as ``--json`` prints it; the picture is drawn on the way, where matplotlib is installed."""
+    """The result for ``--json``; also draws the plot if matplotlib is installed."""
     import msgspec
 
-    from simulators.demo_plot import plot_demo
+    from simulators.demo.plot import plot_demo
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.config.settings import load_settings
     from stream_ctr.daemon.checkpoint import CheckpointStore
@@ -66,7 +66,7 @@ def make_result(
 
 
 def print_result(result: Mapping[str, Any], config: Path) -> None:
-    """The same for people."""
+    """Print the result as text."""
     import msgspec
     from rich.console import Console
 
@@ -82,11 +82,11 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
     traffic = result["traffic"]
     latency, behind = traffic["latency_ms"], traffic["behind_ms"]
     for line in (
-        f"Freshness: from an impression to the first answer of weights that have learned it; "
-        f"{result['label_window_seconds']:g} s of it are the label window.",
-        f"Answers: {traffic['answered']:,} of {traffic['sent']:,} visits, p50 {latency['p50']:.1f} ms, p99 "
-        f"{latency['p99']:.1f} ms as the users saw it; visits were sent at most {behind['longest']:.0f} ms "
-        "late." + (TOO_SLOW if behind["p99"] > 1000 else ""),
+        f"Freshness: time from an impression until the serving model has learned it, including the label "
+        f"window of {result['label_window_seconds']:g} s.",
+        f"Answers: {traffic['answered']:,} of {traffic['sent']:,} visits; client latency p50 "
+        f"{latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; visits were sent at most "
+        f"{behind['longest']:.0f} ms late." + (TOO_SLOW if behind["p99"] > 1000 else ""),
         "",
     ):
         console.print(line, highlight=False)
@@ -101,7 +101,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
 def _against_the_truth(result: Mapping[str, Any]) -> Any:
     from stream_ctr.experiments.report.table import arms_table
 
-    title = "Against the planted truth, which a real experiment does not know"
+    title = "Compared with the ground truth (unknown in a real experiment)"
     table = arms_table(title, result["arms"])
 
     def row(name: str, part: str, key: str, form: str) -> None:
@@ -110,17 +110,17 @@ def _against_the_truth(result: Mapping[str, Any]) -> Any:
 
     row("impressions predicted", "lifetime", "events", ",d")
     row("log loss of the served predictions", "lifetime", "log_loss", ".4f")
-    row("the same, recent", "recent", "log_loss", ".4f")
-    row("best possible log loss, recent", "recent", "bayes_log_loss", ".4f")
-    row("recent way from base rate to the best", "recent", "share_of_way", ".1%")
-    row("recent calibration against the truth", "recent", "planted_calibration", ".3f")
+    row("log loss, recent", "recent", "log_loss", ".4f")
+    row("Bayes-optimal log loss, recent", "recent", "bayes_log_loss", ".4f")
+    row("share of the achievable uplift in log loss, recent", "recent", "share_of_way", ".1%")
+    row("calibration against the ground truth, recent", "recent", "planted_calibration", ".3f")
     table.add_section()
     row("visits answered", "shown", "visits", ",d")
     row("CTR", "shown", "ctr", ".2%")
     row("CTR of the most valuable candidates", "shown", "best_ctr", ".2%")
-    row("worth of 1,000 visits, expected", "shown", "expected_value_per_thousand", ".2f")
+    row("expected value per 1,000 visits", "shown", "expected_value_per_thousand", ".2f")
     row("regret per 1,000 visits", "shown", "regret_per_thousand", ".2f")
-    row("way from any candidate to the best", "shown", "share_of_way", ".1%")
+    row("share of the achievable uplift in value", "shown", "share_of_way", ".1%")
     table.add_section()
     row("freshness, p50 (s)", "freshness", "p50_seconds", ".2f")
     row("freshness, p99 (s)", "freshness", "p99_seconds", ".2f")

@@ -1,0 +1,1 @@
+"""Writing a sequence of impressions and clicks to a log: order, pace, resuming."""
