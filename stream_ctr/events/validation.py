@@ -1,4 +1,4 @@
-"""What every log demands of topics, records and offsets, and how it says so."""
+"""Checks of topics, records and offsets that all logs share, and their errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.partitioner import partition_of
 
 MAX_RECORD_BYTES = 32 * 1024 * 1024
-"""Largest key and value together."""
+"""Largest total of key and value."""
 
 MAX_PARTITIONS = 10_000
 
@@ -18,10 +18,10 @@ _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def check_topic(url: str, topic: str, partitions: int) -> None:
-    """Refuse a topic that Kafka would refuse, so that a configuration fits either log.
+    """Reject a topic that Kafka would reject, so that a configuration works with either log.
 
     Raises:
-        LogError: the name or the number of partitions is unusable.
+        LogError: the name or the number of partitions is invalid.
     """
     if not _TOPIC_NAME.fullmatch(topic) or topic in {".", ".."}:
         raise LogError(
@@ -51,7 +51,7 @@ def other_partitions(url: str, topic: str, there: int, wanted: int) -> LogError:
 def recreated(
     url: str, topic: str, before: str, now: str, log_before: str, log_now: str | None
 ) -> OffsetRangeError:
-    """The error for a topic that is another one than when reading began."""
+    """The error for a topic that was replaced since reading began."""
     if log_now is not None and log_now != log_before:
         what = f"the log is another one than when reading began (id {log_before}, now {log_now})"
     else:
@@ -63,7 +63,7 @@ def recreated(
 
 
 def partitions_added(url: str, topic: str, before: int, now: int) -> PartitionsAddedError:
-    """The error for a topic whose partitions were added to while it was read."""
+    """The error for a topic that gained partitions while it was read."""
     return PartitionsAddedError(
         f"{url}: topic {topic!r} has {now} partitions now, it had {before} when reading began: the order of "
         "events was begun without the new ones. The state is saved. Give every input topic that number, then "
@@ -79,10 +79,10 @@ def no_such_partition(url: str, place: TopicPartition, partitions: int) -> LogEr
 
 
 def place_records(url: str, topic: str, records: Sequence[Record], partitions: int) -> list[int]:
-    """The partition of each record, after a check of all of them.
+    """Check all records and return the partition of each.
 
     Raises:
-        LogError: a record cannot be appended; nothing has been.
+        LogError: a record cannot be appended; none of them has been.
     """
     places = []
     for record in records:
@@ -108,10 +108,10 @@ def place_records(url: str, topic: str, records: Sequence[Record], partitions: i
 
 
 def check_offset(url: str, place: TopicPartition, offset: int, start: int, end: int) -> None:
-    """Refuse to read at an offset that the log does not hold.
+    """Check that the log can be read from an offset.
 
     Raises:
-        OffsetRangeError: naming the range that is lost or does not exist.
+        OffsetRangeError: the offset is out of range; the message names the missing offsets.
     """
     where = f"{url}: topic {place.topic!r} partition {place.partition}"
     if offset < start:
