@@ -1,9 +1,8 @@
-"""The SQLite file under the embedded log: opening, creating and guarding it.
+"""The SQLite file of the embedded log: opening, creation and format checks.
 
-Headers of records are in a table of their own.
-
-Events carry none, so the table is made by the first record that has some, and a log without it costs one
-look a read. Files of earlier versions, which know nothing of headers, stay readable both ways.
+Record headers are in a separate table. Events carry no headers, so the table is created by the first record
+with headers, and a log without it costs one query per read. Files of earlier versions, which have no headers
+table, stay readable by earlier and later versions.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from stream_ctr.events.log import Headers
 
 SCHEME = "sqlite:///"
 FORMAT_VERSION = 1
-_APPLICATION_ID = 0x53435452  # "SCTR" in the file's header: tells an event log from other SQLite files
+_APPLICATION_ID = 0x53435452  # "SCTR" in the file's header distinguishes event logs from other SQLite files
 
 _SCHEMA = (
     "CREATE TABLE log (id TEXT NOT NULL)",
@@ -35,17 +34,17 @@ _SCHEMA = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL, key BLOB, value BLOB)",
 )
 
-# A write-ahead file that grew during a burst is cut back to this at the next checkpoint.
+# A write-ahead file that grew during a burst is truncated to this size at the next checkpoint.
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 
 _RETRY_PAUSE_SECONDS = 0.02
 
 
 def path_of(url: str) -> Path:
-    """The file that a ``sqlite:///path`` address names; a relative path counts from the working folder.
+    """The file that a ``sqlite:///path`` URL names; a relative path starts at the working folder.
 
     Raises:
-        UsageError: the address has another form.
+        UsageError: the URL has another form.
     """
     name = url.removeprefix(SCHEME)
     if not url.startswith(SCHEME) or not name or name.endswith("/"):
@@ -56,12 +55,12 @@ def path_of(url: str) -> Path:
 
 
 class SqliteFile:
-    """One connection to an event log's file, with SQLite's errors turned into ours.
+    """One connection to an event log's file; SQLite's errors are raised as :class:`LogError`.
 
-    With ``create``, a file that is missing or empty becomes a log, and folders are made as needed.
+    With ``create``, a missing or empty file becomes a log, and missing folders are created.
 
     Raises:
-        LogError: the file is missing, is something else, or cannot be opened.
+        LogError: the file is missing, is not an event log, or cannot be opened.
     """
 
     def __init__(self, url: str, path: Path, *, create: bool, busy_timeout_seconds: float) -> None:
@@ -104,7 +103,7 @@ class SqliteFile:
         return LogError(f"{self.url}: the file is not an event log of Stream CTR; give another path")
 
     def _check_format(self) -> bool:
-        """Whether the file is an event log; ``False`` when it is still empty."""
+        """Whether the file is an event log; ``False`` if it is still empty."""
         tables = self.execute("SELECT name FROM sqlite_master LIMIT 1")
         ((application,),) = self.execute("PRAGMA application_id")
         ((version,),) = self.execute("PRAGMA user_version")
@@ -124,7 +123,7 @@ class SqliteFile:
             raise self._foreign()
         self._use_wal(busy_timeout_seconds)
         with self.transaction("IMMEDIATE"):
-            if self._check_format():  # another process was first
+            if self._check_format():  # another process created the log first
                 return
             for statement in _SCHEMA:
                 self.execute(statement)
@@ -133,7 +132,7 @@ class SqliteFile:
             self.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _use_wal(self, busy_timeout_seconds: float) -> None:
-        """Switch to write-ahead logging, which SQLite refuses without waiting while others open the file."""
+        """Switch to write-ahead logging; SQLite rejects that without waiting while others open the file."""
         deadline = time.monotonic() + busy_timeout_seconds
         while True:
             try:
@@ -155,10 +154,10 @@ class SqliteFile:
         return status.st_dev, status.st_ino
 
     def check_in_place(self) -> None:
-        """Refuse to go on with a file that is no longer at its path: what it takes would be lost.
+        """Check that the file is still at its path; otherwise appended records would be lost.
 
         Raises:
-            LogError: the file was removed, or another one is there.
+            LogError: the file was removed or replaced.
         """
         if self._identity() != self._opened:
             raise LogError(
@@ -176,21 +175,21 @@ class SqliteFile:
             raise LogError(f"{self.url}: {text}") from error
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one statement."""
+        """Execute one statement and return all rows."""
         with self._lock, self._errors():
             return self.connection.execute(sql, values).fetchall()
 
     def pieces(
         self, sql: str, values: Sequence[object], rows: int
     ) -> Generator[list[tuple[Any, ...]], None, None]:
-        """The rows of one statement, so many at a time; only those are in memory."""
+        """Yield the rows of one statement, ``rows`` at a time; only these are in memory."""
         with self._lock, self._errors():
             cursor = self.connection.execute(sql, values)
             while found := cursor.fetchmany(rows):
                 yield found
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """One statement for each row."""
+        """Execute one statement for each row."""
         with self._lock, self._errors():
             self.connection.executemany(sql, rows)
 
@@ -198,8 +197,8 @@ class SqliteFile:
     def transaction(self, kind: str) -> Iterator[None]:
         """One transaction, ``DEFERRED`` to read or ``IMMEDIATE`` to write; all or nothing.
 
-        Writers take the lock at once: one that read first and then asked for it could be refused
-        without waiting.
+        Writers acquire the lock at once: SQLite may reject, without waiting, a transaction that reads
+        first and requests the lock later.
         """
         with self._lock, self._errors():
             self.connection.execute(f"BEGIN {kind}")
@@ -207,7 +206,7 @@ class SqliteFile:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                if self.connection.in_transaction:  # a full disk ends the transaction by itself
+                if self.connection.in_transaction:  # on a full disk SQLite has ended the transaction already
                     self.connection.execute("ROLLBACK")
                 raise
 
@@ -224,7 +223,7 @@ def _is_busy(error: BaseException | None) -> bool:
 
 
 def write_headers(file: SqliteFile, headers: Sequence[tuple[int, Headers]]) -> None:
-    """Store the headers of entries by row id, inside the transaction that appends them."""
+    """Store the headers of entries by row id, inside the transaction that appends the entries."""
     file.execute("CREATE TABLE IF NOT EXISTS headers (id INTEGER PRIMARY KEY, content BLOB NOT NULL)")
     file.execute_many(
         "INSERT INTO headers VALUES (?, ?)",
@@ -233,7 +232,7 @@ def write_headers(file: SqliteFile, headers: Sequence[tuple[int, Headers]]) -> N
 
 
 def read_headers(file: SqliteFile, base: int, rows: Sequence[tuple[Any, ...]]) -> dict[int, Headers]:
-    """Headers by offset of consecutive rows (offset first) of the partition whose ids begin at ``base``."""
+    """Headers, by offset, of consecutive rows (offset first) of the partition whose ids begin at ``base``."""
     if not rows or not _there(file):
         return {}
     found = file.execute(
@@ -244,7 +243,7 @@ def read_headers(file: SqliteFile, base: int, rows: Sequence[tuple[Any, ...]]) -
 
 
 def drop_headers(file: SqliteFile, first: int, end: int) -> None:
-    """Forget the headers of the row ids from ``first`` to before ``end``."""
+    """Delete the headers of the row ids from ``first`` up to, not including, ``end``."""
     if _there(file):
         file.execute("DELETE FROM headers WHERE id >= ? AND id < ?", (first, end))
 
