@@ -1,9 +1,8 @@
-"""What every reader gives, and the readers by name.
+"""The contract of dataset readers, and the registry of readers and field presets.
 
 A dataset is a class of keyword options with ``name``, ``fields``, ``note`` and ``read``. Readers stream:
-memory does not grow with the file, except for the side tables of formats that have some.
-
-A configuration lists its fields or names the preset of a dataset.
+memory does not grow with the file, except for the side tables of some formats. A configuration lists its
+fields or names a dataset's preset.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ READERS = {
     "jsonl": "stream_ctr.datasets.jsonl:JsonLines",
 }
 PLUGINS = "stream_ctr.datasets"
-"""Entry point group of datasets from other packages: the simulators' world is one."""
+"""Entry point group for datasets from other packages, such as the simulators' world."""
 PRESETS = {
     "criteo": "stream_ctr.datasets.criteo:CRITEO_FIELDS",
     "avazu": "stream_ctr.datasets.avazu:AVAZU_FIELDS",
@@ -40,11 +39,11 @@ PRESETS = {
     "world": "stream_ctr.datasets.world:WORLD_FIELDS",
 }
 WITHOUT_PATH = frozenset({"world"})
-"""Datasets that are made, not read: they take no path."""
+"""Datasets that are generated, not read, and so take no path."""
 
 
 class Example(NamedTuple):
-    """One impression with its outcome. A feature that is missing has no entry in ``features``."""
+    """One impression with its outcome. A missing feature has no entry in ``features``."""
 
     event_id: str
     time_ms: int
@@ -54,11 +53,11 @@ class Example(NamedTuple):
     """1 clicked, 0 not."""
     bid: float = 0.0
     click_delay_ms: int | None = None
-    """Time from impression to click, at least 1, where it is known."""
+    """Time from impression to click, at least 1; None if unknown."""
     truth: float | None = None
-    """Planted click probability, where a simulator knows it; for measuring only."""
+    """Ground-truth click probability of a simulator, else None; for measurement only."""
     propensity: float | None = None
-    """Probability with which the logging policy showed this item, where it was logged."""
+    """Probability with which the logging policy showed this item; None if it was not logged."""
 
 
 class Dataset(Protocol):
@@ -76,20 +75,20 @@ class Dataset(Protocol):
 
     @property
     def note(self) -> str:
-        """What a report must say about the data: synthesised times, order, missing tables."""
+        """Caveats that a report must state: synthesised times, order, missing tables."""
         ...
 
     def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The examples in the order of the file, at most ``limit``.
+        """The first ``limit`` examples in file order, or all of them.
 
         Raises:
-            DataError: the file is unreadable or truncated, or a line is not what the format says.
+            DataError: the file is unreadable or truncated, or a line does not match the format.
         """
         ...
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names that :func:`open_dataset` knows.
+    """Names that :func:`open_dataset` accepts.
 
     >>> "criteo" in dataset_names()
     True
@@ -103,11 +102,12 @@ def open_dataset(
 ) -> Dataset:
     """The reader of that name with its options, given as text.
 
-    ``path`` is what the caller is about to read; it is only looked at, so that a wrong one is told at
-    once. Pass None to get the reader alone.
+    ``path`` is the path that the caller is about to read. It is only checked for existence, so that a wrong
+    path fails early; None skips the check.
 
     Raises:
-        UsageError: no such dataset or option, an option's value is of the wrong kind, no such path.
+        UsageError: the dataset, the option or the path does not exist, or an option's value has the wrong
+            type.
     """
     reader = _reader(name)
     if path is not None and name not in WITHOUT_PATH and not Path(path).exists():
@@ -117,13 +117,13 @@ def open_dataset(
 
 
 def preset_fields(name: str) -> tuple[FieldConfig, ...]:
-    """The fields of a dataset by its name.
+    """The preset fields of the dataset of that name.
 
     >>> preset_fields("criteo")[0].name
     'I1'
 
     Raises:
-        UsageError: no dataset of that name has a fixed schema.
+        UsageError: no dataset of that name has a preset.
     """
     where = PRESETS.get(name)
     if where is None:
@@ -133,13 +133,13 @@ def preset_fields(name: str) -> tuple[FieldConfig, ...]:
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, str]:
-    """Options from the command line's ``KEY=VALUE`` texts.
+    """Parse the command line's ``KEY=VALUE`` texts.
 
     >>> parse_options(["rows=137139"])
     {'rows': '137139'}
 
     Raises:
-        UsageError: a text without ``=``, or a key given twice.
+        UsageError: a text has no ``=``, or a key is repeated.
     """
     options: dict[str, str] = {}
     for text in texts:
@@ -168,10 +168,10 @@ def _reader(name: str) -> Any:
 
 
 def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts as the types of a dataclass.
+    """Convert option texts to the types of a dataclass's fields.
 
     Raises:
-        UsageError: the dataclass has no such option, or the text is not of its type.
+        UsageError: the dataclass has no such option, or the text cannot be converted to its type.
     """
     types = typing.get_type_hints(reader)
     known = [item.name for item in dataclass_fields(reader) if item.init]
@@ -195,10 +195,10 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def resolve_fields(features: FeaturesConfig) -> tuple[FieldConfig, ...]:
-    """Fields of the configuration, those of the preset where it names one.
+    """The fields of the configuration, or of the preset that it names.
 
     Raises:
-        ConfigError: neither or both are given, or a name appears twice.
+        ConfigError: neither or both are given, or a name is repeated.
     """
     if features.fields and features.preset:
         raise ConfigError("features.preset and features.fields are both set; keep one of them")

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, by a small schema."""
+"""Reader of JSON lines, one object per line, described by a schema file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stream_ctr.errors import DataError, RowError
 
 @dataclass(frozen=True)
 class JsonLines(Delimited):
-    """Reads JSON lines; the schema's columns are the names in each object, absent ones are missing."""
+    """Reads JSON lines; the schema's columns are keys of the objects, and absent keys are missing values."""
 
     name: ClassVar[str] = "jsonl"
 
@@ -45,5 +45,5 @@ class JsonLines(Delimited):
 
 
 def _is_document(first: str) -> bool:
-    """Whether the first line begins an array of objects, or an object that goes on in the next line."""
+    """Whether the first line begins an array of objects, or an object that continues on the next line."""
     return re.match(r"\s*(\[\s*($|\{)|\{\s*$)", first) is not None

@@ -1,7 +1,7 @@
 """Ali Display Ad Click (Taobao, 2017): ``raw_sample.csv`` with two side tables in the same folder.
 
-``ad_feature.csv`` and ``user_profile.csv`` are held in memory, one text an ad and one shared text for
-all users of the same profile; ``raw_sample.csv`` is streamed.
+``ad_feature.csv`` and ``user_profile.csv`` are held in memory, with one text per ad and one shared text
+for all users of the same profile; ``raw_sample.csv`` is streamed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TAOBAO_FIELDS = (
     *(FieldConfig(name) for name in PROFILE),
 )
 MISSING = ("", "NULL")
-"""How the tables write a missing value (an ad without a brand, a user without a level)."""
+"""The tables' spellings of a missing value (an ad without a brand, a user without a level)."""
 _SEPARATOR = "\x1f"
 
 
@@ -55,7 +55,7 @@ class Taobao(FileReader):
 
     @property
     def about(self) -> str:
-        """What is unusual about order and profiles."""
+        """Caveats about the order and the profiles."""
         return (
             "Taobao's raw_sample.csv is not sorted by time: rows keep the order of the file and their own "
             "times; replay --sort puts them in order. Users without a line in user_profile.csv have no "
@@ -77,7 +77,7 @@ class Taobao(FileReader):
 
         def build(row: Row) -> Example:
             number, line, cells = row
-            # A table may have been through a program that writes the ids as 11.0.
+            # Some programs write the ids of a table as 11.0.
             user, ad = plain_text(cells[user_at]), plain_text(cells[ad_at])
             try:
                 label = to_label(cells[click])
@@ -108,7 +108,7 @@ def _present(names: tuple[str, ...], cells: list[str]) -> dict[str, FeatureValue
 
 
 def _beside(folder: Path, stem: str) -> Path:
-    """A table of the dataset by its name, compressed or not."""
+    """Path of a table of the dataset, compressed or not."""
     for ending in (".csv", ".csv.gz", ".csv.xz", ".csv.zst"):
         if (found := folder / f"{stem}{ending}").exists():
             return found
@@ -118,7 +118,8 @@ def _beside(folder: Path, stem: str) -> Path:
 def _side_table(
     path: Path, key: str, columns: tuple[str, ...], number: str | None, report: ReadReport
 ) -> dict[str, str]:
-    """Key -> the joined cells of ``columns``; equal texts are one object. ``number`` is checked."""
+    """Joined cells of ``columns`` by key; checks that the column ``number`` holds numbers. Without
+    ``number``, equal texts share one object."""
     table = Table(path, report=report)
     key_at = table.index(key)
     places = [table.index(name) for name in columns]
