@@ -87,10 +87,10 @@ def offset_range(text: str) -> tuple[int, int]:
         or not all((part.isascii() and part.isdigit()) or not part for part in (first, last))
         or not text
     ):
-        raise UsageError(f"--offsets {text!r} is no range; write FIRST:LAST, FIRST:, :LAST or one offset")
+        raise UsageError(f"--offsets must be FIRST:LAST, FIRST:, :LAST or one offset, got {text!r}")
     found = int(first or 0), int(last) if last else (2**63 if colon else int(first))
     if found[0] > found[1]:
-        raise UsageError(f"--offsets {text!r} ends before it begins")
+        raise UsageError(f"--offsets {text!r}: the last offset must not be below the first")
     return found
 
 

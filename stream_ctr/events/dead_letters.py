@@ -212,7 +212,7 @@ def _letter_in(entry: Entry) -> DeadLetter:
     try:
         return msgspec.json.decode(entry.value or b"", type=DeadLetter)
     except msgspec.MsgspecError as error:
-        return DeadLetter.of(entry, f"not a dead letter itself: {error}")
+        return DeadLetter.of(entry, f"not a dead letter: {error}")
 
 
 def _until(reader: LogReader, ends: dict[int, int]) -> Iterator[Entry]:
@@ -225,7 +225,7 @@ def _until(reader: LogReader, ends: dict[int, int]) -> Iterator[Entry]:
         if entries:
             idle_polls, patience = 0, time.monotonic() + _PATIENCE_SECONDS
         elif time.monotonic() >= patience:
-            raise LogError("the log stopped answering while a topic of it was read; try again")
+            raise LogError("the log stopped answering during the read; try again")
         elif reader.healthy:
             idle_polls += 1
             if idle_polls == 3:  # the rest of the range holds no records, as after compaction

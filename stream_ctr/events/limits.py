@@ -37,4 +37,5 @@ class Unread(NamedTuple):
 
 def too_large(size_bytes: int, limit: int) -> Unread:
     """The marker for a record above the limit."""
-    return Unread(f"the record has {size_bytes} bytes, more than {limit}: it is not read", size_bytes)
+    reason = f"the record has {size_bytes} bytes, more than the limit of {limit}; it was not read"
+    return Unread(reason, size_bytes)

@@ -30,5 +30,5 @@ def open_log(url: str, *, create: bool = False, security: SecurityConfig | None 
 
         return KafkaLog(url, security=security)
     raise UsageError(
-        f"{url!r} is no log address: write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
+        f"{url!r} is not a log URL; write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
     )

@@ -155,7 +155,7 @@ def test_what_cannot_be_replayed_is_counted(log: EventLog, topics: Topics) -> No
 def test_a_letter_of_a_missing_topic_is_one_line(log: EventLog, topics: Topics) -> None:
     name = f"gone-{uuid.uuid4()}"
     log.append(topics.dead, [DeadLetter.of(Entry(name, 0, 1, 0, b"k", b"v"), "bad").record()])
-    with pytest.raises(LogError, match=f"there is no topic '{name}'"):
+    with pytest.raises(LogError, match=f"topic '{name}' does not exist"):
         replay_dead_letters(log, topics.dead, Selection(topic=name))
 
 

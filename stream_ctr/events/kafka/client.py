@@ -59,7 +59,7 @@ def servers_of(url: str) -> list[str]:
     if not url.startswith(SCHEME) or not all(
         (match := _SERVER.fullmatch(server)) and 0 < int(match[2]) < 65536 for server in servers
     ):
-        raise UsageError(f"{url!r} is no log address; write kafka://host:port[,host:port]")
+        raise UsageError(f"{url!r} is not a log URL; write kafka://host:port[,host:port]")
     return servers
 
 

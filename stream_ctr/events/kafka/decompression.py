@@ -40,11 +40,11 @@ def unpack(packed: bytes, kind: int, most_bytes: int) -> bytes:
         Exception: the data is damaged; each library raises its own exceptions.
     """
     if kind not in _CODECS:
-        raise errors.UnsupportedCodecError(f"holds records packed in a way that is not known: {kind}")
+        raise errors.UnsupportedCodecError(f"holds records with an unknown compression codec: {kind}")
     name, is_there, pieces = _CODECS[kind]
     if not is_there():
         raise errors.UnsupportedCodecError(
-            f"holds records packed by {name}, whose library is not installed; install stream-ctr[codecs]"
+            f"holds records compressed by {name}, whose library is not installed; install stream-ctr[codecs]"
         )
     found: list[bytes] = []
     left = most_bytes

@@ -112,7 +112,7 @@ def take_over(
     """
     own = consumer._fetcher
     if type(own) is not fetcher.Fetcher:
-        raise LogError("this version of kafka-python is made in another way; install kafka-python 3.0")
+        raise LogError("this version of kafka-python is not supported; install kafka-python 3.0")
     own.__class__ = Fetcher
     assert isinstance(own, Fetcher)
     own.ids, own.most_version, own.version = ids, most_version, 0

@@ -30,7 +30,7 @@ def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
         try:
             if _greet(server, timeout_seconds, access):
                 return
-            failure = "what answers is not Kafka"
+            failure = "the server is not a Kafka broker"
             if access.tls is None:
                 failure += ", or expects encryption (log.security.protocol)"
         except LogError as refused:  # a rejected login; the cluster's other servers would reject it too
@@ -38,7 +38,7 @@ def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
         except TimeoutError:
             failure = "no answer in time"
         except ssl.SSLCertVerificationError as error:
-            signers = access.config.ca_file or "the system's authorities"
+            signers = access.config.ca_file or "the system's certificate authorities"
             raise LogError(
                 f"{url}: the certificate of {server} is not accepted: {error.verify_message}; check "
                 f"log.security.ca_file (now {signers}) and that the certificate is for that host"
@@ -100,7 +100,7 @@ def _log_in(connection: socket.socket, access: Access) -> None:
     answer = _ask(connection, 17, 1, struct.pack(">h", len(name)) + name)
     if answer is None or answer[:2] != b"\0\0":
         raise LogError(
-            f"Kafka offers no login by log.security.mechanism = {access.config.mechanism!r} on this port"
+            f"Kafka does not offer log.security.mechanism = {access.config.mechanism!r} on this port"
         )
     mechanism = sasl.get_sasl_mechanism(access.config.mechanism)(host="", **options)
     while not mechanism.is_done():
@@ -122,7 +122,7 @@ def _tls_reason(error: ssl.SSLError) -> str:
     """The cause of an SSLError in terms of the settings."""
     text = str(error.reason or error).replace("_", " ").lower()
     if "wrong version" in text or "record layer" in text or "eof" in text:
-        return "what answers does not encrypt on this port (log.security.protocol)"
+        return "the server does not use encryption on this port (log.security.protocol)"
     if "certificate" in text:  # the broker's answer to our certificate, or to a missing one
         return f"the broker does not accept this client's certificate: {text} (log.security.certificate_file)"
     return text

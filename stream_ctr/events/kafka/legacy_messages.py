@@ -82,7 +82,7 @@ class LegacyMessages:
             self.failure = errors.UnsupportedCodecError(f"{where} {error.args[0]}")
             return []
         except Exception as error:  # each library raises its own exceptions
-            self.failure = errors.CorruptRecordError(f"{said} cannot be unpacked: {error}")
+            self.failure = errors.CorruptRecordError(f"{said} cannot be decompressed: {error}")
             return []
         entries = [
             Entry(*self._place, one.offset, _time(one.timestamp), one.key, one.value)
@@ -101,9 +101,9 @@ class LegacyMessages:
             unpack(packed, kind, self._limits.batch)
         except TooLargeError:
             return Unread(
-                f"the messages up to offset {message.base_offset}, packed by {codec_name(kind)} in "
-                f"{len(packed)} bytes, are larger than log.max_batch_bytes = {self._limits.batch} when they "
-                "are unpacked; they are not read",
+                f"the messages up to offset {message.base_offset}, compressed by {codec_name(kind)} to "
+                f"{len(packed)} bytes, exceed log.max_batch_bytes = {self._limits.batch} after "
+                "decompression; they were not read",
                 message.size_in_bytes,
             )
         return None

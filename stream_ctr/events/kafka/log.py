@@ -72,24 +72,24 @@ class KafkaLog:
             )
         except errors.KafkaError as error:
             raise LogAwayError(
-                f"{url}: what answers there is not a Kafka broker, or not ready; {error}"
+                f"{url}: the server is not a Kafka broker, or it is not ready: {error}"
             ) from error
         try:
-            cluster = self._ask("the cluster's id", self._admin.describe_cluster)
+            cluster = self._ask("return the cluster's id", self._admin.describe_cluster)
         except LogError:
             self._admin.close()
             raise
         self._log_id = str(cluster["cluster_id"])
 
-    def _ask(self, what: str, question: Callable[[], _Answer]) -> _Answer:
-        """Retry a request to the broker until it is answered or times out."""
+    def _ask(self, action: str, request: Callable[[], _Answer]) -> _Answer:
+        """Retry a request to the broker until it is answered or times out; errors name the action."""
         deadline = time.monotonic() + self._timeout_seconds
         while True:
             try:
-                return question()
+                return request()
             except (errors.KafkaError, RuntimeError) as error:  # RuntimeError while a controller is elected
                 if not getattr(error, "retriable", True) or time.monotonic() >= deadline:
-                    raise LogError(f"{self.url}: Kafka did not give {what}: {reason(error)}") from error
+                    raise LogError(f"{self.url}: Kafka failed to {action}: {reason(error)}") from error
             time.sleep(_RETRY_PAUSE_SECONDS)
 
     def log_id(self) -> str:
@@ -117,7 +117,7 @@ class KafkaLog:
             except errors.TopicAlreadyExistsError:
                 self._admin.wait_for_topics([topic])
 
-        self._ask(f"topic {topic!r}", create)
+        self._ask(f"create topic {topic!r}", create)
         return self.partitions(topic)
 
     def is_compacted(self, topic: str) -> bool:
@@ -126,7 +126,7 @@ class KafkaLog:
         resource = kafka.admin.ConfigResource("topic", topic, [name])
         try:
             found = self._ask(
-                f"the settings of topic {topic!r}",
+                f"return the settings of topic {topic!r}",
                 lambda: self._admin.describe_configs([resource], config_filter="all"),
             )
         except LogError:
@@ -134,13 +134,13 @@ class KafkaLog:
         return "compact" in str(found.get("topic", {}).get(topic, {}).get(name, {}).get("value", ""))
 
     def _describe(self, topic: str) -> kafka.TopicDescription:
-        found = self._ask(f"topic {topic!r}", lambda: self._admin.describe_topics([topic]))[0]
+        found = self._ask(f"describe topic {topic!r}", lambda: self._admin.describe_topics([topic]))[0]
         code = found["error_code"]
         if code == errors.UnknownTopicOrPartitionError.errno:
             raise validation.no_such_topic(self.url, topic)
         if code:
             raise LogError(
-                f"{self.url}: Kafka did not give topic {topic!r}: {errors.for_code(code).__name__}"
+                f"{self.url}: Kafka failed to describe topic {topic!r}: {errors.for_code(code).__name__}"
             )
         return found
 
@@ -163,7 +163,7 @@ class KafkaLog:
     def _offsets(self, topic: str, spec: OffsetSpec) -> dict[int, int]:
         wanted = {kafka.TopicPartition(topic, partition): spec for partition in range(self.partitions(topic))}
         found = self._ask(
-            f"the offsets of topic {topic!r}",
+            f"return the offsets of topic {topic!r}",
             lambda: self._admin.list_partition_offsets(wanted, timeout_ms=1000 * self._timeout_seconds),
         )
         return {place.partition: found[place].offset for place in wanted}
@@ -222,7 +222,7 @@ class KafkaLog:
                         **self.access.options(),
                     )
                 except errors.KafkaError as error:
-                    raise LogError(f"{self.url}: Kafka takes no records: {reason(error)}") from error
+                    raise LogError(f"{self.url}: Kafka does not accept records: {reason(error)}") from error
             return self._producer
 
     def _not_acknowledged(
@@ -280,7 +280,7 @@ class KafkaLog:
             raise validation.beyond_end(self.url, place, before_offset, ends[partition])
         if before_offset > 0:  # -1 would mean the end
             self._ask(
-                f"up the records of topic {topic!r} before offset {before_offset}",
+                f"delete the records of topic {topic!r} before offset {before_offset}",
                 lambda: self._admin.delete_records({kafka.TopicPartition(*place): before_offset}),
             )
 

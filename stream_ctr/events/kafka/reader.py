@@ -158,8 +158,7 @@ class KafkaReader:
         if isinstance(failure, errors.UnsupportedCodecError):
             raise LogError(what) from failure
         raise LogError(
-            f"{what}; start again, and if that does not help, restore the topic: what the broker holds is "
-            "damaged"
+            f"{what}; restart, and if the error recurs, restore the topic: the broker's copy is damaged"
         ) from failure
 
     def _let_go(self, place: TopicPartition) -> None:
@@ -257,7 +256,7 @@ class KafkaReader:
                 validation.check_offset(self._log.url, place, position, first, last)
         except OffsetRangeError as named:
             return named
-        return OffsetRangeError(f"{self._log.url}: Kafka no longer holds what comes next: {reason(error)}")
+        return OffsetRangeError(f"{self._log.url}: Kafka no longer holds the next entries: {reason(error)}")
 
     def positions(self) -> dict[TopicPartition, int]:
         """The offset of the next entry of each partition."""

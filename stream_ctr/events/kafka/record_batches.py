@@ -134,7 +134,7 @@ class FetchedBatches:
         start = self._next
         if start == len(self._heads):
             if self._broken:
-                self.failure = _corrupt(self._place, "what follows the last record batch is none")
+                self.failure = _corrupt(self._place, "the data after the last record batch is invalid")
             return None
         pointer: Entry | None = None
         chosen: list[int] = []
@@ -182,7 +182,7 @@ class FetchedBatches:
             try:
                 part = unpack(self._data[start:stop], kind, most)
             except TooLargeError:
-                return self._pointer(head, f", packed by {codec_name(kind)} in {stop - start} bytes,")
+                return self._pointer(head, f", compressed by {codec_name(kind)} to {stop - start} bytes,")
             except errors.UnsupportedCodecError as error:
                 if not later:
                     self.failure = errors.UnsupportedCodecError(
@@ -190,7 +190,7 @@ class FetchedBatches:
                     )
                 return None
             except Exception as error:  # each library raises its own exceptions
-                self._fail(head, f"cannot be unpacked: {error}", later)
+                self._fail(head, f"cannot be decompressed: {error}", later)
                 return None
             length = len(part)
         if count < 0 or count > length // scan.LEAST_RECORD_BYTES:
@@ -202,9 +202,8 @@ class FetchedBatches:
         """The entry that replaces a batch above the limit, at its last offset: reading continues after it."""
         first, last = head[scan.BASE], head[scan.BASE] + head[scan.LAST]
         reason = (
-            f"the record batch of {head[scan.COUNT]} records at the offsets {first} to {last}{packed} is "
-            f"larger than log.max_batch_bytes = {self._limits.batch} when it is unpacked; its records are "
-            "not read"
+            f"the record batch of {head[scan.COUNT]} records at offsets {first} to {last}{packed} exceeds "
+            f"log.max_batch_bytes = {self._limits.batch} after decompression; its records were not read"
         )
         size_bytes = head[scan.STOP] - head[scan.START]
         return Entry(*self._place, last, head[scan.MAX_MS], None, None, (), Unread(reason, size_bytes))
@@ -239,7 +238,7 @@ class FetchedBatches:
         if damaged and len(entries) == count:
             if not count:
                 head = window.batches[window.cursor[0]]
-                self._fail(head.tolist(), "holds a record of another form", False)
+                self._fail(head.tolist(), "holds a malformed record", False)
         elif window.cursor[0] == len(window.batches):
             self._window = None
         return entries, size_bytes
@@ -266,7 +265,7 @@ class FetchedBatches:
             entries.extend(made)  # keeps the entries before an error
         except UnicodeDecodeError:
             offset = offsets[len(entries)]
-            self.failure = _corrupt(self._place, f"a header's name at offset {offset} is not in UTF-8")
+            self.failure = _corrupt(self._place, f"a header name at offset {offset} is not UTF-8")
         for row, size in zip(larger.tolist(), sizes, strict=True):
             if row < len(entries):
                 entries[row] = entries[row]._replace(unread=too_large(size, self._limits.record))

@@ -49,7 +49,7 @@ class Access:
     def refused(self) -> str:
         """The error message for a login that the broker rejects."""
         return (
-            f"Kafka refuses user {self.config.username!r} with mechanism {self.config.mechanism}; check "
+            f"Kafka rejects user {self.config.username!r} with mechanism {self.config.mechanism}; check "
             f"log.security.username, log.security.mechanism and the password ({PASSWORD_VARIABLE} or "
             "log.security.password_file)"
         )
@@ -64,7 +64,7 @@ def _tls(config: SecurityConfig) -> ssl.SSLContext:
         try:
             context.load_verify_locations(config.ca_file)
         except ssl.SSLError as error:
-            raise _unusable("ca_file", config.ca_file, "no PEM file of certificates") from error
+            raise _unusable("ca_file", config.ca_file, "not a PEM file of certificates") from error
     else:
         context.load_default_certs()
     if config.certificate_file:
@@ -74,7 +74,7 @@ def _tls(config: SecurityConfig) -> ssl.SSLContext:
             # Without this callback, OpenSSL would prompt for a passphrase on the terminal and wait.
             context.load_cert_chain(config.certificate_file, config.key_file, password=lambda: b"")
         except ssl.SSLError as error:
-            what = f"no certificate with the unencrypted private key in {config.key_file}, both PEM"
+            what = f"not a certificate with the unencrypted private key in {config.key_file}, both PEM"
             raise _unusable("certificate_file", config.certificate_file, what) from error
     return context
 

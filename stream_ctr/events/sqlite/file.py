@@ -49,7 +49,7 @@ def path_of(url: str) -> Path:
     name = url.removeprefix(SCHEME)
     if not url.startswith(SCHEME) or not name or name.endswith("/"):
         raise UsageError(
-            f"{url!r} is no log address; write sqlite:///relative/path or sqlite:////absolute/path"
+            f"{url!r} is not a log URL; write sqlite:///relative/path or sqlite:////absolute/path"
         )
     return Path(name)
 
@@ -70,7 +70,7 @@ class SqliteFile:
         if create:
             self._make_folder()
         elif not path.exists():
-            raise LogError(f"{url}: there is no such log; check the path, or start what writes events to it")
+            raise LogError(f"{url}: the log does not exist; check the path, or start a writer of events")
         with self._errors():
             self.connection = sqlite3.connect(
                 f"{self.path.as_uri()}?mode={'rwc' if create else 'rw'}",
@@ -96,7 +96,7 @@ class SqliteFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LogError(
-                f"{self.url}: cannot make the folder {self.path.parent}: {error.strerror}"
+                f"{self.url}: cannot create the folder {self.path.parent}: {error.strerror}"
             ) from error
 
     def _foreign(self) -> LogError:
@@ -143,7 +143,9 @@ class SqliteFile:
                 time.sleep(_RETRY_PAUSE_SECONDS)
                 continue
             if mode != "wal":
-                raise LogError(f"{self.url}: the file system cannot hold a shared log; use a local disk")
+                raise LogError(
+                    f"{self.url}: the file system does not support write-ahead logging; use a local disk"
+                )
             return
 
     def _identity(self) -> tuple[int, int] | None:

@@ -212,12 +212,13 @@ def test_a_packing_without_its_library_is_one_clear_error(monkeypatch: pytest.Mo
     unknown = batch(5, [(0, 0, b"", b"", ())], attributes=6)
     assert failure_of(good + unknown) == (
         [0],
-        "events[2] holds records packed in a way that is not known: 6",
+        "events[2] holds records with an unknown compression codec: 6",
     )
     monkeypatch.setitem(decompression._CODECS, LZ4, ("lz4", lambda: False, decompression._lz4))
     assert failure_of(batch(5, [(0, 0, b"", b"", ())], attributes=LZ4)) == (
         [],
-        "events[2] holds records packed by lz4, whose library is not installed; install stream-ctr[codecs]",
+        "events[2] holds records compressed by lz4, whose library is not installed; "
+        "install stream-ctr[codecs]",
     )
 
 
@@ -272,17 +273,17 @@ def test_every_damage_under_a_right_checksum_is_named() -> None:
     where = "events[2]: the record batch at offset 4 "
     assert failure_of(good + damaged(one, 57, many)) == ([0], where + "cannot hold 2147483647 records")
     assert failure_of(good + damaged(one, 57, b"\xff\xff\xff\xff"))[1] == where + "cannot hold -1 records"
-    assert failure_of(good + damaged(one, 57, bytes(4)))[1] == where + "holds a record of another form"
+    assert failure_of(good + damaged(one, 57, bytes(4)))[1] == where + "holds a malformed record"
     name = one.index(b"\x02h\x02x") + 1
     assert failure_of(good + damaged(one, name, b"\xff")) == (
         [0],
-        "events[2]: a header's name at offset 4 is not in UTF-8",
+        "events[2]: a header name at offset 4 is not UTF-8",
     )
     packed = batch(4, [(0, 1, b"key", bytes(999), ())], GZIP)
-    assert failure_of(good + damaged(packed, 61, b"no"))[1].startswith(where + "cannot be unpacked: ")
+    assert failure_of(good + damaged(packed, 61, b"no"))[1].startswith(where + "cannot be decompressed: ")
     assert failure_of(good + struct.pack(">qi", 4, 3) + bytes(3)) == (
         [0],
-        "events[2]: what follows the last record batch is none",
+        "events[2]: the data after the last record batch is invalid",
     )
 
 
@@ -375,8 +376,8 @@ def test_a_batch_that_unpacks_beyond_the_limit_is_one_entry_and_reading_goes_on(
     assert pointer.unread.size_bytes == len(bomb)
     name = decompression.codec_name(packing)
     assert pointer.unread.reason == (
-        f"the record batch of 9 records at the offsets 1 to 9, packed by {name} in {len(bomb) - 61} bytes, "
-        "is larger than log.max_batch_bytes = 800000 when it is unpacked; its records are not read"
+        f"the record batch of 9 records at offsets 1 to 9, compressed by {name} to {len(bomb) - 61} bytes, "
+        "exceeds log.max_batch_bytes = 800000 after decompression; its records were not read"
     )
     # A start in the middle of the batch, as after a checkpoint, meets it once more; one behind it does not.
     assert [entry.offset for entry in taken(fetched(data, 5, limits=limits))] == [9, 10]
@@ -415,7 +416,7 @@ def test_a_record_above_the_limit_is_left_in_the_log() -> None:
     assert pointer[:7] == (*PLACE, 1, 4, None, None, ())
     assert pointer.unread is not None
     assert 5000 < pointer.unread.size_bytes < 5050
-    assert pointer.unread.reason.endswith("bytes, more than 1000: it is not read")
+    assert pointer.unread.reason.endswith("bytes, more than the limit of 1000; it was not read")
     assert both(data)[1].value == bytes(5000)
 
 
@@ -445,7 +446,7 @@ def test_messages_before_magic_2_are_bounded_too() -> None:
     (pointer,) = taken(fetched(data, limits=ReadLimits(batch=500_000)))
     assert (pointer.offset, pointer.value) == (8, None)
     assert pointer.unread is not None
-    assert "packed by gzip" in pointer.unread.reason
+    assert "compressed by gzip" in pointer.unread.reason
     kept = taken(fetched(data, limits=ReadLimits(record=1000)))
     assert all(entry.value is None and entry.unread is not None for entry in kept)
     assert len(kept) == 9

@@ -163,7 +163,7 @@ def test_a_wrong_password_is_one_line_without_it(
     with pytest.raises(LogError) as raised:
         KafkaLog(secured.login, timeout_seconds=5, security=secured.config(mechanism))
     assert str(raised.value) == (
-        f"{secured.login}: Kafka refuses user 'ada' with mechanism {mechanism}; check log.security.username, "
+        f"{secured.login}: Kafka rejects user 'ada' with mechanism {mechanism}; check log.security.username, "
         "log.security.mechanism and the password (STREAM_CTR_LOG_PASSWORD or log.security.password_file)"
     )
     assert threading.active_count() == threads
@@ -185,7 +185,7 @@ def test_a_certificate_for_another_host_is_refused_unless_told(secured: Secured)
 def test_plain_and_encrypted_ports_are_told_apart(secured: Secured) -> None:
     with pytest.raises(LogError, match=r"expects encryption \(log\.security\.protocol\)"):
         open_log(secured.login)
-    with pytest.raises(LogError, match=r"does not encrypt on this port \(log\.security\.protocol\)"):
+    with pytest.raises(LogError, match=r"does not use encryption on this port \(log\.security\.protocol\)"):
         open_log(secured.plain, security=secured.config())
 
 

@@ -55,10 +55,10 @@ def test_settings_that_cannot_work_are_one_line(config: SecurityConfig, message:
 def test_files_that_are_something_else_are_named(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("hello\n", "utf-8")
-    with pytest.raises(ConfigError, match=r"ca_file = '.*notes.txt' is no PEM file of certificates"):
+    with pytest.raises(ConfigError, match=r"ca_file = '.*notes.txt' is not a PEM file of certificates"):
         Access(SecurityConfig(protocol="SSL", ca_file=str(file)), {})
     own = SecurityConfig(protocol="SSL", certificate_file=str(file), key_file=str(file))
-    with pytest.raises(ConfigError, match=r"certificate_file = '.*' is no certificate with the unencrypted"):
+    with pytest.raises(ConfigError, match=r"certificate_file = '.*' is not a certificate with the"):
         Access(own, {})
 
 

@@ -47,7 +47,7 @@ def test_another_form_of_address_is_refused(url: str) -> None:
 
 
 def test_a_missing_file_is_an_error_and_stays_missing(url: str) -> None:
-    with pytest.raises(LogError, match=f"^{url}: there is no such log; check the path"):
+    with pytest.raises(LogError, match=f"^{url}: the log does not exist; check the path"):
         SqliteLog(url)
     assert not path_of(url).exists()
 
