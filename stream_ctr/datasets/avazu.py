@@ -66,15 +66,15 @@ class Avazu(FileReader):
         """Check the options."""
         super().__post_init__()
         if self.rows_per_hour < 1:
-            raise UsageError(f"avazu: rows_per_hour = {self.rows_per_hour} must be at least 1")
+            raise UsageError(f"avazu: rows_per_hour must be at least 1, got {self.rows_per_hour}")
 
     @property
     def about(self) -> str:
         """How times and users are derived."""
         return (
-            "Avazu has the hour of an impression only, read as UTC: rows keep their order and follow each "
-            f"other by {HOUR_MS / self.rows_per_hour:g} ms inside an hour (option rows_per_hour). The user "
-            "is the device, or address and model where the device is unknown."
+            "Avazu gives only the hour of an impression, read as UTC: rows keep their order and are spaced "
+            f"{HOUR_MS / self.rows_per_hour:g} ms apart within an hour (option rows_per_hour). The user is "
+            "the device, or address and model if the device is unknown."
         )
 
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:

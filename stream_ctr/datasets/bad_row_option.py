@@ -15,7 +15,7 @@ def add_bad_row_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad-row",
         choices=["stop", "skip"],
-        help="what to do with a row that is not what the format says: stop (default), or skip and count it; "
+        help="how to handle a row that does not match the format: stop (default), or skip and count it; "
         "short for --option on_bad_row=...",
     )
 

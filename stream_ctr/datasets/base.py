@@ -111,7 +111,7 @@ def open_dataset(
     """
     reader = _reader(name)
     if path is not None and name not in WITHOUT_PATH and not Path(path).exists():
-        raise UsageError(f"there is no file or folder {path}; give the path of the {name} data")
+        raise UsageError(f"no such file or folder: {path}; give the path of the {name} data")
     dataset: Dataset = reader(**convert_options(name, reader, options or {}))
     return dataset
 
@@ -147,7 +147,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, str]:
         if not sign or not key:
             raise UsageError(f"option {text!r} is not KEY=VALUE")
         if key in options:
-            raise UsageError(f"option {key!r} is given twice")
+            raise UsageError(f"option {key!r} is repeated; give it once")
         options[key] = value
     return options
 
@@ -178,7 +178,7 @@ def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[
     converted: dict[str, Any] = {}
     for key, text in options.items():
         if key not in known:
-            listed = f"; known: {', '.join(known)}" if known else "; it takes none"
+            listed = f"; known: {', '.join(known)}" if known else "; it has no options"
             raise UsageError(f"dataset {name} has no option {key!r}{_near(key, known)}{listed}")
         kind = next((kind for kind in (int, float) if types[key] in (kind, kind | None)), str)
         try:
@@ -205,8 +205,8 @@ def resolve_fields(features: FeaturesConfig) -> tuple[FieldConfig, ...]:
     fields = features.fields or (preset_fields(features.preset) if features.preset else ())
     if not fields:
         raise ConfigError(
-            "the configuration names no features: write a [[features.fields]] table with the name of each "
-            f"feature of your impressions, or [features] preset = one of {', '.join(PRESETS)} "
+            "the configuration names no features: write a [[features.fields]] table with a name for each "
+            f"feature of your impressions, or set [features] preset to one of {', '.join(PRESETS)} "
             '("world" for `stream-ctr simulate`)'
         )
     names = [field.name for field in fields]

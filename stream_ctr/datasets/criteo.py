@@ -57,7 +57,7 @@ class Criteo(FileReader):
         super().__post_init__()
         if self.rows < 1 or not 0 < self.span_seconds < float("inf"):
             raise UsageError(
-                f"criteo: rows = {self.rows} and span_seconds = {self.span_seconds:g} must both be above 0"
+                f"criteo: rows and span_seconds must be above 0, got {self.rows} and {self.span_seconds:g}"
             )
 
     @property

@@ -75,7 +75,7 @@ def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> It
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     if number == 0:
-        raise DataError(f"{path} is empty; there is nothing to read in it")
+        raise DataError(f"{path} is empty; there is nothing to read")
 
 
 def _note_trailing(path: str | PathLike[str], lines: int, opened: Opened, report: ReadReport) -> None:

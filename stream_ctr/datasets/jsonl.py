@@ -34,8 +34,8 @@ class JsonLines(Delimited):
             except (msgspec.DecodeError, RecursionError) as error:
                 if not number and text.lstrip()[:1] in ("[", "{") and _is_document(text):
                     raise DataError(
-                        f"{path}: holds one JSON document over several lines, not an object a line; convert "
-                        f"it, for instance: jq -c '.[]' {path}"
+                        f"{path}: holds one JSON document over several lines, not one object per line; "
+                        f"convert it, for example: jq -c '.[]' {path}"
                     ) from None
                 what = f": {shorten(repr(text), 60)} is not a JSON object ({error})"
                 raise RowError(path, line, what, "not a JSON object") from None

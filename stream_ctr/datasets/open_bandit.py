@@ -83,9 +83,9 @@ class OpenBandit(FileReader):
     def about(self) -> str:
         """How users are derived, and the rate of clicks."""
         return (
-            "Open Bandit names no users: the four user features together stand for one, so a 'user' is a "
-            "group of people. Clicks are rare (under 1 %): give every figure with its interval. Of the "
-            "affinities of all items only the shown item's own is a feature."
+            "Open Bandit has no user ids: the four user features together identify a 'user', so a 'user' is "
+            "a group of people. Clicks are rare (under 1 %): report every figure with its interval. Of all "
+            "items' affinities, only the shown item's is a feature."
         )
 
     def rounds(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Round]:
@@ -142,7 +142,7 @@ class OpenBandit(FileReader):
         return build_rows(path, table, build, self.report)
 
 
-_EXPECTED = {"click": "0 or 1", "timestamp": "a time with its zone, as 2019-11-24 00:00:34+00:00"}
+_EXPECTED = {"click": "0 or 1", "timestamp": "a time with a zone, such as 2019-11-24 00:00:34+00:00"}
 
 
 def _parse_time(text: str) -> int:
@@ -158,7 +158,7 @@ def _table_in(folder: Path, stem: str) -> Path:
             return found
     raise DataError(
         f"there is no {stem}.csv.gz (or .csv, .csv.xz, .csv.zst) in {folder}; "
-        "give the folder of one campaign of one policy, as random/all"
+        "give the folder of one campaign of one policy, such as random/all"
     )
 
 

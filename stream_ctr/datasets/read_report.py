@@ -44,10 +44,10 @@ class ReadReport:
     def __post_init__(self) -> None:
         """Check the options."""
         if self.on_bad_row not in get_args(OnBadRow):
-            raise UsageError(f"on_bad_row = {self.on_bad_row!r} is neither 'stop' nor 'skip'")
+            raise UsageError(f"on_bad_row must be 'stop' or 'skip', got {self.on_bad_row!r}")
         if not 0 < self.max_bad_share <= 1:
             raise UsageError(
-                f"max_bad_share = {self.max_bad_share:g} is not above 0 and at most 1 (0.01 is 1 %)"
+                f"max_bad_share must be above 0 and at most 1 (0.01 is 1 %), got {self.max_bad_share:g}"
             )
 
     def clear(self) -> None:

@@ -111,10 +111,10 @@ class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def note(self, reader: str) -> str:
         """The caveat that a report must state."""
         if self.time:
-            return f"{reader}: times are those of the column {self.time!r}, in the order of the file."
+            return f"{reader}: times come from the column {self.time!r}; rows keep the order of the file."
         return (
-            f"{reader}: the schema names no column of times: they are synthesised from the row number at "
-            f"{self.rows_per_second:g} rows a second."
+            f"{reader}: the schema has no time column: times are synthesised from the row number at "
+            f"{self.rows_per_second:g} rows per second."
         )
 
     def used_columns(self) -> list[str]:
@@ -147,7 +147,7 @@ def _check(schema: Schema, path: str | PathLike[str]) -> None:
     names = [field.name for field in schema.fields]
     for name in names:
         if not name or names.count(name) > 1:
-            raise ConfigError(f"the schema {path}: field name {name!r} is empty or stands twice")
+            raise ConfigError(f"the schema {path}: field name {name!r} is empty or repeated")
     if not names:
         raise ConfigError(f"the schema {path} has no fields; name at least one")
     if not schema.delimiter or not {"\r", "\n"}.isdisjoint(schema.delimiter):
@@ -158,20 +158,22 @@ def _check(schema: Schema, path: str | PathLike[str]) -> None:
             '"minimal"; set quoting = "none"'
         )
     if schema.max_row_lines < 1:
-        raise ConfigError(f"the schema {path}: max_row_lines = {schema.max_row_lines} is not at least 1")
+        raise ConfigError(f"the schema {path}: max_row_lines must be at least 1, got {schema.max_row_lines}")
     try:
         ReadReport(schema.on_bad_row, schema.max_bad_share)
     except UsageError as error:
         raise ConfigError(f"the schema {path}: {error}") from None
     if not 0 < schema.rows_per_second < float("inf"):
-        raise ConfigError(f"the schema {path}: rows_per_second = {schema.rows_per_second:g} is not above 0")
+        raise ConfigError(
+            f"the schema {path}: rows_per_second must be above 0, got {schema.rows_per_second:g}"
+        )
     if both := set(schema.positive) & set(schema.negative):
         raise ConfigError(f"the schema {path}: {sorted(both)} are both positive and negative labels")
     for field in schema.fields:
         if field.kind == "multi" and not field.separator:
             raise ConfigError(f"the schema {path}: field {field.name!r} is multi and has no separator")
         if list(field.boundaries) != sorted(set(field.boundaries)):
-            raise ConfigError(f"the schema {path}: boundaries of field {field.name!r} do not ascend")
+            raise ConfigError(f"the schema {path}: boundaries of field {field.name!r} must ascend")
 
 
 class ExampleBuilder:
@@ -229,7 +231,7 @@ class ExampleBuilder:
         known = ", ".join((*self._schema.negative, *self._schema.positive))
         remedy = label_remedy(text, self._schema.positive, self._schema.negative)
         raise bad_value(
-            self._path, line, self._schema.label, value, f"one of the labels {known}", remedy
+            self._path, line, self._schema.label, value, f"a known label ({known})", remedy
         ) from None
 
     def _bid(self, line: int, cell: Callable[[str], Cell]) -> float:

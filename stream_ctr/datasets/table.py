@@ -142,12 +142,12 @@ class _QuotedRows:
         )
         if isinstance(error, _LongRowError):
             what = f"a quote that opens in this row is not closed within {self._layout.max_row_lines} lines"
-            more = "; if such long cells are meant, raise max_row_lines" if self._layout.schema else ""
+            more = "; if such long cells are intended, raise max_row_lines" if self._layout.schema else ""
             return RowError(self._path, line, f": {what}", what, quotes + more)
         if "unexpected end of data" in text or ("field larger" in text and len(self._taken) > 1):
             what = "a quote that opens in this row is not closed"
         elif "new-line character" in text:
-            what = "a carriage return stands inside the row"
+            what = "the row contains a carriage return"
             quotes = "remove it, put the cell in quotes, or skip bad rows with --option on_bad_row=skip"
         elif "field larger" in text:
             what = f"a cell is longer than {csv.field_size_limit():,} characters"
@@ -194,7 +194,7 @@ class Table:
         if self._header:
             header = next(self._rows, None)
             if header is None:
-                raise DataError(f"{path} holds blank lines only; there is nothing to read in it")
+                raise DataError(f"{path} holds only blank lines; there is nothing to read")
             if header.number:
                 raise DataError(f"{path}: its first line, the header, is bad; correct it")
             self.columns = [cell.strip() for cell in header.cells]

@@ -58,7 +58,7 @@ class Taobao(FileReader):
         """Caveats about the order and the profiles."""
         return (
             "Taobao's raw_sample.csv is not sorted by time: rows keep the order of the file and their own "
-            "times; replay --sort puts them in order. Users without a line in user_profile.csv have no "
+            "times; replay --sort sorts them by time. Users without a line in user_profile.csv have no "
             "profile features."
         )
 

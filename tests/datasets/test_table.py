@@ -113,9 +113,9 @@ def test_separators_of_several_characters(delimiter: str, tmp_path: Path) -> Non
         ('delimiter = "::"\nquoting = "minimal"\n', r"'::' cannot be used with quoting = .minimal"),
         ('delimiter = "\\n"\n', "is empty or a line end"),
         ('quoting = "all"\n', "quoting"),
-        ("max_row_lines = 0\n", "max_row_lines = 0 is not at least 1"),
+        ("max_row_lines = 0\n", "max_row_lines must be at least 1, got 0"),
         ('on_bad_row = "drop"\n', "on_bad_row"),
-        ("max_bad_share = 0.0\n", "max_bad_share = 0 is not above 0"),
+        ("max_bad_share = 0.0\n", "max_bad_share must be above 0"),
     ],
 )
 def test_layouts_that_cannot_be_meant(schema: str, message: str, tmp_path: Path) -> None:
@@ -139,8 +139,8 @@ def test_layouts_that_cannot_be_meant(schema: str, message: str, tmp_path: Path)
         ("click,ad,ad\n1,a,b\n", "names the column 'ad' 2 times"),
         ("click,ad\n1,a,b\n", "line 2 has 3 columns instead of 2; correct or remove the line"),
         ("click,\x1b[2Jx\n1,a\n", r"its columns are click, \\x1b\[2Jx: "),
-        ("click,ad\n1,a\rb\n", "line 2: a carriage return stands inside the row"),
-        ("\n\n", "holds blank lines only"),
+        ("click,ad\n1,a\rb\n", "line 2: the row contains a carriage return"),
+        ("\n\n", "holds only blank lines"),
         ('{"click": 1, "ad": "a"}\n', "looks like JSON; read the file as the dataset jsonl"),
     ],
 )
