@@ -160,7 +160,7 @@ def _features() -> str:
 @functools.cache
 def _warn_not_kept(problem: str) -> None:
     _logger.warning(
-        "compiled kernels cannot be kept (%s): every start compiles them again, which takes a minute; free "
-        "space, or set XDG_CACHE_HOME to a writable folder of this user",
+        "compiled kernels cannot be cached (%s): every start compiles them again, which takes a minute; free "
+        "disk space, or set XDG_CACHE_HOME to a folder that this user can write to",
         problem,
     )

@@ -122,8 +122,8 @@ def denormals_flushed() -> Iterator[None]:
     """
     if REGISTER is None:
         warnings.warn(
-            f"denormal numbers are not flushed to zero on {binding.get_process_triple()}: learning is right, "
-            "and may be several times slower",
+            f"denormal numbers are not flushed to zero on {binding.get_process_triple()}: learning is "
+            "correct, but may be several times slower",
             RuntimeWarning,
             stacklevel=3,
         )

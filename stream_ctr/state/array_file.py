@@ -57,7 +57,7 @@ class ArrayFile:
         for name in order:
             dtype, shape = arrays[name].dtype, tuple(arrays[name].shape)
             if dtype not in _CODES:
-                raise StateError(f"array {name} has dtype {dtype}, which its file cannot hold")
+                raise StateError(f"array {name} has dtype {dtype}, which the array file does not support")
             start, end = end, end + math.prod(shape) * dtype.itemsize
             header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": (start, end)}
         text = msgspec.json.encode(header)

@@ -100,6 +100,6 @@ def damage_is_a_state_error(what: str) -> Iterator[None]:
     except StateError:
         raise
     except KeyError as error:
-        raise StateError(f"the saved {what} lack {error}; go back to another checkpoint") from None
+        raise StateError(f"the saved {what} lack {error}; restore another checkpoint") from None
     except (ValueError, TypeError, IndexError) as error:
-        raise StateError(f"the saved {what} are damaged ({error}); go back to another checkpoint") from None
+        raise StateError(f"the saved {what} are damaged ({error}); restore another checkpoint") from None

@@ -177,7 +177,7 @@ def test_a_cache_without_room_costs_only_time(tmp_path: Path) -> None:
     output, errors = finish(start(tmp_path, NO_ROOM + CALL))
     assert output == "0 1"
     (line,) = errors.splitlines()
-    assert "compiled kernels cannot be kept" in line
+    assert "compiled kernels cannot be cached" in line
     assert str(tmp_path) in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

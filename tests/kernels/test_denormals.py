@@ -86,7 +86,7 @@ def test_another_kind_of_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert register_of("riscv64-unknown-linux-gnu") is None
     monkeypatch.setattr(denormals, "REGISTER", None)
     with (
-        pytest.warns(RuntimeWarning, match="not flushed to zero on .*: learning is right"),
+        pytest.warns(RuntimeWarning, match="not flushed to zero on .*: learning is correct"),
         denormals_flushed(),
     ):
         assert not is_flushed()

@@ -113,15 +113,15 @@ class Column:
             raise self._refusal(value) from None
 
     def _refusal(self, value: object) -> RecordError:
-        due = {
+        expected = {
             "categorical": "a text, number or boolean",
             "multi": "a list of texts, numbers or booleans",
             "integer": "a whole number",
             "float": "a number",
         }[self.kind]
         return RecordError(
-            f"field {self.name!r}: {shown(value)} ({type(value).__name__}) where {due} is due; "
-            "send that, or null where it is missing"
+            f"field {self.name!r}: expected {expected}, got {shown(value)} ({type(value).__name__}); "
+            "send null if the value is missing"
         )
 
 
@@ -140,13 +140,13 @@ def check_fields(fields: tuple[FieldConfig, ...]) -> None:
             raise ConfigError(f"{where}: a field's name must not be empty and must occur once")
         names.add(item.name)
         if item.max_values < 1:
-            raise ConfigError(f"{where}: max_values is {item.max_values}; it must be at least 1")
+            raise ConfigError(f"{where}: max_values must be at least 1, got {item.max_values}")
         if item.keep != "first" and item.kind != "multi":
-            raise ConfigError(f"{where}: keep is for multi fields, this one is {item.kind}")
+            raise ConfigError(f"{where}: keep applies only to multi fields, this field is {item.kind}")
         if not 2 <= item.buckets <= MAX_BUCKETS:
-            raise ConfigError(f"{where}: buckets is {item.buckets}; it must be from 2 to {MAX_BUCKETS}")
+            raise ConfigError(f"{where}: buckets must be between 2 and {MAX_BUCKETS}, got {item.buckets}")
         if item.boundaries and item.kind != "float":
-            raise ConfigError(f"{where}: boundaries are for float fields, this one is {item.kind}")
+            raise ConfigError(f"{where}: boundaries apply only to float fields, this field is {item.kind}")
         ascending = all(a < b for a, b in zip(item.boundaries, item.boundaries[1:], strict=False))
         if not ascending or not all(map(math.isfinite, item.boundaries)):
             raise ConfigError(f"{where}: boundaries {list(item.boundaries)} must be finite and ascend")

@@ -233,8 +233,8 @@ class KeyEncoder:
         """
         if state.values.get("schema") != self._schema():
             raise StateError(
-                f"saved keys belong to the fields {state.values.get('schema')}, the configuration has "
-                f"{self._schema()}: load it with the fields it was saved under"
+                f"the saved keys belong to the fields {state.values.get('schema')}, but the configuration "
+                f"has {self._schema()}; restore features.fields"
             )
         tally = Tally("refuse" if self.tally.refuses else "ignore")
         tally.load(state.values)

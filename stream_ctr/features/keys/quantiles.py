@@ -105,8 +105,8 @@ class QuantileBuckets:
         count, buckets = state.values.get("count"), state.values.get("buckets")
         if buckets != self.buckets:
             raise StateError(
-                f"quantile summary has {buckets} buckets, the field is configured with {self.buckets}: "
-                "load it with the configuration it was saved under"
+                f"the saved quantile summary has {buckets} buckets, but the field is configured with "
+                f"{self.buckets}; restore the field's buckets"
             )
         try:
             values, lengths = state.arrays["values"], state.arrays["lengths"]
@@ -127,7 +127,7 @@ class QuantileBuckets:
         ):
             raise StateError(
                 f"quantile summary of {count} values and level lengths {lengths.tolist()} "
-                "contradicts itself: the file is damaged"
+                "is inconsistent: the file is damaged"
             )
         self.count = count
         self.boundaries = boundaries.tolist()

@@ -68,8 +68,8 @@ class Tally:
             found.append(f"features ignored, because no field has their name: {names}")
         if self.truncated:
             found.append(
-                f"values cut from lists longer than max_values: {self.truncated:,}, "
-                f"{self.truncated / max(1, events):,.1f} an event"
+                f"values truncated from lists longer than max_values: {self.truncated:,}, "
+                f"{self.truncated / max(1, events):,.1f} per event"
             )
         return found
 

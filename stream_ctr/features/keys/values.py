@@ -145,5 +145,5 @@ def _checked(value: int) -> int:
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"{value} is not a number; send a finite one, or null where missing")
+        raise ValueError(f"{value} is not a number; send a finite number, or null if the value is missing")
     return float(value)

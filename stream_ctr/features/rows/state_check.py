@@ -52,7 +52,7 @@ def check_tables(state: State, fields: int, sketch: tuple[int, ...], *, decayed:
             found = "missing" if array is None else f"{array.dtype}{list(array.shape)}"
             raise StateError(
                 f"saved feature tables: {name} is {found}, this configuration has "
-                f"{np.dtype(dtype)}{list(shape)}: load it with the features it was saved under"
+                f"{np.dtype(dtype)}{list(shape)}: restore the [features] settings it was saved with"
             )
     clock_ms, started = state.values.get("clock_ms"), state.values.get("started")
     if not isinstance(clock_ms, int) or not isinstance(started, bool):

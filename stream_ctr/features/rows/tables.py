@@ -66,13 +66,13 @@ class FeatureTables:
         """
         if not 1 <= config.minimum_count <= admission.LARGEST_COUNT:
             raise ConfigError(
-                f"features.minimum_count is {config.minimum_count}; it must be from 1 to "
-                f"{admission.LARGEST_COUNT}"
+                f"features.minimum_count must be between 1 and {admission.LARGEST_COUNT}, got "
+                f"{config.minimum_count}"
             )
         decayed = config.counts == "decayed"
         if decayed and not 0.0 < config.half_life_seconds < float("inf"):
             raise ConfigError(
-                f"features.half_life_seconds is {config.half_life_seconds}; it must be above 0 and finite"
+                f"features.half_life_seconds must be above 0 and finite, got {config.half_life_seconds}"
             )
         self.slot_field = np.ascontiguousarray(slot_field, np.int32)
         self.fields = fields

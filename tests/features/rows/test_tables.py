@@ -280,7 +280,7 @@ def test_a_row_seen_after_the_clock_is_refused() -> None:
 def test_the_state_of_other_settings_is_refused() -> None:
     state = FeatureTables(SLOT_FIELD, 3, CONFIGS[0]).state()
     for config in CONFIGS[1:]:
-        with pytest.raises(StateError, match="load it with the features it was saved under"):
+        with pytest.raises(StateError, match=r"restore the \[features\] settings it was saved with"):
             FeatureTables(SLOT_FIELD, 3, config).load_state(state)
 
 
