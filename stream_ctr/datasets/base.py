@@ -127,7 +127,7 @@ def preset_fields(name: str) -> tuple[FieldConfig, ...]:
     """
     where = PRESETS.get(name)
     if where is None:
-        raise UsageError(f"no preset named {name!r}{_near(name, PRESETS)}; known: {', '.join(PRESETS)}")
+        raise UsageError(f"no preset named {name!r}{_suggestion(name, PRESETS)}; known: {', '.join(PRESETS)}")
     preset: tuple[FieldConfig, ...] = _load(where)
     return preset
 
@@ -164,7 +164,7 @@ def _reader(name: str) -> Any:
         if entry.name == name:
             return entry.load()
     names = dataset_names()
-    raise UsageError(f"no dataset named {name!r}{_near(name, names)}; known: {', '.join(names)}")
+    raise UsageError(f"no dataset named {name!r}{_suggestion(name, names)}; known: {', '.join(names)}")
 
 
 def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[
     for key, text in options.items():
         if key not in known:
             listed = f"; known: {', '.join(known)}" if known else "; it has no options"
-            raise UsageError(f"dataset {name} has no option {key!r}{_near(key, known)}{listed}")
+            raise UsageError(f"dataset {name} has no option {key!r}{_suggestion(key, known)}{listed}")
         kind = next((kind for kind in (int, float) if types[key] in (kind, kind | None)), str)
         try:
             converted[key] = kind(text)
@@ -189,7 +189,7 @@ def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[
     return converted
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
 

@@ -61,7 +61,7 @@ class Round:
             yield features
 
 
-def _whole(path: str | PathLike[str]) -> Path:
+def _absolute(path: str | PathLike[str]) -> Path:
     """The absolute path, whose folders name the policy and the campaign."""
     try:
         return Path(path).resolve()
@@ -91,10 +91,10 @@ class OpenBandit(FileReader):
     def rounds(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Round]:
         """The rows with every item that could have been shown; same order, ids and errors as ``read``."""
         self.report.clear()
-        return islice(self._rounds(_whole(path)), limit)
+        return islice(self._rounds(_absolute(path)), limit)
 
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
-        for each in self._rounds(_whole(path)):
+        for each in self._rounds(_absolute(path)):
             yield each.shown
 
     def _rounds(self, path: Path) -> Iterator[Round]:

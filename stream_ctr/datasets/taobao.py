@@ -65,11 +65,11 @@ class Taobao(FileReader):
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
         path = Path(path)
         if path.is_dir():
-            path = _beside(path, "raw_sample")
+            path = _table_path(path, "raw_sample")
         ads = _side_table(
-            _beside(path.parent, "ad_feature"), "adgroup_id", (*AD, "price"), "price", self.report
+            _table_path(path.parent, "ad_feature"), "adgroup_id", (*AD, "price"), "price", self.report
         )
-        profiles = _side_table(_beside(path.parent, "user_profile"), "userid", PROFILE, None, self.report)
+        profiles = _side_table(_table_path(path.parent, "user_profile"), "userid", PROFILE, None, self.report)
         table = Table(path, report=self.report)
         user_at, time_at, ad_at, pid_at, no_click, click = (
             table.index(n) for n in ("user", "time_stamp", "adgroup_id", "pid", "nonclk", "clk")
@@ -107,7 +107,7 @@ def _present(names: tuple[str, ...], cells: list[str]) -> dict[str, FeatureValue
     return {name: cell for name, cell in zip(names, cells, strict=True) if cell not in MISSING}
 
 
-def _beside(folder: Path, stem: str) -> Path:
+def _table_path(folder: Path, stem: str) -> Path:
     """Path of a table of the dataset, compressed or not."""
     for ending in (".csv", ".csv.gz", ".csv.xz", ".csv.zst"):
         if (found := folder / f"{stem}{ending}").exists():

@@ -48,7 +48,7 @@ class ReplayNote(msgspec.Struct, kw_only=True, frozen=True):
 class Selection:
     """Filter over dead letters.
 
-    >>> Selection(topic="clicks", offsets=(10, 20)).takes(
+    >>> Selection(topic="clicks", offsets=(10, 20)).matches(
     ...     DeadLetter(reason="not JSON", topic="clicks", partition=0, offset=20, timestamp_ms=0))
     True
     """
@@ -62,7 +62,7 @@ class Selection:
     offsets: tuple[int, int] | None = None
     """First and last source offset, both included."""
 
-    def takes(self, letter: DeadLetter) -> bool:
+    def matches(self, letter: DeadLetter) -> bool:
         """Whether the filter matches a letter."""
         return (
             self.reason.lower() in letter.reason.lower()
@@ -140,12 +140,12 @@ def replay_dead_letters(
     """
     report = ReplayReport()
     notes = replay_notes(log, topic)
-    begun = _found_again(log, [note for note in notes.values() if note.state == "begun"])
+    begun = _replayed_without_done(log, [note for note in notes.values() if note.state == "begun"])
 
     def pending() -> Iterable[DeadLetter]:
         for letter in list_dead_letters(log, topic):
             note = notes.get(letter.place)
-            if not selection.takes(letter):
+            if not selection.matches(letter):
                 continue
             if letter.topic == topic:
                 report.stray += 1
@@ -207,17 +207,17 @@ def _note(state: Literal["begun", "done"], note: ReplayNote) -> Record:
     )
 
 
-def _found_again(log: EventLog, begun: list[ReplayNote]) -> dict[Place, ReplayNote]:
+def _replayed_without_done(log: EventLog, begun: list[ReplayNote]) -> dict[Place, ReplayNote]:
     """The notes whose record is in the source partition although its ``done`` note is missing."""
     starts: dict[str, dict[int, int]] = defaultdict(dict)
     for note in begun:
         start = starts[note.topic].get(note.partition, note.end)
         starts[note.topic][note.partition] = min(start, note.end)
-    there: set[bytes] = set()
+    found: set[bytes] = set()
     for name, offsets in starts.items():
-        there.update(filter(None, map(_replayed_from, held_entries(log, name, offsets))))
+        found.update(filter(None, map(_replayed_from, held_entries(log, name, offsets))))
     places = ((note, (note.topic, note.partition, note.offset)) for note in begun)
-    return {place: note for note, place in places if place_key(place) in there}
+    return {place: note for note, place in places if place_key(place) in found}
 
 
 def _replayed_from(entry: Entry) -> bytes | None:

@@ -42,7 +42,7 @@ Place = tuple[str, int, int]
 
 _CUT_SHORT = "bytes are kept here)"
 _POLL_ENTRIES = 1000
-_PATIENCE_SECONDS = 30.0
+_IDLE_TIMEOUT_SECONDS = 30.0
 
 
 class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
@@ -203,7 +203,7 @@ def held_entries(log: EventLog, topic: str, offsets: Mapping[int, int] | None = 
     wanted = starts if offsets is None else {p: max(offset, starts[p]) for p, offset in offsets.items()}
     reader = log.reader({TopicPartition(topic, partition): start for partition, start in wanted.items()})
     try:
-        yield from _until(reader, ends)
+        yield from _entries_until(reader, ends)
     finally:
         reader.close()
 
@@ -215,16 +215,16 @@ def _letter_in(entry: Entry) -> DeadLetter:
         return DeadLetter.of(entry, f"not a dead letter: {error}")
 
 
-def _until(reader: LogReader, ends: dict[int, int]) -> Iterator[Entry]:
+def _entries_until(reader: LogReader, ends: dict[int, int]) -> Iterator[Entry]:
     """Entries up to the given end of each partition."""
     idle_polls = 0
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _IDLE_TIMEOUT_SECONDS
     while any(position < ends[place.partition] for place, position in reader.positions().items()):
         entries = reader.poll(_POLL_ENTRIES, 1.0)
         yield from (entry for entry in entries if entry.offset < ends[entry.partition])
         if entries:
-            idle_polls, patience = 0, time.monotonic() + _PATIENCE_SECONDS
-        elif time.monotonic() >= patience:
+            idle_polls, deadline = 0, time.monotonic() + _IDLE_TIMEOUT_SECONDS
+        elif time.monotonic() >= deadline:
             raise LogError("the log stopped answering during the read; try again")
         elif reader.healthy:
             idle_polls += 1

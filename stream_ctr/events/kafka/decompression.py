@@ -95,19 +95,19 @@ def _zstd(packed: bytes, most_bytes: int) -> Iterator[bytes]:
 def _snappy(packed: bytes, most_bytes: int) -> Iterator[bytes]:
     """Decompress blocks; each states its size first, so a block above the limit is not decompressed."""
     if not packed.startswith(_XERIAL):
-        _refuse_larger(packed, most_bytes)
+        _checked_size(packed, most_bytes)
         yield codec.snappy.decompress(packed)
         return
     at, left = 16, most_bytes
     while at < len(packed):
         size = int.from_bytes(packed[at : at + 4], "big")
         block = packed[at + 4 : at + 4 + size]
-        left -= _refuse_larger(block, left)
+        left -= _checked_size(block, left)
         yield codec.snappy.decompress(block)
         at += 4 + size
 
 
-def _refuse_larger(block: bytes, most_bytes: int) -> int:
+def _checked_size(block: bytes, most_bytes: int) -> int:
     """The decompressed size that a snappy block states as a plain varint; decoding does not exceed it.
 
     Raises:

@@ -102,7 +102,7 @@ def _limited(limits: ReadLimits) -> type[Fetched]:
     return Limited
 
 
-def take_over(
+def install_fetcher(
     consumer: kafka.KafkaConsumer, ids: Mapping[str, UUID], limits: ReadLimits, most_version: int = BY_ID
 ) -> Fetcher:
     """Make a consumer's ``poll`` return :data:`Batches` and request topics by these ids.
@@ -110,11 +110,11 @@ def take_over(
     Raises:
         LogError: the consumer's internals differ from those of kafka-python 3.0.
     """
-    own = consumer._fetcher
-    if type(own) is not fetcher.Fetcher:
+    installed = consumer._fetcher
+    if type(installed) is not fetcher.Fetcher:
         raise LogError("this version of kafka-python is not supported; install kafka-python 3.0")
-    own.__class__ = Fetcher
-    assert isinstance(own, Fetcher)
-    own.ids, own.most_version, own.version = ids, most_version, 0
-    own.PartitionRecords = _limited(limits)
-    return own
+    installed.__class__ = Fetcher
+    assert isinstance(installed, Fetcher)
+    installed.ids, installed.most_version, installed.version = ids, most_version, 0
+    installed.PartitionRecords = _limited(limits)
+    return installed

@@ -28,7 +28,7 @@ def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
     failure = ""
     for server in servers_of(url):
         try:
-            if _greet(server, timeout_seconds, access):
+            if _answers_as_kafka(server, timeout_seconds, access):
                 return
             failure = "the server is not a Kafka broker"
             if access.tls is None:
@@ -52,7 +52,7 @@ def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
     )
 
 
-def _greet(server: str, timeout_seconds: float, access: Access) -> bool:
+def _answers_as_kafka(server: str, timeout_seconds: float, access: Access) -> bool:
     """Whether a server answers an ApiVersions request."""
     host, _, port = server.rpartition(":")
     name = host.strip("[]")
@@ -61,14 +61,14 @@ def _greet(server: str, timeout_seconds: float, access: Access) -> bool:
         if access.tls is not None:
             connection = stack.enter_context(access.tls.wrap_socket(connection, server_hostname=name))
         # An ApiVersions request: every broker answers it before any other request.
-        if _ask(connection, 18, 0, b"") is None:
+        if _request(connection, 18, 0, b"") is None:
             return False
         if access.config.logs_in:
             _log_in(connection, access)
         return True
 
 
-def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> bytes | None:
+def _request(connection: socket.socket, api: int, version: int, body: bytes) -> bytes | None:
     """The body of the answer to one request; None if the answer is not Kafka's."""
     header = struct.pack(">hh4sh", api, version, _CORRELATION_ID, -1)
     connection.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
@@ -97,7 +97,7 @@ def _log_in(connection: socket.socket, access: Access) -> None:
     """
     options = access.options()
     name = access.config.mechanism.encode()
-    answer = _ask(connection, 17, 1, struct.pack(">h", len(name)) + name)
+    answer = _request(connection, 17, 1, struct.pack(">h", len(name)) + name)
     if answer is None or answer[:2] != b"\0\0":
         raise LogError(
             f"Kafka does not offer log.security.mechanism = {access.config.mechanism!r} on this port"
@@ -105,17 +105,17 @@ def _log_in(connection: socket.socket, access: Access) -> None:
     mechanism = sasl.get_sasl_mechanism(access.config.mechanism)(host="", **options)
     while not mechanism.is_done():
         token = mechanism.auth_bytes()
-        answer = _ask(connection, 36, 0, struct.pack(">i", len(token)) + token)
+        answer = _request(connection, 36, 0, struct.pack(">i", len(token)) + token)
         if answer is None or answer[:2] != b"\0\0":
-            raise LogError(access.refused())
+            raise LogError(access.login_rejected())
         try:
             # The code 0 and no message (length -1) precede the token's length.
             mechanism.receive(answer[8:])
         except (KeyError, ValueError) as error:
             # A server that does not know the password cannot sign its answer.
-            raise LogError(access.refused()) from error
+            raise LogError(access.login_rejected()) from error
     if not mechanism.is_authenticated():
-        raise LogError(access.refused())
+        raise LogError(access.login_rejected())
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

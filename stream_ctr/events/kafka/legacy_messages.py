@@ -68,9 +68,9 @@ class LegacyMessages:
 
     def _read(self, message: LegacyRecordBatch) -> list[Entry]:
         where = f"{self._place.topic}[{self._place.partition}]"
-        said = f"{where}: the message at offset {message.base_offset}"
+        name = f"{where}: the message at offset {message.base_offset}"
         if not message.validate_crc():
-            self.failure = errors.CorruptRecordError(f"{said} does not match its checksum")
+            self.failure = errors.CorruptRecordError(f"{name} does not match its checksum")
             return []
         try:
             unread = self._too_large(message)
@@ -82,7 +82,7 @@ class LegacyMessages:
             self.failure = errors.UnsupportedCodecError(f"{where} {error.args[0]}")
             return []
         except Exception as error:  # each library raises its own exceptions
-            self.failure = errors.CorruptRecordError(f"{said} cannot be decompressed: {error}")
+            self.failure = errors.CorruptRecordError(f"{name} cannot be decompressed: {error}")
             return []
         entries = [
             Entry(*self._place, one.offset, _time(one.timestamp), one.key, one.value)

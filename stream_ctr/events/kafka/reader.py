@@ -16,7 +16,7 @@ from uuid import UUID
 from stream_ctr.errors import LogError, OffsetRangeError
 from stream_ctr.events import validation
 from stream_ctr.events.kafka.client import errors, kafka, reason, servers_of
-from stream_ctr.events.kafka.fetcher import BY_ID, Batches, take_over
+from stream_ctr.events.kafka.fetcher import BY_ID, Batches, install_fetcher
 from stream_ctr.events.kafka.security import Access
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
@@ -69,12 +69,12 @@ class KafkaReader:
         self._positions = dict(offsets)
         self._ends = dict(ends)
         self._topics = dict(topics)
-        self._turn = list(offsets)
+        self._rotation = list(offsets)
         self._fetched: dict[TopicPartition, Batches] = {}
         self._taken_bytes: dict[TopicPartition, int] = {}
         self._places = {place: kafka.TopicPartition(*place) for place in offsets}
         self._paused: set[kafka.TopicPartition] = set()
-        self._ended: OffsetRangeError | None = None
+        self._topic_error: OffsetRangeError | None = None
         least, most = _PARTITION_BYTES
         try:
             self._consumer = kafka.KafkaConsumer(
@@ -97,7 +97,7 @@ class KafkaReader:
         except errors.KafkaError as error:
             raise LogError(f"{log.url}: Kafka cannot be read: {reason(error)}") from error
         ids = {topic: UUID(topic_id) for topic, (topic_id, _) in topics.items()}
-        self._fetcher = take_over(self._consumer, ids, limits)
+        self._fetcher = install_fetcher(self._consumer, ids, limits)
         self._consumer.assign(list(self._places.values()))
         for place, offset in offsets.items():
             self._consumer.seek(self._places[place], offset)
@@ -110,11 +110,11 @@ class KafkaReader:
         max_bytes: int | None = None,
     ) -> list[Entry]:
         """The next entries; the first poll waits at least half a second if there are none."""
-        if self._ended is not None:
-            raise self._ended
-        wanted = [place for place in self._turn if only is None or place in only]
+        if self._topic_error is not None:
+            raise self._topic_error
+        wanted = [place for place in self._rotation if only is None or place in only]
         # Rotate the partitions, so that one with many entries does not starve the others.
-        self._turn = self._turn[1:] + self._turn[:1]
+        self._rotation = self._rotation[1:] + self._rotation[:1]
         most_bytes = min(self._limits.poll, self._limits.poll if max_bytes is None else max_bytes)
         deadline = time.monotonic() + max(timeout_seconds, self._least_wait_seconds)
         while not (entries := self._take(wanted, max_entries, most_bytes)):
@@ -124,7 +124,7 @@ class KafkaReader:
                     self._check_health()
                 break
             self._fetch(left, wanted)
-        self._pass_marks()
+        self._skip_control_records()
         return entries
 
     def _take(self, wanted: list[TopicPartition], max_entries: int, max_bytes: int) -> list[Entry]:
@@ -153,7 +153,7 @@ class KafkaReader:
 
     def _fail(self, place: TopicPartition, failure: errors.KafkaError | None) -> NoReturn:
         """Raise the error that ends the reading of a fetch; the next poll fetches it again."""
-        self._let_go(place)
+        self._drop_fetched(place)
         what = f"{self._log.url}: {failure.args[0] if failure is not None and failure.args else failure}"
         if isinstance(failure, errors.UnsupportedCodecError):
             raise LogError(what) from failure
@@ -161,12 +161,12 @@ class KafkaReader:
             f"{what}; restart, and if the error recurs, restore the topic: the broker's copy is damaged"
         ) from failure
 
-    def _let_go(self, place: TopicPartition) -> None:
+    def _drop_fetched(self, place: TopicPartition) -> None:
         """Drop the fetched data of a partition; it is fetched again from the current position."""
         del self._fetched[place]
         self._consumer.seek(self._places[place], self._positions[place])
 
-    def _pass_marks(self) -> None:
+    def _skip_control_records(self) -> None:
         """Move past offsets without a record: control records of transactions.
 
         Otherwise a partition that ends with one would never be read to its end.
@@ -182,14 +182,14 @@ class KafkaReader:
         through a fetch, kafka-python 3.0 may never return the rest.
         """
         held = {place: batches.held_bytes for place, batches in self._fetched.items()}
-        crowded = sum(held.values()) > HELD_BYTES
-        if crowded:
+        over_limit = sum(held.values()) > HELD_BYTES
+        if over_limit:
             for place in held.keys() - set(wanted):
-                self._let_go(place)
+                self._drop_fetched(place)
         paused = {
             name
             for place, name in self._places.items()
-            if place in self._fetched or (crowded and place not in wanted)
+            if place in self._fetched or (over_limit and place not in wanted)
         }
         self._consumer.resume(*(self._paused - paused))
         self._consumer.pause(*(paused - self._paused))
@@ -197,7 +197,7 @@ class KafkaReader:
         try:
             found = self._consumer.poll(timeout_ms=1000 * timeout_seconds, max_records=sys.maxsize)
         except (errors.OffsetOutOfRangeError, errors.LogTruncationError) as error:
-            self._check_topics(asked=True)
+            self._check_topics(ask_broker=True)
             raise self._out_of_range(error) from error
         except errors.KafkaError as error:
             if not error.retriable:
@@ -205,7 +205,7 @@ class KafkaReader:
             time.sleep(min(_RETRY_PAUSE_SECONDS, timeout_seconds))
             return
         # Brokers before 3.1 do not support ids in a fetch: the data may belong to another topic.
-        self._check_topics(asked=bool(found) and self._fetcher.version < BY_ID)
+        self._check_topics(ask_broker=bool(found) and self._fetcher.version < BY_ID)
         if found:
             self._answered()
         for name, (batches, *more) in found.items():
@@ -213,8 +213,8 @@ class KafkaReader:
             if more:
                 self._consumer.seek(name, batches.next_offset)
 
-    def _check_topics(self, *, asked: bool) -> None:
-        """Compare the topic ids with those at the start: the client's cached ids, or with ``asked`` the
+    def _check_topics(self, *, ask_broker: bool) -> None:
+        """Compare the topic ids with those at the start: the client's cached ids, or with ``ask_broker`` the
         broker's answer to a new request.
 
         Raises:
@@ -222,13 +222,13 @@ class KafkaReader:
             LogError: the broker does not answer.
         """
         for topic, (topic_id, _) in self._topics.items():
-            heard = self._log.topic_id(topic) if asked else self._consumer._cluster.topic_id(topic)
-            if heard is not None and str(heard) != topic_id:
-                self._ended = validation.recreated(
-                    *(self._log.url, topic, topic_id, str(heard)),
+            current = self._log.topic_id(topic) if ask_broker else self._consumer._cluster.topic_id(topic)
+            if current is not None and str(current) != topic_id:
+                self._topic_error = validation.recreated(
+                    *(self._log.url, topic, topic_id, str(current)),
                     *(self._log.log_id(), self._consumer._cluster.cluster_id),
                 )
-                raise self._ended
+                raise self._topic_error
 
     def _check_health(self) -> None:
         """Request the end offsets: an idle log answers, an unavailable broker does not."""

@@ -88,7 +88,7 @@ class FetchedBatches:
         found, then = scan.find_batches(np.frombuffer(data, np.uint8), table)
         self._table = table[:found]
         self._heads: list[list[int]] = self._table.tolist()
-        self._left_out = _left_out(data, self._heads, aborted)
+        self._skipped = _skipped(data, self._heads, aborted)
         self._next = 0
         self._window: _Window | None = None
         self._broken = then == scan.BROKEN
@@ -150,8 +150,8 @@ class FetchedBatches:
             ):
                 self._fail(head, "does not match its checksum", bool(chosen))
                 break
-            if not self._left_out[number]:
-                part = self._part(head, bool(chosen), in_place)
+            if not self._skipped[number]:
+                part = self._decompressed(head, bool(chosen), in_place)
                 if part is None:
                     break
                 if isinstance(part, Entry):
@@ -167,10 +167,10 @@ class FetchedBatches:
                 unpacked_bytes += len(part)
             self._next += 1
         if chosen:
-            self._window = self._laid_out(chosen, parts, in_place)
+            self._window = self._window_of(chosen, parts, in_place)
         return pointer
 
-    def _part(self, head: list[int], later: bool, in_place: bool) -> bytes | Entry | None:
+    def _decompressed(self, head: list[int], later: bool, in_place: bool) -> bytes | Entry | None:
         """The records of a batch, an entry that replaces them, or None after a failure."""
         kind, count = head[scan.ATTRIBUTES] & _CODEC, head[scan.COUNT]
         start, stop = head[scan.START] + scan.HEAD_BYTES, head[scan.STOP]
@@ -213,7 +213,7 @@ class FetchedBatches:
         if not later:
             self.failure = _corrupt(self._place, f"the record batch at offset {head[scan.BASE]} {what}")
 
-    def _laid_out(self, chosen: list[int], parts: list[bytes], in_place: bool) -> _Window:
+    def _window_of(self, chosen: list[int], parts: list[bytes], in_place: bool) -> _Window:
         batches = self._table[chosen]
         if in_place:
             data = self._data
@@ -285,7 +285,7 @@ def read_fetch(
     return FetchedBatches(data, place, fetch_offset, limits, aborted)
 
 
-def _left_out(data: bytes, heads: list[list[int]], aborted: Sequence[Aborted]) -> list[bool]:
+def _skipped(data: bytes, heads: list[list[int]], aborted: Sequence[Aborted]) -> list[bool]:
     """Which batches are control batches or belong to aborted transactions.
 
     By the protocol, readers skip a producer's transactional batches from an aborted transaction's first
@@ -294,18 +294,18 @@ def _left_out(data: bytes, heads: list[list[int]], aborted: Sequence[Aborted]) -
     if not aborted:
         return [bool(head[scan.ATTRIBUTES] & _CONTROL) for head in heads]
     pending = sorted(((one.first_offset, one.producer_id) for one in aborted), reverse=True)
-    taken_back: set[int] = set()
+    aborting: set[int] = set()
     left_out: list[bool] = []
     for head in heads:
         while pending and pending[-1][0] <= head[scan.BASE] + head[scan.LAST]:
-            taken_back.add(pending.pop()[1])
+            aborting.add(pending.pop()[1])
         (producer,) = struct.unpack_from(">q", data, head[scan.START] + _PRODUCER_ID_AT)
         if head[scan.ATTRIBUTES] & _CONTROL:
             left_out.append(True)
-            if producer in taken_back and _is_abort(data, head):
-                taken_back.discard(producer)
+            if producer in aborting and _is_abort(data, head):
+                aborting.discard(producer)
         else:
-            left_out.append(bool(head[scan.ATTRIBUTES] & _TRANSACTIONAL) and producer in taken_back)
+            left_out.append(bool(head[scan.ATTRIBUTES] & _TRANSACTIONAL) and producer in aborting)
     return left_out
 
 

@@ -46,7 +46,7 @@ class Access:
             options["sasl_plain_password"] = self._password
         return options
 
-    def refused(self) -> str:
+    def login_rejected(self) -> str:
         """The error message for a login that the broker rejects."""
         return (
             f"Kafka rejects user {self.config.username!r} with mechanism {self.config.mechanism}; check "

@@ -99,7 +99,7 @@ class SqliteFile:
                 f"{self.url}: cannot create the folder {self.path.parent}: {error.strerror}"
             ) from error
 
-    def _foreign(self) -> LogError:
+    def _not_a_log(self) -> LogError:
         return LogError(f"{self.url}: the file is not an event log of Stream CTR; give another path")
 
     def _check_format(self) -> bool:
@@ -115,12 +115,12 @@ class SqliteFile:
                 )
             return True
         if application != 0 or tables:
-            raise self._foreign()
+            raise self._not_a_log()
         return False
 
     def _initialise(self, create: bool, busy_timeout_seconds: float) -> None:
         if not create:
-            raise self._foreign()
+            raise self._not_a_log()
         self._use_wal(busy_timeout_seconds)
         with self.transaction("IMMEDIATE"):
             if self._check_format():  # another process created the log first
@@ -235,7 +235,7 @@ def write_headers(file: SqliteFile, headers: Sequence[tuple[int, Headers]]) -> N
 
 def read_headers(file: SqliteFile, base: int, rows: Sequence[tuple[Any, ...]]) -> dict[int, Headers]:
     """Headers, by offset, of consecutive rows (offset first) of the partition whose ids begin at ``base``."""
-    if not rows or not _there(file):
+    if not rows or not _has_headers_table(file):
         return {}
     found = file.execute(
         "SELECT id - ?, content FROM headers WHERE id >= ? AND id <= ?",
@@ -246,9 +246,9 @@ def read_headers(file: SqliteFile, base: int, rows: Sequence[tuple[Any, ...]]) -
 
 def drop_headers(file: SqliteFile, first: int, end: int) -> None:
     """Delete the headers of the row ids from ``first`` up to, not including, ``end``."""
-    if _there(file):
+    if _has_headers_table(file):
         file.execute("DELETE FROM headers WHERE id >= ? AND id < ?", (first, end))
 
 
-def _there(file: SqliteFile) -> bool:
+def _has_headers_table(file: SqliteFile) -> bool:
     return bool(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'headers'"))

@@ -30,7 +30,7 @@ _TRIM_STEP = 10_000
 _SHORTEST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.02
 
-_LOOK: Final = (
+_PARTITIONS: Final = (
     "SELECT (SELECT id FROM log), topics.name, topics.uuid, partitions.id, start_offset, end_offset "
     "FROM topics JOIN partitions ON topics.id = partitions.topic"
 )
@@ -253,23 +253,23 @@ class SqliteReader:
         self._ids = dict(ids)
         self._positions = dict(offsets)
         self._ends: dict[TopicPartition, int] = {}
-        self._turn = list(ids)
+        self._rotation = list(ids)
         self._limits = limits
         self._taken_bytes: dict[TopicPartition, int] = {}
         try:
             file.execute("PRAGMA query_only = ON")
             with file.transaction("DEFERRED"):
-                self._look()
+                self._refresh()
         except LogError:
             file.close()
             raise
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Update the end offsets; check that every position is still held and belongs to the same topic.
 
         Runs in the transaction that reads the entries, so replaced content is never read as the old log.
         """
-        rows = self._file.execute(_LOOK)
+        rows = self._file.execute(_PARTITIONS)
         self._check_topics({name: (log, topic) for log, name, topic, *_ in rows})
         found: dict[str, int] = {}
         ranges: dict[int, tuple[int, int]] = {}
@@ -324,8 +324,8 @@ class SqliteReader:
         taken_bytes: dict[TopicPartition, int] = {}
         following: dict[TopicPartition, int] = {}
         with self._file.transaction("DEFERRED"):
-            self._look()
-            for place in self._turn:
+            self._refresh()
+            for place in self._rotation:
                 position, end = self._positions[place], self._ends[place]
                 if position == end or len(entries) >= max_entries or (only is not None and place not in only):
                     continue
@@ -339,7 +339,7 @@ class SqliteReader:
         self._positions.update(following)
         self._taken_bytes = taken_bytes
         # Rotate the partitions, so that one with many entries does not starve the others.
-        self._turn = self._turn[1:] + self._turn[:1]
+        self._rotation = self._rotation[1:] + self._rotation[:1]
         return entries
 
     def _read_partition(
@@ -350,19 +350,19 @@ class SqliteReader:
         first, end = base | self._positions[place], base | self._ends[place]
         at_once = max(_LEAST_PIECE_ROWS, min(_PIECE_ROWS, _PIECE_BYTES // limit))
         rows: list[tuple[Any, ...]] = []
-        size_bytes, usual = 0, True
+        size_bytes, complete = 0, True
         values = base, first, end, max_entries, limit
         with closing(self._file.pieces(_ENTRIES, values, at_once)) as pieces:
             for piece in pieces:
                 rows += piece
                 values_bytes, all_values = _values_bytes(piece)
                 size_bytes += len(piece) * ENTRY_BYTES + values_bytes
-                usual = usual and all_values
+                complete = complete and all_values
                 if size_bytes >= most_bytes:
                     break
         topic, partition = place
         headers = read_headers(self._file, base, rows)
-        if usual and not headers:
+        if complete and not headers:
             return [Entry(topic, partition, *row) for row in rows], size_bytes
         entries = [
             Entry(topic, partition, offset, timestamp_ms, key, value, headers.get(offset, ()))

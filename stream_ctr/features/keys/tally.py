@@ -28,12 +28,12 @@ class Tally:
     """
 
     def __init__(
-        self, unknown: UnknownFeatures = "ignore", tell: Callable[[str], None] = lambda name: None
+        self, unknown: UnknownFeatures = "ignore", notify: Callable[[str], None] = lambda name: None
     ) -> None:
-        """``unknown`` decides whether features without a field are rejected or ignored; ``tell`` is called
+        """``unknown`` decides whether features without a field are rejected or ignored; ``notify`` is called
         with each name that is counted for the first time."""
         self.refuses = unknown == "refuse"
-        self._tell = tell
+        self._notify = notify
         self.truncated = 0
         """Number of values of multi-valued fields without a slot."""
         self.ignored: dict[str, int] = {}
@@ -53,7 +53,7 @@ class Tally:
                 short = OTHERS
             if short not in ignored:
                 ignored[short] = 0
-                self._tell(short)
+                self._notify(short)
             ignored[short] += 1
 
     def as_dict(self) -> dict[str, Any]:

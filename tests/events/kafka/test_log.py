@@ -16,7 +16,7 @@ import pytest
 from stream_ctr.errors import LogError, OffsetRangeError, UsageError
 from stream_ctr.events.kafka import reader as kafka_reader
 from stream_ctr.events.kafka.client import fetcher, kafka, servers_of
-from stream_ctr.events.kafka.fetcher import BY_ID, take_over
+from stream_ctr.events.kafka.fetcher import BY_ID, install_fetcher
 from stream_ctr.events.kafka.log import KafkaLog
 from stream_ctr.events.kafka.reader import KafkaReader
 from stream_ctr.events.limits import ReadLimits
@@ -110,7 +110,7 @@ def test_a_recreated_topic_is_never_read_on(
     kafka_url: str, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """Although it was filled beyond the position. Brokers before 3.1 know no ids in a fetch."""
-    monkeypatch.setattr(kafka_reader, "take_over", partial(take_over, most_version=version))
+    monkeypatch.setattr(kafka_reader, "install_fetcher", partial(install_fetcher, most_version=version))
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 1)

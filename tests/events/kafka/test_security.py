@@ -24,7 +24,7 @@ def test_the_password_of_the_environment_wins_over_the_file_and_shows_nowhere(tm
     assert Access(config, {}).options()["sasl_plain_password"] == " from file "
     access = Access(config, {PASSWORD_VARIABLE: "from environment"})
     assert access.options()["sasl_plain_password"] == "from environment"
-    for text in (repr(access), str(access), access.refused(), repr(config), str(asdict(config))):
+    for text in (repr(access), str(access), access.login_rejected(), repr(config), str(asdict(config))):
         assert "from environment" not in text
         assert "from file" not in text
 
