@@ -1,4 +1,4 @@
-"""Delimited files and JSON lines by a small schema."""
+"""Delimited files and JSON lines with a schema file."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_json_document_is_named_as_such(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["[1]", "{", "\t", '{"a": 1} x', "[" * 100_000, '"\\ud800"'])
-def test_lines_that_are_no_object(line: str, tmp_path: Path) -> None:
+def test_lines_that_are_not_json_objects(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2.*is not a JSON object") as caught:
         _read(tmp_path, "jsonl", json.dumps({"id": "e", "at": 7, "click": "no"}) + "\n" + line + "\n")
     assert len(str(caught.value)) < 1000

@@ -1,4 +1,4 @@
-"""Opening logs by address."""
+"""Opening logs by URL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_path_opens_the_embedded_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["", "events.db", "redis://localhost:1", "SQLITE:///x", "http://kafka://one:1"]
 )
-def test_an_unknown_scheme_is_answered_with_the_known_ones(url: str) -> None:
+def test_an_error_about_an_unknown_scheme_names_the_known_ones(url: str) -> None:
     with pytest.raises(UsageError) as raised:
         open_log(url, create=True)
     assert str(raised.value) == (

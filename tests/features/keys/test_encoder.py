@@ -1,4 +1,4 @@
-"""Features to keys: what shares a key and what does not, what is refused, what is learned."""
+"""Encoding of features as keys: shared and distinct keys, rejected values, learned buckets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def key(name: str, data: bytes) -> int:
 
 
 def as_text(value: object) -> bytes:
-    """The rule for categorical fields, written again."""
+    """An independent implementation of the rule for categorical fields."""
     if isinstance(value, str) and re.fullmatch(
         r"-?(0|[1-9][0-9]*)(\.0+|(\.[0-9]+)?[eE]\+[0-9]+|\.[0-9]+E[0-9]+)", value
     ):
@@ -168,7 +168,7 @@ def test_a_list_keeps_its_first_values_and_counts_the_others() -> None:
     assert encoder.tally.truncated == 2
 
 
-def test_a_list_keeps_its_last_values_where_the_field_says_so() -> None:
+def test_a_list_keeps_its_last_values_if_the_field_says_so() -> None:
     encoder = KeyEncoder((FieldConfig("tags", "multi", max_values=2, keep="last"),))
     cut = encoder.keys({"tags": ["a", "b", "c", "a"]}).tolist()
     assert encoder.tally.truncated == 1
@@ -183,7 +183,7 @@ def test_repeated_values_of_a_list_are_one_value_in_whatever_form() -> None:
     assert encoder.tally.truncated == 0
 
 
-def test_unknown_features_are_ignored_and_counted_where_the_encoder_says_so() -> None:
+def test_unknown_features_are_ignored_and_counted_if_configured() -> None:
     encoder, strict = KeyEncoder(FIELDS, "ignore"), KeyEncoder(FIELDS)
     event: Event = {"site": "x", "device": "ios", "geo": [{"lat": 1}]}
     assert encoder.keys(event).tolist() == strict.keys({"site": "x"}).tolist()
@@ -249,7 +249,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("features", "reason"), REFUSED)
-def test_a_bad_value_is_refused_with_its_reason_and_leaves_no_trace(features: Event, reason: str) -> None:
+def test_a_bad_value_is_rejected_with_its_reason_and_changes_no_state(features: Event, reason: str) -> None:
     encoder = KeyEncoder(FIELDS)
     encoder.keys({"site": 1, "price": 2.0, "tags": ["a", "b", "c", "d"]})
     before = encoder.state()
@@ -303,7 +303,7 @@ def test_chunks_of_any_size_give_the_same_keys_and_state(chunk: int) -> None:
     assert single.state().equals(many.state())
 
 
-def test_a_loaded_encoder_goes_on_as_the_saved_one_would() -> None:
+def test_a_loaded_encoder_continues_like_the_saved_one() -> None:
     saved, loaded = KeyEncoder(FIELDS), KeyEncoder(FIELDS)
     saved.keys_many([*prices(700), {"tags": ["a", "b", "c", "d"]}])
     loaded.load_state(saved.state())
@@ -345,6 +345,6 @@ def test_no_events_have_no_keys() -> None:
         ((FieldConfig("a", keep="last"),), "keep applies only to multi fields"),
     ],
 )
-def test_fields_that_make_no_schema_are_refused(fields: tuple[FieldConfig, ...], reason: str) -> None:
+def test_invalid_fields_are_rejected(fields: tuple[FieldConfig, ...], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         KeyEncoder(fields)
