@@ -170,7 +170,7 @@ def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str
     log.close()
     with pytest.raises(
         PartitionsAddedError,
-        match=r"topic 'impressions' now has 3 partitions instead of 2 .* The state is saved\. Give every",
+        match=r"topic 'impressions' now has 3 partitions instead of 2, .* The state is saved\. Give every",
     ):
         run(
             kind,
