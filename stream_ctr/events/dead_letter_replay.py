@@ -48,7 +48,7 @@ class ReplayNote(msgspec.Struct, kw_only=True, frozen=True):
 class Selection:
     """Filter over dead letters.
 
-    >>> Selection(topic="clicks", offsets=(10, 20)).matches(
+    >>> Selection(topic="clicks", offsets=(10, 20)).takes(
     ...     DeadLetter(reason="not JSON", topic="clicks", partition=0, offset=20, timestamp_ms=0))
     True
     """
@@ -62,8 +62,8 @@ class Selection:
     offsets: tuple[int, int] | None = None
     """First and last source offset, both included."""
 
-    def matches(self, letter: DeadLetter) -> bool:
-        """Whether the filter matches a letter."""
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether a letter is selected."""
         return (
             self.reason.lower() in letter.reason.lower()
             and self.topic in ("", letter.topic)
@@ -145,7 +145,7 @@ def replay_dead_letters(
     def pending() -> Iterable[DeadLetter]:
         for letter in list_dead_letters(log, topic):
             note = notes.get(letter.place)
-            if not selection.matches(letter):
+            if not selection.takes(letter):
                 continue
             if letter.topic == topic:
                 report.stray += 1
