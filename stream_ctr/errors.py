@@ -1,7 +1,7 @@
 """The closed set of errors that Stream CTR raises on purpose.
 
-Every message says what is wrong, which value, where, and what to do about it. The command line prints
-the message as one line and exits with the class's ``exit_status``; a traceback is a defect.
+Every message names the fault, the value, the place and the remedy. The command line prints the message as
+one line and exits with the class's ``exit_status``; a traceback is a bug.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 def printable(text: str) -> str:
-    """The text with escapes for control characters, which would act on a terminal.
+    """Escape control characters, which a terminal would interpret.
 
     >>> printable("a\\x1b[2Jb")
     'a\\\\x1b[2Jb'
@@ -33,19 +33,19 @@ class UsageError(StreamCTRError):
 
 
 class ConfigError(UsageError):
-    """A configuration file or environment variable holds something unusable."""
+    """A configuration file or environment variable holds an invalid value."""
 
 
 class DataError(StreamCTRError):
-    """A dataset file cannot be read, or a line of it is not what its format says."""
+    """A dataset file cannot be read, or one of its lines does not match the format."""
 
 
 class NothingUsedError(StreamCTRError):
-    """A log with records was read to its end, and not one impression of it was of use."""
+    """The log was read to its end and held records, but not one usable impression."""
 
 
 class RowError(DataError):
-    """One row of a dataset file is not what its format says; a reader may skip it."""
+    """One row of a dataset file does not match the format; a reader may skip it."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class RowError(DataError):
         self.fault = f"{path}, line {line}{what}"
         """What is wrong and where, without the remedy."""
         self.reason = reason
-        """What is wrong, in the same words for every row with the same fault."""
+        """What is wrong, without the value: identical for all rows with the same fault."""
         super().__init__(f"{self.fault}; {remedy}")
 
 
@@ -69,19 +69,19 @@ class RecordError(StreamCTRError):
 
 
 class LogError(StreamCTRError):
-    """The event log is unreachable, lacks a topic, or contradicts what was saved about it."""
+    """The event log is unreachable, lacks a topic, or contradicts the saved state."""
 
 
 class LogAwayError(LogError):
-    """The event log does not answer; a daemon waits for it."""
+    """The event log is unavailable; a daemon waits until it answers."""
 
 
 class OffsetRangeError(LogError):
-    """Saved offsets lie outside what the log still holds, or belong to another log."""
+    """Saved offsets lie outside the range that the log still holds, or belong to another log."""
 
 
 class PartitionsAddedError(LogError):
-    """A topic has other partitions than when reading began: a daemon saves its state and stops."""
+    """A topic's partition count changed since reading began; a daemon saves its state and stops."""
 
 
 class StateError(StreamCTRError):
@@ -89,4 +89,4 @@ class StateError(StreamCTRError):
 
 
 class ModelError(UsageError):
-    """A model, optimizer and learner that do not go together, or an unknown name of one."""
+    """A model, optimizer or learner is unknown, or they cannot be combined."""

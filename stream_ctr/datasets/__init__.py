@@ -1,1 +1,1 @@
-"""Readers of click logs: each gives the same examples, one after the other, never a whole file."""
+"""Readers of click logs. All of them stream examples of one type."""

@@ -1,7 +1,7 @@
 """Avazu Click-Through Rate Prediction (2014): ``train.csv``, comma-separated with a header.
 
-The file gives the hour of an impression and no more. Rows keep their order; inside an hour they follow
-each other at a constant distance.
+The file holds only the hour of an impression. Rows keep their order and are spaced evenly within an
+hour.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RAW = (
 )
 AVAZU_FIELDS = tuple(FieldConfig(name) for name in (*RAW, "hour_of_day", "weekday"))
 NO_DEVICE = "a99f214a"
-"""The device_id of every impression whose device had none: four fifths of the file."""
+"""The device_id of all impressions without a device id: four fifths of the file."""
 HOUR_MS = 3_600_000
 
 
@@ -53,28 +53,28 @@ class _Hour(NamedTuple):
 class Avazu(FileReader):
     """Reads ``train.csv``; the event id is the file's ``id``.
 
-    Row i of an hour happens i / ``rows_per_hour`` hours after its beginning.
+    Row i of an hour happens i / ``rows_per_hour`` hours after the hour's start.
     """
 
     rows_per_hour: int = 450_000
-    """At least the rows of the fullest hour; more rows than this share the hour's last millisecond."""
+    """Upper bound on the rows in an hour; further rows get the hour's last millisecond."""
 
     name: ClassVar[str] = "avazu"
     fields: ClassVar[tuple[FieldConfig, ...]] = AVAZU_FIELDS
 
     def __post_init__(self) -> None:
-        """Refuse a rate that gives no times."""
+        """Check the options."""
         super().__post_init__()
         if self.rows_per_hour < 1:
-            raise UsageError(f"avazu: rows_per_hour = {self.rows_per_hour} must be at least 1")
+            raise UsageError(f"avazu: rows_per_hour must be at least 1, got {self.rows_per_hour}")
 
     @property
     def about(self) -> str:
-        """Where the times and users come from."""
+        """How times and users are derived."""
         return (
-            "Avazu has the hour of an impression only, read as UTC: rows keep their order and follow each "
-            f"other by {HOUR_MS / self.rows_per_hour:g} ms inside an hour (option rows_per_hour). The user "
-            "is the device, or address and model where the device is unknown."
+            "Avazu gives only the hour of an impression, read as UTC: rows keep their order and are spaced "
+            f"{HOUR_MS / self.rows_per_hour:g} ms apart within an hour (option rows_per_hour). The user is "
+            "the device, or address and model if the device is unknown."
         )
 
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
@@ -83,7 +83,7 @@ class Avazu(FileReader):
         places = [(name, table.index(name)) for name in RAW]
         device, address, model = (table.index(n) for n in ("device_id", "device_ip", "device_model"))
         hour = _Hour("", 0, "", "")
-        first = 0  # number of the hour's first row; bad rows count, so they move no other row's time
+        first = 0  # number of the hour's first row; bad rows count too, so they do not shift the times
 
         def build(row: Row) -> Example:
             nonlocal hour, first

@@ -1,4 +1,4 @@
-"""``--on-bad-row`` of the commands that read a dataset, and the line that says what came of it."""
+"""The option ``--on-bad-row`` of the commands that read a dataset, and the report of skipped rows."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 def add_bad_row_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the argument."""
+    """Add the option to a parser."""
     parser.add_argument(
         "--on-bad-row",
         choices=["stop", "skip"],
-        help="what to do with a row that is not what the format says: stop (default), or skip and count it; "
+        help="how to handle a row that does not match the format: stop (default), or skip and count it; "
         "short for --option on_bad_row=...",
     )
 
 
 def apply_bad_row_argument(arguments: argparse.Namespace) -> None:
-    """Make the argument one of the reader options."""
+    """Append the option's value to the reader options."""
     if arguments.on_bad_row is not None:
         arguments.option.append(f"on_bad_row={arguments.on_bad_row}")
 
 
 def say_bad_rows(reporter: Reporter, dataset: Dataset) -> None:
-    """Report bad rows that were skipped, and what is unusual about the files."""
+    """Report skipped bad rows and notes about the files."""
     from stream_ctr.datasets.reader import read_report
 
     report = read_report(dataset)

@@ -1,9 +1,8 @@
-"""What every reader gives, and the readers by name.
+"""The contract of dataset readers, and the registry of readers and field presets.
 
 A dataset is a class of keyword options with ``name``, ``fields``, ``note`` and ``read``. Readers stream:
-memory does not grow with the file, except for the side tables of formats that have some.
-
-A configuration lists its fields or names the preset of a dataset.
+memory does not grow with the file, except for the side tables of some formats. A configuration lists its
+fields or names a dataset's preset.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ READERS = {
     "jsonl": "stream_ctr.datasets.jsonl:JsonLines",
 }
 PLUGINS = "stream_ctr.datasets"
-"""Entry point group of datasets from other packages: the simulators' world is one."""
+"""Entry point group for datasets from other packages, such as the simulators' world."""
 PRESETS = {
     "criteo": "stream_ctr.datasets.criteo:CRITEO_FIELDS",
     "avazu": "stream_ctr.datasets.avazu:AVAZU_FIELDS",
@@ -40,11 +39,11 @@ PRESETS = {
     "world": "stream_ctr.datasets.world:WORLD_FIELDS",
 }
 WITHOUT_PATH = frozenset({"world"})
-"""Datasets that are made, not read: they take no path."""
+"""Datasets that are generated, not read, and so take no path."""
 
 
 class Example(NamedTuple):
-    """One impression with its outcome. A feature that is missing has no entry in ``features``."""
+    """One impression with its outcome. A missing feature has no entry in ``features``."""
 
     event_id: str
     time_ms: int
@@ -54,11 +53,11 @@ class Example(NamedTuple):
     """1 clicked, 0 not."""
     bid: float = 0.0
     click_delay_ms: int | None = None
-    """Time from impression to click, at least 1, where it is known."""
+    """Time from impression to click, at least 1; None if unknown."""
     truth: float | None = None
-    """Planted click probability, where a simulator knows it; for measuring only."""
+    """Ground-truth click probability of a simulator, else None; for measurement only."""
     propensity: float | None = None
-    """Probability with which the logging policy showed this item, where it was logged."""
+    """Probability with which the logging policy showed this item; None if it was not logged."""
 
 
 class Dataset(Protocol):
@@ -76,20 +75,20 @@ class Dataset(Protocol):
 
     @property
     def note(self) -> str:
-        """What a report must say about the data: synthesised times, order, missing tables."""
+        """Caveats that a report must state: synthesised times, order, missing tables."""
         ...
 
     def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The examples in the order of the file, at most ``limit``.
+        """The first ``limit`` examples in file order, or all of them.
 
         Raises:
-            DataError: the file is unreadable or truncated, or a line is not what the format says.
+            DataError: the file is unreadable or truncated, or a line does not match the format.
         """
         ...
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names that :func:`open_dataset` knows.
+    """Names that :func:`open_dataset` accepts.
 
     >>> "criteo" in dataset_names()
     True
@@ -103,43 +102,44 @@ def open_dataset(
 ) -> Dataset:
     """The reader of that name with its options, given as text.
 
-    ``path`` is what the caller is about to read; it is only looked at, so that a wrong one is told at
-    once. Pass None to get the reader alone.
+    ``path`` is the path that the caller is about to read. It is only checked for existence, so that a wrong
+    path fails early; None skips the check.
 
     Raises:
-        UsageError: no such dataset or option, an option's value is of the wrong kind, no such path.
+        UsageError: the dataset, the option or the path does not exist, or an option's value has the wrong
+            type.
     """
     reader = _reader(name)
     if path is not None and name not in WITHOUT_PATH and not Path(path).exists():
-        raise UsageError(f"there is no file or folder {path}; give the path of the {name} data")
+        raise UsageError(f"no such file or folder: {path}; give the path of the {name} data")
     dataset: Dataset = reader(**convert_options(name, reader, options or {}))
     return dataset
 
 
 def preset_fields(name: str) -> tuple[FieldConfig, ...]:
-    """The fields of a dataset by its name.
+    """The preset fields of the dataset of that name.
 
     >>> preset_fields("criteo")[0].name
     'I1'
 
     Raises:
-        UsageError: no dataset of that name has a fixed schema.
+        UsageError: no dataset of that name has a preset.
     """
     where = PRESETS.get(name)
     if where is None:
-        raise UsageError(f"no preset named {name!r}{_near(name, PRESETS)}; known: {', '.join(PRESETS)}")
+        raise UsageError(f"no preset named {name!r}{_suggestion(name, PRESETS)}; known: {', '.join(PRESETS)}")
     preset: tuple[FieldConfig, ...] = _load(where)
     return preset
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, str]:
-    """Options from the command line's ``KEY=VALUE`` texts.
+    """Parse the command line's ``KEY=VALUE`` texts.
 
     >>> parse_options(["rows=137139"])
     {'rows': '137139'}
 
     Raises:
-        UsageError: a text without ``=``, or a key given twice.
+        UsageError: a text has no ``=``, or a key is repeated.
     """
     options: dict[str, str] = {}
     for text in texts:
@@ -147,7 +147,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, str]:
         if not sign or not key:
             raise UsageError(f"option {text!r} is not KEY=VALUE")
         if key in options:
-            raise UsageError(f"option {key!r} is given twice")
+            raise UsageError(f"option {key!r} is repeated; give it once")
         options[key] = value
     return options
 
@@ -164,22 +164,22 @@ def _reader(name: str) -> Any:
         if entry.name == name:
             return entry.load()
     names = dataset_names()
-    raise UsageError(f"no dataset named {name!r}{_near(name, names)}; known: {', '.join(names)}")
+    raise UsageError(f"no dataset named {name!r}{_suggestion(name, names)}; known: {', '.join(names)}")
 
 
 def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts as the types of a dataclass.
+    """Convert option texts to the types of a dataclass's fields.
 
     Raises:
-        UsageError: the dataclass has no such option, or the text is not of its type.
+        UsageError: the dataclass has no such option, or the text cannot be converted to its type.
     """
     types = typing.get_type_hints(reader)
     known = [item.name for item in dataclass_fields(reader) if item.init]
     converted: dict[str, Any] = {}
     for key, text in options.items():
         if key not in known:
-            listed = f"; known: {', '.join(known)}" if known else "; it takes none"
-            raise UsageError(f"dataset {name} has no option {key!r}{_near(key, known)}{listed}")
+            listed = f"; known: {', '.join(known)}" if known else "; it has no options"
+            raise UsageError(f"dataset {name} has no option {key!r}{_suggestion(key, known)}{listed}")
         kind = next((kind for kind in (int, float) if types[key] in (kind, kind | None)), str)
         try:
             converted[key] = kind(text)
@@ -189,24 +189,24 @@ def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[
     return converted
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def resolve_fields(features: FeaturesConfig) -> tuple[FieldConfig, ...]:
-    """Fields of the configuration, those of the preset where it names one.
+    """The fields of the configuration, or of the preset that it names.
 
     Raises:
-        ConfigError: neither or both are given, or a name appears twice.
+        ConfigError: neither or both are given, or a name is repeated.
     """
     if features.fields and features.preset:
         raise ConfigError("features.preset and features.fields are both set; keep one of them")
     fields = features.fields or (preset_fields(features.preset) if features.preset else ())
     if not fields:
         raise ConfigError(
-            "the configuration names no features: write a [[features.fields]] table with the name of each "
-            f"feature of your impressions, or [features] preset = one of {', '.join(PRESETS)} "
+            "the configuration names no features: write a [[features.fields]] table with a name for each "
+            f"feature of your impressions, or set [features] preset to one of {', '.join(PRESETS)} "
             '("world" for `stream-ctr simulate`)'
         )
     names = [field.name for field in fields]

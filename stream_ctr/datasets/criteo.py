@@ -1,7 +1,7 @@
-"""Criteo Display Advertising Challenge (2014): ``train.txt``, whole or a sample of it.
+"""Criteo Display Advertising Challenge (2014): ``train.txt`` or a sample of it.
 
 Tab-separated without header: label, I1 to I13 (integers), C1 to C26 (8 hexadecimal digits); an empty
-cell is a missing value. The rows are in the order of time, but their times are not in the file.
+cell is a missing value. The rows are in time order, but the file does not hold their times.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Criteo(FileReader):
     """
 
     rows: int = 45_840_617
-    """Rows that the span holds: those of the full file, or of the sample that was drawn from it."""
+    """Number of rows in the span: the rows of the full file, or of the sample."""
     span_seconds: float = 7 * 86400.0
-    """Time that the rows cover: the challenge's training file is seven days."""
+    """Time that the rows cover: the challenge's training file covers seven days."""
     start_ms: int = 0
     """Time of the first row, in milliseconds since 1970; the true date was never published."""
 
@@ -53,16 +53,16 @@ class Criteo(FileReader):
     fields: ClassVar[tuple[FieldConfig, ...]] = CRITEO_FIELDS
 
     def __post_init__(self) -> None:
-        """Refuse a span that gives no times."""
+        """Check the options."""
         super().__post_init__()
         if self.rows < 1 or not 0 < self.span_seconds < float("inf"):
             raise UsageError(
-                f"criteo: rows = {self.rows} and span_seconds = {self.span_seconds:g} must both be above 0"
+                f"criteo: rows and span_seconds must be above 0, got {self.rows} and {self.span_seconds:g}"
             )
 
     @property
     def about(self) -> str:
-        """Where the times come from."""
+        """How the times are derived."""
         return (
             f"Criteo has no times: they are synthesised from the row number, {self.rows:,} rows spread "
             f"evenly over {self.span_seconds / 86400:g} days (options rows, span_seconds, start_ms)."

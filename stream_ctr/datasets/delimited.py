@@ -1,4 +1,4 @@
-"""Any delimited file (CSV, TSV and their kin) by a small schema."""
+"""Reader of any delimited file (CSV, TSV and similar), described by a schema file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Delimited(FileReader):
     name: ClassVar[str] = "delimited"
 
     def __post_init__(self) -> None:
-        """Load the schema, so that a wrong one is told before any reading."""
+        """Load the schema, so that its errors surface before any reading."""
         if not self.schema:
             raise UsageError(f"dataset {self.name} needs the option schema=FILE, a TOML file")
         loaded = load_schema(self.schema)
@@ -41,7 +41,7 @@ class Delimited(FileReader):
 
     @property
     def about(self) -> str:
-        """Where the times come from."""
+        """How the times are derived."""
         return self._loaded.note(self.name)
 
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:

@@ -1,6 +1,6 @@
-"""Lines out of files, plain or compressed, and values out of cells.
+"""Reads lines from plain or compressed files, and parses the values of cells.
 
-Every failure is a :class:`DataError` that names the file and the line; one that concerns a single row is a
+Every failure is a :class:`DataError` that names the file and the line; a failure of a single row is a
 :class:`RowError`, which a reader may skip.
 """
 
@@ -17,7 +17,7 @@ from stream_ctr.errors import DataError, RowError
 from stream_ctr.features.keys.values import number_of, whole_of
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""A longer line is no line of any dataset; without a bound, a binary file would be read whole."""
+"""Longest line; without a limit, a binary file could be read as one line."""
 MAX_TIME_MS: Final = 253_402_300_799_999
 """Last millisecond of the year 9999."""
 _SHOWN: Final = 60
@@ -26,14 +26,14 @@ Built = TypeVar("Built")
 
 
 class Line(NamedTuple):
-    """One line that is a row."""
+    """One line that holds a row."""
 
     number: int
     """Row number, from 0: bad rows count, blank lines and headers do not."""
     line: int
     """Line number, from 1."""
     text: str
-    """The line without its end."""
+    """The line without its line end."""
 
 
 class Row(NamedTuple):
@@ -50,10 +50,12 @@ RowLike = TypeVar("RowLike", Line, Row)
 
 
 def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and bytes of every line with its end. Bytes behind compressed data become a note.
+    """Number (from 1) and bytes of every line, including its line end. Bytes that follow compressed data are
+    noted in the report.
 
     Raises:
-        DataError: unreadable, empty, truncated, damaged, not a text file, or a line beyond MAX_LINE_BYTES.
+        DataError: the file is unreadable, empty, truncated, damaged or not text, or a line reaches
+            MAX_LINE_BYTES.
     """
     number = 0
     try:
@@ -73,7 +75,7 @@ def raw_lines(path: str | PathLike[str], report: ReadReport | None = None) -> It
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
     if number == 0:
-        raise DataError(f"{path} is empty; there is nothing to read in it")
+        raise DataError(f"{path} is empty; there is nothing to read")
 
 
 def _note_trailing(path: str | PathLike[str], lines: int, opened: Opened, report: ReadReport) -> None:
@@ -85,7 +87,7 @@ def _note_trailing(path: str | PathLike[str], lines: int, opened: Opened, report
 
 
 def decode_line(path: str | PathLike[str], line: int, raw: bytes) -> str | RowError:
-    """The text of a line, or the error when it is not UTF-8."""
+    """The text of a line, or the error if it is not UTF-8."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -100,7 +102,7 @@ def decode_line(path: str | PathLike[str], line: int, raw: bytes) -> str | RowEr
 
 
 def is_blank(text: str) -> bool:
-    """Whether a line is no row: nothing or blanks; a line of tabs alone is a row of empty cells.
+    """Whether a line is empty or blank. A line with tabs is not blank: it is a row of empty cells.
 
     >>> is_blank(" \\r\\n"), is_blank("\\t\\n")
     (True, False)
@@ -109,7 +111,7 @@ def is_blank(text: str) -> bool:
 
 
 def read_lines(path: str | PathLike[str], report: ReadReport | None = None) -> Iterator[Line]:
-    """Every line that is not blank, UTF-8.
+    """Every line that is not blank, decoded as UTF-8.
 
     Raises:
         DataError: as :func:`raw_lines`, or a line is not UTF-8 and ``report`` does not skip it.
@@ -135,10 +137,10 @@ def build_rows(
     build: Callable[[RowLike], Built],
     report: ReadReport,
 ) -> Iterator[Built]:
-    """What ``build`` makes of each row of a file; rows that it refuses go to the report.
+    """Apply ``build`` to each row of a file; rows that it rejects are added to the report.
 
     Raises:
-        DataError: a row is bad and is not to be skipped, too many are bad, or all.
+        DataError: a row is bad and bad rows are not skipped, too many rows are bad, or all are.
     """
     built = False
     for row in rows:
@@ -156,7 +158,7 @@ def build_rows(
 def wrong_width(
     path: str | PathLike[str], line: int, expected: int, found: int, remedy: str = ""
 ) -> RowError:
-    """The error of a line with too few or too many columns."""
+    """The error for a line with too few or too many columns."""
     what = f"{found} {'column' if found == 1 else 'columns'} instead of {expected}"
     return _row_error(path, line, f" has {what}", what, remedy)
 
@@ -164,7 +166,7 @@ def wrong_width(
 def bad_value(
     path: str | PathLike[str], line: int, column: str, value: object, expected: str, remedy: str = ""
 ) -> RowError:
-    """The error of a cell that is not what the format says."""
+    """The error for a cell that does not match the format."""
     shown = shorten(repr(value), _SHOWN)
     what = f", column {column}: {shown} is not {expected}"
     return _row_error(path, line, what, f"column {column} is not {expected}", remedy)
@@ -175,7 +177,7 @@ def _row_error(path: str | PathLike[str], line: int, what: str, reason: str, rem
 
 
 def shorten(text: str, length: int) -> str:
-    """At most ``length`` characters of a text.
+    """The text, truncated to ``length`` characters.
 
     >>> shorten("abcdef", 4)
     'a...'
@@ -184,7 +186,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def to_label(text: str) -> int:
-    """0 or 1 out of their digits. Raises ValueError."""
+    """Parse 0 or 1. Raises ValueError."""
     if text == "0":
         return 0
     if text == "1":
@@ -193,7 +195,7 @@ def to_label(text: str) -> int:
 
 
 def to_integer(text: str) -> int:
-    """A whole number; see :func:`stream_ctr.features.keys.values.whole_of`. Raises ValueError.
+    """Parse a whole number as :func:`stream_ctr.features.keys.values.whole_of` does. Raises ValueError.
 
     >>> to_integer("-12"), to_integer("3.0")
     (-12, 3)
@@ -202,7 +204,7 @@ def to_integer(text: str) -> int:
 
 
 def to_float(text: str) -> float:
-    """A finite number; see :func:`stream_ctr.features.keys.values.number_of`. Raises ValueError.
+    """Parse a finite number as :func:`stream_ctr.features.keys.values.number_of` does. Raises ValueError.
 
     >>> to_float(" +0.5")
     0.5

@@ -1,6 +1,6 @@
-"""What a file is, by its first bytes: text, compressed text, or something that has to be unpacked first.
+"""Detects a file's format from its first bytes: text, compressed text, or an unsupported format.
 
-The name is ignored: a file called ``data.csv`` may be a zip archive, and one called ``data.gz`` plain text.
+The name is ignored: ``data.csv`` may be a zip archive, and ``data.gz`` may be plain text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ZIP_FAULTS: Final = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
     *(UnicodeError, OverflowError),
 )
-"""What the library raises for a damaged archive."""
+"""Exceptions of the zip library for a damaged archive."""
 _TAR_AT: Final = 257
 _UNPACK: Final = "unpack it first: "
 _CONVERT: Final = "convert it to CSV or JSON lines first"
@@ -57,21 +57,21 @@ _FOREIGN: Final[tuple[tuple[bytes, str, str], ...]] = (
     (b"<html", "a web page", _WEB_PAGE),
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the data: git lfs pull"),
 )
-"""First bytes, what they are of, and what to do."""
+"""First bytes, name and remedy of unsupported formats."""
 
 
 class Opened(NamedTuple):
-    """The content of a file."""
+    """The content of an open file."""
 
     stream: io.BufferedReader
     kind: str
-    """How it is compressed; ``plain`` when it is not."""
+    """Name of the compression; ``plain`` without one."""
     members: Decompressed | None
-    """The compressed members, to ask what follows the last one."""
+    """The compressed members, which hold the bytes that follow the last one; None unless compressed."""
 
 
 class _CarriageReturns(io.RawIOBase):
-    """Text whose lines end in carriage returns alone, with line feeds in their place."""
+    """Replaces carriage returns by line feeds, for text whose lines end in a carriage return alone."""
 
     def __init__(self, source: io.BufferedReader) -> None:
         self._source = source
@@ -88,13 +88,14 @@ class _CarriageReturns(io.RawIOBase):
 
 @contextlib.contextmanager
 def open_content(path: str | PathLike[str]) -> Iterator[Opened]:
-    """The bytes of a text file, decompressed; a zip archive of one file is read as that file.
+    """The decompressed bytes of a text file; a zip archive of one file is read as that file.
 
-    Only a zip archive has to be seekable: any other content may come through a pipe.
+    Only a zip archive must be seekable: any other content may come through a pipe.
 
     Raises:
-        DataError: the file is empty, an archive, or of a format that is not text; the message says which.
-        OSError: it cannot be opened.
+        DataError: the file is an archive of several files or another format that is not text; the message
+            names it.
+        OSError: the file cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_buffered(io.FileIO(path)))
@@ -137,7 +138,7 @@ def _refuse_foreign(path: str | PathLike[str], head: bytes, kind: str) -> None:
 
 @contextlib.contextmanager
 def _zip_member(path: str | PathLike[str], file: BinaryIO) -> Iterator[io.BufferedReader]:
-    """The only file of a zip archive."""
+    """The only file in a zip archive."""
     unpack = f"{_UNPACK}unzip {path}"
     if not file.seekable():
         raise DataError(f"{path} is a zip archive and cannot be read through a pipe; {unpack}")
@@ -153,7 +154,7 @@ def _zip_member(path: str | PathLike[str], file: BinaryIO) -> Iterator[io.Buffer
                 raise DataError(f"{path} is a zip archive of {len(files)} files ({listed}); {unpack}")
             if files[0].flag_bits & 1:
                 raise DataError(f"{path} is a zip archive with a password; {unpack}")
-            # Other methods decompress without a bound on what one read gives.
+            # Other methods decompress without a bound on the size of one read.
             if files[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise DataError(f"{path} is a zip archive with an unusual compression; {unpack}")
             with archive.open(files[0]) as member:

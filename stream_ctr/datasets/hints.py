@@ -1,4 +1,4 @@
-"""What to do about a file that a schema does not fit: guesses for error messages, never for reading."""
+"""Remedies for files that do not match their schema: guesses for error messages, never for reading."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LABELS: Final = (
     ("clicked", "not clicked"),
     ("positive", "negative"),
 )
-"""How other programs write a click and none."""
+"""How other programs write click and no click."""
 
 
 def looks_like_separator(text: str, used: str, columns: int = 0, wanted: Iterable[str] = ()) -> str | None:
-    """The separator, as TOML, that a line of a single cell seems to have instead of ``used``.
+    """The likely separator, as TOML, of a line that ``used`` does not split; None without a candidate.
 
-    It must give ``columns`` cells, or one of ``wanted``, where these are known.
+    It must yield ``columns`` cells or, if ``columns`` is 0, one of ``wanted``.
 
     >>> looks_like_separator("click;ad", ",", wanted=["click"])
     '";"'
@@ -46,7 +46,7 @@ def looks_like_separator(text: str, used: str, columns: int = 0, wanted: Iterabl
 
 
 def no_such_column(name: str, columns: Sequence[str], delimiter: str, schema: bool) -> str:
-    """What to do when a header lacks a column; ``schema`` says whether the user wrote one."""
+    """The remedy for a missing column; ``schema`` tells whether the user wrote a schema."""
     if len(columns) == 1 and (found := looks_like_separator(columns[0], delimiter, wanted=[name])):
         if schema:
             return f"its columns seem to be separated by {found}; set delimiter = {found} in the schema"
@@ -66,7 +66,7 @@ def no_such_column(name: str, columns: Sequence[str], delimiter: str, schema: bo
 
 
 def label_remedy(value: object, positive: Sequence[str], negative: Sequence[str]) -> str:
-    """What to write into the schema for a label that is neither positive nor negative.
+    """The change to the schema for a label that is neither positive nor negative.
 
     >>> label_remedy("True", ["1"], ["0"])
     'set positive = ["True"] and negative = ["False"] in the schema'

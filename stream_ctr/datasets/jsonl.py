@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, by a small schema."""
+"""Reader of JSON lines, one object per line, described by a schema file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stream_ctr.errors import DataError, RowError
 
 @dataclass(frozen=True)
 class JsonLines(Delimited):
-    """Reads JSON lines; the schema's columns are the names in each object, absent ones are missing."""
+    """Reads JSON lines; the schema's columns are keys of the objects, and absent keys are missing values."""
 
     name: ClassVar[str] = "jsonl"
 
@@ -34,8 +34,8 @@ class JsonLines(Delimited):
             except (msgspec.DecodeError, RecursionError) as error:
                 if not number and text.lstrip()[:1] in ("[", "{") and _is_document(text):
                     raise DataError(
-                        f"{path}: holds one JSON document over several lines, not an object a line; convert "
-                        f"it, for instance: jq -c '.[]' {path}"
+                        f"{path}: holds one JSON document over several lines, not one object per line; "
+                        f"convert it, for example: jq -c '.[]' {path}"
                     ) from None
                 what = f": {shorten(repr(text), 60)} is not a JSON object ({error})"
                 raise RowError(path, line, what, "not a JSON object") from None
@@ -45,5 +45,5 @@ class JsonLines(Delimited):
 
 
 def _is_document(first: str) -> bool:
-    """Whether the first line begins an array of objects, or an object that goes on in the next line."""
+    """Whether the first line begins an array of objects, or an object that continues on the next line."""
     return re.match(r"\s*(\[\s*($|\{)|\{\s*$)", first) is not None

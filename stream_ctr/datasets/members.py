@@ -1,7 +1,7 @@
-"""Compressed data as a stream of bytes with bounded memory: gzip, bzip2, xz and zstd.
+"""Decompression of gzip, bzip2, xz and zstd streams in bounded memory.
 
-The library's own file objects hide what matters for data: some read a truncated file as a whole one, some
-drop what follows the end, and zstd gives gigabytes for one read. :class:`Decompressed` does none of it.
+The libraries' own file objects hide faults in the data: some read a truncated file as complete, some drop
+data after the end, and zstd may return gigabytes from one read. :class:`Decompressed` does none of these.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES: Final = 1 << 18
 XZ_MEMORY_BYTES: Final = 1 << 28
-"""Memory of an xz decoder: ``xz -9`` needs 65 MiB, a hostile header can ask for 4 GiB."""
+"""Memory limit of an xz decoder: ``xz -9`` needs 65 MiB, a hostile header can request 4 GiB."""
 ZSTD_WINDOW_BYTES: Final = 1 << 27
-"""Largest zstd window: what ``zstd`` itself accepts unless ``--long=31`` is given."""
+"""Largest zstd window: the limit of ``zstd`` itself without ``--long=31``."""
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE: Final = b"\x2a\x4d\x18"
-"""Last three bytes of the magic of a zstd frame that holds no data; the first is 0x50 to 0x5f."""
+"""Last three bytes of the magic number of a zstd frame without data; the first is 0x50 to 0x5f."""
 _RLE_BLOCK: Final = 1
 
 
 class CompressedDataError(Exception):
-    """The compressed data is truncated, damaged, or asks for too much memory; ``str`` says what to do."""
+    """The compressed data is truncated, damaged, or needs too much memory; the message names the remedy."""
 
     def __init__(self, kind: str, fault: str, remedy: str = "fetch it again") -> None:
         super().__init__(f"its {kind} data {fault}; {remedy}")
@@ -41,21 +41,21 @@ class Decoder(Protocol):
 
     @property
     def eof(self) -> bool:
-        """Whether the end of the member has been reached."""
+        """Whether the end of the member was reached."""
         ...
 
     @property
     def unused_data(self) -> bytes:
-        """Bytes that follow the end; only after ``eof``."""
+        """Input after the member's end; valid only after ``eof``."""
         ...
 
     @property
     def needs_input(self) -> bool:
-        """Whether more can come out only after more went in."""
+        """Whether more output requires more input."""
         ...
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """At most ``max_length`` bytes, or one block of 128 KiB."""
+        """Decompress at most ``max_length`` bytes, or one block of 128 KiB."""
         ...
 
 
@@ -76,13 +76,13 @@ class _GzipMember:
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         found = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-        # A full buffer may leave output behind even when all input is consumed.
+        # After a full buffer, output may be pending even if all input is consumed.
         self.needs_input = not self._zlib.unconsumed_tail and len(found) < max_length
         return found
 
 
 class _ZstdFrame:
-    """One zstd frame, fed block by block: a block gives 128 KiB at most, whatever its size in the file.
+    """One zstd frame, decompressed block by block: a block yields at most 128 KiB, whatever its input size.
 
     Source: RFC 8878, sections 3.1.1 (frames and blocks) and 3.1.2 (skippable frames).
     """
@@ -114,7 +114,7 @@ class _ZstdFrame:
         return b""
 
     def _take(self, count: int) -> bytes | None:
-        """The next ``count`` bytes; None when they have not come yet."""
+        """The next ``count`` bytes; None until they have arrived."""
         if len(self._data) - self._at < count:
             return None
         self._at += count
@@ -162,7 +162,7 @@ class _ZstdFrame:
 
 
 class Compression(NamedTuple):
-    """A compression by the first bytes of its members."""
+    """A compression format, identified by the first bytes of its members."""
 
     name: str
     magic: tuple[bytes, ...]
@@ -185,19 +185,19 @@ COMPRESSIONS: Final = (
         "zstd", (ZSTD_MAGIC, *(bytes([first]) + _SKIPPABLE for first in range(0x50, 0x60))), _ZstdFrame
     ),
 )
-# bzip2 says it with an OSError.
+# bzip2 reports damaged data with an OSError.
 _FAULTS: Final = (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError)
 _LONGEST_MAGIC: Final = 10
 
 
 class Decompressed(io.RawIOBase):
-    """The members of a compressed file, one after the other, as raw bytes.
+    """The concatenated members of a compressed file as raw bytes.
 
-    Zero bytes between and after members are padding. ``trailing`` holds the beginning of anything else that
-    follows the last member; it is not part of the data.
+    Zero bytes between and after members are padding. ``trailing`` holds the beginning of any other data that
+    follows the last member; it is not part of the content.
 
     Raises:
-        CompressedDataError: a member is truncated, or is not what its format says.
+        CompressedDataError: a member is truncated or damaged.
     """
 
     def __init__(self, source: BinaryIO, compression: Compression) -> None:
@@ -224,7 +224,7 @@ class Decompressed(io.RawIOBase):
         return count
 
     def _more(self) -> bytes:
-        """The next bytes; none at the end of a member."""
+        """The next bytes; empty at the end of a member."""
         decoder = self._decoder
         if decoder.eof:
             self._next_member(decoder.unused_data)

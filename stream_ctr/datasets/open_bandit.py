@@ -1,7 +1,7 @@
 """Open Bandit Dataset (ZOZOTOWN, 2019): ``{policy}/{campaign}/{campaign}.csv.gz``.
 
-Each row is one item shown at one position by a logged policy, with the probability with which that
-policy showed it. ``item_context.csv.gz`` in the same folder describes the items.
+Each row is one item that a logging policy showed at one position, with the probability of that choice.
+``item_context.csv.gz`` in the same folder describes the items.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One decision of the logged policy: what it showed, and what it could have shown."""
+    """One decision of the logging policy: the item that it showed and the items that it could have shown."""
 
     shown: Example
     """The row as an example."""
     context: Mapping[str, FeatureValue]
     """Features that do not depend on the item."""
     items: Mapping[str, Mapping[str, FeatureValue]]
-    """Features of every item that item_context lists, by id."""
+    """Features of every item in item_context, by id."""
     affinities: Mapping[str, str]
-    """The row's affinity cells by item id, as they stand in the file; one that is no number is left out
-    of that item's features."""
+    """The row's affinity cells by item id, as in the file. A cell that is not a number is left out of the
+    item's features."""
 
     def candidates(self) -> Iterator[dict[str, FeatureValue]]:
-        """Features of each item, in the order of item_context, as if it had been shown."""
+        """Features of each item as if it had been shown, in the order of item_context."""
         for item, own in self.items.items():
             features = {**self.context, "item_id": item, **own}
             with suppress(ValueError):
@@ -61,11 +61,11 @@ class Round:
             yield features
 
 
-def _whole(path: str | PathLike[str]) -> Path:
-    """The path from the root, whose folders name the policy and the campaign."""
+def _absolute(path: str | PathLike[str]) -> Path:
+    """The absolute path, whose folders name the policy and the campaign."""
     try:
         return Path(path).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a character that no path has
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a character invalid in paths
         raise DataError(f"cannot read {str(path)!r}: {error}") from None
 
 
@@ -81,20 +81,20 @@ class OpenBandit(FileReader):
 
     @property
     def about(self) -> str:
-        """What stands for the user, and how few clicks there are."""
+        """How users are derived, and the rate of clicks."""
         return (
-            "Open Bandit names no users: the four user features together stand for one, so a 'user' is a "
-            "group of people. Clicks are rare (under 1 %): give every figure with its interval. Of the "
-            "affinities of all items only the shown item's own is a feature."
+            "Open Bandit has no user ids: the four user features together identify a 'user', so a 'user' is "
+            "a group of people. Clicks are rare (under 1 %): report every figure with its interval. Of all "
+            "items' affinities, only the shown item's is a feature."
         )
 
     def rounds(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Round]:
-        """The rows with every item that could have been shown; the same order, ids and errors as ``read``."""
+        """The rows with every item that could have been shown; same order, ids and errors as ``read``."""
         self.report.clear()
-        return islice(self._rounds(_whole(path)), limit)
+        return islice(self._rounds(_absolute(path)), limit)
 
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
-        for each in self._rounds(_whole(path)):
+        for each in self._rounds(_absolute(path)):
             yield each.shown
 
     def _rounds(self, path: Path) -> Iterator[Round]:
@@ -142,7 +142,7 @@ class OpenBandit(FileReader):
         return build_rows(path, table, build, self.report)
 
 
-_EXPECTED = {"click": "0 or 1", "timestamp": "a time with its zone, as 2019-11-24 00:00:34+00:00"}
+_EXPECTED = {"click": "0 or 1", "timestamp": "a time with a zone, such as 2019-11-24 00:00:34+00:00"}
 
 
 def _parse_time(text: str) -> int:
@@ -158,7 +158,7 @@ def _table_in(folder: Path, stem: str) -> Path:
             return found
     raise DataError(
         f"there is no {stem}.csv.gz (or .csv, .csv.xz, .csv.zst) in {folder}; "
-        "give the folder of one campaign of one policy, as random/all"
+        "give the folder of one campaign of one policy, such as random/all"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a reader skipped or noticed in its files, and the rule that says when bad rows end the run."""
+"""The report of a reader: skipped rows, notes, and the limit on bad rows that ends the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stream_ctr.errors import DataError, RowError, UsageError
 
 OnBadRow = Literal["stop", "skip"]
 CHECKED_ROWS: Final = 1000
-"""Rows of a file after which the share of bad rows is looked at: two bad rows in ten are not yet 20 %."""
+"""Number of rows of a file before the share of bad rows is checked; a share of fewer rows means little."""
 _MAX_REASONS: Final = 50
 _OTHER: Final = "other reasons"
 
@@ -20,12 +20,12 @@ class BadReason:
 
     rows: int
     example: str
-    """The first of them: file, line, column and value."""
+    """The first of these rows: file, line, column and value."""
 
 
 @dataclass
 class ReadReport:
-    """Counts the bad rows of one reading.
+    """Counts the bad rows of one read.
 
     >>> report = ReadReport("skip")
     >>> report.skip(RowError("a.csv", 7, ", column x: 'y' is not 0 or 1", "column x is not 0 or 1"), 5)
@@ -38,31 +38,31 @@ class ReadReport:
     skipped: int = field(default=0, init=False, repr=False)
     reasons: dict[str, BadReason] = field(default_factory=dict, init=False, repr=False)
     notes: dict[str, str] = field(default_factory=dict, init=False, repr=False)
-    """What is unusual about the files and may be a mistake, by subject."""
+    """Oddities of the files that may be mistakes, by subject."""
     _by_file: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Check the options."""
         if self.on_bad_row not in get_args(OnBadRow):
-            raise UsageError(f"on_bad_row = {self.on_bad_row!r} is neither 'stop' nor 'skip'")
+            raise UsageError(f"on_bad_row must be 'stop' or 'skip', got {self.on_bad_row!r}")
         if not 0 < self.max_bad_share <= 1:
             raise UsageError(
-                f"max_bad_share = {self.max_bad_share:g} is not above 0 and at most 1 (0.01 is 1 %)"
+                f"max_bad_share must be above 0 and at most 1 (0.01 is 1 %), got {self.max_bad_share:g}"
             )
 
     def clear(self) -> None:
-        """Begin a new reading."""
+        """Start a new read."""
         self.skipped = 0
         self.reasons.clear()
         self.notes.clear()
         self._by_file.clear()
 
     def skip(self, error: RowError, number: int) -> None:
-        """Count the bad row ``number`` (from 0) of its file.
+        """Count a bad row; ``number`` (from 0) is its row number in its file.
 
         Raises:
             RowError: ``error``, unless bad rows are skipped.
-            DataError: so many rows of the file are bad that the format or the schema must be wrong.
+            DataError: after 1,000 rows, the share of bad rows in the file is above ``max_bad_share``.
         """
         if self.on_bad_row == "stop":
             raise error
@@ -77,10 +77,10 @@ class ReadReport:
             raise self._too_many(error.path, f"{bad:,} of the first {rows:,} rows")
 
     def end_without_rows(self, path: str) -> None:
-        """The end of a file that gave no row.
+        """Check a file that yielded no row.
 
         Raises:
-            DataError: it has rows, and all are bad.
+            DataError: the file has rows, and all of them are bad.
         """
         if bad := self._by_file.get(path, 0):
             raise self._too_many(path, f"all {bad:,} rows")
@@ -93,7 +93,7 @@ class ReadReport:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The report, for ``--json``."""
         reasons = sorted(self.reasons.items(), key=lambda item: -item[1].rows)
         return {
             "skipped": self.skipped,
@@ -104,7 +104,7 @@ class ReadReport:
         }
 
     def summary(self) -> str:
-        """For people: empty when all rows were good and nothing was noted."""
+        """The report as text; empty if there are neither bad rows nor notes."""
         parts = list(self.notes.values())
         if self.skipped:
             reasons = "; ".join(

@@ -1,4 +1,4 @@
-"""What all readers of files share: the options about bad rows, and the report of a reading."""
+"""Base class of file readers: the options for bad rows, and the report of a read."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class FileReader(ABC):
     """A dataset that is read from files, row by row."""
 
     on_bad_row: str = ""
-    """stop (the default): a row that is not what the format says ends the run. skip: it is counted."""
+    """stop (the default): a row that does not match the format ends the run. skip: it is counted."""
     max_bad_share: float | None = None
-    """Share of bad rows, after 1,000 rows of a file, above which the run ends anyway (default 0.01)."""
+    """With skip: share of bad rows, after 1,000 rows of a file, above which the run ends (default 0.01)."""
     report: ReadReport = field(init=False, repr=False, compare=False)
-    """Bad rows and notes of the latest reading."""
+    """Bad rows and notes of the latest read."""
 
     def __post_init__(self) -> None:
-        """Refuse options without a meaning."""
+        """Check the options."""
         self._report_as("stop", 0.01)
 
     def _report_as(self, on_bad_row: OnBadRow, max_bad_share: float) -> None:
-        """Set up the report; the arguments stand in for options that were not given."""
+        """Create the report; the arguments are the defaults of the two options."""
         report = ReadReport(
             cast("OnBadRow", self.on_bad_row or on_bad_row),
             max_bad_share if self.max_bad_share is None else self.max_bad_share,
@@ -39,15 +39,15 @@ class FileReader(ABC):
     @property
     @abstractmethod
     def about(self) -> str:
-        """What a report must say about the data in every case: synthesised times, order, missing tables."""
+        """Caveats that always apply to the data: synthesised times, order, missing tables."""
 
     @property
     def note(self) -> str:
-        """What a report must say about the data, the bad rows of the latest reading included."""
+        """Caveats that a report must state, including the bad rows of the latest read."""
         return f"{self.about} {self.report.summary()}".rstrip()
 
     def read(self, path: str | PathLike[str], limit: int | None = None) -> Iterator[Example]:
-        """The examples in the order of the file, at most ``limit``.
+        """The first ``limit`` examples in file order, or all of them.
 
         Raises:
             DataError: see :meth:`stream_ctr.datasets.base.Dataset.read`.
@@ -57,9 +57,9 @@ class FileReader(ABC):
 
     @abstractmethod
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
-        """All examples in the order of the file."""
+        """All examples in file order."""
 
 
 def read_report(dataset: Any) -> ReadReport:
-    """The report of a dataset; an empty one where it is not read from files."""
+    """The report of a dataset; an empty report if it is not a file reader."""
     return dataset.report if isinstance(dataset, FileReader) else ReadReport()

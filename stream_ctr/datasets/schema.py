@@ -1,4 +1,4 @@
-"""A small schema, as TOML, that says what the columns of any delimited or JSON-lines file mean.
+"""The schema file, as TOML, that describes the columns of a delimited or JSON-lines file.
 
 ::
 
@@ -37,15 +37,15 @@ from stream_ctr.features.keys.values import number_of, text_of, whole_of
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 Cell = str | int | float | bool | list[object] | dict[str, object] | None
-"""A cell as read: text out of a delimited file, any JSON value out of JSON lines."""
+"""A cell as read: text from a delimited file, any JSON value from JSON lines."""
 MOST_NAME_BYTES = MAX_EVENT_ID_BYTES - 24
-"""What an event id holds of a file's name, before the row number."""
+"""Bytes of the file's name in an event id, before the row number."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_UNIT_MS = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 
 
 class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One field, as in the configuration file, and the column that it is read from."""
+    """One field, as in the configuration file, and its source column."""
 
     name: str
     kind: FieldKind = "categorical"
@@ -57,7 +57,7 @@ class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     buckets: int = 64
     boundaries: tuple[float, ...] = ()
     keep: Literal["first", "last"] = "first"
-    """multi: which values of a list are kept that has more than ``max_values``."""
+    """multi: which values of a list with more than ``max_values`` are kept."""
 
     @property
     def source(self) -> str:
@@ -70,7 +70,7 @@ class FieldSchema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What the columns mean."""
+    """The meaning of the columns."""
 
     fields: tuple[FieldSchema, ...]
     label: str
@@ -79,7 +79,7 @@ class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     time_unit: TimeUnit = "ms"
     rows_per_second: float = 1.0
     event_id: str = ""
-    """Column of the event id; without one it is the file's name and the row number."""
+    """Column of the event id; without one, the id is the file's name and the row number."""
     user: str = ""
     bid: str = ""
     positive: tuple[str, ...] = ("1", "true")
@@ -88,36 +88,37 @@ class Schema(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     missing: tuple[str, ...] = ("",)
     """Texts that mean a missing value; the empty text and JSON's null always do."""
     delimiter: str = ","
-    """Delimited files: one character, or several, as "::"."""
+    """Delimited files: one or more characters, such as "::"."""
     quoting: Quoting | None = None
-    """Delimited files. minimal: cells may be in quotes, as RFC 4180 says. none: quotes are part of the text.
-    Unless set: none where ``delimiter`` is a tab or several characters, else minimal."""
+    """Delimited files. minimal: cells may be quoted as in RFC 4180. none: quotes are part of the text.
+    Default: none if ``delimiter`` is a tab or several characters, else minimal."""
     max_row_lines: int = MAX_ROW_LINES
-    """Delimited files with quotes: most lines of one row. A longer row is an error: a stray quote made it."""
+    """Delimited files with quotes: largest number of lines in a row. A longer row is an error, caused by a
+    stray quote."""
     columns: tuple[str, ...] = ()
     """Delimited files without a header line: the names of all columns."""
     on_bad_row: OnBadRow = "stop"
     """stop: a bad row ends the run. skip: it is counted and reported at the end."""
     max_bad_share: float = 0.01
-    """Skipping: share of bad rows, after 1,000 rows of a file, above which the run ends anyway."""
+    """With skip: share of bad rows, after 1,000 rows of a file, above which the run ends."""
 
     def layout(self) -> Layout:
-        """How the rows of a delimited file are written."""
+        """The layout of a delimited file."""
         plain = self.delimiter == "\t" or len(self.delimiter) > 1
         quoting = self.quoting or ("none" if plain else "minimal")
         return Layout(self.delimiter, quoting, self.columns, self.max_row_lines, schema=True)
 
     def note(self, reader: str) -> str:
-        """What a report must say."""
+        """The caveat that a report must state."""
         if self.time:
-            return f"{reader}: times are those of the column {self.time!r}, in the order of the file."
+            return f"{reader}: times come from the column {self.time!r}; rows keep the order of the file."
         return (
-            f"{reader}: the schema names no column of times: they are synthesised from the row number at "
-            f"{self.rows_per_second:g} rows a second."
+            f"{reader}: the schema has no time column: times are synthesised from the row number at "
+            f"{self.rows_per_second:g} rows per second."
         )
 
     def used_columns(self) -> list[str]:
-        """Every column that is read."""
+        """Names of all columns that are read."""
         special = (self.label, self.time, self.event_id, self.user, self.bid)
         return list(dict.fromkeys(name for name in (*special, *(f.source for f in self.fields)) if name))
 
@@ -126,7 +127,7 @@ def load_schema(path: str | PathLike[str]) -> Schema:
     """Read a schema file.
 
     Raises:
-        ConfigError: unreadable, not TOML, an unknown or missing key, or a value that cannot be meant.
+        ConfigError: the file is unreadable or not TOML, a key is unknown or missing, or a value is invalid.
     """
     try:
         table = tomllib.loads(Path(path).read_text("utf-8"))
@@ -146,7 +147,7 @@ def _check(schema: Schema, path: str | PathLike[str]) -> None:
     names = [field.name for field in schema.fields]
     for name in names:
         if not name or names.count(name) > 1:
-            raise ConfigError(f"the schema {path}: field name {name!r} is empty or stands twice")
+            raise ConfigError(f"the schema {path}: field name {name!r} is empty or repeated")
     if not names:
         raise ConfigError(f"the schema {path} has no fields; name at least one")
     if not schema.delimiter or not {"\r", "\n"}.isdisjoint(schema.delimiter):
@@ -157,37 +158,39 @@ def _check(schema: Schema, path: str | PathLike[str]) -> None:
             '"minimal"; set quoting = "none"'
         )
     if schema.max_row_lines < 1:
-        raise ConfigError(f"the schema {path}: max_row_lines = {schema.max_row_lines} is not at least 1")
+        raise ConfigError(f"the schema {path}: max_row_lines must be at least 1, got {schema.max_row_lines}")
     try:
         ReadReport(schema.on_bad_row, schema.max_bad_share)
     except UsageError as error:
         raise ConfigError(f"the schema {path}: {error}") from None
     if not 0 < schema.rows_per_second < float("inf"):
-        raise ConfigError(f"the schema {path}: rows_per_second = {schema.rows_per_second:g} is not above 0")
+        raise ConfigError(
+            f"the schema {path}: rows_per_second must be above 0, got {schema.rows_per_second:g}"
+        )
     if both := set(schema.positive) & set(schema.negative):
         raise ConfigError(f"the schema {path}: {sorted(both)} are both positive and negative labels")
     for field in schema.fields:
         if field.kind == "multi" and not field.separator:
             raise ConfigError(f"the schema {path}: field {field.name!r} is multi and has no separator")
         if list(field.boundaries) != sorted(set(field.boundaries)):
-            raise ConfigError(f"the schema {path}: boundaries of field {field.name!r} do not ascend")
+            raise ConfigError(f"the schema {path}: boundaries of field {field.name!r} must ascend")
 
 
 class ExampleBuilder:
-    """Turns the cells of one line into an example."""
+    """Builds an example from the cells of a row."""
 
     def __init__(self, schema: Schema, path: str | PathLike[str]) -> None:
         self._schema = schema
         self._path = path
-        # An id is the name and a row number; names of files may be as long as ids.
+        # An id is the file's name and a row number; a file's name may be as long as an id.
         self._prefix = Path(path).name.encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
         self._missing = frozenset(schema.missing)
 
     def build(self, row: int, line: int, cell: Callable[[str], Cell]) -> Example:
-        """The example of row ``row`` (from 0); ``cell`` gives a column's value, None if missing.
+        """The example of row ``row`` (from 0); ``cell`` returns a column's value, None if missing.
 
         Raises:
-            DataError: a value is not what the schema says.
+            DataError: a value does not match the schema.
         """
         schema = self._schema
         features: dict[str, FeatureValue] = {}
@@ -219,7 +222,7 @@ class ExampleBuilder:
 
     def _label(self, line: int, cell: Callable[[str], Cell]) -> int:
         value = cell(self._schema.label)
-        # The schema lists labels as the file spells them: a text is not brought into another form.
+        # The schema lists labels exactly as the file spells them, so a text is not normalised.
         text = value if isinstance(value, str) else _text_of(value)
         if text is not None and text in self._schema.positive:
             return 1
@@ -228,7 +231,7 @@ class ExampleBuilder:
         known = ", ".join((*self._schema.negative, *self._schema.positive))
         remedy = label_remedy(text, self._schema.positive, self._schema.negative)
         raise bad_value(
-            self._path, line, self._schema.label, value, f"one of the labels {known}", remedy
+            self._path, line, self._schema.label, value, f"a known label ({known})", remedy
         ) from None
 
     def _bid(self, line: int, cell: Callable[[str], Cell]) -> float:
@@ -270,7 +273,7 @@ _EXPECTED: dict[FieldKind, str] = {
 
 
 def _text_of(value: Cell) -> str | None:
-    """The text that a value stands for, as a categorical feature has it; None where there is none."""
+    """The canonical text of a value, as for a categorical feature; None if it has none."""
     try:
         return text_of(value)
     except ValueError:
@@ -278,7 +281,7 @@ def _text_of(value: Cell) -> str | None:
 
 
 def _id_of(value: Cell) -> str | None:
-    """The id that a value stands for; None where it is none, or longer than an event id may be."""
+    """The id in a value; None if it is not a valid id or too long."""
     text = _text_of(value)
     return text if text and len(text.encode(errors="replace")) <= MAX_EVENT_ID_BYTES else None
 
@@ -301,7 +304,7 @@ def _time_ms(value: Cell, unit: str) -> int:
     try:
         return whole_of(value) * factor // divisor
     except ValueError:
-        # A fraction of a unit, as 1700000000.25 seconds; exact enough for milliseconds.
+        # A fraction of a unit, such as 1700000000.25 seconds; exact enough for milliseconds.
         return int(number_of(value) * factor // divisor)
 
 

@@ -1,4 +1,4 @@
-"""Rows and columns of delimited files: separators, quotes, headers."""
+"""Parses the rows and columns of delimited files: separators, quotes, headers."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from stream_ctr.errors import DataError, RowError, printable
 
 Quoting = Literal["none", "minimal"]
 MAX_ROW_LINES: Final = 100
-"""Lines of one row: a quote that is never closed would make one cell of the rest of the file."""
+"""Largest number of lines in a row: an unclosed quote would turn the rest of the file into one cell."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows and cells are written."""
+    """The layout of rows and cells."""
 
     delimiter: str = ","
     """One or more characters between two cells."""
     quoting: Quoting = "minimal"
-    """minimal: quotes as in RFC 4180. none: a quote is a character like any other."""
+    """minimal: quotes as in RFC 4180. none: a quote is an ordinary character."""
     columns: tuple[str, ...] = ()
     """Names of the columns; without them the first row is a header."""
     max_row_lines: int = MAX_ROW_LINES
-    """Most lines of one row; more than one needs quotes."""
+    """Largest number of lines in a row; a row of several lines needs quotes."""
     schema: bool = False
-    """Whether the user can change all this in a schema, so that a message may say so."""
+    """Whether the user can change the layout in a schema, so that messages may suggest it."""
 
 
 class _LongRowError(Exception):
-    """A row does not end within the lines that it may have."""
+    """A row has more lines than allowed."""
 
 
 def read_rows(
     path: str | PathLike[str], layout: Layout | None = None, report: ReadReport | None = None
 ) -> Iterator[Row]:
-    """Every row of a delimited file but blank lines.
+    """Every row of a delimited file except blank lines.
 
     Raises:
-        DataError: as ``read_lines``; or a row's quotes are wrong and ``report`` does not skip it.
+        DataError: as ``read_lines``, or a row's quotes are wrong and ``report`` does not skip it.
     """
     layout, report = layout or Layout(), report or ReadReport()
     if layout.quoting == "minimal":
@@ -57,7 +57,7 @@ def read_rows(
 
 
 class _QuotedRows:
-    """Rows of a file with quotes. A bad row ends with its first line: the next begins on the next line."""
+    """Rows of a file with quotes. After a bad row, parsing resumes on the line after the row's first line."""
 
     def __init__(self, path: str | PathLike[str], layout: Layout, report: ReadReport) -> None:
         self._path = path
@@ -65,9 +65,9 @@ class _QuotedRows:
         self._report = report
         self._lines = raw_lines(path, report)
         self._returned: deque[tuple[int, str | RowError]] = deque()
-        """Lines to be read again."""
+        """Lines to read again."""
         self._taken: list[tuple[int, str | RowError]] = []
-        """Lines of the present row."""
+        """Lines of the current row."""
         self._parser = self._reader()
         self._long = _LongRows(path, layout, report)
 
@@ -81,7 +81,7 @@ class _QuotedRows:
                 line, text = found[0], decode_line(path, *found)
             else:
                 break
-            # A line without quotes, outside of any, is a row: no need for a parser.
+            # A line without quotes, outside any quoted cell, is a complete row and needs no parser.
             if isinstance(text, str) and '"' not in text:
                 body = text.rstrip("\r\n")
                 if not body or (body[0] <= " " and is_blank(body)):
@@ -96,7 +96,7 @@ class _QuotedRows:
                 yield row
 
     def _parsed(self, number: int) -> Row | None:
-        """The row that begins with the next line; None when it is bad."""
+        """The row that begins on the next line; None if it is bad."""
         taken = self._taken
         taken.clear()
         try:
@@ -142,12 +142,12 @@ class _QuotedRows:
         )
         if isinstance(error, _LongRowError):
             what = f"a quote that opens in this row is not closed within {self._layout.max_row_lines} lines"
-            more = "; if such long cells are meant, raise max_row_lines" if self._layout.schema else ""
+            more = "; if such long cells are intended, raise max_row_lines" if self._layout.schema else ""
             return RowError(self._path, line, f": {what}", what, quotes + more)
         if "unexpected end of data" in text or ("field larger" in text and len(self._taken) > 1):
             what = "a quote that opens in this row is not closed"
         elif "new-line character" in text:
-            what = "a carriage return stands inside the row"
+            what = "the row contains a carriage return"
             quotes = "remove it, put the cell in quotes, or skip bad rows with --option on_bad_row=skip"
         elif "field larger" in text:
             what = f"a cell is longer than {csv.field_size_limit():,} characters"
@@ -157,7 +157,7 @@ class _QuotedRows:
 
 
 class _LongRows:
-    """Notes rows of several lines: a stray quote makes such rows, and nothing else shows it."""
+    """Notes rows of several lines, because they may result from a stray quote that causes no error."""
 
     def __init__(self, path: str | PathLike[str], layout: Layout, report: ReadReport) -> None:
         self._path = path
@@ -168,7 +168,7 @@ class _LongRows:
         self._rows = self._longest = self._line = 0
 
     def count(self, line: int, lines: int) -> None:
-        """One row of ``lines`` lines that begins on ``line``."""
+        """Count a row of ``lines`` lines that begins on ``line``."""
         self._rows += 1
         if lines > self._longest:
             self._longest, self._line = lines, line
@@ -180,7 +180,7 @@ class _LongRows:
 
 
 class Table:
-    """A delimited file whose columns have names, from its header line or from the layout."""
+    """A delimited file with named columns; the names come from its header line or the layout."""
 
     def __init__(
         self, path: str | PathLike[str], layout: Layout | None = None, report: ReadReport | None = None
@@ -194,16 +194,16 @@ class Table:
         if self._header:
             header = next(self._rows, None)
             if header is None:
-                raise DataError(f"{path} holds blank lines only; there is nothing to read in it")
+                raise DataError(f"{path} holds only blank lines; there is nothing to read")
             if header.number:
                 raise DataError(f"{path}: its first line, the header, is bad; correct it")
             self.columns = [cell.strip() for cell in header.cells]
 
     def index(self, name: str) -> int:
-        """Place of a column.
+        """Index of a column.
 
         Raises:
-            DataError: there is none of that name, or several.
+            DataError: the file has no column of that name, or several.
         """
         found = self.columns.count(name)
         if found == 1:
@@ -215,7 +215,7 @@ class Table:
         raise DataError(f"{self._path} has no column {name!r}; its columns are {shown}: {hint}")
 
     def __iter__(self) -> Iterator[Row]:
-        """The rows; those with too few or too many cells go to the report."""
+        """The rows; rows with too few or too many cells are added to the report."""
         width, first = len(self.columns), int(self._header)
         for number, line, cells in self._rows:
             if len(cells) != width:

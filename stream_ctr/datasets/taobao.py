@@ -1,7 +1,7 @@
 """Ali Display Ad Click (Taobao, 2017): ``raw_sample.csv`` with two side tables in the same folder.
 
-``ad_feature.csv`` and ``user_profile.csv`` are held in memory, one text an ad and one shared text for
-all users of the same profile; ``raw_sample.csv`` is streamed.
+``ad_feature.csv`` and ``user_profile.csv`` are held in memory, with one text per ad and one shared text
+for all users of the same profile; ``raw_sample.csv`` is streamed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TAOBAO_FIELDS = (
     *(FieldConfig(name) for name in PROFILE),
 )
 MISSING = ("", "NULL")
-"""How the tables write a missing value (an ad without a brand, a user without a level)."""
+"""The tables' spellings of a missing value (an ad without a brand, a user without a level)."""
 _SEPARATOR = "\x1f"
 
 
@@ -55,21 +55,21 @@ class Taobao(FileReader):
 
     @property
     def about(self) -> str:
-        """What is unusual about order and profiles."""
+        """Caveats about the order and the profiles."""
         return (
             "Taobao's raw_sample.csv is not sorted by time: rows keep the order of the file and their own "
-            "times; replay --sort puts them in order. Users without a line in user_profile.csv have no "
+            "times; replay --sort sorts them by time. Users without a line in user_profile.csv have no "
             "profile features."
         )
 
     def _examples(self, path: str | PathLike[str]) -> Iterator[Example]:
         path = Path(path)
         if path.is_dir():
-            path = _beside(path, "raw_sample")
+            path = _table_path(path, "raw_sample")
         ads = _side_table(
-            _beside(path.parent, "ad_feature"), "adgroup_id", (*AD, "price"), "price", self.report
+            _table_path(path.parent, "ad_feature"), "adgroup_id", (*AD, "price"), "price", self.report
         )
-        profiles = _side_table(_beside(path.parent, "user_profile"), "userid", PROFILE, None, self.report)
+        profiles = _side_table(_table_path(path.parent, "user_profile"), "userid", PROFILE, None, self.report)
         table = Table(path, report=self.report)
         user_at, time_at, ad_at, pid_at, no_click, click = (
             table.index(n) for n in ("user", "time_stamp", "adgroup_id", "pid", "nonclk", "clk")
@@ -77,7 +77,7 @@ class Taobao(FileReader):
 
         def build(row: Row) -> Example:
             number, line, cells = row
-            # A table may have been through a program that writes the ids as 11.0.
+            # Some programs write the ids of a table as 11.0.
             user, ad = plain_text(cells[user_at]), plain_text(cells[ad_at])
             try:
                 label = to_label(cells[click])
@@ -107,8 +107,8 @@ def _present(names: tuple[str, ...], cells: list[str]) -> dict[str, FeatureValue
     return {name: cell for name, cell in zip(names, cells, strict=True) if cell not in MISSING}
 
 
-def _beside(folder: Path, stem: str) -> Path:
-    """A table of the dataset by its name, compressed or not."""
+def _table_path(folder: Path, stem: str) -> Path:
+    """Path of a table of the dataset, compressed or not."""
     for ending in (".csv", ".csv.gz", ".csv.xz", ".csv.zst"):
         if (found := folder / f"{stem}{ending}").exists():
             return found
@@ -118,7 +118,8 @@ def _beside(folder: Path, stem: str) -> Path:
 def _side_table(
     path: Path, key: str, columns: tuple[str, ...], number: str | None, report: ReadReport
 ) -> dict[str, str]:
-    """Key -> the joined cells of ``columns``; equal texts are one object. ``number`` is checked."""
+    """Joined cells of ``columns`` by key; checks that the column ``number`` holds numbers. Without
+    ``number``, equal texts share one object."""
     table = Table(path, report=report)
     key_at = table.index(key)
     places = [table.index(name) for name in columns]

@@ -1,4 +1,4 @@
-"""Fields of the simulated world of planted truth; the world itself is in the simulators."""
+"""Fields of the simulated world with known ground truth; the world itself is in the simulators."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Replaying dead letters: their original bytes go back to where they came from.
+"""Replay of dead letters: appends their original bytes to the partitions they came from.
 
-A letter is replayed once. Around each append two notes are written to the dead-letter topic: ``begun``, with
-where the source partition ended, before it, and ``done`` after its acknowledgement. A run that was cut
-off in between leaves ``begun`` alone; the next one looks in the source partition from that end on for the
-header that a replayed record carries, and appends only what is not there.
+A letter is replayed once. Two notes in the dead-letter topic enclose each append: ``begun``, which records
+the end offset of the source partition, before it, and ``done`` after its acknowledgement. An interrupted run
+leaves ``begun`` without ``done``. The next run then searches the source partition from that end offset for
+the header that replayed records carry, and appends only the missing records.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from stream_ctr.events.dead_letters import (
 from stream_ctr.events.log import Entry, EventLog, Record
 
 REPLAYED_HEADER = "stream-ctr-replayed-from"
-"""Header of a replayed record: topic, partition and offset that it was first read at, with slashes."""
+"""Header of a replayed record: topic, partition and offset of the original, separated by slashes."""
 
 _CHUNK = 200
 
 
 class ReplayNote(msgspec.Struct, kw_only=True, frozen=True):
-    """How far the replay of one letter came; ``end`` is where its source partition ended before."""
+    """Progress of one letter's replay; ``end`` is its source partition's end offset before the append."""
 
     v: int = 1
     state: Literal["begun", "done"]
@@ -46,7 +46,7 @@ class ReplayNote(msgspec.Struct, kw_only=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant.
+    """Filter over dead letters.
 
     >>> Selection(topic="clicks", offsets=(10, 20)).takes(
     ...     DeadLetter(reason="not JSON", topic="clicks", partition=0, offset=20, timestamp_ms=0))
@@ -54,16 +54,16 @@ class Selection:
     """
 
     reason: str = ""
-    """Text that the reason contains, whatever the case."""
+    """Text that the reason contains, ignoring case."""
     topic: str = ""
-    """Topic that the unusable record came from."""
+    """Source topic of the unusable record."""
     partition: int | None = None
-    """Its partition."""
+    """Source partition."""
     offsets: tuple[int, int] | None = None
-    """First and last of its offsets."""
+    """First and last source offset, both included."""
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Whether a letter is meant."""
+        """Whether a letter is selected."""
         return (
             self.reason.lower() in letter.reason.lower()
             and self.topic in ("", letter.topic)
@@ -73,10 +73,10 @@ class Selection:
 
 
 def offset_range(text: str) -> tuple[int, int]:
-    """``A:B`` with either end left out, or one offset.
+    """Parse ``A:B``, either end optional, or a single offset.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text has another form, or A is greater than B.
 
     >>> offset_range("3:7"), offset_range("5"), offset_range(":7")
     ((3, 7), (5, 5), (0, 7))
@@ -87,33 +87,33 @@ def offset_range(text: str) -> tuple[int, int]:
         or not all((part.isascii() and part.isdigit()) or not part for part in (first, last))
         or not text
     ):
-        raise UsageError(f"--offsets {text!r} is no range; write FIRST:LAST, FIRST:, :LAST or one offset")
+        raise UsageError(f"--offsets must be FIRST:LAST, FIRST:, :LAST or one offset, got {text!r}")
     found = int(first or 0), int(last) if last else (2**63 if colon else int(first))
     if found[0] > found[1]:
-        raise UsageError(f"--offsets {text!r} ends before it begins")
+        raise UsageError(f"--offsets {text!r}: the last offset must not be below the first")
     return found
 
 
 @dataclass
 class ReplayReport:
-    """What a replay came to, in letters."""
+    """Result of a replay, in letters."""
 
     replayed: int = 0
-    """Appended to the topic they came from; in a dry run, those that would be."""
+    """Appended to their source topic; in a dry run, the letters that would be."""
     replayed_before: int = 0
-    """Left out: replayed by an earlier run."""
+    """Skipped: an earlier run replayed them."""
     cut_short: int = 0
-    """Left out: too large for a dead letter, so that only the beginning is kept."""
+    """Skipped: the record was too large for a dead letter, which holds only its beginning."""
     stray: int = 0
-    """Left out: records of the dead-letter topic that are no dead letters."""
+    """Skipped: records of the dead-letter topic that are not dead letters."""
 
     def as_dict(self) -> dict[str, int]:
-        """For ``--json``."""
+        """The counts, for ``--json``."""
         return asdict(self)
 
 
 def replay_notes(log: EventLog, topic: str) -> dict[Place, ReplayNote]:
-    """The latest note about each letter that was ever replayed."""
+    """The latest note about each letter."""
     notes: dict[Place, ReplayNote] = {}
     for entry in held_entries(log, topic):
         if any(name == NOTE_HEADER for name, _ in entry.headers):
@@ -133,14 +133,14 @@ def replay_dead_letters(
 ) -> ReplayReport:
     """Append the original bytes of the selected letters to their topic, partition and key.
 
-    At most ``limit`` (0: all) are replayed. Only one replay may run on a log at a time.
+    Replays at most ``limit`` letters (0: all). Only one replay may run on a log at a time.
 
     Raises:
-        LogError: a topic is not there, or the log does not take the records; a later run goes on.
+        LogError: a topic does not exist, or the log rejects the records; a later run resumes.
     """
     report = ReplayReport()
     notes = replay_notes(log, topic)
-    begun = _found_again(log, [note for note in notes.values() if note.state == "begun"])
+    begun = _replayed_without_done(log, [note for note in notes.values() if note.state == "begun"])
 
     def pending() -> Iterable[DeadLetter]:
         for letter in list_dead_letters(log, topic):
@@ -169,7 +169,7 @@ def replay_dead_letters(
 
 
 def _append(log: EventLog, topic: str, letters: list[DeadLetter]) -> None:
-    """One chunk: notes that it begins, the records, notes that it is done."""
+    """Append one chunk: ``begun`` notes, the records, ``done`` notes."""
     ends = {name: log.end_offsets(name) for name in sorted({letter.topic for letter in letters})}
     notes = [
         ReplayNote(
@@ -207,17 +207,17 @@ def _note(state: Literal["begun", "done"], note: ReplayNote) -> Record:
     )
 
 
-def _found_again(log: EventLog, begun: list[ReplayNote]) -> dict[Place, ReplayNote]:
-    """Those whose record is in its source partition although no note says that it was done."""
+def _replayed_without_done(log: EventLog, begun: list[ReplayNote]) -> dict[Place, ReplayNote]:
+    """The notes whose record is in the source partition although its ``done`` note is missing."""
     starts: dict[str, dict[int, int]] = defaultdict(dict)
     for note in begun:
         start = starts[note.topic].get(note.partition, note.end)
         starts[note.topic][note.partition] = min(start, note.end)
-    there: set[bytes] = set()
+    found: set[bytes] = set()
     for name, offsets in starts.items():
-        there.update(filter(None, map(_replayed_from, held_entries(log, name, offsets))))
+        found.update(filter(None, map(_replayed_from, held_entries(log, name, offsets))))
     places = ((note, (note.topic, note.partition, note.offset)) for note in begun)
-    return {place: note for note, place in places if place_key(place) in there}
+    return {place: note for note, place in places if place_key(place) in found}
 
 
 def _replayed_from(entry: Entry) -> bytes | None:

@@ -1,8 +1,8 @@
-"""Dead letters: every record that cannot be used, kept with its place in the log and the reason.
+"""Dead letters: every unusable record, kept with its place in the log and the reason.
 
 A record may be reported again after a restart, because its offset enters a checkpoint only after its
-dead letter is acknowledged. Listing them shows each place once. Beside the letters the topic holds notes of
-which of them were replayed, told by their header.
+dead letter is acknowledged; a listing shows each place once. The topic also holds notes of the letters that
+were replayed, which a header distinguishes from letters.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from stream_ctr.events.validation import MAX_RECORD_BYTES
 DEAD_LETTER_VERSION = 1
 
 MAX_KEPT_BYTES = 1024 * 1024 + 64 * 1024
-"""Largest key and value together that are kept whole; base64 makes them a third longer. Values beyond 1 MiB
-are never decoded, so that nothing is lost that could be replayed."""
+"""Largest total of key and value that a letter holds whole; base64 adds a third. The decoder never accepts a
+value beyond 1 MiB, so every record that a replay could rescue is held whole."""
 
 PREFIX_BYTES = 4096
-"""What is kept of a larger one: enough to see what it is."""
+"""Bytes kept of a larger record: enough to recognise it."""
 
 MAX_WAITING = 1000
 """Letters that may wait for a flush."""
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Bytes that may: together with the number, what a log that takes no letters costs in memory."""
+"""Bytes that may wait for a flush. Both limits bound the memory while the log accepts no letters."""
 
 _APPEND_BYTES = 4 * 1024 * 1024
-"""Letters that are encoded and appended together."""
+"""Bytes of encoded letters that one append sends."""
 
 NOTE_HEADER = "stream-ctr-replay-note"
-"""Header of the topic's records that are no letters but notes about one; its value is the note's kind."""
+"""Header that marks a record of the topic as a note about a letter; its value is the kind of note."""
 
 Place = tuple[str, int, int]
 """Topic, partition and offset of an unusable record."""
 
 _CUT_SHORT = "bytes are kept here)"
 _POLL_ENTRIES = 1000
-_PATIENCE_SECONDS = 30.0
+_IDLE_TIMEOUT_SECONDS = 30.0
 
 
 class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
-    """One unusable record; ``key`` and ``value`` are its own bytes, base64 in JSON.
+    """One unusable record; ``key`` and ``value`` are its bytes, base64 in JSON.
 
-    ``topic``, ``partition`` and ``offset`` say where it lies, ``timestamp_ms`` what it was stamped.
+    ``topic``, ``partition`` and ``offset`` are its place in the log, ``timestamp_ms`` is its timestamp.
     """
 
     v: int = DEAD_LETTER_VERSION
@@ -60,12 +60,12 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
     key: bytes | None = None
     value: bytes | None = None
     size_bytes: int | msgspec.UnsetType = msgspec.UNSET
-    """Size of the record in the log, where the letter does not hold all of it; else left out."""
+    """Size of the record in the log; set only if the letter does not hold the whole record."""
 
     @classmethod
     def of(cls, entry: Entry, reason: str) -> DeadLetter:
-        """The dead letter of one entry. Of a large one, the beginning is kept; of one that was not read,
-        its place, reason and size. The log holds the whole until it is trimmed.
+        """The dead letter of one entry. It holds the beginning of a large record, and only place, reason and
+        size of an unread one. The log holds the whole record until it is trimmed.
         """
         key, value = entry.key, entry.value
         size_bytes = len(key or b"") + len(value or b"")
@@ -89,20 +89,20 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def place(self) -> Place:
-        """Where the unusable record lies."""
+        """Topic, partition and offset of the unusable record."""
         return self.topic, self.partition, self.offset
 
     @property
     def cut_short(self) -> bool:
-        """Whether the letter holds only the beginning of the record, or nothing of it."""
+        """Whether the letter lacks part of the record, or all of it."""
         if self.size_bytes is not msgspec.UNSET:
             return True
-        # Letters of versions that wrote no size.
+        # Earlier versions wrote no size.
         kept_bytes = len(self.key or b"") + len(self.value or b"")
         return kept_bytes == MAX_RECORD_BYTES // 2 and self.reason.endswith(_CUT_SHORT)
 
     def record(self) -> Record:
-        """As it is appended: keyed by the place of the unusable record."""
+        """The record to append, keyed by the place of the unusable record."""
         return Record(
             key=place_key(self.place),
             value=msgspec.json.encode(self),
@@ -111,7 +111,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def place_key(place: Place) -> bytes:
-    """A place as text, by which letters and notes about one record meet in one partition."""
+    """A place as a record key, so that the letter and the notes about one record share a partition."""
     return "{}/{}/{}".format(*place).encode()
 
 
@@ -132,7 +132,7 @@ class DeadLetters:
 
     @property
     def waiting(self) -> int:
-        """How many are not yet acknowledged."""
+        """Number of letters that are not yet acknowledged."""
         return len(self._waiting)
 
     @property
@@ -142,20 +142,20 @@ class DeadLetters:
 
     @property
     def full(self) -> bool:
-        """Whether so many wait that they must be written before more is read."""
+        """Whether the waiting letters must be flushed before more entries are read."""
         return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
 
     def add(self, entry: Entry, reason: str) -> None:
-        """Take one unusable record; it is safe only after the next ``flush``."""
+        """Add one unusable record; it is durable only after the next ``flush``."""
         letter = DeadLetter.of(entry, reason)
         self._waiting.append(letter)
         self._waiting_bytes += _kept_bytes(letter)
 
     def flush(self) -> None:
-        """Append all that wait; the log has acknowledged them when this returns.
+        """Append all waiting letters; the log has acknowledged them when this returns.
 
         Raises:
-            LogError: not acknowledged; those that were not still wait, and another flush appends them.
+            LogError: not acknowledged; the letters without acknowledgement keep waiting for the next flush.
         """
         while self._waiting:
             records: list[Record] = []
@@ -176,12 +176,12 @@ def _kept_bytes(letter: DeadLetter) -> int:
 
 
 def list_dead_letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:
-    """The dead letters that the topic holds now, each place of an unusable record once.
+    """The dead letters that the topic holds now, one for each unusable record.
 
-    A record that is not a dead letter itself is listed as one, with what is wrong with it.
+    A record that is not a dead letter is itself listed as one, with its fault as the reason.
 
     Raises:
-        LogError: there is no such topic, or the log stopped answering.
+        LogError: the topic does not exist, or the log stopped answering.
     """
     seen: set[Place] = set()
     for entry in held_entries(log, topic):
@@ -194,16 +194,16 @@ def list_dead_letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:
 
 
 def held_entries(log: EventLog, topic: str, offsets: Mapping[int, int] | None = None) -> Iterator[Entry]:
-    """What a topic holds now, from these offsets by partition on; without them, all of it.
+    """The entries that a topic holds now, from the given offset of each partition, or all of them.
 
     Raises:
-        LogError: there is no such topic, or the log stopped answering.
+        LogError: the topic does not exist, or the log stopped answering.
     """
     starts, ends = log.start_offsets(topic), log.end_offsets(topic)
     wanted = starts if offsets is None else {p: max(offset, starts[p]) for p, offset in offsets.items()}
     reader = log.reader({TopicPartition(topic, partition): start for partition, start in wanted.items()})
     try:
-        yield from _until(reader, ends)
+        yield from _entries_until(reader, ends)
     finally:
         reader.close()
 
@@ -212,21 +212,21 @@ def _letter_in(entry: Entry) -> DeadLetter:
     try:
         return msgspec.json.decode(entry.value or b"", type=DeadLetter)
     except msgspec.MsgspecError as error:
-        return DeadLetter.of(entry, f"not a dead letter itself: {error}")
+        return DeadLetter.of(entry, f"not a dead letter: {error}")
 
 
-def _until(reader: LogReader, ends: dict[int, int]) -> Iterator[Entry]:
+def _entries_until(reader: LogReader, ends: dict[int, int]) -> Iterator[Entry]:
     """Entries up to the given end of each partition."""
     idle_polls = 0
-    patience = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _IDLE_TIMEOUT_SECONDS
     while any(position < ends[place.partition] for place, position in reader.positions().items()):
         entries = reader.poll(_POLL_ENTRIES, 1.0)
         yield from (entry for entry in entries if entry.offset < ends[entry.partition])
         if entries:
-            idle_polls, patience = 0, time.monotonic() + _PATIENCE_SECONDS
-        elif time.monotonic() >= patience:
-            raise LogError("the log stopped answering while a topic of it was read; try again")
+            idle_polls, deadline = 0, time.monotonic() + _IDLE_TIMEOUT_SECONDS
+        elif time.monotonic() >= deadline:
+            raise LogError("the log stopped answering during the read; try again")
         elif reader.healthy:
             idle_polls += 1
-            if idle_polls == 3:  # what is left of the range holds no records, as after compaction
+            if idle_polls == 3:  # the rest of the range holds no records, as after compaction
                 return

@@ -1,7 +1,7 @@
-"""The event log: an append-only, partitioned record of what happened, addressed by URL.
+"""The event log: an append-only, partitioned log of impressions and clicks, addressed by URL.
 
 Two implementations fulfil this contract: ``kafka://host:port[,host:port]`` and the embedded
-``sqlite:///path``. Reading is always by explicit offsets; the log remembers nothing about a reader.
+``sqlite:///path``. Reading is always by explicit offsets; the log keeps no state about its readers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits, Unread
 
 Headers = tuple[tuple[str, bytes], ...]
-"""What a record says about itself beside its value, by name, in order; a name may come again."""
+"""Names and values of a record's headers, in order; a name may occur more than once."""
 
 
 class TopicPartition(NamedTuple):
@@ -23,9 +23,9 @@ class TopicPartition(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One record at its place in the log; ``timestamp_ms`` is when the log or producer stamped it.
+    """One record at its place in the log; ``timestamp_ms`` was set by the log or the producer.
 
-    An entry with ``unread`` has neither key, value nor headers: the log holds them.
+    An entry with ``unread`` has no key, value and headers: they were left in the log.
     """
 
     topic: str
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record to append. Without ``partition`` it goes to murmur2(key) modulo the partitions."""
+    """One record to append. Without ``partition`` it goes to murmur2(key) modulo the partition count."""
 
     key: bytes | None
     value: bytes | None
@@ -49,11 +49,11 @@ class Record(NamedTuple):
 
 
 class LogReader(Protocol):
-    """Reads assigned partitions from explicit offsets on."""
+    """Reads assigned partitions, starting at explicit offsets."""
 
     @property
     def healthy(self) -> bool:
-        """Whether the log answered when it was last asked; a reader goes on asking by itself."""
+        """Whether the log answered the last request; a reader keeps retrying by itself."""
         ...
 
     def poll(
@@ -63,31 +63,31 @@ class LogReader(Protocol):
         only: Collection[TopicPartition] | None = None,
         max_bytes: int | None = None,
     ) -> list[Entry]:
-        """The next entries; per partition in offset order, without gaps other than those the log itself has.
+        """The next entries; per partition in offset order, without gaps other than those of the log itself.
 
         Args:
-            max_entries: most entries to return.
-            timeout_seconds: how long to wait for the first one; the result is empty after that.
-            only: read these partitions alone; the others stay where they are.
-            max_bytes: most bytes to return, in place of the reader's own limit; at least one entry comes.
+            max_entries: maximum number of entries to return.
+            timeout_seconds: time to wait for the first entry; after it, the result is empty.
+            only: read just these partitions; the positions of the others do not change.
+            max_bytes: maximum size to return, in place of the reader's own limit; at least one entry comes.
 
         Raises:
             OffsetRangeError: a position lies before the log's first offset or beyond its end, or the topic
-                is no longer the one that the reader was opened on. Entries of another topic are never given.
-            LogError: the log cannot be reached and the reader cannot say that it will recover.
+                was replaced after the reader was opened. Entries of the new topic are never returned.
+            LogError: the log cannot be reached, and the reader cannot tell whether it will recover.
         """
         ...
 
     def taken_bytes(self) -> dict[TopicPartition, int]:
-        """What the entries of the last poll take in memory, by partition, where there were some."""
+        """Memory of the last poll's entries in bytes, by partition; partitions without entries are absent."""
         ...
 
     def partition_counts(self) -> dict[str, int]:
-        """How many partitions each topic has, as last heard."""
+        """Number of partitions of each topic, as of the last answer."""
         ...
 
     def topic_ids(self) -> dict[str, str]:
-        """Id of each topic that is read, as it was when the reader was opened."""
+        """Id of each topic that is read, as of when the reader was opened."""
         ...
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -102,16 +102,16 @@ class LogReader(Protocol):
 
 
 class EventLog(Protocol):
-    """One log, open for appending, reading and asking."""
+    """One log, open for appending, reading and metadata requests."""
 
     url: str
 
     def log_id(self) -> str:
-        """An id made when the log was created: Kafka's cluster id, or the file's own."""
+        """An id assigned when the log was created: Kafka's cluster id, or the file's own."""
         ...
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Create the topic, or do nothing when it exists with that many partitions.
+        """Create the topic; do nothing if it exists with that many partitions.
 
         Raises:
             LogError: it exists with another number of partitions, or cannot be created.
@@ -119,7 +119,7 @@ class EventLog(Protocol):
         ...
 
     def ensure_topic(self, topic: str, partitions: int) -> int:
-        """Create the topic unless it exists, with whatever number of partitions; how many it has.
+        """Create the topic unless it exists, with any number of partitions; returns its number of partitions.
 
         Raises:
             LogError: it cannot be created.
@@ -127,19 +127,19 @@ class EventLog(Protocol):
         ...
 
     def is_compacted(self, topic: str) -> bool:
-        """Whether the log drops older records of a key. False as well where the log does not say."""
+        """Whether the log drops older records of a key; also False if the log does not disclose it."""
         ...
 
     def topic_id(self, topic: str) -> str:
         """An id that changes when a topic is deleted and created again.
 
         Raises:
-            LogError: there is no such topic.
+            LogError: the topic does not exist.
         """
         ...
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has. Raises LogError when there is no such topic."""
+        """Number of partitions of the topic. Raises LogError if the topic does not exist."""
         ...
 
     def start_offsets(self, topic: str) -> dict[int, int]:
@@ -154,7 +154,7 @@ class EventLog(Protocol):
         """Append in order; returns when the log has acknowledged every record as durable.
 
         At least once: records whose acknowledgement was lost with a broker are appended again. Readers
-        of events drop what they have seen, by event id.
+        of events drop duplicates by event id.
 
         Raises:
             LogError: not acknowledged; none, some or all of the records may be in the log.
@@ -162,7 +162,7 @@ class EventLog(Protocol):
         ...
 
     def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
-        """A reader at these offsets (next entry to read). Raises OffsetRangeError as ``poll``."""
+        """A reader at these offsets (the next entry to read). Raises OffsetRangeError like ``poll``."""
         ...
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Opening an event log by its address."""
+"""Opens an event log by its URL."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stream_ctr.events.log import EventLog
 def open_log(url: str, *, create: bool = False, security: SecurityConfig | None = None) -> EventLog:
     """The log at ``sqlite:///path`` or ``kafka://host:port[,host:port]``.
 
-    With ``create``, a SQLite file that is not there is made; readers and trainers leave it off, so that
-    a mistyped path is an error rather than an empty log. A Kafka cluster is there or it is not;
-    ``security`` says how it lets clients in.
+    With ``create``, a missing SQLite file is created. Readers and trainers leave it off, so that a
+    mistyped path is an error rather than an empty log. Kafka ignores ``create``; ``security`` holds its
+    encryption and authentication settings.
 
     Raises:
-        ConfigError: the security settings cannot be used.
-        UsageError: the address has an unknown scheme or a wrong form.
-        LogError: there is no such log, or it cannot be reached.
+        ConfigError: the security settings are invalid.
+        UsageError: the URL has an unknown scheme or is malformed.
+        LogError: the log does not exist or cannot be reached.
     """
     check_no_secret(url)
     scheme = url.partition("://")[0]
@@ -25,10 +25,10 @@ def open_log(url: str, *, create: bool = False, security: SecurityConfig | None 
         from stream_ctr.events.sqlite.log import SqliteLog
 
         return SqliteLog(url, create=create)
-    if scheme == "kafka":  # imported here, as kafka-python takes a third of a second to load
+    if scheme == "kafka":  # imported here, because kafka-python takes a third of a second to load
         from stream_ctr.events.kafka.log import KafkaLog
 
         return KafkaLog(url, security=security)
     raise UsageError(
-        f"{url!r} is no log address: write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
+        f"{url!r} is not a log URL; write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
     )

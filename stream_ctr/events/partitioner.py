@@ -1,7 +1,7 @@
-"""Which partition takes a record: Kafka's own choice, the same in every log.
+"""Assignment of records to partitions: Kafka's own rule, the same in every log.
 
-Impressions and clicks meet in the same partition because both are keyed by event id over equal
-partition counts, so a key must go to the same place whichever log or client wrote it.
+Impressions and clicks share a partition because both are keyed by event id over equal partition counts, so
+a key must map to the same partition whichever log or client wrote it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def murmur2(data: bytes) -> int:
 def partition_of(key: bytes | None, partitions: int) -> int:
     """The partition of ``key`` among ``partitions``: murmur2 without its sign bit, modulo the count.
 
-    A record without a key goes where the empty key goes. Kafka's clients pick at random there; a log
-    that is replayed twice must come out the same.
+    A record without a key gets the partition of the empty key. Kafka's clients choose at random; here two
+    replays must produce the same log.
 
     >>> partition_of(b"event-1", 3)
     2

@@ -1,6 +1,6 @@
-"""What happened: impressions and clicks as JSON, one record each.
+"""Impressions and clicks as JSON, one record each.
 
-Every record carries ``v``. Readers take the current version and the one before it.
+Every record carries ``v``. Readers accept the current version and the one before it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import msgspec
 
 RECORD_VERSION = 1
 MAX_EVENT_ID_BYTES: Final = 256
-"""Longest event id in UTF-8 bytes, for everything that makes or reads one: ids are held for the whole
-de-duplication horizon, so their size is bounded."""
+"""Longest event id in UTF-8 bytes, for writers and readers alike: ids are held for the whole deduplication
+horizon, so their size is bounded."""
 MAX_WORTH: Final = 1e12
 """Largest bid and largest value of a click; the smallest is 0. Sums of such amounts stay finite and keep
 their cents in a double."""
@@ -27,11 +27,11 @@ Features = TypeVar("Features")
 class ImpressionRecord(
     msgspec.Struct, Generic[Features], forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """The keys of an impression, whatever its features are decoded to.
+    """The keys of an impression, generic in the type of its features.
 
     ``p`` holds the probability that each arm gave; ``arm`` is the arm whose answer was shown.
-    ``propensity`` is the probability with which that arm was drawn, where it was drawn for this event alone.
-    ``truth`` is the true click probability, where a simulator knows it; no learner ever reads it.
+    ``propensity`` is the probability with which that arm was drawn, if it was drawn for this event alone.
+    ``truth`` is the ground-truth click probability of a simulator; no learner ever reads it.
     """
 
     v: int
@@ -55,29 +55,29 @@ class ImpressionRecord(
 class Impression(
     ImpressionRecord[dict[str, Any]], forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """One thing shown to one user, with what was known when it was shown.
+    """One item shown to one user, with the features known when it was shown.
 
-    A feature that the schema names is a :data:`FeatureValue`; another one may be any JSON.
+    A feature in the schema is a :data:`FeatureValue`; any other feature may be any JSON value.
     """
 
 
 class ScannedImpression(
     ImpressionRecord[msgspec.Raw], forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False
 ):
-    """An :class:`Impression` whose features a compiled scan has turned into keys already."""
+    """An :class:`Impression` whose features a compiled scan has already encoded as keys."""
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of the features that no field has."""
+        """Names of the features without a field."""
         return ()
 
 
 class LabelledImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One impression with its final label, as the joining process (or a stream engine) writes it.
+    """One impression with its final label, as written by the joining process or a stream engine.
 
-    ``ts_ms`` is when the label became known, in event time; it does not descend within a partition.
-    ``source`` is topic, partition and offset of the impression. ``sequence`` counts the records of a
-    partition of the labelled topic from 0; -1 where a writer does not number them.
+    ``ts_ms`` is when the label became known, in event time; it does not decrease within a partition.
+    ``source`` is topic, partition and offset of the impression. ``sequence`` numbers the records of a
+    partition of the labelled topic from 0; it is -1 if the writer does not number them.
     """
 
     v: int
@@ -89,7 +89,7 @@ class LabelledImpression(msgspec.Struct, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Click(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One click on one impression; ``value`` is what it was worth, 1 unless told."""
+    """One click on one impression; ``value`` is its worth, 1 by default."""
 
     v: int
     event_id: str

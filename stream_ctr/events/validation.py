@@ -1,4 +1,4 @@
-"""What every log demands of topics, records and offsets, and how it says so."""
+"""Checks of topics, records and offsets that all logs share, and their errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream_ctr.events.log import Record, TopicPartition
 from stream_ctr.events.partitioner import partition_of
 
 MAX_RECORD_BYTES = 32 * 1024 * 1024
-"""Largest key and value together."""
+"""Largest total of key and value."""
 
 MAX_PARTITIONS = 10_000
 
@@ -18,25 +18,21 @@ _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def check_topic(url: str, topic: str, partitions: int) -> None:
-    """Refuse a topic that Kafka would refuse, so that a configuration fits either log.
+    """Reject a topic that Kafka would reject, so that a configuration works with either log.
 
     Raises:
-        LogError: the name or the number of partitions is unusable.
+        LogError: the name or the number of partitions is invalid.
     """
     if not _TOPIC_NAME.fullmatch(topic) or topic in {".", ".."}:
-        raise LogError(
-            f"{url}: {topic!r} cannot be the name of a topic; use 1 to 249 letters, digits, '.', '_' and '-'"
-        )
+        raise LogError(f"{url}: invalid topic name {topic!r}; use 1 to 249 letters, digits, '.', '_' and '-'")
     if not 1 <= partitions <= MAX_PARTITIONS:
-        raise LogError(
-            f"{url}: topic {topic!r} cannot have {partitions} partitions; 1 to {MAX_PARTITIONS} can"
-        )
+        raise LogError(f"{url}: topic {topic!r} must have 1 to {MAX_PARTITIONS} partitions, got {partitions}")
 
 
 def no_such_topic(url: str, topic: str) -> LogError:
     """The error for a topic that the log does not have."""
     return LogError(
-        f"{url}: there is no topic {topic!r}; check the name, or create it by writing events first"
+        f"{url}: topic {topic!r} does not exist; check the name, or create it by writing events first"
     )
 
 
@@ -51,23 +47,23 @@ def other_partitions(url: str, topic: str, there: int, wanted: int) -> LogError:
 def recreated(
     url: str, topic: str, before: str, now: str, log_before: str, log_now: str | None
 ) -> OffsetRangeError:
-    """The error for a topic that is another one than when reading began."""
+    """The error for a topic that was replaced since reading began."""
     if log_now is not None and log_now != log_before:
-        what = f"the log is another one than when reading began (id {log_before}, now {log_now})"
+        what = f"the log was replaced while it was read (id {log_before}, now {log_now})"
     else:
         what = f"topic {topic!r} was deleted and created again while it was read (id {before}, now {now})"
     return OffsetRangeError(
-        f"{url}: {what}: its offsets mean other events. None of them was read: the last checkpoint holds "
-        "the state before. Restore the topic, or start a new state folder"
+        f"{url}: {what}, so its offsets now denote other events. None of these was read; the last "
+        "checkpoint holds the state before them. Restore the topic, or start with a new state folder"
     )
 
 
 def partitions_added(url: str, topic: str, before: int, now: int) -> PartitionsAddedError:
-    """The error for a topic whose partitions were added to while it was read."""
+    """The error for a topic that gained partitions while it was read."""
     return PartitionsAddedError(
-        f"{url}: topic {topic!r} has {now} partitions now, it had {before} when reading began: the order of "
-        "events was begun without the new ones. The state is saved. Give every input topic that number, then "
-        "start a new state folder; train --start-from OLD_STATE --start-at last keeps the weights"
+        f"{url}: topic {topic!r} now has {now} partitions instead of {before}, and the order of events was "
+        f"started without the new ones. The state is saved. Give every input topic {now} partitions, then "
+        "start with a new state folder; train --start-from OLD_STATE --start-at last keeps the weights"
     )
 
 
@@ -79,10 +75,10 @@ def no_such_partition(url: str, place: TopicPartition, partitions: int) -> LogEr
 
 
 def place_records(url: str, topic: str, records: Sequence[Record], partitions: int) -> list[int]:
-    """The partition of each record, after a check of all of them.
+    """Check all records and return the partition of each.
 
     Raises:
-        LogError: a record cannot be appended; nothing has been.
+        LogError: a record cannot be appended; none of them has been.
     """
     places = []
     for record in records:
@@ -96,33 +92,33 @@ def place_records(url: str, topic: str, records: Sequence[Record], partitions: i
         if not 0 <= timestamp_ms < 2**63:
             raise LogError(
                 f"{url}: a record for topic {topic!r} has timestamp {timestamp_ms} ms; "
-                "it counts from 1970 and cannot be negative"
+                "it must be between 0 (the year 1970) and 2^63 - 1"
             )
         size_bytes = len(key or b"") + len(value or b"")
         if size_bytes > MAX_RECORD_BYTES:
             raise LogError(
-                f"{url}: a record for topic {topic!r} has {size_bytes} bytes; {MAX_RECORD_BYTES} is the most"
+                f"{url}: a record for topic {topic!r} has {size_bytes} bytes; the limit is {MAX_RECORD_BYTES}"
             )
         places.append(partition)
     return places
 
 
 def check_offset(url: str, place: TopicPartition, offset: int, start: int, end: int) -> None:
-    """Refuse to read at an offset that the log does not hold.
+    """Check that the log can be read from an offset.
 
     Raises:
-        OffsetRangeError: naming the range that is lost or does not exist.
+        OffsetRangeError: the offset is out of range; the message names the missing offsets.
     """
     where = f"{url}: topic {place.topic!r} partition {place.partition}"
     if offset < start:
         raise OffsetRangeError(
             f"{where} begins at offset {start}, so the entries {offset} to {start - 1} are lost; "
-            "skip them on purpose, or start from a state that needs none of them"
+            "skip them explicitly, or start from a state that does not need them"
         )
     if offset > end:
         raise OffsetRangeError(
             f"{where} ends at offset {end}, so the entries {end} to {offset - 1} do not exist; "
-            "the offset belongs to another log, or this one was made anew"
+            "the offset belongs to another log, or this log was created again"
         )
 
 

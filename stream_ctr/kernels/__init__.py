@@ -1,1 +1,1 @@
-"""Numba decorators, the kernel cache, denormals, and XXH64."""
+"""Numba decorators, the kernel cache, denormal handling, and XXH64."""

@@ -1,7 +1,7 @@
-"""Compiled kernels on disk: where their files are, and how several processes share them.
+"""Files of compiled kernels: their folder, and how several processes share them.
 
 The folder is private to the user. Its name holds the versions of this package and of the compiler, and the
-processor, so machine code never meets another compiler or another processor.
+processor, so machine code is never loaded by another compiler version or processor.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _logger: Final = logging.getLogger("stream_ctr.kernels")
 
 @functools.cache
 def folder() -> Path | None:
-    """The folder for compiled kernels, made and private; None, with a warning, where there can be none.
+    """The folder for compiled kernels, created private; None, with a warning, if it cannot be created.
 
-    It is inside NUMBA_CACHE_DIR where that is set. Else it is inside XDG_CACHE_HOME or ~/.cache, or, where
-    that cannot be, beside the package's bytecode.
+    It is inside NUMBA_CACHE_DIR if that is set. Otherwise it is inside XDG_CACHE_HOME or ~/.cache or, if that
+    is not possible, next to the package's bytecode.
     """
     problems = []
     for root in _roots():
@@ -57,7 +57,7 @@ def folder() -> Path | None:
 
 
 def read(name: str) -> bytes | None:
-    """The content of a file; None where there is none, or where it is damaged."""
+    """The content of a file; None if it is missing or damaged."""
     place = folder()
     if place is None:
         return None
@@ -70,10 +70,10 @@ def read(name: str) -> bytes | None:
 
 
 def keep(name: str, content: bytes) -> bytes:
-    """Write a file and read it back; returns what all processes from now on will read.
+    """Write a file and read it back; returns the content that all later processes will read.
 
-    Where another process was first, that is its content. A damaged file is replaced. Where the file cannot
-    be written, the content itself is returned, with a warning.
+    If another process wrote the file first, that is its content. A damaged file is replaced. If the file
+    cannot be written, ``content`` itself is returned, with a warning.
     """
     place = folder()
     if place is None:
@@ -86,7 +86,7 @@ def keep(name: str, content: bytes) -> bytes:
 
 
 def remove(beginning: str) -> None:
-    """Delete all files whose names begin like this."""
+    """Delete all files whose names start with ``beginning``."""
     place = folder()
     if place is None:
         return
@@ -97,14 +97,14 @@ def remove(beginning: str) -> None:
 
 
 def _publish(path: Path, whole: bytes) -> None:
-    """Give a file its name only when it is complete, and only where no whole file has that name."""
+    """Name a file only when it is complete, and only if no undamaged file has that name."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(whole)
         try:
-            os.link(temporary, path)  # fails where another process was first
-        except OSError:  # or on a file system without hard links
+            os.link(temporary, path)  # fails if another process was first
+        except OSError:  # also on a file system without hard links
             if read(path.name) is None:
                 os.replace(temporary, path)
     finally:
@@ -117,12 +117,12 @@ def _digest(content: bytes) -> bytes:
 
 
 def _roots() -> Iterator[Path]:
-    """Folders that may hold the folder for compiled kernels, best first."""
+    """Candidate parents of the folder for compiled kernels, best first."""
     config: Any = numba.config
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR).absolute()
         return
-    with suppress(RuntimeError):  # no home
+    with suppress(RuntimeError):  # no home folder
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         if root.is_absolute():
             yield root / "stream-ctr" / "kernels"
@@ -131,7 +131,7 @@ def _roots() -> Iterator[Path]:
 
 @functools.cache
 def key() -> str:
-    """Versions, and a digest of all else that decides the machine code of a source."""
+    """Versions, and a digest of everything else that determines the machine code of a source."""
     config: Any = numba.config
     digest = hashlib.blake2b(digest_size=8)
     for part in (
@@ -160,7 +160,7 @@ def _features() -> str:
 @functools.cache
 def _warn_not_kept(problem: str) -> None:
     _logger.warning(
-        "compiled kernels cannot be kept (%s): every start compiles them again, which takes a minute; free "
-        "space, or set XDG_CACHE_HOME to a writable folder of this user",
+        "compiled kernels cannot be cached (%s): every start compiles them again, which takes a minute; free "
+        "disk space, or set XDG_CACHE_HOME to a folder that this user can write to",
         problem,
     )

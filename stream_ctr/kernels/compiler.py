@@ -1,14 +1,15 @@
-"""Every process runs kernels that it loaded from files, even the process that compiled and wrote them.
+"""Every process runs kernels that it loaded from files, including the process that compiled them.
 
-Numba by itself runs what it has just compiled, and only later processes load the file. The last bits of their
-results can differ. A kernel's object file contains copies of the functions that the kernel calls, and the
-linker keeps one function of each name for the whole process. In a process that compiles, this is the function
-compiled on its own, which LLVM optimized once. In a process that loads, it is the copy in the first kernel
-loaded, which LLVM optimized again together with that kernel: the order of loading matters as well.
+Numba by default runs the code that it has just compiled, and only later processes load the file. The last
+bits of their results can differ. A kernel's object file contains copies of the functions that the kernel
+calls, and the linker keeps one function of each name for the whole process. In a process that compiles, this
+is the function compiled on its own, which LLVM optimized once. In a process that loads, it is the copy in the
+first kernel loaded, which LLVM optimized again together with that kernel: the order of loading matters as
+well.
 
-Here these copies are private to their object file, so the file alone decides what a kernel computes. The
-compiled form is not linked into the process. Where several processes compile a kernel at the same time, all
-of them load the file that was complete first.
+Here these copies are private to their object file, so the file alone determines the results of a kernel. The
+compiled form is not linked into the process. If several processes compile a kernel at the same time, all
+of them load the file that was completed first.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _COPIES: Final = frozenset(
         *(binding.Linkage.weak_any, binding.Linkage.weak_odr),
     )
 )
-"""Linkage of functions that other object files may define as well."""
+"""Linkages of functions that other object files may also define."""
 _core: Final[Any] = core  # Numba's internals have no types
 _SOURCES: Final = Sources(cache.PACKAGE)
 
 
 class ObjectFile(JITCodeLibrary):
-    """Compiled code that is only serialised: it is never linked into the process."""
+    """Compiled code that is only serialised and never linked into the process."""
 
     def _finalize_final_module(self: Any) -> None:
         self._finalize_dynamic_globals()
@@ -54,27 +55,27 @@ class ObjectFile(JITCodeLibrary):
 
 
 class KernelFiles(NullCache):
-    """The files of one kernel, one for each signature; takes the place of Numba's own cache."""
+    """The files of one kernel, one for each signature; replaces Numba's own cache."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        """Reads the sources now: they are those that are being imported."""
+        """Read the sources now, because now they are the ones being imported."""
         self._function = function
         self._sources = _SOURCES.digest(Path(inspect.getfile(function)).absolute())
 
     @property
     def cache_path(self) -> str:
-        """The folder; empty where there is none."""
+        """The folder; empty if there is none."""
         return str(cache.folder() or "")
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The kernel for a signature, from its file; None where no file can be used."""
+        """The kernel for a signature, loaded from its file; None without a usable file."""
         target_context.refresh()
         arguments, returns = _core.sigutils.normalize_signature(sig)
         content = cache.read(self._name(arguments, returns))
         return None if content is None else _loaded(content, arguments, target_context)
 
     def exchange(self, compiled: Any, arguments: Any, returns: Any, target_context: Any) -> Any:
-        """Write what was compiled; returns what was loaded."""
+        """Write the compiled kernel and return the one loaded from the file."""
         content = _core.serialize.dumps(compiled._reduce())
         kept = cache.keep(self._name(arguments, returns), content)
         return _loaded(kept, arguments, target_context) or _loaded(content, arguments, target_context)
@@ -106,11 +107,11 @@ def load_only(dispatcher: Any) -> None:
 
 
 def _compile(dispatcher: Any, files: KernelFiles, arguments: Any, returns: Any) -> Any:
-    """What Numba's dispatcher gets in place of the compiled function: the loaded one."""
+    """Compile for Numba's dispatcher, but return the kernel loaded from the file."""
     target, context = dispatcher.targetdescr, dispatcher.targetctx
     flags = _core.compiler.Flags()
     target.options.parse_as_flags(flags, dispatcher.targetoptions)
-    flags.no_compile = True  # into no executable form
+    flags.no_compile = True  # create no executable form
     create: Any = ObjectFile
     library = create(context.codegen(), dispatcher.py_func.__qualname__)
     library.enable_object_caching()
@@ -136,7 +137,7 @@ def _compile(dispatcher: Any, files: KernelFiles, arguments: Any, returns: Any) 
 
 
 def _loaded(content: bytes, arguments: Any, target_context: Any) -> Any:
-    """The kernel of a file's content; None where it cannot be loaded or has other argument types."""
+    """The kernel from a file's content; None if it cannot be loaded or has other argument types."""
     try:
         parts = _core.serialize.loads(content)
     except Exception:  # unpickling may raise anything

@@ -1,9 +1,9 @@
-"""Denormal numbers that count as zero: in this thread, and for a while.
+"""Flushes denormal numbers to zero, in the current thread and for the duration of a context.
 
-First moments of idle units decay into denormal numbers, which make everything that touches them several times
-slower. Code outside the step (numpy's limits, for one) expects them to exist. What happens to them is said
-by bits of the processor's floating-point control register, which every thread has of its own: of MXCSR on
-x86 (Intel's manual, volume 1, section 10.2.3), of FPCR on 64-bit ARM (Arm's manual, D24.2).
+First moments of inactive units decay into denormal numbers, which make every operation on them several times
+slower. Code outside the training step (numpy's limits, for one) needs denormal numbers. Each thread has its
+own floating-point control register, whose bits select the behaviour: MXCSR on x86 (Intel's manual, volume 1,
+section 10.2.3), FPCR on 64-bit ARM (Arm's manual, D24.2).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from stream_ctr.kernels.decorators import kernel
 
 
 class Register(NamedTuple):
-    """How LLVM reads and writes a control register."""
+    """The LLVM intrinsics that read and write a control register."""
 
     read: str
     write: str
     bits: int
-    """Width of the register."""
+    """Width of the register in bits."""
     in_memory: bool
-    """The intrinsics take a place in memory; else they give and take the value itself."""
+    """Whether the intrinsics take a memory address; otherwise they return and take the value itself."""
     flush: int
-    """The bits that make denormal results, and denormal operands, zero."""
+    """Mask of the bits that flush denormal results and denormal operands to zero."""
 
 
 _MXCSR: Final = Register("llvm.x86.sse.stmxcsr", "llvm.x86.sse.ldmxcsr", 32, True, 1 << 15 | 1 << 6)
@@ -38,7 +38,7 @@ _FPCR: Final = Register("llvm.aarch64.get.fpcr", "llvm.aarch64.set.fpcr", 64, Fa
 
 
 def register_of(triple: str) -> Register | None:
-    """The control register of the machine that a target triple names; None where it is not known.
+    """The control register of a target triple's machine; None if the machine is unknown.
 
     >>> register_of("x86_64-unknown-linux-gnu").read, register_of("arm64-apple-darwin23").read
     ('llvm.x86.sse.stmxcsr', 'llvm.aarch64.get.fpcr')
@@ -48,11 +48,11 @@ def register_of(triple: str) -> Register | None:
 
 
 REGISTER: Final = register_of(binding.get_process_triple())
-"""That of this machine."""
+"""The control register of this machine."""
 
 
 def emit_read(builder: ir.IRBuilder, register: Register) -> ir.Value:
-    """Code that gives the register, as 64 bits."""
+    """Emit code that reads the register as 64 bits."""
     number = ir.IntType(register.bits)
     if not register.in_memory:
         value = builder.call(_intrinsic(builder, register.read, number, []), [])
@@ -64,7 +64,7 @@ def emit_read(builder: ir.IRBuilder, register: Register) -> ir.Value:
 
 
 def emit_write(builder: ir.IRBuilder, register: Register, value: ir.Value) -> None:
-    """Code that sets the register to the low bits of ``value``."""
+    """Emit code that sets the register to the low bits of ``value``."""
     low = builder.trunc(value, ir.IntType(register.bits))
     if register.in_memory:
         place = builder.alloca(low.type)
@@ -102,7 +102,7 @@ _write = cast("Callable[[int], None]", intrinsic(_typed_write))
 
 @kernel
 def _flush(bits: int) -> int:
-    """Set these bits of the control register; what it was."""
+    """Set these bits of the control register; returns its previous value."""
     before = _read()
     _write(before | bits)
     return before
@@ -116,14 +116,14 @@ def _restore(before: int) -> None:
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Denormal numbers count as zero in this thread, and afterwards as they did before.
+    """Flush denormal numbers to zero in this thread; restore the previous behaviour at the end.
 
-    A machine of another kind warns, and goes on without.
+    On an unsupported machine, a warning is issued and nothing is flushed.
     """
     if REGISTER is None:
         warnings.warn(
-            f"denormal numbers are not flushed to zero on {binding.get_process_triple()}: learning is right, "
-            "and may be several times slower",
+            f"denormal numbers are not flushed to zero on {binding.get_process_triple()}: learning is "
+            "correct, but may be several times slower",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,9 +1,9 @@
-"""Which sources decide a kernel's machine code.
+"""Digests of the sources that determine a kernel's machine code.
 
 Numba compiles the functions that a kernel calls, and the constants that it uses, into the kernel. It reaches
-them through imports, so its machine code depends on its own source and on every source that this one
-imports, directly or not. The other sources do not count, since a change in them should not cost a minute
-of compilation.
+them through imports, so the machine code depends on the kernel's own source and on every source that this one
+imports, directly or indirectly. Other sources are left out, because a change in them should not cost a
+minute of compilation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Final
 _IMPORT: Final = re.compile(
     rb"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+([^\n]+))", re.MULTILINE
 )
-"""An import statement at the start of a line. To parse the sources would take a hundred times as long."""
+"""An import statement at the start of a line. Parsing the sources would take a hundred times as long."""
 
 
 class Sources:
-    """Digests of the sources of one package and of what they import from it. Each file is read once.
+    """Digests of a package's sources together with the sources that they import. Reads each file once.
 
     >>> sources = Sources(Path(__file__).parents[1])
     >>> found = sources.closure(sources.package / "kernels" / "decorators.py")
@@ -38,7 +38,7 @@ class Sources:
     def digest(self, source: Path) -> bytes:
         """16 bytes that change with the source and with every source of the package that it can reach.
 
-        Raises OSError where a file cannot be read.
+        Raises OSError if a file cannot be read.
         """
         total = hashlib.blake2b(digest_size=16)
         for path in sorted(self.closure(source)):
@@ -47,7 +47,7 @@ class Sources:
         return total.digest()
 
     def closure(self, source: Path) -> set[Path]:
-        """The source, and all sources of the package that it imports, directly or not."""
+        """The source, and all sources of the package that it imports, directly or indirectly."""
         found, waiting = {source}, [source]
         while waiting:
             new = self._of(waiting.pop())[1] - found
@@ -65,7 +65,7 @@ class Sources:
         return known
 
     def _files(self, module: str) -> set[Path]:
-        """The source of a dotted name, if it is a module of the package, and of the packages around it."""
+        """The source files of a dotted name, if it is a module of the package, and of its parent packages."""
         if module not in self._found:
             outer, _, name = module.rpartition(".")
             files = set(self._files(outer)) if outer else set()
@@ -79,7 +79,7 @@ class Sources:
 
 
 def _imported(content: bytes) -> Iterator[str]:
-    """Dotted names that may be modules: all modules, and all names imported from a module."""
+    """Dotted names that may be modules: all imported modules, and all names imported from a module."""
     for origin, names, modules in _IMPORT.findall(content):
         if origin:
             yield origin.decode()

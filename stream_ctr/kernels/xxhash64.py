@@ -1,4 +1,4 @@
-"""XXH64: the 64-bit hash behind every key, as compiled code.
+"""XXH64, the 64-bit hash of every key, as compiled code.
 
 Transcribed from the public specification (xxHash fast digest algorithm, version 0.1.1, section
 "XXH64 Algorithm Description"). The step names in the comments are the specification's.
@@ -20,9 +20,9 @@ PRIME_4 = np.uint64(0x85EBCA77C2B2AE63)
 PRIME_5 = np.uint64(0x27D4EB2F165667C5)
 
 ABSENT_KEY = 0
-"""Key of a slot that holds no value; no value ever hashes to it."""
+"""Key of an empty slot; no value has this key."""
 ZERO_KEY = 0x9E3779B97F4A7C15
-"""What a value gets whose hash is 0: about one value in 10^19, and then one more chance of a collision."""
+"""Key of a value whose hash is 0: about one value in 10^19, with one more chance of a collision."""
 
 _U8 = np.uint64(8)
 _U64 = np.uint64(64)
@@ -74,7 +74,7 @@ def xxh64(data: NDArray[np.uint8], start: int, stop: int, seed: np.uint64) -> np
         total = _merge(_merge(_merge(_merge(total, one), two), three), four)
     else:
         total = seed + PRIME_5
-    # Step 4: the length. Step 5: what is left.
+    # Step 4: the length. Step 5: the remaining bytes.
     total += np.uint64(length)
     while at + 8 <= stop:
         total ^= _round(np.uint64(0), _read(data, at, 8))
@@ -104,7 +104,7 @@ def never_zero(key: np.uint64) -> np.uint64:
 def _keys_of(
     data: NDArray[np.uint8], lengths: NDArray[np.int64], seeds: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """Keys uint64 [K] of the K strings that lie one after the other in ``data``.
+    """Keys uint64 [K] of the K consecutive strings in ``data``.
 
     data uint8 [N]; lengths int64 [K], their sum is N; seeds uint64 [K].
     """

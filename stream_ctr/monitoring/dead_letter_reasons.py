@@ -32,8 +32,8 @@ _VARIABLE: Final = re.compile(
 def reason_pattern(reason: str) -> str:
     """A reason without the values in it.
 
-    >>> reason_pattern("field 'age': 'x17' (str) where a number is due")
-    "field 'age': '...' (str) where a number is due"
+    >>> reason_pattern("field 'age': expected a number, got 'x17' (str)")
+    "field 'age': expected a number, got '...' (str)"
     >>> reason_pattern("ts_ms = 1764000000 looks like seconds")
     'ts_ms = N looks like seconds'
     """

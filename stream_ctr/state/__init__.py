@@ -1,1 +1,1 @@
-"""State, frozen views, the array file, and durable file operations."""
+"""State, frozen states, the array file, and durable file operations."""

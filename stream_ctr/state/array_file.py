@@ -1,7 +1,7 @@
-"""Writing arrays as a safetensors file piece by piece: no second copy of them, nor of the file, in memory.
+"""Writes arrays to a safetensors file piece by piece, without a second copy of the arrays or file in memory.
 
 The format (https://huggingface.co/docs/safetensors) is the length of a header in 8 bytes, the header in
-JSON, then the arrays one after the other without gaps. Arrays with the widest items come first, and the
+JSON, then the arrays one after the other without gaps. Arrays with the widest items come first and the
 header is padded, so that each array is aligned in a mapped file.
 """
 
@@ -24,22 +24,22 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "F16": np.dtype("<f2"), "I16": np.dtype("<i2"), "U16": np.dtype("<u2"),
     "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
-"""The dtypes of the safetensors format that an array may have."""
+"""The supported dtypes, by their names in the safetensors format."""
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class Place(NamedTuple):
-    """Where one array lies in the file."""
+    """Position and type of one array in the file."""
 
     dtype: str
-    """As the format names it."""
+    """The format's name of the dtype."""
     shape: tuple[int, ...]
     offset: int
-    """First byte, from the start of the file."""
+    """Bytes from the start of the file to the array."""
 
 
 class ArrayFile:
-    """The layout of a file of named arrays, and its content in pieces.
+    """Layout of a file of named arrays, and its content in pieces.
 
     >>> file = ArrayFile({"a": np.zeros((2, 2), np.float32), "b": np.ones(3, np.int64)})
     >>> [(name, place.offset) for name, place in file.places.items()]
@@ -49,7 +49,7 @@ class ArrayFile:
     """
 
     def __init__(self, arrays: Mapping[str, Source]) -> None:
-        """Raises StateError for an array of a type that the format does not have."""
+        """Raises StateError for a dtype that the format does not support."""
         self._arrays = arrays
         order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
         header: dict[str, Any] = {}
@@ -57,25 +57,25 @@ class ArrayFile:
         for name in order:
             dtype, shape = arrays[name].dtype, tuple(arrays[name].shape)
             if dtype not in _CODES:
-                raise StateError(f"array {name} has dtype {dtype}, which its file cannot hold")
+                raise StateError(f"array {name} has dtype {dtype}, which the array file does not support")
             start, end = end, end + math.prod(shape) * dtype.itemsize
             header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": (start, end)}
         text = msgspec.json.encode(header)
         text += b" " * (-(8 + len(text)) % ALIGNMENT)
         self._head = len(text).to_bytes(8, "little") + text
         self.size = len(self._head) + end
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         self.places = {
             name: Place(entry["dtype"], entry["shape"], len(self._head) + entry["data_offsets"][0])
             for name, entry in header.items()
         }
-        """Each array's place, in the order of the file."""
+        """Each array's place, in file order."""
 
     def pieces(
         self, seen: Callable[[str, memoryview], None] = lambda name, piece: None
     ) -> Iterator[bytes | memoryview]:
-        """The file's bytes, in order; each piece is valid until the next. ``seen`` is told of each piece of
-        an array, with its name."""
+        """The file's bytes, in order; each piece is valid until the next one. Calls ``seen`` with the array's
+        name and each of its pieces."""
         yield self._head
         for name in self.places:
             for piece in pieces_of(self._arrays[name]):

@@ -1,8 +1,8 @@
-"""The few file operations that durability rests on, behind one seam.
+"""The file operations on which durability depends, behind one replaceable class.
 
 Everything that must survive a crash (checkpoints, journal, snapshots) is written through a
-:class:`Files`, so that tests can record the operations, fail the k-th, stop the process in the middle of
-one, or rebuild a folder as a machine that lost its unsynced writes would show it.
+:class:`Files`. Tests replace it to record the operations, fail the k-th, stop the process in the middle of
+one, or rebuild the folder of a machine that lost its unsynced writes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 
 
 class Files:
-    """Durable file operations of the real file system."""
+    """Durable file operations on the real file system."""
 
     def write(self, path: Path, content: bytes | memoryview) -> None:
-        """Create or replace a file; nothing of it is durable yet."""
+        """Create or replace a file; it is not durable yet."""
         path.write_bytes(content)
 
     def write_pieces(self, path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-        """Create or replace a file by these pieces, one after the other; nothing of it is durable yet."""
+        """Create or replace a file from consecutive pieces; it is not durable yet."""
         with path.open("wb") as file:
             for piece in pieces:
                 file.write(piece)
 
     def append(self, path: Path, content: bytes, at_bytes: int) -> None:
-        """Write at a position of a file and cut what lay beyond it; nothing of it is durable yet."""
+        """Truncate a file to ``at_bytes``, then append; the result is not durable yet."""
         with path.open("r+b", buffering=0) as file:
             file.truncate(at_bytes)
             file.seek(at_bytes)
@@ -36,7 +36,7 @@ class Files:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def sync_file(self, path: Path) -> None:
-        """Make a file's content durable (its name is not, before its folder is synced)."""
+        """Make a file's content durable; its name becomes durable when its folder is synced."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -56,7 +56,7 @@ class Files:
             os.close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file or folder its final name, replacing a file of that name atomically."""
+        """Rename a file or folder, atomically replacing a file of that name."""
         source.rename(target)
 
     def remove_file(self, path: Path) -> None:
@@ -64,5 +64,5 @@ class Files:
         path.unlink()
 
     def remove_folder(self, path: Path) -> None:
-        """Remove a folder and what is in it."""
+        """Remove a folder and its content."""
         shutil.rmtree(path)

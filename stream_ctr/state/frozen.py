@@ -1,8 +1,8 @@
-"""State as it was at one moment, read piece by piece while its owner goes on.
+"""State frozen at one moment, read piece by piece while its owner keeps changing it.
 
-A copy of a large state would double the memory at every checkpoint. Instead rows are copied when they are
-about to be written for the first time since the state was frozen, and only until the reader has passed
-them. The owner calls :meth:`FrozenRows.keep` before each write; nothing else of it changes.
+A copy of a large state would double the memory at every checkpoint. Instead, a row is copied just before
+its first write since the state was frozen, and the copy is kept only until the reader has passed the row. The
+owner calls :meth:`FrozenRows.keep` before each write; nothing else in the owner changes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from stream_ctr.kernels.decorators import kernel
 from stream_ctr.state.state import Arrays, Json, State, Stateful
 
 PIECE_BYTES: Final = 1 << 20
-"""Size of the pieces in which large arrays are handed out: all the memory that reading one takes."""
+"""Size of the pieces of a large array, and so the memory that reading the array takes."""
 
 
 class Pieces(Protocol):
-    """An array that is handed out in pieces along its first axis, in order, once."""
+    """An array that can be read once, in consecutive pieces along its first axis."""
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     def pieces(self) -> Iterator[NDArray[Any]]:
-        """The pieces; each is valid until the next is asked for."""
+        """The pieces; each is valid until the next one is requested."""
         ...
 
 
@@ -39,10 +39,10 @@ Source: TypeAlias = NDArray[Any] | Pieces
 
 
 class FrozenRows:
-    """The first rows of some arrays of one length, as they were when this was made.
+    """The first rows of several arrays of equal length, as of the construction of this object.
 
-    One thread writes to the arrays, and calls :meth:`keep` with the rows before it does; another reads the
-    pieces.
+    One thread writes to the arrays and calls :meth:`keep` with the rows before each write; another thread
+    reads the pieces.
 
     >>> live = np.arange(6.0).reshape(3, 2)
     >>> frozen = FrozenRows({"weight": live}, 2)
@@ -54,18 +54,18 @@ class FrozenRows:
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], rows: int) -> None:
         self.closed = False
-        """Nothing more is read: whoever writes need not :meth:`keep` any longer."""
+        """Whether reading has ended, so that writers need no longer call :meth:`keep`."""
         self._arrays = {name: array[:rows] for name, array in arrays.items()}
         self._known = np.zeros(rows, np.bool_)
-        """[rows] what :meth:`keep` was told of."""
+        """[rows] whether :meth:`keep` has been called with the row."""
         self._lock = Lock()
         self._kept: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]] = {name: [] for name in arrays}
         self._passed = dict.fromkeys(arrays, 0)
-        """Rows of each array that were handed out."""
-        self.keep(np.zeros(0, np.int64))  # compiled, or loaded from disk, before anybody waits for it
+        """Number of rows of each array that were read."""
+        self.keep(np.zeros(0, np.int64))  # compiles or loads the kernel now rather than during a write
 
     def __getitem__(self, name: str) -> Pieces:
-        """One of the arrays."""
+        """The array of that name."""
         return _FrozenArray(self, name, self._arrays[name])
 
     def names(self) -> list[str]:
@@ -73,7 +73,7 @@ class FrozenRows:
         return list(self._arrays)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Rows int64 of any shape are about to be written; those that are not frozen do not matter."""
+        """Announce writes to rows, int64 of any shape; rows that are not frozen are ignored."""
         new = np.empty(rows.size, np.int64)
         new = np.sort(new[: _first_seen(np.ascontiguousarray(rows).reshape(-1), self._known, new)])
         if not len(new):
@@ -85,14 +85,14 @@ class FrozenRows:
                     kept.append((ahead, self._arrays[name][ahead]))
 
     def close(self) -> None:
-        """Let go of everything; pieces are no longer to be read."""
+        """Release all memory; no pieces may be read afterwards."""
         with self._lock:
             self.closed = True
             self._kept = {}
             self._arrays = {}
 
     def pieces(self, name: str) -> Iterator[NDArray[Any]]:
-        """The array in pieces, in order, once."""
+        """The array in consecutive pieces; may be read once."""
         live = self._arrays[name]
         step = max(1, PIECE_BYTES // max(1, live.dtype.itemsize * (live[0].size if len(live) else 1)))
         room = np.empty((min(step, len(live)), *live.shape[1:]), live.dtype)
@@ -100,7 +100,7 @@ class FrozenRows:
             stop = min(start + step, len(live))
             piece = room[: stop - start]
             piece[:] = live[start:stop]
-            # What was being written meanwhile was kept before: that comes on top.
+            # Rows written in the meantime were kept before: restore their kept values.
             with self._lock:
                 for rows, values in self._kept.get(name, ()):
                     first, last = np.searchsorted(rows, (start, stop))
@@ -130,16 +130,16 @@ class _FrozenArray:
 
 
 class Watch:
-    """What has to be told of writes: the states that were frozen and are still being read.
+    """Passes write announcements to the frozen states that are still being read.
 
-    :meth:`add` and :meth:`keep` are for the owner of the arrays, while nobody writes to them.
+    The owner of the arrays calls :meth:`add` and :meth:`keep`, while no thread writes to the arrays.
     """
 
     def __init__(self) -> None:
         self._frozen: list[FrozenRows] = []
 
     def add(self, frozen: FrozenRows) -> FrozenRows:
-        """Have it told from now on."""
+        """Pass all further announcements to ``frozen``."""
         self._frozen.append(frozen)
         return frozen
 
@@ -151,7 +151,7 @@ class Watch:
         return bool(self._frozen)
 
     def keep(self, *rows: NDArray[np.int64]) -> None:
-        """These rows are about to be written."""
+        """Announce writes to these rows."""
         for frozen in self._frozen:
             for each in rows:
                 frozen.keep(each)
@@ -159,19 +159,19 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class FrozenState:
-    """A :class:`~stream_ctr.state.state.State` whose large arrays come in pieces, once.
+    """A :class:`~stream_ctr.state.state.State` whose large arrays can be read once, in pieces.
 
-    It is a context: at its end nothing is kept for it any longer.
+    A context manager that releases the kept rows at its end.
     """
 
     arrays: dict[str, Source]
     values: dict[str, Json] = field(default_factory=dict)
     views: tuple[FrozenRows, ...] = ()
-    """What some of the arrays are pieces of."""
+    """The frozen rows behind the arrays, to be closed."""
 
     @classmethod
     def of(cls, part: Stateful) -> FrozenState:
-        """The present state of a part; a copy where it cannot be frozen."""
+        """The current state of a part; a copy if the part cannot be frozen."""
         if isinstance(part, Freezable):
             return part.freeze()
         state = part.state()
@@ -179,7 +179,7 @@ class FrozenState:
 
     @classmethod
     def gather(cls, parts: Mapping[str, FrozenState | State]) -> FrozenState:
-        """Join the states of named parts as :meth:`.state.State.gather` does."""
+        """Join the states of named parts like :meth:`.state.State.gather`."""
         arrays: dict[str, Source] = {}
         values: dict[str, Json] = {}
         views: list[FrozenRows] = []
@@ -191,7 +191,7 @@ class FrozenState:
         return cls(arrays, values, tuple(views))
 
     def thaw(self) -> State:
-        """The whole state at once."""
+        """The whole state in memory."""
         arrays: Arrays = {name: whole(source) for name, source in self.arrays.items()}
         return State(arrays, self.values)
 
@@ -204,22 +204,22 @@ class FrozenState:
         self.close()
 
     def close(self) -> None:
-        """Keep nothing for it any longer."""
+        """Release the kept rows."""
         for view in self.views:
             view.close()
 
 
 @runtime_checkable
 class Freezable(Protocol):
-    """A part whose state need not be copied to be written."""
+    """A part whose state can be written without a copy."""
 
     def freeze(self) -> FrozenState:
-        """What ``state()`` gives now, readable in another thread while the part goes on."""
+        """The result of ``state()`` now, readable in another thread while the part keeps changing."""
         ...
 
 
 def pieces_of(source: Source) -> Iterator[NDArray[Any]]:
-    """A source piece by piece; an array is one piece."""
+    """The pieces of a source; an array is one piece."""
     if isinstance(source, np.ndarray):
         yield source
     else:
@@ -227,7 +227,7 @@ def pieces_of(source: Source) -> Iterator[NDArray[Any]]:
 
 
 def whole(source: Source) -> NDArray[Any]:
-    """All pieces in one array of its own; an array is handed back as it is."""
+    """All pieces in one new array; an array is returned unchanged."""
     if isinstance(source, np.ndarray):
         return source
     array = np.empty(source.shape, source.dtype)
@@ -240,7 +240,8 @@ def whole(source: Source) -> NDArray[Any]:
 
 @kernel
 def _first_seen(rows: NDArray[np.int64], known: NDArray[np.bool_], new: NDArray[np.int64]) -> int:
-    """Write those of rows [N] to new that are not known [V] yet, and know them; how many they are."""
+    """Write to ``new`` the entries of rows [N] that are not marked in known [V], and mark them; returns their
+    number."""
     count = 0
     for row in rows:
         if 0 <= row < len(known) and not known[row]:

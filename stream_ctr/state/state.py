@@ -1,9 +1,8 @@
-"""State that travels: named arrays and plain JSON values, nothing else.
+"""State that can be saved and loaded: named arrays and plain JSON values.
 
-Each stateful part of the system hands out its state as a :class:`State` and takes it back. Checkpoints
-and snapshots are files of such states; nothing is ever pickled.
-
-Values are read from a saved state with checks, since it may be damaged.
+Each stateful part of the system exports its state as a :class:`State` and loads it again. Checkpoints
+and snapshots are files of such states; nothing is ever pickled. A saved state may be damaged, so its values
+are checked when they are read.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class State:
 
     @classmethod
     def gather(cls, parts: Mapping[str, State]) -> State:
-        """Join the states of named parts: array names get ``name.`` in front, values nest."""
+        """Join the states of named parts: array names get the prefix ``name.``, values nest."""
         arrays: Arrays = {}
         values: dict[str, Json] = {}
         for name, state in parts.items():
@@ -49,7 +48,7 @@ class State:
         return cls(arrays, values)
 
     def part(self, name: str) -> State:
-        """The state of one part out of a gathered state."""
+        """The state of one part of a gathered state."""
         prefix = f"{name}."
         values = self.values.get(name, {})
         if not isinstance(values, dict):
@@ -58,7 +57,7 @@ class State:
         return State(arrays, values)
 
     def equals(self, other: State) -> bool:
-        """Whether both hold the same bits: same names, dtypes, shapes, bytes and values."""
+        """Whether both are bit-identical: same names, dtypes, shapes, bytes and values."""
         if self.values != other.values or self.arrays.keys() != other.arrays.keys():
             return False
         return all(
@@ -70,22 +69,22 @@ class State:
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold."""
+    """A part of the system that a checkpoint can hold."""
 
     def state(self) -> State:
-        """A copy of everything that decides what happens next."""
+        """A copy of everything that determines future behaviour."""
         ...
 
     def load_state(self, state: State) -> None:
-        """Become the part that handed out ``state``."""
+        """Restore a state that ``state()`` returned."""
         ...
 
 
 def stored_integer(state: State, name: str) -> int:
-    """The value of that name, a count.
+    """The count of that name.
 
     Raises:
-        KeyError, ValueError: it is missing, or not a whole number of at least 0.
+        KeyError, ValueError: it is missing or not an integer of at least 0.
     """
     value = state.values[name]
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -95,12 +94,12 @@ def stored_integer(state: State, name: str) -> int:
 
 @contextmanager
 def damage_is_a_state_error(what: str) -> Iterator[None]:
-    """Turn whatever reading a damaged state runs into into one line that a user can act on."""
+    """Turn the errors of reading a damaged state into one line that a user can act on."""
     try:
         yield
     except StateError:
         raise
     except KeyError as error:
-        raise StateError(f"the saved {what} lack {error}; go back to another checkpoint") from None
+        raise StateError(f"the saved {what} lack {error}; restore another checkpoint") from None
     except (ValueError, TypeError, IndexError) as error:
-        raise StateError(f"the saved {what} are damaged ({error}); go back to another checkpoint") from None
+        raise StateError(f"the saved {what} are damaged ({error}); restore another checkpoint") from None

@@ -295,7 +295,7 @@ REASONS = (
     ("is not a number", "not a number"),
     ("no probability", "probability"),
     ("Expected `", "wrong type"),
-    ("is due", "wrong type"),
+    ("expected a ", "wrong type"),
     ("in that range", "amount"),
     ("event_id", "event id"),
     ("JSON", "not JSON"),

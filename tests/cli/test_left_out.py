@@ -32,7 +32,7 @@ def test_cut_values_are_counted_and_the_first_are_kept(
     assert (found["values_truncated"], found["features_ignored"]) == (7 * 60, {})
     assert found["auc"] > 0.9
     assert main(data) == 0
-    assert "values cut from lists longer than max_values: 420, 7.0 an event" in capsys.readouterr().out
+    assert "values truncated from lists longer than max_values: 420, 7.0 per event" in capsys.readouterr().out
 
 
 def test_fields_of_a_configuration_ignore_what_they_do_not_name(

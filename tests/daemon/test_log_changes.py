@@ -152,7 +152,7 @@ def test_a_topic_recreated_while_it_is_read_ends_the_run_and_no_checkpoint_mixes
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_log_file_overwritten_in_place_is_another_log(kind: str, config: Path) -> None:
-    with pytest.raises(OffsetRangeError, match=r"the log is another one than when reading began \(id"):
+    with pytest.raises(OffsetRangeError, match=r"the log was replaced while it was read \(id"):
         run(
             kind,
             config,
@@ -170,7 +170,7 @@ def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str
     log.close()
     with pytest.raises(
         PartitionsAddedError,
-        match=r"topic 'impressions' has 3 partitions now, it had 2 when .* The state is saved\. Give every",
+        match=r"topic 'impressions' now has 3 partitions instead of 2, .* The state is saved\. Give every",
     ):
         run(
             kind,
@@ -270,6 +270,7 @@ def test_records_too_large_to_read_are_letters_that_point_to_them(config: Path) 
     log.close()
     assert [letter.size_bytes for letter in letters] == [3_000_005] * 20
     assert {letter.value for letter in letters} == {None}
-    assert letters[0].reason == "the record has 3000005 bytes, more than 1114112: it is not read"
+    reason = "the record has 3000005 bytes, more than the limit of 1114112; it was not read"
+    assert letters[0].reason == reason
     assert daemon.core.pipeline.outcomes["impressions"] > 50
     run("train", config)  # what a start compares is not the value that was not read

@@ -82,7 +82,7 @@ def test_good_rows_are_the_same_as_without_bad_ones(make: Make, tmp_path: Path) 
     with pytest.raises(RowError, match=r"skip bad rows with --option on_bad_row=skip"):
         list(open_dataset(name, path, options).read(path))
     dataset = open_dataset(name, path, {**options, "on_bad_row": "skip"})
-    for _ in range(2):  # a second reading counts from zero
+    for _ in range(2):  # a second read counts from zero
         assert list(dataset.read(path)) == [wanted[n] for n in (0, 2, 4, 5)]
         report = read_report(dataset)
         assert report.skipped == 2
@@ -91,7 +91,7 @@ def test_good_rows_are_the_same_as_without_bad_ones(make: Make, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("make", READERS)
-def test_blank_lines_are_no_rows(make: Make, tmp_path: Path) -> None:
+def test_blank_lines_are_not_rows(make: Make, tmp_path: Path) -> None:
     name, path, options = make(tmp_path, False)
     wanted = list(open_dataset(name, path, options).read(path))
     if path.is_dir():
@@ -123,7 +123,7 @@ def test_too_many_bad_rows_end_the_run(tmp_path: Path) -> None:
             options["max_bad_share"] = share
         return sum(1 for _ in open_dataset("delimited", path, options).read(path))
 
-    assert read(9, 10) == 1  # too few rows to tell
+    assert read(9, 10) == 1  # too few rows for the check
     assert read(900, 999) == 99
     assert read(CHECKED_ROWS - 1, 2 * CHECKED_ROWS) == CHECKED_ROWS + 1  # bad at first, and never again
     with pytest.raises(
@@ -146,7 +146,7 @@ def test_reasons_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("option", [{"on_bad_row": "drop"}, {"max_bad_share": "0"}, {"max_bad_share": "nan"}])
-def test_options_without_a_meaning(option: dict[str, str]) -> None:
+def test_invalid_options_are_rejected(option: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=next(iter(option))):
         open_dataset("criteo", None, option)
 

@@ -27,14 +27,14 @@ def test_an_unknown_dataset_names_the_known_ones(tmp_path: Path) -> None:
         preset_fields("delimited")
 
 
-def test_every_preset_is_what_its_dataset_says() -> None:
+def test_every_preset_equals_the_fields_of_its_dataset() -> None:
     for name in PRESETS:
         assert open_dataset(name).fields == preset_fields(name)
         names = [field.name for field in preset_fields(name)]
         assert len(names) == len(set(names)) > 5
 
 
-def test_every_dataset_goes_by_its_own_name() -> None:
+def test_every_dataset_is_registered_under_its_own_name() -> None:
     assert set(dataset_names()) == {"criteo", "avazu", "taobao", "open-bandit", "delimited", "jsonl", "world"}
     for name in PRESETS:
         dataset = open_dataset(name)
@@ -42,8 +42,8 @@ def test_every_dataset_goes_by_its_own_name() -> None:
         assert dataset.note
 
 
-def test_a_path_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no file or folder"):
+def test_a_missing_path_fails_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file or folder"):
         open_dataset("avazu", tmp_path / "absent.csv")
 
 
@@ -68,7 +68,7 @@ def test_options_of_a_dataset_without_any() -> None:
     class Bare:
         pass
 
-    with pytest.raises(UsageError, match="no option 'x'; it takes none"):
+    with pytest.raises(UsageError, match="no option 'x'; it has no options"):
         convert_options("bare", Bare, {"x": "1"})
 
 

@@ -83,7 +83,7 @@ def test_bad_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_span_that_gives_no_times_is_refused() -> None:
+def test_an_invalid_span_is_rejected() -> None:
     with pytest.raises(UsageError, match="rows = 0"):
         Criteo(rows=0)
     with pytest.raises(UsageError, match="span_seconds = 0"):

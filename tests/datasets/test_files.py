@@ -1,4 +1,4 @@
-"""Lines out of plain and compressed files, and every way in which they can be bad."""
+"""Lines of plain and compressed files, and all their faults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINES = [(0, 1, "first"), (1, 2, "second é"), (2, 4, "last")]
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_compression_is_told_by_content_whatever_the_name(kind: str, tmp_path: Path) -> None:
+def test_compression_is_detected_from_the_content_whatever_the_name(kind: str, tmp_path: Path) -> None:
     for name in ("data.txt", "data.gz", "data.zst"):
         (tmp_path / name).write_bytes(COMPRESS[kind](TEXT.encode()))
         assert list(read_lines(tmp_path / name)) == LINES
@@ -99,7 +99,7 @@ def test_reading_holds_no_more_than_some_buffers(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_the_first_lines_come_before_the_end_is_looked_at(tmp_path: Path) -> None:
+def test_the_first_lines_are_read_before_the_end_of_the_file(tmp_path: Path) -> None:
     whole = gzip.compress(b"".join(b"%d\n" % (n * n) for n in range(1_000_000)), 1)
     (tmp_path / "data.gz").write_bytes(whole[: len(whole) // 2])
     lines = read_lines(tmp_path / "data.gz")
@@ -143,12 +143,12 @@ def test_integers_round_trip(value: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "-", "1.5", "1_0", "٣", "9" * 19, "--1", "0x1", "1e400", "nan"])
-def test_what_is_no_integer(text: str) -> None:
+def test_invalid_integers(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         to_integer(text)
 
 
 @pytest.mark.parametrize("text", ["", "nan", "inf", "-inf", "1e999", "1_0", "x"])
-def test_what_is_no_finite_number(text: str) -> None:
+def test_invalid_and_non_finite_numbers(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         to_float(text)

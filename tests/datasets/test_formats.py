@@ -1,4 +1,4 @@
-"""What files are, by their first bytes, and compressed data in bounded memory."""
+"""Detection of file formats by their first bytes, and decompression in bounded memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _texts(path: Path, content: bytes, report: ReadReport | None = None) -> list
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ],
 )
-def test_what_is_not_text_is_named_with_a_remedy(content: bytes, message: str, tmp_path: Path) -> None:
+def test_unsupported_formats_are_named_with_a_remedy(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         _texts(tmp_path / "data.csv", content)
     assert str(caught.value).isprintable()
@@ -106,7 +106,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_bytes_behind_the_end_are_noted_and_all_lines_are_read(kind: str, tmp_path: Path) -> None:
+def test_trailing_bytes_are_noted_and_all_lines_are_read(kind: str, tmp_path: Path) -> None:
     report = ReadReport()
     lines = b"".join(b"%d\n" % n for n in range(3000))
     found = _texts(tmp_path / "data", COMPRESS[kind](lines) + b"garbage \x1b[31m", report)
@@ -127,8 +127,8 @@ def test_members_with_padding_are_one_text_and_no_note(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_a_bomb_takes_bounded_memory(kind: str, tmp_path: Path) -> None:
-    """Zeros without a line end: hundreds of MB out of a few kB, refused after one longest line."""
+def test_a_decompression_bomb_uses_bounded_memory(kind: str, tmp_path: Path) -> None:
+    """Zeros without a line end: hundreds of MB from a few kB, rejected after one maximal line."""
     if kind == "zstd":
         packer = zstandard.ZstdCompressor(level=3).compressobj()
         content = b"".join(packer.compress(bytes(1 << 24)) for _ in range(16)) + packer.flush()
@@ -159,7 +159,7 @@ def test_zstd_frames_without_data_are_skipped(tmp_path: Path) -> None:
 
 
 class _Slow(io.BytesIO):
-    """Gives a few bytes a read, so that headers and blocks come in pieces."""
+    """Returns a few bytes per read, so that headers and blocks arrive in pieces."""
 
     def __init__(self, content: bytes, most: int) -> None:
         super().__init__(content)
@@ -178,7 +178,7 @@ class _Slow(io.BytesIO):
     flushes=st.integers(0, 3),
     read=st.sampled_from([1, 7, 100, BUFFER_BYTES]),
 )
-def test_zstd_frames_are_what_the_library_makes_of_them(
+def test_zstd_frames_decompress_as_the_library_does(
     data: bytes,
     times: int,
     checksum: bool,
@@ -220,7 +220,7 @@ def test_lines_that_end_in_carriage_returns_alone(tmp_path: Path) -> None:
     assert _texts(tmp_path / "mac.csv", b"click,ad\r1,a\r0,b\r") == ["click,ad", "1,a", "0,b"]
 
 
-def test_a_pipe_is_a_file(tmp_path: Path) -> None:
+def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(gzip.compress(CSV),))

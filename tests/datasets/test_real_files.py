@@ -1,4 +1,4 @@
-"""The readers on the real files, where there are any."""
+"""The readers on the real files, if they are available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delimited files and JSON lines by a small schema."""
+"""Delimited files and JSON lines with a schema file."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_json_values_round_trip(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"click": "perhaps"}, "line 2, column click: 'perhaps' is not one of the labels no, 0, yes, 1"),
+        ({"click": "perhaps"}, "line 2, column click: 'perhaps' is not a known label (no, 0, yes, 1)"),
         ({"click": None}, "column click: None"),
         ({"age": 1.5}, "column age: 1.5 is not a whole number"),
         ({"age": True}, "column age: True"),
@@ -152,7 +152,7 @@ def test_labels_of_json_are_compared_by_value(tmp_path: Path) -> None:
     labels = ["1", "1.0", "true", '"1"', "0", "0.0", "-0.0", "false"]
     found = _read(tmp_path, "jsonl", "".join(f'{{"y": {label}}}\n' for label in labels), schema)
     assert [example.label for example in found] == [1, 1, 1, 1, 0, 0, 0, 0]
-    with pytest.raises(DataError, match=r"0\.5 is not one of the labels .* add it to positive or negative"):
+    with pytest.raises(DataError, match=r"0\.5 is not a known label .* add it to positive or negative"):
         _read(tmp_path, "jsonl", '{"y": 0.5}\n', schema)
 
 
@@ -164,7 +164,7 @@ def test_a_json_document_is_named_as_such(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["[1]", "{", "\t", '{"a": 1} x', "[" * 100_000, '"\\ud800"'])
-def test_lines_that_are_no_object(line: str, tmp_path: Path) -> None:
+def test_lines_that_are_not_json_objects(line: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2.*is not a JSON object") as caught:
         _read(tmp_path, "jsonl", json.dumps({"id": "e", "at": 7, "click": "no"}) + "\n" + line + "\n")
     assert len(str(caught.value)) < 1000
@@ -176,8 +176,8 @@ def test_lines_that_are_no_object(line: str, tmp_path: Path) -> None:
         ("fields = []", "label"),
         (SCHEMA + 'colour = "red"', "colour"),
         (SCHEMA.replace('"integer"', '"whole"'), "whole"),
-        (SCHEMA.replace('"age"', '"site"'), "'site' is empty or stands twice"),
-        (SCHEMA.replace("[1.0, 2.5]", "[2.5, 1.0]"), "boundaries of field 'price' do not ascend"),
+        (SCHEMA.replace('"age"', '"site"'), "'site' is empty or repeated"),
+        (SCHEMA.replace("[1.0, 2.5]", "[2.5, 1.0]"), "boundaries of field 'price' must ascend"),
         (SCHEMA.replace('"0"', '"1"'), r"\['1'\] are both positive and negative"),
         (SCHEMA + 'delimiter = ""', "delimiter = '' is empty"),
         ("label =", "not TOML"),

@@ -1,4 +1,4 @@
-"""Separators, quotes and headers of delimited files, and what a message names when they do not fit."""
+"""Separators, quotes and headers of delimited files, and the messages about mismatches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_quotes_in_tsv_are_text(tmp_path: Path) -> None:
     ]
 
 
-def test_a_quote_that_swallows_lines_is_an_error_that_names_its_line_and_the_key(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_an_error_that_names_its_line_and_the_key(tmp_path: Path) -> None:
     text = _headlines({100: '"Best of', 900: 'the show"'}, ",")
     for schema in (SCHEMA, TSV.replace("\\t", ",") + 'quoting = "minimal"\n'):
         with pytest.raises(DataError, match=r'line 102: .*not closed within 100 lines.*quoting = "none"'):
@@ -53,7 +53,7 @@ def test_a_quote_that_swallows_lines_is_an_error_that_names_its_line_and_the_key
         _read(tmp_path, _headlines({900: '"Best of'}, ","), SCHEMA + "max_row_lines = 999\n")
 
 
-def test_a_skipped_row_with_a_stray_quote_takes_no_other_row_with_it(tmp_path: Path) -> None:
+def test_a_skipped_row_with_a_stray_quote_loses_no_other_row(tmp_path: Path) -> None:
     text = _headlines({100: '"Best of', 900: 'the show"', 950: '"x"y'}, ",")
     found = _read(tmp_path, text, SCHEMA + 'on_bad_row = "skip"\n')
     assert [example.event_id for example in found] == [
@@ -93,7 +93,7 @@ def test_any_text_ends_in_rows_or_bad_rows_and_skipping_always_ends(
     assert in_order == sorted(set(in_order))
 
 
-def test_blank_lines_are_no_rows_and_move_no_number(tmp_path: Path) -> None:
+def test_blank_lines_are_not_rows_and_do_not_shift_row_numbers(tmp_path: Path) -> None:
     plain = _read(tmp_path, "click,ad\n1,a\n0,b\n")
     assert _read(tmp_path, "\nclick,ad\n\n1,a\n \r\n0,b\n\n\n") == plain
     tsv = _read(tmp_path, "click\tad\n1\ta\n\n0\tb\n\n", TSV)
@@ -113,12 +113,12 @@ def test_separators_of_several_characters(delimiter: str, tmp_path: Path) -> Non
         ('delimiter = "::"\nquoting = "minimal"\n', r"'::' cannot be used with quoting = .minimal"),
         ('delimiter = "\\n"\n', "is empty or a line end"),
         ('quoting = "all"\n', "quoting"),
-        ("max_row_lines = 0\n", "max_row_lines = 0 is not at least 1"),
+        ("max_row_lines = 0\n", "max_row_lines must be at least 1, got 0"),
         ('on_bad_row = "drop"\n', "on_bad_row"),
-        ("max_bad_share = 0.0\n", "max_bad_share = 0 is not above 0"),
+        ("max_bad_share = 0.0\n", "max_bad_share must be above 0"),
     ],
 )
-def test_layouts_that_cannot_be_meant(schema: str, message: str, tmp_path: Path) -> None:
+def test_invalid_layouts_are_rejected(schema: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         _read(tmp_path, "click,ad\n", SCHEMA + schema)
 
@@ -139,8 +139,8 @@ def test_layouts_that_cannot_be_meant(schema: str, message: str, tmp_path: Path)
         ("click,ad,ad\n1,a,b\n", "names the column 'ad' 2 times"),
         ("click,ad\n1,a,b\n", "line 2 has 3 columns instead of 2; correct or remove the line"),
         ("click,\x1b[2Jx\n1,a\n", r"its columns are click, \\x1b\[2Jx: "),
-        ("click,ad\n1,a\rb\n", "line 2: a carriage return stands inside the row"),
-        ("\n\n", "holds blank lines only"),
+        ("click,ad\n1,a\rb\n", "line 2: the row contains a carriage return"),
+        ("\n\n", "holds only blank lines"),
         ('{"click": 1, "ad": "a"}\n', "looks like JSON; read the file as the dataset jsonl"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_message_names_the_key_that_helps(text: str, message: str, tmp_path: P
     assert str(caught.value).isprintable()
 
 
-def test_named_columns_and_a_header_do_not_go_together(tmp_path: Path) -> None:
+def test_named_columns_and_a_header_cannot_be_combined(tmp_path: Path) -> None:
     schema = SCHEMA + 'columns = ["click", "ad"]\n'
     with pytest.raises(DataError, match="its first line is a header, but the schema names columns"):
         _read(tmp_path, "click,ad\n1,a\n", schema)
@@ -160,14 +160,14 @@ def test_named_columns_and_a_header_do_not_go_together(tmp_path: Path) -> None:
         _read(tmp_path, "1;a\n0;b\n", schema)
 
 
-def test_quoted_names_and_labels_without_quoting_name_it(tmp_path: Path) -> None:
+def test_errors_about_quoted_names_and_labels_suggest_quoting(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"names are in quotes; set quoting = .minimal."):
         _read(tmp_path, '"click"\t"ad"\n"1"\t"a"\n', TSV)
     with pytest.raises(DataError, match=r"the label is in quotes; set quoting = .minimal."):
         _read(tmp_path, 'click\tad\n"1"\t"a"\n', TSV)
 
 
-def test_a_column_named_twice_is_no_matter_when_it_is_not_used(tmp_path: Path) -> None:
+def test_a_repeated_column_that_is_not_used_does_not_matter(tmp_path: Path) -> None:
     (example,) = _read(tmp_path, "click,ad,x,x\n1,a,2,3\n")
     assert example.features == {"ad": "a"}
 

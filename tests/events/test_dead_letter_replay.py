@@ -1,4 +1,4 @@
-"""Dead letters go back where they came from, once, on both logs."""
+"""Dead letters are replayed to their source, once, on both logs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def log(url: str) -> Iterator[EventLog]:
 
 
 class Topics:
-    """Names of this test's own."""
+    """Topic names that are unique to this test."""
 
     def __init__(self) -> None:
         own = uuid.uuid4()
@@ -56,7 +56,7 @@ class Topics:
 
 @pytest.fixture
 def topics(log: EventLog) -> Topics:
-    """Two topics with bad records, and letters of all of them, the first ones twice."""
+    """Two topics with bad records, and dead letters of all of them, the first ones repeated."""
     names = Topics()
     for name in (names.clicks, names.impressions):
         log.create_topic(name, 2)
@@ -72,7 +72,7 @@ def topics(log: EventLog) -> Topics:
 
 
 def appended(log: EventLog, topic: str) -> list[Entry]:
-    """What came after the bad records, without the place in the log."""
+    """The entries after the bad records, without their places in the log."""
     found = [entry for entry in held_entries(log, topic) if entry.offset >= 2]
     return sorted(found, key=lambda entry: (entry.timestamp_ms, entry.partition))
 
@@ -110,7 +110,7 @@ def test_only_what_is_selected_is_replayed(log: EventLog, topics: Topics) -> Non
 
 
 class CutOff:
-    """The log, until an append of the one that is told: there the process ends, before it or after it."""
+    """A log that stops the process before or after the n-th append."""
 
     def __init__(self, log: EventLog, append: int, after: bool) -> None:
         self._log = log
@@ -131,7 +131,7 @@ class CutOff:
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("append", [1, 2, 3, 4])
-def test_a_replay_that_was_cut_off_anywhere_is_finished_without_repeats(
+def test_an_interrupted_replay_is_completed_without_repeats(
     log: EventLog, topics: Topics, append: int, after: bool
 ) -> None:
     cut = cast(EventLog, CutOff(log, append, after))
@@ -143,7 +143,7 @@ def test_a_replay_that_was_cut_off_anywhere_is_finished_without_repeats(
         assert [entry.value for entry in appended(log, name)] == list(BAD)
 
 
-def test_what_cannot_be_replayed_is_counted(log: EventLog, topics: Topics) -> None:
+def test_letters_that_cannot_be_replayed_are_counted(log: EventLog, topics: Topics) -> None:
     letters = DeadLetters(log, topics.dead)
     letters.add(Entry(topics.clicks, 0, 77, 0, b"k", b"v" * (MAX_KEPT_BYTES + 1)), "too large")
     letters.flush()
@@ -155,7 +155,7 @@ def test_what_cannot_be_replayed_is_counted(log: EventLog, topics: Topics) -> No
 def test_a_letter_of_a_missing_topic_is_one_line(log: EventLog, topics: Topics) -> None:
     name = f"gone-{uuid.uuid4()}"
     log.append(topics.dead, [DeadLetter.of(Entry(name, 0, 1, 0, b"k", b"v"), "bad").record()])
-    with pytest.raises(LogError, match=f"there is no topic '{name}'"):
+    with pytest.raises(LogError, match=f"topic '{name}' does not exist"):
         replay_dead_letters(log, topics.dead, Selection(topic=name))
 
 

@@ -68,11 +68,11 @@ def test_nothing_is_written_before_the_flush_and_nothing_twice_after_it(log: Sql
     assert (letters.waiting, len(entries_of(log))) == (0, 1)
 
 
-def test_letters_wait_until_the_topic_takes_them(log: SqliteLog) -> None:
+def test_letters_wait_until_the_topic_accepts_them(log: SqliteLog) -> None:
     letters = DeadLetters(log, "later")
     letters.add(BAD, "bad")
     for _ in range(2):
-        with pytest.raises(LogError, match="there is no topic 'later'"):
+        with pytest.raises(LogError, match="topic 'later' does not exist"):
             letters.flush()
     assert letters.waiting == 1
     log.create_topic("later", 1)
@@ -82,7 +82,7 @@ def test_letters_wait_until_the_topic_takes_them(log: SqliteLog) -> None:
 
 
 @pytest.mark.parametrize(("key_bytes", "value_bytes"), [(10, 2**25 - 10), (2**24 + 1, 2**24 - 1)])
-def test_of_a_large_record_the_beginning_and_the_size_are_kept(
+def test_a_large_record_is_kept_as_its_beginning_and_size(
     log: SqliteLog, key_bytes: int, value_bytes: int
 ) -> None:
     letters = DeadLetters(log, "dead")
@@ -113,7 +113,7 @@ def test_a_record_that_was_not_read_is_a_letter_with_its_place_reason_and_size(l
     assert (letter.key, letter.value, letter.size_bytes, letter.cut_short) == (None, None, 41_234, True)
 
 
-def test_a_large_letter_of_an_earlier_version_is_still_known_as_cut_short() -> None:
+def test_a_large_letter_of_an_earlier_version_is_recognised_as_cut_short() -> None:
     letter = DeadLetter(
         reason="bad (the first 16777216 of 33554432 bytes are kept here)",
         topic="clicks",
@@ -165,7 +165,7 @@ def test_a_stray_record_is_listed_with_its_own_place(log: SqliteLog, value: byte
         b"stray",
         value,
     )
-    assert letter.reason.startswith("not a dead letter itself: ")
+    assert letter.reason.startswith("not a dead letter: ")
 
 
 def test_letters_added_while_listing_are_left_for_the_next_time(log: SqliteLog) -> None:
@@ -187,7 +187,7 @@ def test_trimmed_letters_are_not_listed(log: SqliteLog) -> None:
 
 
 def test_a_record_without_a_timestamp_is_kept_as_it_was(log: SqliteLog) -> None:
-    """Kafka gives -1 for a record that its producer did not stamp."""
+    """Kafka returns -1 for a record without a timestamp."""
     letters = DeadLetters(log, "dead")
     letters.add(BAD._replace(timestamp_ms=-1), "bad")
     letters.flush()

@@ -1,4 +1,4 @@
-"""Opening logs by address."""
+"""Opening logs by URL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream_ctr.events.sqlite.log import SqliteLog
 
 def test_a_path_opens_the_embedded_log(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/events.db"
-    with pytest.raises(LogError, match="there is no such log"):
+    with pytest.raises(LogError, match="the log does not exist"):
         open_log(url)
     log = open_log(url, create=True)
     assert isinstance(log, SqliteLog)
@@ -29,11 +29,11 @@ def test_a_path_opens_the_embedded_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["", "events.db", "redis://localhost:1", "SQLITE:///x", "http://kafka://one:1"]
 )
-def test_an_unknown_scheme_is_answered_with_the_known_ones(url: str) -> None:
+def test_an_error_about_an_unknown_scheme_names_the_known_ones(url: str) -> None:
     with pytest.raises(UsageError) as raised:
         open_log(url, create=True)
     assert str(raised.value) == (
-        f"{url!r} is no log address: write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
+        f"{url!r} is not a log URL; write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
     )
 
 

@@ -1,4 +1,4 @@
-"""Partitioning against Kafka's own vectors and the client library's implementation."""
+"""Partitioning, compared with Kafka's own test vectors and the client library's implementation."""
 
 from __future__ import annotations
 

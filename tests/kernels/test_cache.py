@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: private, whole, and the only form of a kernel that ever runs."""
+"""Compiled kernels on disk: private, undamaged, and the only form of a kernel that runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def twice(values: Floats) -> Floats:
 
 @fast_part
 def polynomial(x: float) -> float:
-    """Too long to be taken in line."""
+    """Too long to be inlined."""
     total = 0.0
     for k in range(9):
         for j in range(k):
@@ -60,7 +60,7 @@ def total(values: Floats) -> float:
 
 
 def scaled_by(factor: float) -> Any:
-    """A kernel of its own for each factor."""
+    """A separate kernel for each factor."""
 
     @kernel
     def scale(values: Floats) -> Floats:
@@ -125,7 +125,7 @@ TOTAL_LATER: Final = BITS.format(
 NO_ROOM: Final = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
 
 
-def test_kernels_are_kept_in_the_users_own_folder(tmp_path: Path) -> None:
+def test_kernels_are_cached_in_the_users_own_folder(tmp_path: Path) -> None:
     assert finish(start(tmp_path, CALL))[0] == "0 1"
     (folder,) = (tmp_path / "stream-ctr" / "kernels").iterdir()
     assert folder.name == kernel_cache.key()
@@ -141,7 +141,7 @@ def test_a_folder_that_others_may_write_is_not_used(cache: Path) -> None:
     assert kernel_cache.folder() != cache
 
 
-def test_without_any_folder_one_line_says_so_and_kernels_run(
+def test_without_any_folder_a_warning_is_logged_and_kernels_run(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = tmp_path / "file"
@@ -173,16 +173,16 @@ def test_damaged_files_are_replaced(cache: Path, damage: Any) -> None:
     assert hits_and_misses() == (1, 0)
 
 
-def test_a_cache_without_room_costs_only_time(tmp_path: Path) -> None:
+def test_a_full_disk_costs_only_time(tmp_path: Path) -> None:
     output, errors = finish(start(tmp_path, NO_ROOM + CALL))
     assert output == "0 1"
     (line,) = errors.splitlines()
-    assert "compiled kernels cannot be kept" in line
+    assert "compiled kernels cannot be cached" in line
     assert str(tmp_path) in line
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_bits_depend_on_no_process(tmp_path: Path) -> None:
+def test_all_processes_compute_equal_bits(tmp_path: Path) -> None:
     compiled = finish(start(tmp_path, TOTAL))[0]
     assert compiled == finish(start(tmp_path, TOTAL))[0]
     assert compiled == finish(start(tmp_path, TOTAL_LATER))[0]  # loaded in another order
@@ -196,7 +196,7 @@ def test_processes_that_compile_at_the_same_time_share_the_files(tmp_path: Path)
     assert sorted(names) == ["tests.kernels.test_cache.polynomials", "tests.kernels.test_cache.total"]
 
 
-def test_the_process_that_was_first_decides(cache: Path) -> None:
+def test_the_first_process_to_write_a_file_wins(cache: Path) -> None:
     assert kernel_cache.keep("name", b"first") == b"first"
     assert kernel_cache.keep("name", b"second") == b"first"
     (cache / "name").write_bytes(b"damaged")
@@ -204,7 +204,7 @@ def test_the_process_that_was_first_decides(cache: Path) -> None:
     assert [path.name for path in cache.iterdir()] == ["name"]
 
 
-def test_a_file_system_without_hard_links_will_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links_is_supported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any) -> None:
         raise PermissionError
 
@@ -213,8 +213,8 @@ def test_a_file_system_without_hard_links_will_do(cache: Path, monkeypatch: pyte
     assert kernel_cache.keep("name", b"second") == b"first"
 
 
-def test_what_runs_is_what_the_file_holds(cache: Path) -> None:
-    """A file made by another process takes the place of what this process has just compiled."""
+def test_a_process_runs_the_kernel_from_the_file(cache: Path) -> None:
+    """A file written by another process replaces the kernel that this process has just compiled."""
     scale, other = scaled_by(3.0), scaled_by(5.0)
     other(np.ones(2))
     (path,) = cache.iterdir()
@@ -261,7 +261,7 @@ def test_a_kernel_with_an_address_of_this_process_is_refused(cache: Path) -> Non
 
 
 def global_functions(elf: bytes) -> set[str]:
-    """Names of the functions of an object file that the linker shows to other files (ELF64, System V ABI)."""
+    """Names of an object file's functions that are visible to other files (ELF64, System V ABI)."""
     assert elf[:5] == b"\x7fELF\x02"
     (sections_at,) = struct.unpack_from("<Q", elf, 40)
     size, count = struct.unpack_from("<HH", elf, 58)
@@ -280,7 +280,7 @@ def global_functions(elf: bytes) -> set[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF")
 def test_an_object_file_shares_no_function_but_the_kernel(cache: Path) -> None:
-    """Else the linker could replace a part by a function of the same name that another kernel brought."""
+    """Otherwise the linker could replace a part by a function of the same name from another kernel."""
     value: Any = total
     fresh: Any = fast_kernel(value.py_func)
     fresh(np.ones(3))
@@ -296,7 +296,7 @@ MACHINERY = ("cache", "compiler", "decorators", "sources")
 
 
 def test_every_kernel_of_the_package_is_declared_here() -> None:
-    """Numba's own decorators would run what they compile."""
+    """Numba's own decorators would run the code that they compile."""
     own = {Path(decorators.__file__).with_name(f"{name}.py") for name in MACHINERY}
     for path in sorted(kernel_cache.PACKAGE.rglob("*.py")):
         text = path.read_text()
@@ -312,9 +312,7 @@ def test_every_kernel_of_the_package_is_declared_here() -> None:
         assert isinstance(compiled._cache, KernelFiles)
 
 
-def test_kernels_are_plain_functions_where_numba_is_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_are_plain_functions_if_numba_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     code = "from tests.kernels.test_cache import *; print(type(twice).__name__, twice(np.ones(1))[0])"
     assert finish(start(tmp_path, code))[0] == "function 2.0"

@@ -1,4 +1,4 @@
-"""Denormal numbers are zero where that is asked for, and nowhere else: no other thread, no later code."""
+"""Denormal numbers are flushed inside the context only: not in other threads, and not in later code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SMALLEST = float(np.finfo(np.float32).smallest_normal)
 
 @fast_kernel
 def halved(x: NDArray[np.float32]) -> float:
-    """Half of the first number, calculated where nothing can be known beforehand."""
+    """Half of the first number, computed so that the compiler cannot know the result."""
     return float(x[0] * np.float32(0.5))
 
 
 def is_flushed(number: float = SMALLEST) -> bool:
-    """Whether half of a number is zero; for the smallest normal number half is a denormal result."""
+    """Whether half of a number is zero; half of the smallest normal number is denormal."""
     return halved(np.full(1, number, np.float32)) == 0.0
 
 
@@ -47,7 +47,7 @@ def test_denormal_operands_count_as_zero_too() -> None:
 
 
 @known
-def test_what_was_is_restored_and_not_just_cleared() -> None:
+def test_the_previous_setting_is_restored_and_not_just_cleared() -> None:
     with denormals_flushed():
         with denormals_flushed():
             assert is_flushed()
@@ -56,14 +56,14 @@ def test_what_was_is_restored_and_not_just_cleared() -> None:
 
 
 @known
-def test_an_error_inside_leaves_nothing_behind() -> None:
+def test_an_error_inside_restores_the_setting() -> None:
     with pytest.raises(ArithmeticError), denormals_flushed():
         raise ArithmeticError
     assert not is_flushed()
 
 
 @known
-def test_other_threads_have_their_own_say() -> None:
+def test_other_threads_are_not_affected() -> None:
     found: dict[str, bool] = {}
     inside, looked = threading.Event(), threading.Event()
 
@@ -82,18 +82,18 @@ def test_other_threads_have_their_own_say() -> None:
     assert found == {"other": False, "own": True}
 
 
-def test_another_kind_of_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_machine_gets_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert register_of("riscv64-unknown-linux-gnu") is None
     monkeypatch.setattr(denormals, "REGISTER", None)
     with (
-        pytest.warns(RuntimeWarning, match="not flushed to zero on .*: learning is right"),
+        pytest.warns(RuntimeWarning, match="not flushed to zero on .*: learning is correct"),
         denormals_flushed(),
     ):
         assert not is_flushed()
 
 
 def assembly(triple: str, register: Register) -> str:
-    """What a function that sets all bits of ``flush`` becomes on a machine."""
+    """The machine code, for a target, of a function that sets all bits of ``flush``."""
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), "flush")
     builder = ir.IRBuilder(function.append_basic_block())

@@ -1,4 +1,4 @@
-"""Which sources a kernel's machine code depends on."""
+"""The sources on which a kernel's machine code depends."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def closure_by_parser(package: Path, source: Path) -> set[Path]:
 
 
 def kernel_sources() -> list[Path]:
-    """Sources that declare a kernel that is kept."""
+    """Sources that declare a cached kernel."""
     declares = re.compile(r"^\s*@(fast_)?kernel$", re.MULTILINE)
     return [path for path in sorted(PACKAGE.rglob("*.py")) if declares.search(path.read_text())]
 
@@ -94,7 +94,7 @@ def test_an_edited_constant_gives_another_digest(
     assert Sources(package).digest(package / kernels) != first
 
 
-def test_a_source_counts_whatever_words_it_contains() -> None:
+def test_a_source_counts_whatever_its_text_contains() -> None:
     assert any("kernel" not in (PACKAGE / constants).read_text() for _, constants, _, _ in CONSTANTS)
 
 
@@ -143,7 +143,7 @@ def test_every_form_of_import_counts(tmp_path: Path, statement: str) -> None:
     assert Sources(package).digest(source) != first
 
 
-def test_what_a_package_does_when_it_is_imported_counts(tmp_path: Path) -> None:
+def test_the_init_module_of_a_package_counts(tmp_path: Path) -> None:
     package = write(
         tmp_path / "package",
         {
@@ -161,6 +161,6 @@ def test_what_a_package_does_when_it_is_imported_counts(tmp_path: Path) -> None:
     assert len({first, second, third}) == 3
 
 
-def test_imports_in_a_circle_end(tmp_path: Path) -> None:
+def test_circular_imports_terminate(tmp_path: Path) -> None:
     package = write(tmp_path / "package", {"a.py": "import package.b", "b.py": "import package.a"})
     assert {path.name for path in Sources(package).closure(package / "a.py")} == {"a.py", "b.py"}

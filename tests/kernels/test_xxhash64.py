@@ -1,4 +1,4 @@
-"""XXH64 against the reference implementation, and the one value that is never a key."""
+"""XXH64, compared with the reference implementation, and the one value that is never a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), SEEDS)
-def test_any_bytes_and_seed_hash_as_the_reference_does(data: bytes, seed: int) -> None:
+def test_any_bytes_and_seed_hash_like_the_reference(data: bytes, seed: int) -> None:
     buffer = np.frombuffer(b"...." + data + b"..", np.uint8)
     assert int(xxh64(buffer, 4, 4 + len(data), np.uint64(seed))) == xxhash.xxh64_intdigest(data, seed)
 

@@ -75,10 +75,10 @@ def test_a_limit_of_one_never_warns() -> None:
     [
         (
             [
-                "field 'C14': 'abc' (str) where a number is due",
-                "field 'C14': 'x\\'y' (str) where a number is due",
+                "field 'C14': expected a number, got 'abc' (str)",
+                "field 'C14': expected a number, got 'x\\'y' (str)",
             ],
-            "field 'C14': '...' (str) where a number is due",
+            "field 'C14': expected a number, got '...' (str)",
         ),
         (
             ["p['a'] = 1.5 is no probability", "p['b'] = 2e+30 is no probability"],

@@ -44,7 +44,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     beyond=st.integers(0, 5),
     writes=st.lists(st.lists(st.integers(-1, 44), max_size=6), max_size=40),
 )
-def test_what_is_written_between_any_two_pieces_is_not_in_them(
+def test_writes_between_any_two_pieces_do_not_appear_in_them(
     rows: int, beyond: int, writes: list[list[int]]
 ) -> None:
     live = {
@@ -68,7 +68,7 @@ def test_what_is_written_between_any_two_pieces_is_not_in_them(
     assert not watch.active
 
 
-def test_a_thread_that_writes_all_the_time_leaves_no_trace() -> None:
+def test_a_thread_that_writes_constantly_changes_no_frozen_row() -> None:
     live = np.zeros((5_000, 4))
     watch, done, round_ = Watch(), threading.Event(), 0
     frozen = watch.add(FrozenRows({"weight": live}, 5_000))
@@ -93,14 +93,15 @@ def test_a_thread_that_writes_all_the_time_leaves_no_trace() -> None:
     assert live.any(), "the writer came to nothing"
 
 
-def test_a_row_that_is_written_without_a_word_shows_that_the_tests_can_fail() -> None:
+def test_an_unannounced_write_changes_the_frozen_state() -> None:
+    """Proves that the tests above can fail."""
     live = np.zeros((4, 2))
     frozen = FrozenRows({"weight": live}, 4)
     live[2] = 1.0
     assert whole(frozen["weight"]).any()
 
 
-def test_rows_that_were_passed_are_not_kept_and_nothing_is_after_the_end() -> None:
+def test_rows_already_read_are_not_kept_and_nothing_is_kept_after_the_end() -> None:
     live = np.zeros((32, 1))
     frozen = FrozenRows({"weight": live}, 32)
     pieces = frozen["weight"].pieces()
@@ -121,7 +122,7 @@ LEARNERS = {
 
 @pytest.mark.parametrize("optimizer", list(LEARNERS))
 @pytest.mark.parametrize("weights", [False, True])
-def test_a_learner_goes_on_while_its_frozen_state_is_read(optimizer: str, weights: bool) -> None:
+def test_a_learner_continues_while_its_frozen_state_is_read(optimizer: str, weights: bool) -> None:
     learner = compiled(LEARNERS[optimizer])
     batch = make_batch(SINGLE, 120, seed=3, values=30)
     first, rest = part(batch, 0, 60), part(batch, 60, 120)
@@ -154,7 +155,7 @@ def part(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def frozen_meanwhile(frozen: FrozenState, learner: Learner, rest: Batch) -> State:
-    """All that the frozen state says; between any two of its pieces an event is learned."""
+    """The whole frozen state; an event is learned between any two of its pieces."""
     events: Iterator[int] = iter(range(len(rest)))
     arrays = {}
     with frozen:
@@ -189,13 +190,13 @@ def unequal(one: State, other: State) -> list[str]:
         FeaturesConfig(counts="decayed", half_life_seconds=2.0),
     ],
 )
-def test_feature_tables_go_on_and_grow_while_their_frozen_state_is_read(config: FeaturesConfig) -> None:
+def test_feature_tables_continue_and_grow_while_their_frozen_state_is_read(config: FeaturesConfig) -> None:
     slots = np.array([0, 1, 1, 2], np.int32)
     rng = np.random.default_rng(4)
     keys = rng.integers(1, 2**63, (900, 4)).astype(np.uint64)
     keys[300:] = np.where(rng.random((600, 4)) < 0.5, keys[rng.integers(0, 300, 600)], keys[300:])
     tables = FeatureTables(slots, 3, config)
-    for _ in range(2):  # so that all are admitted
+    for _ in range(2):  # so that all values are admitted
         encode(tables, keys[:150])
     before, lookup = tables.state(), tables.lookup_arrays()
     capacity = len(lookup[0])
@@ -223,7 +224,7 @@ def encode(tables: FeatureTables, keys: NDArray[np.uint64]) -> None:
     tables.encode(keys, np.full(len(keys), PREDICT, np.uint8), times)
 
 
-def test_the_file_is_one_that_safetensors_reads_and_its_pieces_are_small(tmp_path: Path) -> None:
+def test_safetensors_reads_the_file_and_its_pieces_are_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     arrays: dict[str, NDArray[Any]] = {
         "weight": rng.normal(size=(50, 3)).astype(np.float32),
@@ -246,6 +247,6 @@ def test_the_file_is_one_that_safetensors_reads_and_its_pieces_are_small(tmp_pat
         assert place.offset % arrays[name].itemsize == 0
 
 
-def test_an_array_that_no_file_can_hold_is_refused() -> None:
+def test_an_unsupported_dtype_is_rejected() -> None:
     with pytest.raises(StateError, match="array odd has dtype complex128"):
         ArrayFile({"odd": np.zeros(2, np.complex128)})

@@ -1,1 +1,1 @@
-"""The event log on Kafka."""
+"""The event log on Apache Kafka."""

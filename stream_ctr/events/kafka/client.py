@@ -1,4 +1,4 @@
-"""What the parts of the Kafka log share: the client library, addresses and the wording of errors."""
+"""Shared by the modules of the Kafka log: the client library, addresses and error texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 
 from stream_ctr.errors import LogError, UsageError
 
-# Without it kafka-python computes checksums in Python and reads five times slower, without a word.
+# Without crc32c, kafka-python silently computes checksums in Python and reads five times slower.
 if importlib.util.find_spec("crc32c") is None:
     raise LogError("the package crc32c is missing, and Kafka is read too slowly without it; install crc32c")
 
@@ -42,29 +42,29 @@ __all__ = [
 SCHEME = "kafka://"
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:]+\]|[^\s\[\]:/@,?#]+):(\d{1,5})")
 
-# kafka-python reports each failed connection on its logger; what matters is raised as an error instead.
-# Whoever wants its messages sets the level of the logger "kafka" before opening a log.
+# kafka-python logs each failed connection; the failures that matter are raised as errors instead.
+# To see its messages, set the level of the logger "kafka" before opening a log.
 _LOGGER = logging.getLogger("kafka")
 if _LOGGER.level == logging.NOTSET:
     _LOGGER.setLevel(logging.CRITICAL + 1)
 
 
 def servers_of(url: str) -> list[str]:
-    """The ``host:port`` parts of a ``kafka://host:port[,host:port]`` address.
+    """The ``host:port`` parts of a ``kafka://host:port[,host:port]`` URL.
 
     Raises:
-        UsageError: the address has another form.
+        UsageError: the URL has another form.
     """
     servers = url.removeprefix(SCHEME).split(",")
     if not url.startswith(SCHEME) or not all(
         (match := _SERVER.fullmatch(server)) and 0 < int(match[2]) < 65536 for server in servers
     ):
-        raise UsageError(f"{url!r} is no log address; write kafka://host:port[,host:port]")
+        raise UsageError(f"{url!r} is not a log URL; write kafka://host:port[,host:port]")
     return servers
 
 
 def reason(error: BaseException | None) -> str:
-    """What went wrong, in one line and without the requests that kafka-python quotes."""
+    """One line about a failure, without the requests that kafka-python quotes."""
     if isinstance(error, errors.KafkaTimeoutError | errors.NodeNotReadyError | errors.RequestTimedOutError):
         return "no broker answered in time"
     text = " ".join(str(error).split())
@@ -73,9 +73,9 @@ def reason(error: BaseException | None) -> str:
 
 
 def abandon(producer: kafka.KafkaProducer) -> None:
-    """Stop a producer without waiting for what it still holds; every acknowledged append holds nothing.
+    """Stop a producer without waiting for unsent records; after an acknowledged append there are none.
 
-    ``close`` alone waits for unsent batches first and, when they stay unsent, leaves the thread running.
+    ``close`` alone first waits for unsent batches and, if they stay unsent, leaves the thread running.
     """
     producer._sender.force_close()
     producer._sender.join(1.0)

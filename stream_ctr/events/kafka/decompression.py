@@ -1,7 +1,7 @@
 """Decompression of Kafka's record batches, up to a limit.
 
-A few kilobytes can unpack to gigabytes. kafka-python unpacks whatever comes; here each codec stops as soon as
-it is beyond the limit, with no more memory than that.
+A few kilobytes can decompress to gigabytes, and kafka-python sets no limit. Here each codec stops as soon as
+it exceeds the limit, and uses no more memory than that.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ _STEP: Final = 1024 * 1024
 _GZIP_WINDOW: Final = 31
 """zlib's code for a gzip header and the largest window."""
 _XERIAL: Final = b"\x82SNAPPY\x00"
-"""Start of the framing that Java clients put around snappy blocks; 8 more bytes are versions."""
+"""Start of the framing that Java clients put around snappy blocks; 8 bytes of versions follow."""
 
 
 class TooLargeError(Exception):
-    """What is packed is larger than the limit."""
+    """The decompressed data is larger than the limit."""
 
 
 def unpack(packed: bytes, kind: int, most_bytes: int) -> bytes:
-    """What ``packed`` holds.
+    """Decompress the records of one batch.
 
     Args:
-        packed: the records of one batch.
+        packed: the compressed records.
         kind: the codec's number in the batch's attributes.
-        most_bytes: the limit.
+        most_bytes: limit on the decompressed size.
 
     Raises:
-        TooLargeError: it holds more than ``most_bytes``.
+        TooLargeError: the result is larger than ``most_bytes``.
         UnsupportedCodecError: the codec is unknown, or its library is not installed.
-        Exception: it is damaged; each library raises its own.
+        Exception: the data is damaged; each library raises its own exceptions.
     """
     if kind not in _CODECS:
-        raise errors.UnsupportedCodecError(f"holds records packed in a way that is not known: {kind}")
+        raise errors.UnsupportedCodecError(f"holds records with an unknown compression codec: {kind}")
     name, is_there, pieces = _CODECS[kind]
     if not is_there():
         raise errors.UnsupportedCodecError(
-            f"holds records packed by {name}, whose library is not installed; install stream-ctr[codecs]"
+            f"holds records compressed by {name}, whose library is not installed; install stream-ctr[codecs]"
         )
     found: list[bytes] = []
     left = most_bytes
@@ -70,13 +70,13 @@ def _lz4(packed: bytes, most_bytes: int) -> Iterator[bytes]:
 
 
 def _members(packed: bytes, decompressor: Callable[[], Any], magic: bytes) -> Iterator[bytes]:
-    """One frame after another, in pieces; what follows and is no frame is not looked at."""
+    """Decompress consecutive frames in pieces; trailing data that is not a frame is ignored."""
     rest = packed
     while True:
         one = decompressor()
         while not one.eof:
             piece = one.decompress(rest, _STEP)
-            # zlib hands back what it has not used; lz4 keeps it and wants nothing more.
+            # zlib hands back unused input; lz4 keeps it and must not get it again.
             rest = getattr(one, "unconsumed_tail", b"")
             if not piece and not one.eof and not rest:
                 raise EOFError("the data ends before its end mark")
@@ -93,22 +93,26 @@ def _zstd(packed: bytes, most_bytes: int) -> Iterator[bytes]:
 
 
 def _snappy(packed: bytes, most_bytes: int) -> Iterator[bytes]:
-    """Blocks; each begins with its unpacked size, so that nothing is unpacked in vain."""
+    """Decompress blocks; each states its size first, so a block above the limit is not decompressed."""
     if not packed.startswith(_XERIAL):
-        _refuse_larger(packed, most_bytes)
+        _checked_size(packed, most_bytes)
         yield codec.snappy.decompress(packed)
         return
     at, left = 16, most_bytes
     while at < len(packed):
         size = int.from_bytes(packed[at : at + 4], "big")
         block = packed[at + 4 : at + 4 + size]
-        left -= _refuse_larger(block, left)
+        left -= _checked_size(block, left)
         yield codec.snappy.decompress(block)
         at += 4 + size
 
 
-def _refuse_larger(block: bytes, most_bytes: int) -> int:
-    """The unpacked size that a snappy block states: a plain varint, which decoding does not exceed."""
+def _checked_size(block: bytes, most_bytes: int) -> int:
+    """The decompressed size that a snappy block states as a plain varint; decoding does not exceed it.
+
+    Raises:
+        TooLargeError: the size is above ``most_bytes``.
+    """
     size = shift = 0
     for byte in block[:5]:
         size |= (byte & 127) << shift
@@ -126,4 +130,4 @@ _CODECS: Final[dict[int, tuple[str, Callable[[], bool], Callable[[bytes, int], I
     3: ("lz4", lambda: codec.lz4 is not None, _lz4),
     4: ("zstd", codec.has_zstd, _zstd),
 }
-"""Name, whether its library is there, and how to unpack in pieces."""
+"""Name, whether its library is installed, and the function that decompresses in pieces."""

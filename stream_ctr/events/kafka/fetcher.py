@@ -1,8 +1,7 @@
-"""What differs from kafka-python's fetcher: what a fetch holds is handed on as it came, and topics are asked
-for by their id.
+"""A fetcher for kafka-python that returns raw record batches and requests topics by id.
 
-A fetch by name goes on in a topic that was deleted and created again in between. One by id (version 13 of the
-request, Kafka 3.1) is refused by the broker itself, so that no entry of the other topic is ever read.
+A fetch by name would continue in a topic that was deleted and recreated in the meantime. A fetch by id
+(version 13 of the request, Kafka 3.1) is rejected by the broker, so no entry of the new topic is ever read.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from stream_ctr.events.limits import DEFAULT_LIMITS, ReadLimits
 from stream_ctr.events.log import TopicPartition
 
 Batches: TypeAlias = FetchedBatches | LegacyMessages
-"""What was fetched of one partition."""
+"""The fetched batches of one partition."""
 
 BY_ID: Final = 13
-"""Version of the fetch request from which on topics are named by id."""
+"""First version of the fetch request that names topics by id."""
 
 
 class Fetched(fetcher.Fetcher.PartitionRecords):
-    """One partition's part of a fetch; gives out what it holds in one piece where kafka-python gives records.
+    """One partition's part of a fetch; returns its batches in one piece, where kafka-python returns records.
 
-    The position moves behind all of it at once, so that the next part is asked for meanwhile. How much of a
-    part is in memory, and when, is the reader's to decide.
+    The position moves past all of it at once, so that the next part is requested in the meantime. The reader
+    decides how much of a part is in memory, and when.
     """
 
     limits: ReadLimits = DEFAULT_LIMITS
@@ -45,7 +44,7 @@ class Fetched(fetcher.Fetcher.PartitionRecords):
         self._content = bytes(records._buffer)
 
     def take(self, n: int | None = None) -> list[Any]:
-        """The batches, once; whatever ``n`` is."""
+        """The batches, once; ignores ``n``."""
         content, self._content = self._content, b""
         if not content:
             self.drain()
@@ -53,20 +52,20 @@ class Fetched(fetcher.Fetcher.PartitionRecords):
         place, aborted = TopicPartition(*self.topic_partition), self.aborted_transactions
         batches = read_fetch(content, place, self.fetch_offset, self.limits, aborted)
         self.next_fetch_offset, self.leader_epoch = batches.next_offset, batches.leader_epoch
-        self.bytes_read = len(content)  # a partition that gave something comes last next time
+        self.bytes_read = len(content)  # a partition that returned data comes last next time
         self.drain()
         return [batches]
 
 
 class Fetcher(fetcher.Fetcher):
-    """kafka-python's fetcher, with the two differences."""
+    """kafka-python's fetcher, which requests topics by id and creates :class:`Fetched`."""
 
     ids: Mapping[str, UUID]
     """Ids of the topics that are read."""
     most_version: int
-    """Highest version of the request that is used."""
+    """Highest version of the fetch request to use."""
     version: int
-    """Version in which the broker answered last; 0 before."""
+    """Version of the broker's last answer; 0 before the first."""
 
     def _create_fetch_requests(
         self,
@@ -94,7 +93,7 @@ class Fetcher(fetcher.Fetcher):
 
 
 def _limited(limits: ReadLimits) -> type[Fetched]:
-    """kafka-python makes the parts itself, and knows nothing of limits."""
+    """A class with the limits as an attribute, because kafka-python creates the instances."""
 
     class Limited(Fetched):
         pass
@@ -103,19 +102,19 @@ def _limited(limits: ReadLimits) -> type[Fetched]:
     return Limited
 
 
-def take_over(
+def install_fetcher(
     consumer: kafka.KafkaConsumer, ids: Mapping[str, UUID], limits: ReadLimits, most_version: int = BY_ID
 ) -> Fetcher:
-    """Have a consumer's ``poll`` give :data:`Batches`, and ask for topics by these ids.
+    """Make a consumer's ``poll`` return :data:`Batches` and request topics by these ids.
 
     Raises:
-        LogError: the consumer is made in another way than that of kafka-python 3.0.
+        LogError: the consumer's internals differ from those of kafka-python 3.0.
     """
-    own = consumer._fetcher
-    if type(own) is not fetcher.Fetcher:
-        raise LogError("this version of kafka-python is made in another way; install kafka-python 3.0")
-    own.__class__ = Fetcher
-    assert isinstance(own, Fetcher)
-    own.ids, own.most_version, own.version = ids, most_version, 0
-    own.PartitionRecords = _limited(limits)
-    return own
+    installed = consumer._fetcher
+    if type(installed) is not fetcher.Fetcher:
+        raise LogError("this version of kafka-python is not supported; install kafka-python 3.0")
+    installed.__class__ = Fetcher
+    assert isinstance(installed, Fetcher)
+    installed.ids, installed.most_version, installed.version = ids, most_version, 0
+    installed.PartitionRecords = _limited(limits)
+    return installed

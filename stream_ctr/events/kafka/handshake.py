@@ -1,5 +1,7 @@
-"""Whether a Kafka broker answers, speaks as it is spoken to, and lets this client in: asked before a client
-of kafka-python is made, because one whose construction fails leaves a thread behind that goes on trying.
+"""Checks that a Kafka broker answers, uses the configured encryption and accepts the login.
+
+The check precedes the construction of a kafka-python client: a client whose construction fails leaves a
+thread behind that keeps retrying.
 """
 
 from __future__ import annotations
@@ -18,25 +20,25 @@ _LARGEST_ANSWER_BYTES = 65_536
 
 
 def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
-    """See whether one of the servers answers as Kafka does, and takes the login if there is one.
+    """Check that one of the servers is a Kafka broker and accepts the login, if one is configured.
 
     Raises:
-        LogError: none of them answers, or what answers is not Kafka, or not in the way that is set.
+        LogError: no server answers, the server is not a Kafka broker, or the security settings do not match.
     """
     failure = ""
     for server in servers_of(url):
         try:
-            if _greet(server, timeout_seconds, access):
+            if _answers_as_kafka(server, timeout_seconds, access):
                 return
-            failure = "what answers is not Kafka"
+            failure = "the server is not a Kafka broker"
             if access.tls is None:
                 failure += ", or expects encryption (log.security.protocol)"
-        except LogError as refused:  # a login; another server of the cluster would say the same
+        except LogError as refused:  # a rejected login; the cluster's other servers would reject it too
             raise LogError(f"{url}: {refused}") from None
         except TimeoutError:
             failure = "no answer in time"
         except ssl.SSLCertVerificationError as error:
-            signers = access.config.ca_file or "the system's authorities"
+            signers = access.config.ca_file or "the system's certificate authorities"
             raise LogError(
                 f"{url}: the certificate of {server} is not accepted: {error.verify_message}; check "
                 f"log.security.ca_file (now {signers}) and that the certificate is for that host"
@@ -50,7 +52,7 @@ def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
     )
 
 
-def _greet(server: str, timeout_seconds: float, access: Access) -> bool:
+def _answers_as_kafka(server: str, timeout_seconds: float, access: Access) -> bool:
     """Whether a server answers an ApiVersions request."""
     host, _, port = server.rpartition(":")
     name = host.strip("[]")
@@ -58,16 +60,16 @@ def _greet(server: str, timeout_seconds: float, access: Access) -> bool:
         connection = stack.enter_context(socket.create_connection((name, int(port)), timeout=timeout_seconds))
         if access.tls is not None:
             connection = stack.enter_context(access.tls.wrap_socket(connection, server_hostname=name))
-        # An ApiVersions request: every broker answers it before anything else.
-        if _ask(connection, 18, 0, b"") is None:
+        # An ApiVersions request: every broker answers it before any other request.
+        if _request(connection, 18, 0, b"") is None:
             return False
         if access.config.logs_in:
             _log_in(connection, access)
         return True
 
 
-def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> bytes | None:
-    """The body of the answer to one request; None when the answer is not Kafka's."""
+def _request(connection: socket.socket, api: int, version: int, body: bytes) -> bytes | None:
+    """The body of the answer to one request; None if the answer is not Kafka's."""
     header = struct.pack(">hh4sh", api, version, _CORRELATION_ID, -1)
     connection.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
     start = _receive(connection, 8)
@@ -77,7 +79,7 @@ def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> byte
 
 
 def _receive(connection: socket.socket, size_bytes: int) -> bytes:
-    """So many bytes, or fewer when the other side closes; at most a small answer's worth."""
+    """Receive ``size_bytes``, or fewer if the peer closes the connection; limited to a small answer."""
     received = b""
     while len(received) < min(size_bytes, _LARGEST_ANSWER_BYTES):
         part = connection.recv(size_bytes - len(received))
@@ -88,39 +90,39 @@ def _receive(connection: socket.socket, size_bytes: int) -> bytes:
 
 
 def _log_in(connection: socket.socket, access: Access) -> None:
-    """Log in with kafka-python's own mechanisms, to learn at once whether the broker takes the password.
+    """Log in with kafka-python's own mechanisms, to learn at once whether the broker accepts the password.
 
-    Its clients go on trying with a wrong one until their time is up, and then say only that it is.
+    With a wrong password, its clients retry until their timeout and then report only the timeout.
     Formats: SaslHandshake 1 and SaslAuthenticate 0 of the Kafka protocol.
     """
     options = access.options()
     name = access.config.mechanism.encode()
-    answer = _ask(connection, 17, 1, struct.pack(">h", len(name)) + name)
+    answer = _request(connection, 17, 1, struct.pack(">h", len(name)) + name)
     if answer is None or answer[:2] != b"\0\0":
         raise LogError(
-            f"Kafka offers no login by log.security.mechanism = {access.config.mechanism!r} on this port"
+            f"Kafka does not offer log.security.mechanism = {access.config.mechanism!r} on this port"
         )
     mechanism = sasl.get_sasl_mechanism(access.config.mechanism)(host="", **options)
     while not mechanism.is_done():
         token = mechanism.auth_bytes()
-        answer = _ask(connection, 36, 0, struct.pack(">i", len(token)) + token)
+        answer = _request(connection, 36, 0, struct.pack(">i", len(token)) + token)
         if answer is None or answer[:2] != b"\0\0":
-            raise LogError(access.refused())
+            raise LogError(access.login_rejected())
         try:
-            # The code 0 and no message (length -1) come before the token's length.
+            # The code 0 and no message (length -1) precede the token's length.
             mechanism.receive(answer[8:])
         except (KeyError, ValueError) as error:
-            # A server that does not know the password either cannot sign what it says.
-            raise LogError(access.refused()) from error
+            # A server that does not know the password cannot sign its answer.
+            raise LogError(access.login_rejected()) from error
     if not mechanism.is_authenticated():
-        raise LogError(access.refused())
+        raise LogError(access.login_rejected())
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
-    """What an SSLError means for the settings."""
+    """The cause of an SSLError in terms of the settings."""
     text = str(error.reason or error).replace("_", " ").lower()
     if "wrong version" in text or "record layer" in text or "eof" in text:
-        return "what answers does not encrypt on this port (log.security.protocol)"
-    if "certificate" in text:  # the broker's answer to ours, or to none
+        return "the server does not use encryption on this port (log.security.protocol)"
+    if "certificate" in text:  # the broker's answer to our certificate, or to a missing one
         return f"the broker does not accept this client's certificate: {text} (log.security.certificate_file)"
     return text

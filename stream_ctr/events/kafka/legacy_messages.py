@@ -1,7 +1,7 @@
-"""Messages of the formats before Kafka 0.11 (magic 0 and 1), which brokers of version 3 still hand out.
+"""Messages of the formats before Kafka 0.11 (magic 0 and 1), which brokers of version 3 still send.
 
-They are rare, so kafka-python takes them apart. What is packed is first unpacked here, up to the limit:
-kafka-python unpacks it whatever its size.
+They are rare, so kafka-python parses them. Compressed messages are first decompressed here, up to the limit,
+because kafka-python sets none.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from stream_ctr.events.log import Entry, TopicPartition
 
 
 class LegacyMessages:
-    """What a broker sent of one partition, up to the first record batch of magic 2.
+    """The messages of one partition in a fetch, up to the first record batch of magic 2.
 
-    Takes the same calls as :class:`~stream_ctr.events.kafka.record_batches.FetchedBatches`.
+    Has the interface of :class:`~stream_ctr.events.kafka.record_batches.FetchedBatches`.
     """
 
     leader_epoch = -1
@@ -32,7 +32,7 @@ class LegacyMessages:
             while (message := records.next_batch()) is not None and message.magic < 2:
                 self._messages.append(message)
         except errors.CorruptRecordError as error:
-            if not self._messages:  # else the next fetch begins with it
+            if not self._messages:  # otherwise the next fetch begins with it
                 self.failure = error
         self.next_offset = fetch_offset
         if self._messages:
@@ -41,16 +41,17 @@ class LegacyMessages:
 
     @property
     def done(self) -> bool:
-        """Whether everything was taken."""
+        """Whether all entries were taken."""
         return not self._messages and not self._ready and self.failure is None
 
     @property
     def held_bytes(self) -> int:
-        """Memory that is held for what was not taken."""
+        """Memory of the data and of the entries that were not taken."""
         return len(self._data) + sum(_size(entry) for entry in self._ready)
 
     def take(self, max_entries: int, max_bytes: int) -> tuple[list[Entry], int]:
-        """The next entries and what they take in memory; none where all is taken, or a failure comes next."""
+        """The next entries and their memory in bytes; no entries if all were taken or a failure comes
+        next."""
         entries: list[Entry] = []
         size_bytes = 0
         while len(entries) < max_entries and size_bytes < max_bytes:
@@ -67,9 +68,9 @@ class LegacyMessages:
 
     def _read(self, message: LegacyRecordBatch) -> list[Entry]:
         where = f"{self._place.topic}[{self._place.partition}]"
-        said = f"{where}: the message at offset {message.base_offset}"
+        name = f"{where}: the message at offset {message.base_offset}"
         if not message.validate_crc():
-            self.failure = errors.CorruptRecordError(f"{said} does not match its checksum")
+            self.failure = errors.CorruptRecordError(f"{name} does not match its checksum")
             return []
         try:
             unread = self._too_large(message)
@@ -80,8 +81,8 @@ class LegacyMessages:
         except errors.UnsupportedCodecError as error:
             self.failure = errors.UnsupportedCodecError(f"{where} {error.args[0]}")
             return []
-        except Exception as error:  # each library has its own
-            self.failure = errors.CorruptRecordError(f"{said} cannot be unpacked: {error}")
+        except Exception as error:  # each library raises its own exceptions
+            self.failure = errors.CorruptRecordError(f"{name} cannot be decompressed: {error}")
             return []
         entries = [
             Entry(*self._place, one.offset, _time(one.timestamp), one.key, one.value)
@@ -91,7 +92,7 @@ class LegacyMessages:
         return [self._limited(entry) for entry in entries]
 
     def _too_large(self, message: LegacyRecordBatch) -> Unread | None:
-        """Why a packed message is not read, if so."""
+        """The marker for a compressed message above the limit; None for any other message."""
         kind = message.compression_type
         if not kind:
             return None
@@ -100,9 +101,9 @@ class LegacyMessages:
             unpack(packed, kind, self._limits.batch)
         except TooLargeError:
             return Unread(
-                f"the messages up to offset {message.base_offset}, packed by {codec_name(kind)} in "
-                f"{len(packed)} bytes, are larger than log.max_batch_bytes = {self._limits.batch} when they "
-                "are unpacked; they are not read",
+                f"the messages up to offset {message.base_offset}, compressed by {codec_name(kind)} to "
+                f"{len(packed)} bytes, exceed log.max_batch_bytes = {self._limits.batch} after "
+                "decompression; they were not read",
                 message.size_in_bytes,
             )
         return None
@@ -115,12 +116,12 @@ class LegacyMessages:
 
 
 def _time(timestamp_ms: int | None) -> int:
-    """Messages of magic 0 have no timestamp."""
+    """The timestamp, -1 if there is none: messages of magic 0 have no timestamp."""
     return -1 if timestamp_ms is None else timestamp_ms
 
 
 def _packed(message: LegacyRecordBatch) -> bytes:
-    """The value of a message: what it packs."""
+    """The value of a message: its compressed content."""
     content = message._buffer
     at = message.KEY_OFFSET_V1 if message.magic else message.KEY_OFFSET_V0
     (key_length,) = struct.unpack_from(">i", content, at)

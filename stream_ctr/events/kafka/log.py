@@ -19,8 +19,8 @@ from stream_ctr.events.log import LogReader, Record, TopicPartition
 _REQUEST_TIMEOUT_SECONDS = 5.0
 _RETRY_PAUSE_SECONDS = 0.1
 
-# Events are kept until they are trimmed, whatever event time they carry: by default Kafka would drop
-# those older than a week at once, and refuse those an hour ahead of its clock.
+# Events are kept until they are trimmed, whatever their event time: by default Kafka would drop events
+# older than a week at once, and reject events an hour ahead of its clock.
 _TOPIC_CONFIG = {
     "cleanup.policy": "delete",
     "retention.ms": "-1",
@@ -36,13 +36,13 @@ _Answer = TypeVar("_Answer")
 class KafkaLog:
     """An :class:`~stream_ctr.events.log.EventLog` on a Kafka cluster of version 2.8 or newer.
 
-    May be shared by the threads of a process. Requests are retried for ``timeout_seconds`` while the
-    broker is away, appends for ``append_timeout_seconds``; then they are a LogError.
+    The threads of a process may share it. While the broker is unavailable, requests are retried for
+    ``timeout_seconds`` and appends for ``append_timeout_seconds``; then they raise a LogError.
 
     Raises:
-        LogError: no broker can be reached, or it does not let this client in.
-        UsageError: the address is malformed.
-        ConfigError: the security settings cannot be used.
+        LogError: no broker can be reached, or it rejects the login.
+        UsageError: the URL is malformed.
+        ConfigError: the security settings are invalid.
     """
 
     def __init__(
@@ -72,24 +72,24 @@ class KafkaLog:
             )
         except errors.KafkaError as error:
             raise LogAwayError(
-                f"{url}: what answers there is not a Kafka broker, or not ready; {error}"
+                f"{url}: the server is not a Kafka broker, or it is not ready: {error}"
             ) from error
         try:
-            cluster = self._ask("the cluster's id", self._admin.describe_cluster)
+            cluster = self._ask("return the cluster's id", self._admin.describe_cluster)
         except LogError:
             self._admin.close()
             raise
         self._log_id = str(cluster["cluster_id"])
 
-    def _ask(self, what: str, question: Callable[[], _Answer]) -> _Answer:
-        """Repeat a question to the broker until it is answered, or the time is up."""
+    def _ask(self, action: str, request: Callable[[], _Answer]) -> _Answer:
+        """Retry a request to the broker until it is answered or times out; errors name the action."""
         deadline = time.monotonic() + self._timeout_seconds
         while True:
             try:
-                return question()
-            except (errors.KafkaError, RuntimeError) as error:  # the latter while a controller is elected
+                return request()
+            except (errors.KafkaError, RuntimeError) as error:  # RuntimeError while a controller is elected
                 if not getattr(error, "retriable", True) or time.monotonic() >= deadline:
-                    raise LogError(f"{self.url}: Kafka did not give {what}: {reason(error)}") from error
+                    raise LogError(f"{self.url}: Kafka failed to {action}: {reason(error)}") from error
             time.sleep(_RETRY_PAUSE_SECONDS)
 
     def log_id(self) -> str:
@@ -97,15 +97,15 @@ class KafkaLog:
         return self._log_id
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Create the topic with the cluster's default replication, kept until trimmed; or do nothing
-        when it exists with that many partitions, whatever else it is set to.
+        """Create the topic with the cluster's default replication and without retention limits. Do nothing
+        if it exists with that many partitions, whatever its other settings.
         """
         there = self.ensure_topic(topic, partitions)
         if there != partitions:
             raise validation.other_partitions(self.url, topic, there, partitions)
 
     def ensure_topic(self, topic: str, partitions: int) -> int:
-        """Create the topic unless it exists; how many partitions it has."""
+        """Create the topic unless it exists; returns its number of partitions."""
         validation.check_topic(self.url, topic, partitions)
 
         def create() -> None:
@@ -117,16 +117,16 @@ class KafkaLog:
             except errors.TopicAlreadyExistsError:
                 self._admin.wait_for_topics([topic])
 
-        self._ask(f"topic {topic!r}", create)
+        self._ask(f"create topic {topic!r}", create)
         return self.partitions(topic)
 
     def is_compacted(self, topic: str) -> bool:
-        """Whether the topic's cleanup.policy has ``compact``. False where this client may not read it."""
+        """Whether the topic's cleanup.policy has ``compact``. False if this client may not read it."""
         name = "cleanup.policy"
         resource = kafka.admin.ConfigResource("topic", topic, [name])
         try:
             found = self._ask(
-                f"the settings of topic {topic!r}",
+                f"return the settings of topic {topic!r}",
                 lambda: self._admin.describe_configs([resource], config_filter="all"),
             )
         except LogError:
@@ -134,22 +134,22 @@ class KafkaLog:
         return "compact" in str(found.get("topic", {}).get(topic, {}).get(name, {}).get("value", ""))
 
     def _describe(self, topic: str) -> kafka.TopicDescription:
-        found = self._ask(f"topic {topic!r}", lambda: self._admin.describe_topics([topic]))[0]
+        found = self._ask(f"describe topic {topic!r}", lambda: self._admin.describe_topics([topic]))[0]
         code = found["error_code"]
         if code == errors.UnknownTopicOrPartitionError.errno:
             raise validation.no_such_topic(self.url, topic)
         if code:
             raise LogError(
-                f"{self.url}: Kafka did not give topic {topic!r}: {errors.for_code(code).__name__}"
+                f"{self.url}: Kafka failed to describe topic {topic!r}: {errors.for_code(code).__name__}"
             )
         return found
 
     def topic_id(self, topic: str) -> str:
-        """The topic's own id, made by Kafka with the topic (KIP-516)."""
+        """The topic's id, which Kafka assigns at its creation (KIP-516)."""
         return str(self._describe(topic)["topic_id"])
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has."""
+        """Number of partitions of the topic."""
         return len(self._describe(topic)["partitions"])
 
     def start_offsets(self, topic: str) -> dict[int, int]:
@@ -163,16 +163,16 @@ class KafkaLog:
     def _offsets(self, topic: str, spec: OffsetSpec) -> dict[int, int]:
         wanted = {kafka.TopicPartition(topic, partition): spec for partition in range(self.partitions(topic))}
         found = self._ask(
-            f"the offsets of topic {topic!r}",
+            f"return the offsets of topic {topic!r}",
             lambda: self._admin.list_partition_offsets(wanted, timeout_ms=1000 * self._timeout_seconds),
         )
         return {place.partition: found[place].offset for place in wanted}
 
     def append(self, topic: str, records: Sequence[Record]) -> None:
-        """Append in order, acknowledged by all in-sync replicas when it returns.
+        """Append in order; all in-sync replicas have acknowledged when it returns.
 
-        Retries go through one idempotent producer, so that a broker that comes back in time takes
-        each record once.
+        Retries go through one idempotent producer, so that a broker that recovers in time stores each
+        record once.
         """
         if topic not in self._partition_counts:
             self._partition_counts[topic] = self.partitions(topic)
@@ -202,7 +202,7 @@ class KafkaLog:
             if self._producer is None:
                 check_reachable(self.url, self._timeout_seconds, self.access)
                 timeout_ms = int(1000 * self._append_timeout_seconds)
-                # A batch leaves when it is full or flushed, not when its first record arrives.
+                # A batch is sent when it is full or flushed, not when its first record arrives.
                 linger_ms = min(100, timeout_ms // 10)
                 try:
                     self._producer = kafka.KafkaProducer(
@@ -222,16 +222,16 @@ class KafkaLog:
                         **self.access.options(),
                     )
                 except errors.KafkaError as error:
-                    raise LogError(f"{self.url}: Kafka takes no records: {reason(error)}") from error
+                    raise LogError(f"{self.url}: Kafka does not accept records: {reason(error)}") from error
             return self._producer
 
     def _not_acknowledged(
         self, topic: str, producer: kafka.KafkaProducer, error: BaseException | None
     ) -> LogError:
-        """The error to raise, after giving up the producer.
+        """Abandon the producer and return the error to raise.
 
-        A producer whose batch ran out of time while a broker was stalled never sends again
-        (kafka-python 3.0), and one that still held records could deliver them after later ones.
+        A producer whose batch timed out while a broker was stalled never sends again (kafka-python 3.0), and
+        a producer that still held records could deliver them after later ones.
         """
         with self._producer_lock:
             if self._producer is producer:
@@ -245,13 +245,13 @@ class KafkaLog:
 
     def reader(self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS) -> LogReader:
         """A reader at these offsets, with a connection of its own."""
-        # Imported here: it brings compiled code, which nobody needs who only writes.
+        # Imported here: it loads compiled code, which a process that only writes does not need.
         from stream_ctr.events.kafka.reader import KafkaReader
 
         ends = {}
         topics: dict[str, tuple[str, int]] = {}
         for topic in {place.topic for place in offsets}:
-            # Before the offsets: those of a topic that is recreated in between are then refused as such.
+            # Read the id before the offsets: the reader then detects a topic that is recreated in between.
             described = self._describe(topic)
             topics[topic] = str(described["topic_id"]), len(described["partitions"])
             first, last = self.start_offsets(topic), self.end_offsets(topic)
@@ -267,7 +267,7 @@ class KafkaLog:
         return KafkaReader(self, offsets, ends, topics, self.access, self._timeout_seconds, limits)
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        """Have Kafka delete the records before an offset; nothing happens when they are gone already.
+        """Make Kafka delete the records before an offset; does nothing if they were deleted already.
 
         Raises:
             OffsetRangeError: the offset is beyond the end.
@@ -278,14 +278,14 @@ class KafkaLog:
             raise validation.no_such_partition(self.url, place, len(ends))
         if before_offset > ends[partition]:
             raise validation.beyond_end(self.url, place, before_offset, ends[partition])
-        if before_offset > 0:  # -1 would stand for the end
+        if before_offset > 0:  # -1 would mean the end
             self._ask(
-                f"up the records of topic {topic!r} before offset {before_offset}",
+                f"delete the records of topic {topic!r} before offset {before_offset}",
                 lambda: self._admin.delete_records({kafka.TopicPartition(*place): before_offset}),
             )
 
     def close(self) -> None:
-        """Close the connections; readers go on until they are closed."""
+        """Close the connections; readers stay open until they are closed."""
         with self._producer_lock:
             if self._producer is not None:
                 abandon(self._producer)

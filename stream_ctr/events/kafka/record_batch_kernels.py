@@ -1,8 +1,8 @@
-"""The record batches of a fetch, from their bytes to the places of keys and values. Kernels only.
+"""Kernels that locate the keys and values in the record batches of a fetch.
 
-Format: record batches of magic 2, https://kafka.apache.org/documentation/#recordbatch. All numbers of a
-batch's head are big-endian, all of a record are varints in zigzag form. Nothing is read beyond its end,
-whatever the bytes are.
+Format: record batches of magic 2, https://kafka.apache.org/documentation/#recordbatch. All numbers in a
+batch's header are big-endian; all numbers in a record are zigzag varints. No kernel reads beyond the end of
+the data, whatever the bytes are.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from numpy.typing import NDArray
 from stream_ctr.kernels.decorators import kernel
 
 HEAD_BYTES: Final = 61
-"""A batch's head: from its first offset to its count of records."""
+"""Size of a batch's header: from its first offset to its record count."""
 MAGIC_AT: Final = 16
-"""Place of the format's number, in a batch and in the messages before it."""
+"""Position of the format's number, in a batch and in the older message formats."""
 LEAST_RECORD_BYTES: Final = 7
-"""Length, attributes, time, offset, null key, null value, no headers: a byte each."""
+"""Length, attributes, time, offset, null key, null value, no headers: one byte each."""
 
 END, OTHER, BROKEN = range(3)
 
 START, STOP, BASE, EPOCH, CHECKSUM, ATTRIBUTES, LAST, FIRST_MS, MAX_MS, COUNT = range(10)
 BATCH_COLUMNS: Final = 10
-"""Columns of a table of batches: place of the first and after the last byte, first offset, leader's epoch,
-CRC-32C, attributes, last offset less the first, first and largest timestamp, records."""
+"""Columns of a table of batches: position of the first byte and after the last, first offset, leader epoch,
+CRC-32C, attributes, last offset minus the first, first and largest timestamp, number of records."""
 
 OFFSET, TIME_MS, KEY, KEY_STOP, VALUE, VALUE_STOP, HEADERS, SIZE = range(8)
 RECORD_COLUMNS: Final = 8
-"""Columns of a table of records: offset, timestamp, places of key and value (their stops NULL where they are
-null), place of the count of headers (0: no headers), bytes of the whole record."""
+"""Columns of a table of records: offset, timestamp, positions of key and value (stop is NULL for a null),
+position of the header count (0: no headers), size of the whole record in bytes."""
 NULL: Final = -1
 
 APPEND_TIME: Final = 0x08
-"""Attribute: the broker's time, in the batch's head, holds for all of its records."""
+"""Attribute: the broker's timestamp, in the batch's header, applies to all of its records."""
 
 
 @kernel
 def _big_endian(data: NDArray[np.uint8], at: int, size: int) -> np.int64:
-    """The signed number of ``size`` bytes."""
+    """The signed integer of ``size`` bytes."""
     number = np.int64(data[at])
     if number > 127:
         number -= 256
@@ -51,9 +51,9 @@ def _big_endian(data: NDArray[np.uint8], at: int, size: int) -> np.int64:
 
 @kernel
 def find_batches(data: NDArray[np.uint8], batches: NDArray[np.int64]) -> tuple[int, int]:
-    """Write one row of ``batches`` int64 [M, BATCH_COLUMNS] for each whole batch of magic 2 that ``data``
-    begins with: how many there are, and what follows: END (the last one of a fetch may be cut off), OTHER (a
-    batch of another magic) or BROKEN."""
+    """Write one row of ``batches`` int64 [M, BATCH_COLUMNS] for each complete batch of magic 2 at the start
+    of ``data``. Returns their number and what follows: END (the last batch of a fetch may be cut off), OTHER
+    (a batch of another magic) or BROKEN."""
     at, count, end = 0, 0, len(data)
     while end - at >= 12:
         size = int(12 + _big_endian(data, at + 8, 4))
@@ -80,7 +80,7 @@ def find_batches(data: NDArray[np.uint8], batches: NDArray[np.int64]) -> tuple[i
 
 @kernel
 def _varint(data: NDArray[np.uint8], at: int, end: int) -> tuple[np.int64, int]:
-    """The number at ``at`` and the place after it, which is -1 where there is none that fits 64 bits."""
+    """The number at ``at`` and the position after it; -1 if it is incomplete or exceeds 64 bits."""
     bits, shift = np.uint64(0), np.uint64(0)
     while 0 <= at < end:
         byte = np.uint64(data[at])
@@ -97,7 +97,7 @@ def _varint(data: NDArray[np.uint8], at: int, end: int) -> tuple[np.int64, int]:
 
 @kernel
 def _bytes(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int, int]:
-    """Start and stop of the bytes at ``at`` (NULL: they are null), and the place after them or -1."""
+    """Start and stop of the bytes at ``at`` (stop is NULL for a null), and the position after them or -1."""
     length, at = _varint(data, at, end)
     if at < 0 or length < -1 or length > end - at:
         return 0, NULL, -1
@@ -107,7 +107,8 @@ def _bytes(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int, int]:
 
 @kernel
 def _record(data: NDArray[np.uint8], at: int, end: int, row: NDArray[np.int64]) -> int:
-    """Write ``row`` for the record at ``at``, time and offset less the batch's; the place after it or -1."""
+    """Write ``row`` for the record at ``at``, with time and offset relative to the batch. Returns the
+    position after the record or -1."""
     length, at = _varint(data, at, end)
     if at < 0 or length < 1 or length > end - at:
         return -1
@@ -139,22 +140,22 @@ def scan_records(
     record_bytes: int,
     entry_bytes: int,
 ) -> tuple[int, int, bool]:
-    """Write one row of ``records`` int64 [N, RECORD_COLUMNS] for each record, from a cursor on.
+    """Write one row of ``records`` int64 [N, RECORD_COLUMNS] for each record, starting at a cursor.
 
     Args:
-        data: what the batches hold.
-        batches: int64 [B, BATCH_COLUMNS], where START and STOP are the places of a batch's records in data.
-        cursor: int64 [3], moved on: number of the batch, place of its next record, records of it that were
-            read. Begin with the place at 0 for the start of the batch.
-        records: the rows.
-        first_offset: records before it are left out.
-        most_bytes: stop at the record with which this size is reached.
-        record_bytes: most that a record counts.
-        entry_bytes: what a record counts in addition.
+        data: the records of the batches.
+        batches: int64 [B, BATCH_COLUMNS]; START and STOP are the positions of a batch's records in data.
+        cursor: int64 [3], advanced by the call: index of the batch, position of its next record, number of
+            its records already read. Position 0 means the start of the batch.
+        records: the output rows.
+        first_offset: records before it are skipped.
+        most_bytes: stop after the record that reaches this total size.
+        record_bytes: maximum size that one record counts with.
+        entry_bytes: size that each record counts in addition.
 
     Returns:
-        Rows written, what they count together, and whether the record at the cursor is damaged. All is read
-        when the cursor's batch is B.
+        Number of rows written, their total size, and whether the record at the cursor is damaged. All
+        records have been read when the cursor's batch is B.
     """
     count, total = 0, 0
     while cursor[0] < len(batches):

@@ -1,12 +1,12 @@
-"""Entries out of what a broker sent: record batches are read in compiled code, many at a time.
+"""Entries from a broker's record batches, parsed in compiled code, many records at a time.
 
-kafka-python makes some ten Python objects of each record. Here the batches of a fetch are laid out in a
-table (:mod:`.record_batch_kernels`), and only the entries themselves are made. Connections, metadata, fetch
-sessions and positions stay with kafka-python.
+kafka-python creates some ten Python objects for each record. Here the batches of a fetch are laid out in a
+table (:mod:`.record_batch_kernels`), and only the entries themselves are created. Connections, metadata,
+fetch sessions and positions remain with kafka-python.
 
-A fetch is taken apart step by step: one window of batches is unpacked at a time, and only as many entries are
-made as are asked for. So memory is bounded by the bytes of the fetch, one window and the entries handed out,
-whatever the batches unpack to.
+A fetch is parsed step by step: one window of batches is decompressed at a time, and only the requested number
+of entries is created. So memory is bounded by the bytes of the fetch, one window and the returned entries,
+whatever the decompressed size of the batches.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from stream_ctr.events.limits import ENTRY_BYTES, ReadLimits, Unread, too_large
 from stream_ctr.events.log import Entry, Headers, TopicPartition
 
 _CHECKED_FROM: Final = 21
-"""Bytes of a batch before those that its checksum covers."""
+"""Bytes of a batch that precede the range of its checksum."""
 _PRODUCER_ID_AT: Final = 43
 _CODEC, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
-"""Attributes: how the records are packed; that they belong to a transaction; that they are a transaction's
-mark and nobody's records."""
+"""Bits of the attributes: the codec; whether the batch belongs to a transaction; whether it is a control
+batch, which marks a transaction's end and holds no data."""
 _WINDOW_BYTES: Final = 4 * 1024 * 1024
-"""Unpacked batches that are scanned together; a single batch may be larger."""
+"""Size of the decompressed batches that are scanned together; a single batch may be larger."""
 
 
 class Aborted(Protocol):
-    """A transaction that was taken back, as the broker names it beside the batches."""
+    """An aborted transaction, as the broker lists it in a fetch."""
 
     @property
     def producer_id(self) -> int: ...
@@ -49,30 +49,30 @@ class Aborted(Protocol):
 
 @dataclass(slots=True)
 class _Window:
-    """Batches that are unpacked, and how far their records are read."""
+    """Decompressed batches, and the position of the next record."""
 
     data: bytes
     octets: NDArray[np.uint8]
     batches: NDArray[np.int64]
     cursor: NDArray[np.int64]
     held_bytes: int
-    """What it adds to the bytes of the fetch."""
+    """Memory in addition to the bytes of the fetch."""
 
     @property
     def left(self) -> int:
-        """Records that are not read, as the batches' heads say."""
+        """Number of unread records, according to the batches' headers."""
         return int(self.batches[self.cursor[0] :, scan.COUNT].sum() - self.cursor[2])
 
 
 class FetchedBatches:
-    """What a broker sent of one partition.
+    """The record batches of one partition in a fetch.
 
     Args:
         data: record batches of magic 2; the last one may be cut off.
         place: the partition.
-        fetch_offset: the offset that was asked for; what lies before it in its batch is left out.
-        limits: see there.
-        aborted: transactions whose records are left out.
+        fetch_offset: the requested offset; earlier records of its batch are skipped.
+        limits: limits on records and batches.
+        aborted: aborted transactions, whose records are skipped.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class FetchedBatches:
         found, then = scan.find_batches(np.frombuffer(data, np.uint8), table)
         self._table = table[:found]
         self._heads: list[list[int]] = self._table.tolist()
-        self._left_out = _left_out(data, self._heads, aborted)
+        self._skipped = _skipped(data, self._heads, aborted)
         self._next = 0
         self._window: _Window | None = None
         self._broken = then == scan.BROKEN
         self.failure: errors.KafkaError | None = None
-        """Why the entries end before the batches do, as soon as all entries before that are taken."""
+        """The error that ended the reading; set once all entries before it were taken."""
         self.next_offset, self.leader_epoch = fetch_offset, -1
-        """Offset after the last batch, marks of transactions and gaps included; the last batch's epoch."""
+        """Offset after the last batch, including control batches and gaps; leader epoch of the last batch."""
         if found:
             last = self._heads[-1]
             self.next_offset = max(fetch_offset, last[scan.BASE] + last[scan.LAST] + 1)
@@ -103,17 +103,17 @@ class FetchedBatches:
 
     @property
     def done(self) -> bool:
-        """Whether everything was taken."""
+        """Whether all entries were taken."""
         left = self._window is not None or self._next < len(self._heads) or self._broken
         return not left and self.failure is None
 
     @property
     def held_bytes(self) -> int:
-        """Memory that is held for what was not taken."""
+        """Memory of the fetch and of the current window."""
         return len(self._data) + (0 if self._window is None else self._window.held_bytes)
 
     def take(self, max_entries: int, max_bytes: int) -> tuple[list[Entry], int]:
-        """The next entries and what they take in memory; none where all is taken, or a failure comes next.
+        """The next entries and their memory in bytes; no entries if all were taken or a failure comes next.
 
         The entry that reaches ``max_bytes`` is the last one.
         """
@@ -130,11 +130,11 @@ class FetchedBatches:
         return [], 0
 
     def _advance(self) -> Entry | None:
-        """Unpack the next window, or give the entry that stands for a batch that is too large."""
+        """Decompress the next window, or return the entry that replaces a batch above the limit."""
         start = self._next
         if start == len(self._heads):
             if self._broken:
-                self.failure = _corrupt(self._place, "what follows the last record batch is none")
+                self.failure = _corrupt(self._place, "the data after the last record batch is invalid")
             return None
         pointer: Entry | None = None
         chosen: list[int] = []
@@ -150,13 +150,13 @@ class FetchedBatches:
             ):
                 self._fail(head, "does not match its checksum", bool(chosen))
                 break
-            if not self._left_out[number]:
-                part = self._part(head, bool(chosen), in_place)
+            if not self._skipped[number]:
+                part = self._decompressed(head, bool(chosen), in_place)
                 if part is None:
                     break
                 if isinstance(part, Entry):
                     if chosen:
-                        break  # the window comes first; the batch is looked at again
+                        break  # the window comes first; this batch is examined again afterwards
                     self._next += 1
                     if part.offset < self._fetch_offset:
                         continue
@@ -167,11 +167,11 @@ class FetchedBatches:
                 unpacked_bytes += len(part)
             self._next += 1
         if chosen:
-            self._window = self._laid_out(chosen, parts, in_place)
+            self._window = self._window_of(chosen, parts, in_place)
         return pointer
 
-    def _part(self, head: list[int], later: bool, in_place: bool) -> bytes | Entry | None:
-        """The records of a batch, an entry in their place, or None where it has failed."""
+    def _decompressed(self, head: list[int], later: bool, in_place: bool) -> bytes | Entry | None:
+        """The records of a batch, an entry that replaces them, or None after a failure."""
         kind, count = head[scan.ATTRIBUTES] & _CODEC, head[scan.COUNT]
         start, stop = head[scan.START] + scan.HEAD_BYTES, head[scan.STOP]
         most = self._limits.batch
@@ -182,15 +182,15 @@ class FetchedBatches:
             try:
                 part = unpack(self._data[start:stop], kind, most)
             except TooLargeError:
-                return self._pointer(head, f", packed by {codec_name(kind)} in {stop - start} bytes,")
+                return self._pointer(head, f", compressed by {codec_name(kind)} to {stop - start} bytes,")
             except errors.UnsupportedCodecError as error:
                 if not later:
                     self.failure = errors.UnsupportedCodecError(
                         f"{self._place.topic}[{self._place.partition}] {error.args[0]}"
                     )
                 return None
-            except Exception as error:  # each library has its own
-                self._fail(head, f"cannot be unpacked: {error}", later)
+            except Exception as error:  # each library raises its own exceptions
+                self._fail(head, f"cannot be decompressed: {error}", later)
                 return None
             length = len(part)
         if count < 0 or count > length // scan.LEAST_RECORD_BYTES:
@@ -199,22 +199,21 @@ class FetchedBatches:
         return part
 
     def _pointer(self, head: list[int], packed: str) -> Entry:
-        """The entry in place of a batch that is too large, at its last offset: reading goes on after it."""
+        """The entry that replaces a batch above the limit, at its last offset: reading continues after it."""
         first, last = head[scan.BASE], head[scan.BASE] + head[scan.LAST]
         reason = (
-            f"the record batch of {head[scan.COUNT]} records at the offsets {first} to {last}{packed} is "
-            f"larger than log.max_batch_bytes = {self._limits.batch} when it is unpacked; its records are "
-            "not read"
+            f"the record batch of {head[scan.COUNT]} records at offsets {first} to {last}{packed} exceeds "
+            f"log.max_batch_bytes = {self._limits.batch} after decompression; its records were not read"
         )
         size_bytes = head[scan.STOP] - head[scan.START]
         return Entry(*self._place, last, head[scan.MAX_MS], None, None, (), Unread(reason, size_bytes))
 
     def _fail(self, head: list[int], what: str, later: bool) -> None:
-        """A damaged batch; where others come before it, they are read first and it is found again."""
+        """Record a damaged batch. With ``later``, earlier batches are read first and it is detected again."""
         if not later:
             self.failure = _corrupt(self._place, f"the record batch at offset {head[scan.BASE]} {what}")
 
-    def _laid_out(self, chosen: list[int], parts: list[bytes], in_place: bool) -> _Window:
+    def _window_of(self, chosen: list[int], parts: list[bytes], in_place: bool) -> _Window:
         batches = self._table[chosen]
         if in_place:
             data = self._data
@@ -239,13 +238,13 @@ class FetchedBatches:
         if damaged and len(entries) == count:
             if not count:
                 head = window.batches[window.cursor[0]]
-                self._fail(head.tolist(), "holds a record of another form", False)
+                self._fail(head.tolist(), "holds a malformed record", False)
         elif window.cursor[0] == len(window.batches):
             self._window = None
         return entries, size_bytes
 
     def _entries(self, data: bytes, table: NDArray[np.int64]) -> list[Entry]:
-        """The entries of a table's rows, as far as they can be made."""
+        """The entries of a table's rows, up to the first one that cannot be created."""
         larger = np.flatnonzero(table[:, scan.SIZE] > self._limits.record)
         sizes = table[larger, scan.SIZE].tolist()
         table[larger, scan.KEY_STOP] = table[larger, scan.VALUE_STOP] = scan.NULL
@@ -263,10 +262,10 @@ class FetchedBatches:
         )
         entries: list[Entry] = []
         try:
-            entries.extend(made)  # as far as it goes
+            entries.extend(made)  # keeps the entries before an error
         except UnicodeDecodeError:
             offset = offsets[len(entries)]
-            self.failure = _corrupt(self._place, f"a header's name at offset {offset} is not in UTF-8")
+            self.failure = _corrupt(self._place, f"a header name at offset {offset} is not UTF-8")
         for row, size in zip(larger.tolist(), sizes, strict=True):
             if row < len(entries):
                 entries[row] = entries[row]._replace(unread=too_large(size, self._limits.record))
@@ -280,38 +279,38 @@ def read_fetch(
     limits: ReadLimits,
     aborted: Sequence[Aborted] = (),
 ) -> FetchedBatches | LegacyMessages:
-    """What the bytes of one partition's part of a fetch hold, in the format that they begin with."""
+    """Parse one partition's part of a fetch, in the format of its first batch."""
     if len(data) > scan.MAGIC_AT and data[scan.MAGIC_AT] < 2:
         return LegacyMessages(data, place, fetch_offset, limits)
     return FetchedBatches(data, place, fetch_offset, limits, aborted)
 
 
-def _left_out(data: bytes, heads: list[list[int]], aborted: Sequence[Aborted]) -> list[bool]:
-    """Which batches are marks of transactions, or belong to transactions that were taken back.
+def _skipped(data: bytes, heads: list[list[int]], aborted: Sequence[Aborted]) -> list[bool]:
+    """Which batches are control batches or belong to aborted transactions.
 
-    As the protocol says: a producer's transactional batches from an aborted transaction's first offset up to
-    its abort mark are not to be read.
+    By the protocol, readers skip a producer's transactional batches from an aborted transaction's first
+    offset up to its abort marker.
     """
     if not aborted:
         return [bool(head[scan.ATTRIBUTES] & _CONTROL) for head in heads]
     pending = sorted(((one.first_offset, one.producer_id) for one in aborted), reverse=True)
-    taken_back: set[int] = set()
+    aborting: set[int] = set()
     left_out: list[bool] = []
     for head in heads:
         while pending and pending[-1][0] <= head[scan.BASE] + head[scan.LAST]:
-            taken_back.add(pending.pop()[1])
+            aborting.add(pending.pop()[1])
         (producer,) = struct.unpack_from(">q", data, head[scan.START] + _PRODUCER_ID_AT)
         if head[scan.ATTRIBUTES] & _CONTROL:
             left_out.append(True)
-            if producer in taken_back and _is_abort(data, head):
-                taken_back.discard(producer)
+            if producer in aborting and _is_abort(data, head):
+                aborting.discard(producer)
         else:
-            left_out.append(bool(head[scan.ATTRIBUTES] & _TRANSACTIONAL) and producer in taken_back)
+            left_out.append(bool(head[scan.ATTRIBUTES] & _TRANSACTIONAL) and producer in aborting)
     return left_out
 
 
 def _is_abort(data: bytes, head: list[int]) -> bool:
-    """Whether a mark ends its transaction by taking it back; its key is two numbers, version and kind."""
+    """Whether a control batch aborts its transaction; its key holds two numbers, version and type."""
     try:
         _, at = decode_varint(data, head[scan.START] + scan.HEAD_BYTES)
         _, at = decode_varint(data, at + 1)
@@ -327,7 +326,7 @@ def _corrupt(place: TopicPartition, what: str) -> errors.KafkaError:
 
 
 def _headers(data: bytes, at: int) -> Headers:
-    """The headers whose count is at ``at``; their places were checked by the scan."""
+    """The headers whose count is at ``at``; the scan has checked their positions."""
     if not at:
         return ()
     count, at = decode_varint(data, at)
@@ -336,7 +335,7 @@ def _headers(data: bytes, at: int) -> Headers:
         length, at = decode_varint(data, at)
         name, at = data[at : at + length].decode(), at + length
         length, at = decode_varint(data, at)
-        end = at + max(length, 0)  # null is empty
+        end = at + max(length, 0)  # null becomes empty
         headers.append((name, data[at:end]))
         at = end
     return tuple(headers)

@@ -1,8 +1,8 @@
-"""How a Kafka client is let in: encryption (TLS) and authentication (SASL).
+"""Encryption (TLS) and authentication (SASL) of Kafka clients.
 
 The settings name files and users and never hold a secret. The password comes from the environment
-variable ``STREAM_CTR_LOG_PASSWORD`` or from a file of its own, is read when a log is opened, and appears
-in no message, no ``repr`` and no output.
+variable ``STREAM_CTR_LOG_PASSWORD`` or from a separate file. It is read when a log is opened, and never
+appears in a message, ``repr`` or output.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from stream_ctr.errors import ConfigError
 
 
 class Access:
-    """What a client of the cluster is made with; holds the password and shows it nowhere.
+    """Credentials and TLS context for clients of the cluster; never discloses the password.
 
     Raises:
-        ConfigError: the settings contradict each other, a file is unreadable or not what it should be, or
+        ConfigError: the settings contradict each other, a file is unreadable or has the wrong content, or
             there is no password.
     """
 
@@ -37,7 +37,7 @@ class Access:
         return f"Access({self.config.protocol})"
 
     def options(self) -> dict[str, Any]:
-        """Arguments of kafka-python's clients."""
+        """Keyword arguments for kafka-python's clients."""
         config = self.config
         options: dict[str, Any] = {"security_protocol": config.protocol, "ssl_context": self.tls}
         if config.logs_in:
@@ -46,10 +46,10 @@ class Access:
             options["sasl_plain_password"] = self._password
         return options
 
-    def refused(self) -> str:
-        """What to say when the broker does not take the login."""
+    def login_rejected(self) -> str:
+        """The error message for a login that the broker rejects."""
         return (
-            f"Kafka refuses user {self.config.username!r} with mechanism {self.config.mechanism}; check "
+            f"Kafka rejects user {self.config.username!r} with mechanism {self.config.mechanism}; check "
             f"log.security.username, log.security.mechanism and the password ({PASSWORD_VARIABLE} or "
             "log.security.password_file)"
         )
@@ -64,17 +64,17 @@ def _tls(config: SecurityConfig) -> ssl.SSLContext:
         try:
             context.load_verify_locations(config.ca_file)
         except ssl.SSLError as error:
-            raise _unusable("ca_file", config.ca_file, "no PEM file of certificates") from error
+            raise _unusable("ca_file", config.ca_file, "not a PEM file of certificates") from error
     else:
         context.load_default_certs()
     if config.certificate_file:
         for name in ("certificate_file", "key_file"):
             _check_readable(name, getattr(config, name))
         try:
-            # Without a passphrase of ours, OpenSSL would ask for one on the terminal and wait.
+            # Without this callback, OpenSSL would prompt for a passphrase on the terminal and wait.
             context.load_cert_chain(config.certificate_file, config.key_file, password=lambda: b"")
         except ssl.SSLError as error:
-            what = f"no certificate with the unencrypted private key in {config.key_file}, both PEM"
+            what = f"not a certificate with the unencrypted private key in {config.key_file}, both PEM"
             raise _unusable("certificate_file", config.certificate_file, what) from error
     return context
 

@@ -1,9 +1,8 @@
-"""The SQLite file under the embedded log: opening, creating and guarding it.
+"""The SQLite file of the embedded log: opening, creation and format checks.
 
-Headers of records are in a table of their own.
-
-Events carry none, so the table is made by the first record that has some, and a log without it costs one
-look a read. Files of earlier versions, which know nothing of headers, stay readable both ways.
+Record headers are in a separate table. Events carry no headers, so the table is created by the first record
+with headers, and a log without it costs one query per read. Files of earlier versions, which have no headers
+table, stay readable by earlier and later versions.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from stream_ctr.events.log import Headers
 
 SCHEME = "sqlite:///"
 FORMAT_VERSION = 1
-_APPLICATION_ID = 0x53435452  # "SCTR" in the file's header: tells an event log from other SQLite files
+_APPLICATION_ID = 0x53435452  # "SCTR" in the file's header distinguishes event logs from other SQLite files
 
 _SCHEMA = (
     "CREATE TABLE log (id TEXT NOT NULL)",
@@ -35,33 +34,33 @@ _SCHEMA = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL, key BLOB, value BLOB)",
 )
 
-# A write-ahead file that grew during a burst is cut back to this at the next checkpoint.
+# A write-ahead file that grew during a burst is truncated to this size at the next checkpoint.
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 
 _RETRY_PAUSE_SECONDS = 0.02
 
 
 def path_of(url: str) -> Path:
-    """The file that a ``sqlite:///path`` address names; a relative path counts from the working folder.
+    """The file that a ``sqlite:///path`` URL names; a relative path starts at the working folder.
 
     Raises:
-        UsageError: the address has another form.
+        UsageError: the URL has another form.
     """
     name = url.removeprefix(SCHEME)
     if not url.startswith(SCHEME) or not name or name.endswith("/"):
         raise UsageError(
-            f"{url!r} is no log address; write sqlite:///relative/path or sqlite:////absolute/path"
+            f"{url!r} is not a log URL; write sqlite:///relative/path or sqlite:////absolute/path"
         )
     return Path(name)
 
 
 class SqliteFile:
-    """One connection to an event log's file, with SQLite's errors turned into ours.
+    """One connection to an event log's file; SQLite's errors are raised as :class:`LogError`.
 
-    With ``create``, a file that is missing or empty becomes a log, and folders are made as needed.
+    With ``create``, a missing or empty file becomes a log, and missing folders are created.
 
     Raises:
-        LogError: the file is missing, is something else, or cannot be opened.
+        LogError: the file is missing, is not an event log, or cannot be opened.
     """
 
     def __init__(self, url: str, path: Path, *, create: bool, busy_timeout_seconds: float) -> None:
@@ -71,7 +70,7 @@ class SqliteFile:
         if create:
             self._make_folder()
         elif not path.exists():
-            raise LogError(f"{url}: there is no such log; check the path, or start what writes events to it")
+            raise LogError(f"{url}: the log does not exist; check the path, or start a writer of events")
         with self._errors():
             self.connection = sqlite3.connect(
                 f"{self.path.as_uri()}?mode={'rwc' if create else 'rw'}",
@@ -97,14 +96,14 @@ class SqliteFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LogError(
-                f"{self.url}: cannot make the folder {self.path.parent}: {error.strerror}"
+                f"{self.url}: cannot create the folder {self.path.parent}: {error.strerror}"
             ) from error
 
-    def _foreign(self) -> LogError:
+    def _not_a_log(self) -> LogError:
         return LogError(f"{self.url}: the file is not an event log of Stream CTR; give another path")
 
     def _check_format(self) -> bool:
-        """Whether the file is an event log; ``False`` when it is still empty."""
+        """Whether the file is an event log; ``False`` if it is still empty."""
         tables = self.execute("SELECT name FROM sqlite_master LIMIT 1")
         ((application,),) = self.execute("PRAGMA application_id")
         ((version,),) = self.execute("PRAGMA user_version")
@@ -116,15 +115,15 @@ class SqliteFile:
                 )
             return True
         if application != 0 or tables:
-            raise self._foreign()
+            raise self._not_a_log()
         return False
 
     def _initialise(self, create: bool, busy_timeout_seconds: float) -> None:
         if not create:
-            raise self._foreign()
+            raise self._not_a_log()
         self._use_wal(busy_timeout_seconds)
         with self.transaction("IMMEDIATE"):
-            if self._check_format():  # another process was first
+            if self._check_format():  # another process created the log first
                 return
             for statement in _SCHEMA:
                 self.execute(statement)
@@ -133,7 +132,7 @@ class SqliteFile:
             self.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _use_wal(self, busy_timeout_seconds: float) -> None:
-        """Switch to write-ahead logging, which SQLite refuses without waiting while others open the file."""
+        """Switch to write-ahead logging; SQLite rejects that without waiting while others open the file."""
         deadline = time.monotonic() + busy_timeout_seconds
         while True:
             try:
@@ -144,7 +143,9 @@ class SqliteFile:
                 time.sleep(_RETRY_PAUSE_SECONDS)
                 continue
             if mode != "wal":
-                raise LogError(f"{self.url}: the file system cannot hold a shared log; use a local disk")
+                raise LogError(
+                    f"{self.url}: the file system does not support write-ahead logging; use a local disk"
+                )
             return
 
     def _identity(self) -> tuple[int, int] | None:
@@ -155,10 +156,10 @@ class SqliteFile:
         return status.st_dev, status.st_ino
 
     def check_in_place(self) -> None:
-        """Refuse to go on with a file that is no longer at its path: what it takes would be lost.
+        """Check that the file is still at its path; otherwise appended records would be lost.
 
         Raises:
-            LogError: the file was removed, or another one is there.
+            LogError: the file was removed or replaced.
         """
         if self._identity() != self._opened:
             raise LogError(
@@ -176,21 +177,21 @@ class SqliteFile:
             raise LogError(f"{self.url}: {text}") from error
 
     def execute(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one statement."""
+        """Execute one statement and return all rows."""
         with self._lock, self._errors():
             return self.connection.execute(sql, values).fetchall()
 
     def pieces(
         self, sql: str, values: Sequence[object], rows: int
     ) -> Generator[list[tuple[Any, ...]], None, None]:
-        """The rows of one statement, so many at a time; only those are in memory."""
+        """Yield the rows of one statement, ``rows`` at a time; only these are in memory."""
         with self._lock, self._errors():
             cursor = self.connection.execute(sql, values)
             while found := cursor.fetchmany(rows):
                 yield found
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
-        """One statement for each row."""
+        """Execute one statement for each row."""
         with self._lock, self._errors():
             self.connection.executemany(sql, rows)
 
@@ -198,8 +199,8 @@ class SqliteFile:
     def transaction(self, kind: str) -> Iterator[None]:
         """One transaction, ``DEFERRED`` to read or ``IMMEDIATE`` to write; all or nothing.
 
-        Writers take the lock at once: one that read first and then asked for it could be refused
-        without waiting.
+        Writers acquire the lock at once: SQLite may reject, without waiting, a transaction that reads
+        first and requests the lock later.
         """
         with self._lock, self._errors():
             self.connection.execute(f"BEGIN {kind}")
@@ -207,7 +208,7 @@ class SqliteFile:
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
-                if self.connection.in_transaction:  # a full disk ends the transaction by itself
+                if self.connection.in_transaction:  # on a full disk SQLite has ended the transaction already
                     self.connection.execute("ROLLBACK")
                 raise
 
@@ -224,7 +225,7 @@ def _is_busy(error: BaseException | None) -> bool:
 
 
 def write_headers(file: SqliteFile, headers: Sequence[tuple[int, Headers]]) -> None:
-    """Store the headers of entries by row id, inside the transaction that appends them."""
+    """Store the headers of entries by row id, inside the transaction that appends the entries."""
     file.execute("CREATE TABLE IF NOT EXISTS headers (id INTEGER PRIMARY KEY, content BLOB NOT NULL)")
     file.execute_many(
         "INSERT INTO headers VALUES (?, ?)",
@@ -233,8 +234,8 @@ def write_headers(file: SqliteFile, headers: Sequence[tuple[int, Headers]]) -> N
 
 
 def read_headers(file: SqliteFile, base: int, rows: Sequence[tuple[Any, ...]]) -> dict[int, Headers]:
-    """Headers by offset of consecutive rows (offset first) of the partition whose ids begin at ``base``."""
-    if not rows or not _there(file):
+    """Headers, by offset, of consecutive rows (offset first) of the partition whose ids begin at ``base``."""
+    if not rows or not _has_headers_table(file):
         return {}
     found = file.execute(
         "SELECT id - ?, content FROM headers WHERE id >= ? AND id <= ?",
@@ -244,10 +245,10 @@ def read_headers(file: SqliteFile, base: int, rows: Sequence[tuple[Any, ...]]) -
 
 
 def drop_headers(file: SqliteFile, first: int, end: int) -> None:
-    """Forget the headers of the row ids from ``first`` to before ``end``."""
-    if _there(file):
+    """Delete the headers of the row ids from ``first`` up to, not including, ``end``."""
+    if _has_headers_table(file):
         file.execute("DELETE FROM headers WHERE id >= ? AND id < ?", (first, end))
 
 
-def _there(file: SqliteFile) -> bool:
+def _has_headers_table(file: SqliteFile) -> bool:
     return bool(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'headers'"))

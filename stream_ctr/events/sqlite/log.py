@@ -1,8 +1,8 @@
 """The embedded event log: one SQLite file that several processes append to and read at once.
 
-Write-ahead logging lets readers go on beside one writer; ``synchronous=FULL`` makes every
-acknowledged append survive a power cut. Offsets are dense in each partition and never used again,
-because the end of a partition is stored apart from its entries.
+Write-ahead logging lets readers continue during a write; ``synchronous=FULL`` makes every acknowledged
+append survive a power failure. Offsets are dense in each partition and never reused, because the end of
+a partition is stored apart from its entries.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from stream_ctr.events.limits import DEFAULT_LIMITS, ENTRY_BYTES, ReadLimits, to
 from stream_ctr.events.log import Entry, Record, TopicPartition
 from stream_ctr.events.sqlite.file import SqliteFile, drop_headers, path_of, read_headers, write_headers
 
-# An entry's row id is its partition's id and its offset, so that reading a partition in order is one
-# walk along the table and needs no second index.
+# An entry's row id combines its partition's id and its offset, so that reading a partition in order is a
+# range scan of the table and needs no second index.
 _OFFSET_BITS = 40
 
-# Trimming in steps keeps writers from waiting for the removal of millions of entries.
+# Trimming in steps keeps writers from waiting while millions of entries are deleted.
 _TRIM_STEP = 10_000
 
-# Bounds between which an idle reader looks for news.
+# Shortest and longest pause of an idle reader between checks for new entries.
 _SHORTEST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.02
 
-_LOOK: Final = (
+_PARTITIONS: Final = (
     "SELECT (SELECT id FROM log), topics.name, topics.uuid, partitions.id, start_offset, end_offset "
     "FROM topics JOIN partitions ON topics.id = partitions.topic"
 )
@@ -40,15 +40,15 @@ _ENTRIES: Final = (
     "ifnull(length(key), 0) + ifnull(length(value), 0), value) "
     "FROM entries WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4"
 )
-"""Rows, with the size in place of the value where it is above the limit; SQLite knows a size without reading
+"""Rows; a record above the limit has its size in place of the value. SQLite knows the size without reading
 the value."""
 _PIECE_ROWS, _PIECE_BYTES = 64, 64 * 1024 * 1024
-"""Most rows that are taken from SQLite together, and what they may amount to."""
+"""Largest number of rows fetched from SQLite at once, and their largest total size."""
 _LEAST_PIECE_ROWS = 8
 
 
 class _Topic(NamedTuple):
-    """What does not change about a topic: its id and the row id of each partition."""
+    """The immutable properties of a topic: its id and the row id of each partition."""
 
     uuid: str
     partition_ids: tuple[int, ...]
@@ -57,12 +57,12 @@ class _Topic(NamedTuple):
 class SqliteLog:
     """An :class:`~stream_ctr.events.log.EventLog` in one file on a local disk.
 
-    May be shared by the threads of a process; each process opens its own, and none is carried over a
+    The threads of a process may share it. Each process must open its own; do not carry one over a
     fork. Without ``create`` a missing file is an error.
 
     Raises:
-        LogError: the file is missing, is something else, or cannot be opened.
-        UsageError: the address is malformed.
+        LogError: the file is missing, is not an event log, or cannot be opened.
+        UsageError: the URL is malformed.
     """
 
     def __init__(self, url: str, *, create: bool = False, busy_timeout_seconds: float = 30.0) -> None:
@@ -73,21 +73,21 @@ class SqliteLog:
         ((self._log_id,),) = self._file.execute("SELECT id FROM log")
 
     def log_id(self) -> str:
-        """The id that was made with the file."""
+        """The id that was assigned when the file was created."""
         return str(self._log_id)
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Create the topic, or do nothing when it exists with that many partitions."""
+        """Create the topic; do nothing if it exists with that many partitions."""
         there = self.ensure_topic(topic, partitions)
         if there != partitions:
             raise validation.other_partitions(self.url, topic, there, partitions)
 
     def is_compacted(self, topic: str) -> bool:
-        """False: nothing is dropped but by :meth:`trim`."""
+        """False: only :meth:`trim` drops entries."""
         return False
 
     def ensure_topic(self, topic: str, partitions: int) -> int:
-        """Create the topic unless it exists; how many partitions it has."""
+        """Create the topic unless it exists; returns its number of partitions."""
         validation.check_topic(self.url, topic, partitions)
         self._file.check_in_place()
         with self._file.transaction("IMMEDIATE"):
@@ -125,12 +125,12 @@ class SqliteLog:
         return found
 
     def topic_id(self, topic: str) -> str:
-        """The id that was made with the topic, as the file has it now."""
+        """The id that was assigned when the topic was created, read from the file again."""
         self._topics.pop(topic, None)
         return self._topic(topic).uuid
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has."""
+        """Number of partitions of the topic."""
         return len(self._topic(topic).partition_ids)
 
     def start_offsets(self, topic: str) -> dict[int, int]:
@@ -147,7 +147,7 @@ class SqliteLog:
             return {partition: _range(self._file, ids[partition]) for partition in range(len(ids))}
 
     def append(self, topic: str, records: Sequence[Record]) -> None:
-        """Append all of the records or none, durable when it returns."""
+        """Append all of the records or none; they are durable when it returns."""
         self._file.check_in_place()
         ids = self._topic(topic).partition_ids
         places = [ids[place] for place in validation.place_records(self.url, topic, records, len(ids))]
@@ -171,7 +171,7 @@ class SqliteLog:
     def reader(
         self, offsets: Mapping[TopicPartition, int], limits: ReadLimits = DEFAULT_LIMITS
     ) -> SqliteReader:
-        """A reader at these offsets, on a connection of its own."""
+        """A reader at these offsets, with its own connection."""
         ids = {}
         for place in offsets:
             topic = self._topic(place.topic)
@@ -186,7 +186,7 @@ class SqliteLog:
         return SqliteReader(file, self.log_id(), topics, ids, offsets, limits)
 
     def trim(self, topic: str, partition: int, before_offset: int) -> None:
-        """Drop the entries before an offset; nothing happens when they are gone already.
+        """Drop the entries before an offset; does nothing if they were dropped already.
 
         Raises:
             OffsetRangeError: the offset is beyond the end.
@@ -211,12 +211,12 @@ class SqliteLog:
                 )
 
     def close(self) -> None:
-        """Close the file; readers go on until they are closed."""
+        """Close the file; readers stay open until they are closed."""
         self._file.close()
 
 
 def _values_bytes(rows: list[tuple[Any, ...]]) -> tuple[int, bool]:
-    """What the values take, and whether all of them are there; a size in the place of one takes nothing."""
+    """Size of the values, and whether all values are present; a size in place of a value counts 0."""
     try:
         return sum([len(row[3]) for row in rows]), True
     except TypeError:
@@ -224,7 +224,7 @@ def _values_bytes(rows: list[tuple[Any, ...]]) -> tuple[int, bool]:
 
 
 def _range(file: SqliteFile, partition_id: int) -> tuple[int, int]:
-    """First offset held and one past the last of one partition."""
+    """First held offset and end offset of one partition."""
     ((start, end),) = file.execute(
         "SELECT start_offset, end_offset FROM partitions WHERE id = ?", (partition_id,)
     )
@@ -234,7 +234,7 @@ def _range(file: SqliteFile, partition_id: int) -> tuple[int, int]:
 class SqliteReader:
     """A :class:`~stream_ctr.events.log.LogReader` of the embedded log; one thread at a time."""
 
-    healthy = True  # a file that cannot be read raises at once
+    healthy = True  # an unreadable file raises an error at once
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class SqliteReader:
         offsets: Mapping[TopicPartition, int],
         limits: ReadLimits,
     ) -> None:
-        """``topics`` are the ids of those that are read, ``ids`` the row ids of their partitions."""
+        """``topics`` holds the ids of the topics that are read, ``ids`` the row ids of their partitions."""
         self._file = file
         self._log_id = log_id
         self._topics = dict(topics)
@@ -253,23 +253,23 @@ class SqliteReader:
         self._ids = dict(ids)
         self._positions = dict(offsets)
         self._ends: dict[TopicPartition, int] = {}
-        self._turn = list(ids)
+        self._rotation = list(ids)
         self._limits = limits
         self._taken_bytes: dict[TopicPartition, int] = {}
         try:
             file.execute("PRAGMA query_only = ON")
             with file.transaction("DEFERRED"):
-                self._look()
+                self._refresh()
         except LogError:
             file.close()
             raise
 
-    def _look(self) -> None:
-        """Take in the present ends, and check that every position is still held, of the same topic.
+    def _refresh(self) -> None:
+        """Update the end offsets; check that every position is still held and belongs to the same topic.
 
-        Within the transaction that reads: a file whose content was replaced is never read as the one before.
+        Runs in the transaction that reads the entries, so replaced content is never read as the old log.
         """
-        rows = self._file.execute(_LOOK)
+        rows = self._file.execute(_PARTITIONS)
         self._check_topics({name: (log, topic) for log, name, topic, *_ in rows})
         found: dict[str, int] = {}
         ranges: dict[int, tuple[int, int]] = {}
@@ -297,13 +297,13 @@ class SqliteReader:
         only: Collection[TopicPartition] | None = None,
         max_bytes: int | None = None,
     ) -> list[Entry]:
-        """The next entries; an idle wait looks for other connections' commits every few milliseconds."""
+        """The next entries; while idle, it checks for other connections' commits every few milliseconds."""
         deadline = time.monotonic() + timeout_seconds
         pause = _SHORTEST_PAUSE_SECONDS
         most_bytes = min(self._limits.poll, self._limits.poll if max_bytes is None else max_bytes)
         while True:
             self._file.check_in_place()
-            # Asked for before reading: a commit in between makes the next comparison differ.
+            # Queried before reading, so that a commit in between changes the next comparison.
             version = self._file.execute("PRAGMA data_version")
             entries = self._read(max_entries, most_bytes, only)
             if entries:
@@ -324,8 +324,8 @@ class SqliteReader:
         taken_bytes: dict[TopicPartition, int] = {}
         following: dict[TopicPartition, int] = {}
         with self._file.transaction("DEFERRED"):
-            self._look()
-            for place in self._turn:
+            self._refresh()
+            for place in self._rotation:
                 position, end = self._positions[place], self._ends[place]
                 if position == end or len(entries) >= max_entries or (only is not None and place not in only):
                     continue
@@ -338,31 +338,31 @@ class SqliteReader:
                 entries += read
         self._positions.update(following)
         self._taken_bytes = taken_bytes
-        # Another partition comes first next time, or a long one would keep the others waiting.
-        self._turn = self._turn[1:] + self._turn[:1]
+        # Rotate the partitions, so that one with many entries does not starve the others.
+        self._rotation = self._rotation[1:] + self._rotation[:1]
         return entries
 
     def _read_partition(
         self, place: TopicPartition, max_entries: int, most_bytes: int
     ) -> tuple[list[Entry], int]:
-        """The next entries of one partition, and what they take in memory."""
+        """The next entries of one partition, and their memory in bytes."""
         base, limit = self._ids[place] << _OFFSET_BITS, self._limits.record
         first, end = base | self._positions[place], base | self._ends[place]
         at_once = max(_LEAST_PIECE_ROWS, min(_PIECE_ROWS, _PIECE_BYTES // limit))
         rows: list[tuple[Any, ...]] = []
-        size_bytes, usual = 0, True
+        size_bytes, complete = 0, True
         values = base, first, end, max_entries, limit
         with closing(self._file.pieces(_ENTRIES, values, at_once)) as pieces:
             for piece in pieces:
                 rows += piece
                 values_bytes, all_values = _values_bytes(piece)
                 size_bytes += len(piece) * ENTRY_BYTES + values_bytes
-                usual = usual and all_values
+                complete = complete and all_values
                 if size_bytes >= most_bytes:
                     break
         topic, partition = place
         headers = read_headers(self._file, base, rows)
-        if usual and not headers:
+        if complete and not headers:
             return [Entry(topic, partition, *row) for row in rows], size_bytes
         entries = [
             Entry(topic, partition, offset, timestamp_ms, key, value, headers.get(offset, ()))
@@ -377,19 +377,19 @@ class SqliteReader:
         return dict(self._positions)
 
     def taken_bytes(self) -> dict[TopicPartition, int]:
-        """What the entries of the last poll take in memory, by partition."""
+        """Memory of the last poll's entries in bytes, by partition."""
         return self._taken_bytes
 
     def topic_ids(self) -> dict[str, str]:
-        """Id of each topic, as it was when the reader was opened; no other topic is read."""
+        """Id of each topic, as of when the reader was opened; no other topic is read."""
         return dict(self._topics)
 
     def partition_counts(self) -> dict[str, int]:
-        """How many partitions each topic has."""
+        """Number of partitions of each topic."""
         return {topic: self._counts[topic] for topic in self._topics}
 
     def end_offsets(self) -> dict[TopicPartition, int]:
-        """Ends as of the last poll."""
+        """End offsets as of the last poll."""
         return dict(self._ends)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Values of features to 64-bit keys."""
+"""Maps feature values to 64-bit keys."""

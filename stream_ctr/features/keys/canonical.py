@@ -1,4 +1,4 @@
-"""The bytes that stand for a value, and their keys.
+"""The canonical bytes of a value, and their keys.
 
 The key of a value is XXH64(canonical bytes, seed = XXH64(field name)). The canonical bytes begin with a
 tag, so that values of different kinds never share a key:
@@ -25,11 +25,11 @@ CANONICAL_MISSING = b"\x00"
 TEXT_TAG = "\x01"
 INTEGER_TAG = 2
 MISSING_INTEGER = -(2**63)
-"""Stands for a missing integer; as a value it is refused."""
+"""Marks a missing integer; it is rejected as a value."""
 
 
 def canonical_text(text: str) -> bytes:
-    """Tagged bytes of a text; UnicodeEncodeError if it has none."""
+    """Tagged bytes of a text. Raises UnicodeEncodeError if it has no UTF-8 form."""
     return (TEXT_TAG + text).encode()
 
 
@@ -42,7 +42,7 @@ def canonical_bucket(bucket: int) -> bytes:
 def _text_keys(
     data: NDArray[np.uint8], lengths: NDArray[np.int64], columns: NDArray[np.uint64], keys: NDArray[np.uint64]
 ) -> None:
-    """Write the keys of B x T texts into their slots of keys [B, S]; see event_keys."""
+    """Write the keys of B x T texts to their slots in keys [B, S]; see event_keys."""
     start = 0
     fields = len(columns)
     for event in range(len(keys)):
@@ -60,7 +60,7 @@ def _text_keys(
 
 @kernel
 def integer_key(value: int, seed: np.uint64, tagged: NDArray[np.uint8]) -> np.uint64:
-    """Key of an integer that is there; tagged uint8 [9] is written."""
+    """Key of an integer that is not missing; overwrites tagged uint8 [9]."""
     tagged[0] = INTEGER_TAG
     shown = np.int64(math.floor(math.log(np.float64(value)) ** 2)) if value > 2 else np.int64(value)
     for byte in range(8):
@@ -70,7 +70,7 @@ def integer_key(value: int, seed: np.uint64, tagged: NDArray[np.uint8]) -> np.ui
 
 @kernel
 def _integer_keys(values: NDArray[np.int64], columns: NDArray[np.uint64], keys: NDArray[np.uint64]) -> None:
-    """Write the keys of B x I integers into their slots of keys [B, S]; see event_keys."""
+    """Write the keys of B x I integers to their slots in keys [B, S]; see event_keys."""
     tagged = np.empty(9, np.uint8)
     fields = len(columns)
     for event in range(len(keys)):
@@ -95,10 +95,10 @@ def event_keys(
 ) -> NDArray[np.uint64]:
     """Keys [B, S] of the texts and integers of B events, 0 in every other slot.
 
-    data: canonical bytes of B x T texts one after the other. lengths [B * T]: bytes of each without its tag,
-    0 where it is missing, which is what an empty text means. integers [B * I], MISSING_INTEGER
-    where one is missing. text_columns [T, 3] and integer_columns [I, 3]: slot, seed and missing key of
-    each field. One call for both, since a call from Python costs as much as 30 keys.
+    data: canonical bytes of B x T consecutive texts. lengths [B * T]: bytes of each text without its tag, 0
+    if it is missing (an empty text is missing). integers [B * I]: MISSING_INTEGER if missing.
+    text_columns [T, 3] and integer_columns [I, 3]: slot, seed and missing key of each field. One call handles
+    both, since a call from Python costs as much as 30 keys.
     """
     keys = np.zeros((events, slots), np.uint64)
     _text_keys(data, lengths, text_columns, keys)

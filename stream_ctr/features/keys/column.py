@@ -1,4 +1,4 @@
-"""One field of the schema at work: where its slots are, and which values it takes."""
+"""One field of the schema at run time: its slots and the conversion of its values."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ V = TypeVar("V")
 
 
 class Column:
-    """A field, its seed and the keys known beforehand.
+    """A field, its seed and its precomputed keys.
 
-    The methods take a value as it was logged and give what it counts as, or raise RecordError.
+    The methods convert a logged value to the form that is hashed, or raise RecordError.
     """
 
     def __init__(self, config: FieldConfig, slot: int) -> None:
@@ -30,9 +30,9 @@ class Column:
         self.slot = slot
         """The field's first slot."""
         self.width = config.max_values if config.kind == "multi" else 1
-        """Slots of the field."""
+        """Number of slots of the field."""
         self.keeps_last = config.keep == "last"
-        """Whether a list that is too long keeps its last values instead of its first."""
+        """Whether a list above ``max_values`` keeps its last values instead of its first."""
         self.seed = hash_text(config.name)
         self.missing_key = hash_keys([CANONICAL_MISSING], [self.seed])[0]
         self.boundaries = config.boundaries
@@ -54,10 +54,10 @@ class Column:
         return self._converted(number_of, value)
 
     def list_keys(self, value: object) -> tuple[list[int], int]:
-        """Keys of a list in the field's slots, ascending, and the number of values that found no slot.
+        """Keys of a list for the field's slots, ascending, and the number of values without a slot.
 
-        Each value counts once. Those that are kept are the first or the last of the list; their order does
-        not matter beyond that.
+        Each distinct value counts once. The first or the last values of the list are kept; apart from that,
+        their order does not matter.
         """
         if value is None or value == "" or value == []:
             return self._padded([self.missing_key]), 0
@@ -68,13 +68,14 @@ class Column:
         return self._padded(sorted(kept)), len(keys) - len(kept)
 
     def _item_keys(self, items: list[Any]) -> list[int]:
-        """Keys of the values of a list, in its order; of a repeated one the first, or the last."""
+        """Distinct keys of the values of a list, in order of their first or, with ``keep = last``, last
+        occurrence."""
         texts = [item for item in items if item is not None and item != ""]
         if not texts:
             return [self.missing_key]
         try:
             rewritten = may_need_rewriting(TEXT_TAG + TEXT_TAG.join(texts))
-        except TypeError:  # not all of them are texts
+        except TypeError:  # some items are not texts
             rewritten = True
         if rewritten:
             texts = [self.text(item) for item in texts]
@@ -91,11 +92,11 @@ class Column:
         return keys[::-1] if self.keeps_last else keys
 
     def _padded(self, keys: list[int]) -> list[int]:
-        """The keys, and ABSENT_KEY in the slots that are left."""
+        """The keys, followed by ABSENT_KEY for the remaining slots."""
         return keys + [ABSENT_KEY] * (self.width - len(keys))
 
     def check_unicode(self, text: str) -> None:
-        """Raises RecordError if half of a surrogate pair leaves the text without UTF-8 form."""
+        """Raises RecordError if a lone surrogate leaves the text without a UTF-8 form."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -112,23 +113,23 @@ class Column:
             raise self._refusal(value) from None
 
     def _refusal(self, value: object) -> RecordError:
-        due = {
+        expected = {
             "categorical": "a text, number or boolean",
             "multi": "a list of texts, numbers or booleans",
             "integer": "a whole number",
             "float": "a number",
         }[self.kind]
         return RecordError(
-            f"field {self.name!r}: {shown(value)} ({type(value).__name__}) where {due} is due; "
-            "send that, or null where it is missing"
+            f"field {self.name!r}: expected {expected}, got {shown(value)} ({type(value).__name__}); "
+            "send null if the value is missing"
         )
 
 
 def check_fields(fields: tuple[FieldConfig, ...]) -> None:
-    """Check that the fields make a schema.
+    """Check that the fields form a valid schema.
 
     Raises:
-        ConfigError: no field at all, a name twice, or a setting outside its range.
+        ConfigError: no fields, a repeated name, or a setting outside its range.
     """
     if not fields:
         raise ConfigError("features.fields is empty: name at least one field, or a preset")
@@ -139,19 +140,19 @@ def check_fields(fields: tuple[FieldConfig, ...]) -> None:
             raise ConfigError(f"{where}: a field's name must not be empty and must occur once")
         names.add(item.name)
         if item.max_values < 1:
-            raise ConfigError(f"{where}: max_values is {item.max_values}; it must be at least 1")
+            raise ConfigError(f"{where}: max_values must be at least 1, got {item.max_values}")
         if item.keep != "first" and item.kind != "multi":
-            raise ConfigError(f"{where}: keep is for multi fields, this one is {item.kind}")
+            raise ConfigError(f"{where}: keep applies only to multi fields, this field is {item.kind}")
         if not 2 <= item.buckets <= MAX_BUCKETS:
-            raise ConfigError(f"{where}: buckets is {item.buckets}; it must be from 2 to {MAX_BUCKETS}")
+            raise ConfigError(f"{where}: buckets must be between 2 and {MAX_BUCKETS}, got {item.buckets}")
         if item.boundaries and item.kind != "float":
-            raise ConfigError(f"{where}: boundaries are for float fields, this one is {item.kind}")
+            raise ConfigError(f"{where}: boundaries apply only to float fields, this field is {item.kind}")
         ascending = all(a < b for a, b in zip(item.boundaries, item.boundaries[1:], strict=False))
         if not ascending or not all(map(math.isfinite, item.boundaries)):
             raise ConfigError(f"{where}: boundaries {list(item.boundaries)} must be finite and ascend")
 
 
 def shown(value: object) -> str:
-    """The value for a message, cut so that the message stays one readable line."""
+    """The value for a message, truncated so that the message stays one readable line."""
     text = ascii(value[:60] if isinstance(value, (str, list)) else value)
     return text if len(text) <= 60 else text[:60] + "..."

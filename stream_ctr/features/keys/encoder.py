@@ -1,9 +1,9 @@
-"""From the features of an impression to 64-bit keys, one for each slot.
+"""Encodes the features of an impression as 64-bit keys, one for each slot.
 
-What a value counts as is in :mod:`stream_ctr.features.keys.values`, and how that becomes a key in
-:mod:`stream_ctr.features.keys.canonical`. Missing is ``None``, an absent name, the empty text or an empty
-list. 1, 1.0, "1" and "1.0" are one value: JSON knows no difference between 1 and 1.0, and a cell of a file is
-text.
+:mod:`stream_ctr.features.keys.values` defines the canonical form of a value, and
+:mod:`stream_ctr.features.keys.canonical` its key. A feature is missing if it is absent, ``None``, an empty
+text or an empty list. 1, 1.0, "1" and "1.0" are the same value: JSON does not distinguish 1 from 1.0, and a
+cell of a file is text.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from stream_ctr.features.keys.value_batch import (
 from stream_ctr.state.state import Json, State
 
 MOST_SPLITS = 64
-"""Ways to divide the fields between context and candidates whose tables are kept."""
+"""Number of cached divisions of the fields between context and candidates."""
 
 
 class KeyEncoder:
-    """Turns features into keys.
+    """Encodes features as keys.
 
-    :meth:`keys` observes: it is called once for each impression, in order, because the buckets of float
+    :meth:`keys` observes: it must be called once for each impression, in order, because the buckets of float
     fields without boundaries are learned from the stream. An impression's own values are bucketed before
     they are observed. :meth:`peek_keys` changes nothing.
 
@@ -53,52 +53,52 @@ class KeyEncoder:
     """
 
     def __init__(self, fields: tuple[FieldConfig, ...], unknown: UnknownFeatures = "refuse") -> None:
-        """``unknown`` says what becomes of a feature that no field names.
+        """``unknown`` decides whether features without a field are rejected or ignored.
 
         Raises:
-            ConfigError: the fields contradict themselves.
+            ConfigError: the fields are not a valid schema.
         """
         check_fields(fields)
         self.fields = fields
         self.slot_field: NDArray[np.int32] = np.array(slot_fields(fields), np.int32)
         """[S] index of the field of each slot."""
         self.slots = len(self.slot_field)
-        """S, the slots of an event."""
+        """S, the number of slots of an event."""
         self.tally = Tally(unknown)
-        """What was left out of the impressions so far."""
+        """Counts of ignored features and truncated values so far."""
         self._names = frozenset(item.name for item in fields)
         first_slot = self.slot_field.tolist().index
         self._columns = [Column(item, first_slot(index)) for index, item in enumerate(fields)]
         self._all = ColumnGroup(self._columns)
         self._learned = [column for column in self._columns if column.learned is not None]
-        # Which names are a candidate's own is the sender's choice: only so many choices are kept.
+        # The sender chooses the candidates' feature names, so the number of cached splits is bounded.
         self._split = lru_cache(maxsize=MOST_SPLITS)(self._split_at)
 
     def keys(self, features: Features) -> NDArray[np.uint64]:
-        """Keys uint64 [S] of an impression that takes its place in the stream; 0 in absent slots.
+        """Keys uint64 [S] of the next impression of the stream; 0 in absent slots.
 
         Raises:
-            RecordError: a name or value does not fit the schema; the encoder is as it was.
+            RecordError: a name or value does not fit the schema; the encoder is unchanged.
         """
         return self._encode(self._all, (features,), observe=True).reshape(self.slots)
 
     def complete(self, row: NDArray[np.uint64], observe: bool = True) -> NDArray[np.uint64]:
-        """Keys uint64 [S] of an impression that takes its place in the stream: what :meth:`keys` gives,
-        from a row [S + X] of :class:`stream_ctr.features.scan.scanner.RecordScanner`. Without ``observe``,
-        what :meth:`peek_keys` gives."""
+        """Keys uint64 [S] from a row [S + X] of
+        :class:`stream_ctr.features.scan.scanner.RecordScanner`: equal to the result of :meth:`keys` or,
+        without ``observe``, of :meth:`peek_keys`."""
         if len(row) == self.slots:
             return row
         keys = row[: self.slots].copy()
         numbers = row[self.slots :].view(np.float64)
         for index, column in enumerate(self._learned):
-            if keys[column.slot] == 0:  # a missing value has its key already
+            if keys[column.slot] == 0:  # a missing value already has its key
                 keys[column.slot] = self._bucket_key(column, float(numbers[index]), observe)
         if observe and len(row) > self.slots + len(self._learned):
             self.tally.truncated += int(row[-1])
         return keys
 
     def _bucket_key(self, column: Column, number: float, observe: bool) -> int:
-        """Key of a value's bucket, by the values before it."""
+        """Key of a value's bucket, determined by the values before it."""
         summary = column.learned
         assert summary is not None
         key = column.bucket_keys[summary.bucket(number)]
@@ -107,7 +107,7 @@ class KeyEncoder:
         return key
 
     def peek_keys(self, features: Features) -> NDArray[np.uint64]:
-        """The keys that :meth:`keys` would give now; changes nothing and counts nothing.
+        """The keys that :meth:`keys` would return now; changes nothing and counts nothing.
 
         Raises:
             RecordError: a name or value does not fit the schema.
@@ -115,33 +115,33 @@ class KeyEncoder:
         return self._encode(self._all, (features,), observe=False).reshape(self.slots)
 
     def keys_many(self, features: Sequence[Features]) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of B impressions in order: :meth:`keys` of each, in less time.
+        """Keys uint64 [B, S] of the next B impressions: equal to :meth:`keys` of each, but faster.
 
         Raises:
-            RecordError: one of them does not fit the schema; none of them is observed.
+            RecordError: an impression does not fit the schema; none of them is observed.
         """
         return self._encode(self._all, features, observe=True)
 
     def peek_keys_many(self, features: Sequence[Features], tally: Tally | None = None) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of B impressions, each as :meth:`peek_keys` gives them; ``tally`` says what may
-        be left out of them, and counts it."""
+        """Keys uint64 [B, S] of B impressions, equal to :meth:`peek_keys` of each. ``tally`` decides whether
+        unknown features may be ignored, and counts what is left out."""
         return self._encode(self._all, features, observe=False, tally=tally)
 
     def peek_request_keys(
         self, context: Features, candidates: Sequence[Features], tally: Tally | None = None
     ) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of B candidates in one context, whose features win over the context's.
+        """Keys uint64 [B, S] of B candidates in one context; a candidate's features override the context's.
 
-        They are those of ``peek_keys_many([{**context, **own} for own in candidates])``; what only the
-        context says is hashed once. ``tally`` says what may be left out, and counts it; an
-        unknown feature counts once.
+        Equal to ``peek_keys_many([{**context, **own} for own in candidates])``, but features that only the
+        context has are hashed once. ``tally`` decides whether unknown features may be ignored, and counts
+        what is left out; an unknown feature counts once.
 
         Raises:
             RecordError: a name or value does not fit the schema.
         """
         if not candidates:
             return np.zeros((0, self.slots), np.uint64)
-        if len(candidates) == 1:  # nothing is shared: one encoding takes half of the time of two
+        if len(candidates) == 1:  # nothing to share: one encoding takes half the time of two
             return self._encode(self._all, ({**context, **candidates[0]},), observe=False, tally=tally)
         names = frozenset().union(*candidates)
         if not (names <= self._names and context.keys() <= self._names):
@@ -158,7 +158,7 @@ class KeyEncoder:
         return keys
 
     def _split_at(self, names: frozenset[str]) -> tuple[ColumnGroup, ColumnGroup, NDArray[np.int64]]:
-        """The columns of all other names, those of ``names``, and the slots of the former."""
+        """The columns outside ``names``, the columns of ``names``, and the slots of the first group."""
         shared = [column for column in self._columns if column.name not in names]
         own = [column for column in self._columns if column.name in names]
         slots = [column.slot + offset for column in shared for offset in range(column.width)]
@@ -167,8 +167,8 @@ class KeyEncoder:
     def _encode(
         self, columns: ColumnGroup, events: Sequence[Features], observe: bool, tally: Tally | None = None
     ) -> NDArray[np.uint64]:
-        """Keys [B, S] of some columns; 0 in the slots of the others. Names are checked by the caller,
-        unless these are all columns."""
+        """Keys [B, S] of some columns; 0 in the slots of the others. The caller checks the names, unless
+        ``columns`` are all columns."""
         draft = Draft()
         for event, features in enumerate(events):
             if columns is self._all and not features.keys() <= self._names:
@@ -176,7 +176,7 @@ class KeyEncoder:
             draft_event(columns, event * self.slots, features, draft)
         data, lengths = text_bytes(columns.texts, draft.texts)
         integers = integer_values(columns.integers, draft.integers)
-        # From here on nothing can fail: what is observed now stays observed.
+        # Nothing below can fail, so observations need no rollback.
         keys = event_keys(
             data, lengths, columns.text_table, integers, columns.integer_table, len(events), self.slots
         )
@@ -194,10 +194,10 @@ class KeyEncoder:
         return keys
 
     def _unknown_of(self, names: AbstractSet[str], tally: Tally | None) -> AbstractSet[str]:
-        """Those of the names that no field has.
+        """The names without a field.
 
         Raises:
-            RecordError: they are refused.
+            RecordError: unknown features are rejected.
         """
         found = names - self._names
         if (self.tally if tally is None else tally).refuses:
@@ -215,7 +215,7 @@ class KeyEncoder:
         )
 
     def state(self) -> State:
-        """Quantile summaries of the learned fields, and the counts of what was left out."""
+        """Quantile summaries of the learned fields, and the tally."""
         parts = {
             f"field{index}": column.learned.state()
             for index, column in enumerate(self._columns)
@@ -226,15 +226,15 @@ class KeyEncoder:
         return State(gathered.arrays, {**gathered.values, **own})
 
     def load_state(self, state: State) -> None:
-        """Become the encoder that handed out ``state``; on an error the encoder is as it was.
+        """Restore a state that :meth:`state` returned; an error leaves the encoder unchanged.
 
         Raises:
-            StateError: it belongs to other fields, or is damaged.
+            StateError: the state belongs to other fields or is damaged.
         """
         if state.values.get("schema") != self._schema():
             raise StateError(
-                f"saved keys belong to the fields {state.values.get('schema')}, the configuration has "
-                f"{self._schema()}: load it with the fields it was saved under"
+                f"the saved keys belong to the fields {state.values.get('schema')}, but the configuration "
+                f"has {self._schema()}; restore features.fields"
             )
         tally = Tally("refuse" if self.tally.refuses else "ignore")
         tally.load(state.values)

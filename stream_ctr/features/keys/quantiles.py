@@ -1,9 +1,9 @@
-"""Quantiles of a stream in bounded memory: the learned buckets of float fields.
+"""Quantiles of a stream in bounded memory, for the learned buckets of float fields.
 
 A hierarchy of buffers as in Manku, Rajagopalan and Lindsay, "Approximate medians and other quantiles in
-one pass and with limited memory" (SIGMOD 1998): a value of level h stands for 2^h values of the stream;
-a full buffer is sorted and every other value moves one level up. Which half moves alternates, so the
-summary is a function of the stream alone.
+one pass and with limited memory" (SIGMOD 1998): a value at level h represents 2^h values of the stream. A
+full buffer is sorted and every other value moves one level up. The half that moves alternates, so the
+summary depends only on the stream.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from stream_ctr.errors import StateError
 from stream_ctr.state.state import State
 
 BUFFER = 1024
-"""Values a level holds. A rank is off by at most levels / (2 BUFFER) of the stream: 0.5 % after 10^6."""
+"""Values per level. The rank error is at most levels / (2 BUFFER) of the stream: 0.5 % after 10^6 values."""
 FIRST_PUBLICATION = 256
-"""Values seen before the first boundaries are published; until then every value is in bucket 0."""
+"""Number of values before the first boundaries are published; until then every value is in bucket 0."""
 MAX_LEVELS = 64
 
 
 class QuantileBuckets:
     """Buckets of equal weight whose boundaries are learned from the stream.
 
-    New boundaries are published after 256, 512, 1024, ... values and stay as they are in between, so that
-    the number of a bucket keeps its meaning ("the i-th quantile, as last published") and a bucket's row
-    does not see its values move at every event. The price is drift of that meaning at each publication:
-    large in the first thousand values, then rare and small.
+    New boundaries are published after 256, 512, 1024, ... values and do not change in between, so that
+    the number of a bucket keeps its meaning ("the i-th quantile, as last published") and the values of a
+    bucket's row do not shift at every event. The cost is that this meaning drifts at each publication:
+    strongly in the first thousand values, then rarely and little.
 
     >>> buckets = QuantileBuckets(4)
     >>> for value in range(256):
@@ -41,18 +41,18 @@ class QuantileBuckets:
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
         self.count = 0
-        """Values observed."""
+        """Number of values observed."""
         self.boundaries: list[float] = []
-        """Ascending, buckets - 1 of them once published; equal ones are buckets that no value reaches."""
+        """Ascending, ``buckets`` - 1 of them once published; equal ones enclose a bucket that stays empty."""
         self._levels: list[list[float]] = [[]]
         self._odd: list[bool] = [False]
 
     def bucket(self, value: float) -> int:
-        """Bucket that holds the value: how many boundaries are not above it."""
+        """Bucket of the value: the number of boundaries at or below it."""
         return bisect_right(self.boundaries, value)
 
     def observe(self, value: float) -> None:
-        """Take in one finite value; publishes new boundaries when the count says so."""
+        """Add one finite value; publishes new boundaries after 256, 512, 1024, ... values."""
         self._levels[0].append(value)
         self.count += 1
         if len(self._levels[0]) == BUFFER:
@@ -68,7 +68,7 @@ class QuantileBuckets:
         )
         order = np.argsort(values, kind="stable")
         below = np.cumsum(weights[order]) - weights[order]
-        # Boundary i is the first value with i / buckets of all weight below it.
+        # Boundary i is the first value with at least i / buckets of the total weight below it.
         targets = np.arange(1, self.buckets) * below[-1] / self.buckets
         boundaries: NDArray[np.float64] = values[order][np.searchsorted(below, targets, side="left")]
         return boundaries
@@ -97,16 +97,16 @@ class QuantileBuckets:
         )
 
     def load_state(self, state: State) -> None:
-        """Become the summary that handed out ``state``.
+        """Restore a state that :meth:`state` returned.
 
         Raises:
-            StateError: it is not a summary of this many buckets.
+            StateError: the state has another number of buckets or is damaged.
         """
         count, buckets = state.values.get("count"), state.values.get("buckets")
         if buckets != self.buckets:
             raise StateError(
-                f"quantile summary has {buckets} buckets, the field is configured with {self.buckets}: "
-                "load it with the configuration it was saved under"
+                f"the saved quantile summary has {buckets} buckets, but the field is configured with "
+                f"{self.buckets}; restore the field's buckets"
             )
         try:
             values, lengths = state.arrays["values"], state.arrays["lengths"]
@@ -127,7 +127,7 @@ class QuantileBuckets:
         ):
             raise StateError(
                 f"quantile summary of {count} values and level lengths {lengths.tolist()} "
-                "contradicts itself: the file is damaged"
+                "is inconsistent: the file is damaged"
             )
         self.count = count
         self.boundaries = boundaries.tolist()

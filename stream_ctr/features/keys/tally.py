@@ -1,4 +1,5 @@
-"""What an encoder leaves out of the events: features that no field names, and values that find no slot."""
+"""Counts of the features without a field and of the list values without a slot, which an encoder leaves
+out."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ from stream_ctr.errors import StateError
 from stream_ctr.state.state import Json
 
 MOST_NAMES: Final = 32
-"""Unknown features that are counted by name. The sender chooses the names, so their number is bounded."""
+"""Unknown features counted by name. The sender chooses the names, so their number is bounded."""
 OTHERS: Final = "(others)"
-"""Counts the unknown features beyond these."""
+"""Name under which further unknown features are counted."""
 LONGEST_NAME: Final = 60
-"""Characters that are kept of a name."""
+"""Length in characters to which names are truncated."""
 
 
 class Tally:
-    """Counts of what was left out.
+    """Counts ignored features and truncated values.
 
     >>> tally = Tally()
     >>> tally.ignore(["device", "os"])
@@ -27,20 +28,20 @@ class Tally:
     """
 
     def __init__(
-        self, unknown: UnknownFeatures = "ignore", tell: Callable[[str], None] = lambda name: None
+        self, unknown: UnknownFeatures = "ignore", notify: Callable[[str], None] = lambda name: None
     ) -> None:
-        """``unknown`` says whether features that no field names may be left out; ``tell`` gets each name that
-        is counted for the first time."""
+        """``unknown`` decides whether features without a field are rejected or ignored; ``notify`` is called
+        with each name that is counted for the first time."""
         self.refuses = unknown == "refuse"
-        self._tell = tell
+        self._notify = notify
         self.truncated = 0
-        """Values of multi-valued fields that found no slot."""
+        """Number of values of multi-valued fields without a slot."""
         self.ignored: dict[str, int] = {}
-        """Features that no field names, by name."""
+        """Number of features without a field, by name."""
 
     @property
     def ignored_total(self) -> int:
-        """Features that no field names."""
+        """Number of features without a field."""
         return sum(self.ignored.values())
 
     def ignore(self, names: Collection[str]) -> None:
@@ -52,7 +53,7 @@ class Tally:
                 short = OTHERS
             if short not in ignored:
                 ignored[short] = 0
-                self._tell(short)
+                self._notify(short)
             ignored[short] += 1
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,27 +61,27 @@ class Tally:
         return {"features_ignored": dict(self.ignored), "values_truncated": self.truncated}
 
     def lines(self, events: int) -> list[str]:
-        """What was left out of so many events, a line each; none where that is nothing."""
+        """Report lines about what was left out of ``events`` events; empty if nothing was."""
         found = []
         if self.ignored:
             names = ", ".join(f"{name} ({count:,})" for name, count in self.ignored.items())
             found.append(f"features ignored, because no field has their name: {names}")
         if self.truncated:
             found.append(
-                f"values cut from lists longer than max_values: {self.truncated:,}, "
-                f"{self.truncated / max(1, events):,.1f} an event"
+                f"values truncated from lists longer than max_values: {self.truncated:,}, "
+                f"{self.truncated / max(1, events):,.1f} per event"
             )
         return found
 
     def values(self) -> dict[str, Json]:
-        """The counts, to be saved."""
+        """The counts, for a saved state."""
         return {"truncated": self.truncated, "ignored": dict(self.ignored)}
 
     def load(self, values: Mapping[str, Json]) -> None:
-        """Take the counts that :meth:`values` gave. States of earlier releases have no names.
+        """Restore the counts that :meth:`values` returned. States of earlier releases have no names.
 
         Raises:
-            StateError: they are damaged.
+            StateError: the counts are damaged.
         """
         truncated, ignored = values.get("truncated"), values.get("ignored", {})
         if not isinstance(truncated, int) or truncated < 0:

@@ -1,4 +1,4 @@
-"""The values of some events, collected field by field for the kernels that hash them."""
+"""Collects the values of several events by field, for the kernels that hash them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ Features = Mapping[str, FeatureValue]
 
 @dataclass(slots=True)
 class Draft:
-    """Values of some events, in order: nothing of it reaches the encoder before all of it is found good."""
+    """Values of several events, in order. The encoder changes only after all of them have been checked."""
 
     texts: list[Any] = field(default_factory=list)
-    """Of the categorical fields, event by event."""
+    """Values of the categorical fields, event by event."""
     integers: list[Any] = field(default_factory=list)
-    """Of the integer fields, event by event."""
+    """Values of the integer fields, event by event."""
     learned: list[tuple[int, Column, float]] = field(default_factory=list)
-    """Position in the keys, field and value whose bucket depends on the values before it."""
+    """Position in the keys, column and value, for values whose bucket depends on the values before them."""
     known: list[tuple[int, list[int]]] = field(default_factory=list)
-    """Position in the keys, and keys that start there."""
+    """Position in the keys, and the keys that start there."""
     truncated: int = 0
-    """Values of lists that found no slot."""
+    """Number of list values without a slot."""
     ignored: list[AbstractSet[str]] = field(default_factory=list)
-    """Names without a field, of each event that has some."""
+    """Names without a field, for each event that has such names."""
 
 
 class ColumnGroup:
-    """Some of the columns by what is done with them, in the order of the schema."""
+    """Several columns, grouped by how they are encoded, in schema order."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.texts = [column for column in columns if column.kind == "categorical"]
@@ -50,13 +50,13 @@ class ColumnGroup:
         self.text_names = [column.name for column in self.texts]
         self.integer_names = [column.name for column in self.integers]
         self.text_values, self.integer_values = map(_values_of, (self.text_names, self.integer_names))
-        """The values of features that lack none, in a third of the time."""
+        """Getters for events with all features, three times as fast as a lookup by name."""
         self.text_table = _table(self.texts)
         self.integer_table = _table(self.integers)
 
 
 def draft_event(columns: ColumnGroup, start: int, features: Features, draft: Draft) -> None:
-    """Collect the values of one event, whose keys begin at ``start``."""
+    """Add the values of one event, whose keys begin at ``start``, to the draft."""
     if features.keys() >= columns.names:
         draft.texts += columns.text_values(features)
         draft.integers += columns.integer_values(features)
@@ -80,15 +80,15 @@ def draft_event(columns: ColumnGroup, start: int, features: Features, draft: Dra
 
 
 def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Canonical bytes of all texts and the length of each, as the kernel takes them."""
+    """Canonical bytes of all texts and the length of each, as input of the kernel."""
     if not texts:
-        # Read-only as below: the kernel would be compiled a second time for the other kind, in a request.
+        # Read-only as below: for a writable array the kernel would be compiled again, during a request.
         return np.frombuffer(b"", np.uint8), np.zeros(0, np.int64)
     if None in texts:
         texts = ["" if text is None else text for text in texts]
     try:
         joined = TEXT_TAG + TEXT_TAG.join(texts)
-    except TypeError:  # not all of them are texts
+    except TypeError:  # some values are not texts
         fields = len(columns)
         texts = [
             value if isinstance(value, str) else columns[index % fields].text(value)
@@ -105,19 +105,19 @@ def text_bytes(columns: list[Column], texts: list[Any]) -> tuple[NDArray[np.uint
             columns[index % len(columns)].check_unicode(text)
         raise
     ascii_only = len(data) == len(joined)
-    # array.array takes Python integers faster than NumPy does.
+    # array.array converts Python integers faster than NumPy.
     lengths = array("q", map(len, texts) if ascii_only else [len(text.encode()) for text in texts])
     return np.frombuffer(data, np.uint8), np.frombuffer(lengths, np.int64)
 
 
 def integer_values(columns: list[Column], values: list[Any]) -> NDArray[np.int64]:
-    """All integers, as the kernel takes them."""
+    """All integers, as input of the kernel."""
     if bool not in map(type, values) and MISSING_INTEGER not in values:
         try:
             filled = [MISSING_INTEGER if value is None else value for value in values]
             return np.frombuffer(array("q", filled), np.int64)
         except (TypeError, OverflowError):
-            pass  # whole floats and texts are taken; of everything else its column says what is wrong
+            pass  # the columns convert whole floats and texts, and raise an error for anything else
     fields = len(columns)
     checked = [
         MISSING_INTEGER if value is None or value == "" else columns[index % fields].integer(value)
@@ -129,7 +129,7 @@ def integer_values(columns: list[Column], values: list[Any]) -> NDArray[np.int64
 def _values_of(names: list[str]) -> Callable[[Features], tuple[Any, ...]]:
     if len(names) > 1:
         return itemgetter(*names)
-    # Of one name itemgetter gives the bare value, and of none it cannot be made.
+    # For one name itemgetter returns the bare value, and it does not accept zero names.
     return (lambda features: (features[names[0]],)) if names else (lambda features: ())
 
 

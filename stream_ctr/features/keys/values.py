@@ -1,4 +1,4 @@
-"""The one form of a value, whatever way it came in: a text, a whole number, a number, or missing.
+"""The canonical form of a value, whatever its source: a text, an integer, a float, or missing.
 
 A categorical value is a text. The rules are the same for a cell of a file, JSON and a tensor:
 
@@ -11,8 +11,8 @@ A categorical value is a text. The rules are the same for a cell of a file, JSON
   ``1.0E7``. pandas and SQL write whole numbers so. ``1e3`` stays a text, since many hexadecimal ids look like
   it; ``1.10`` stays a text, since it is a version.
 
-A value of an integer or float field is a number, or a text that spells one: blanks around it, a plus sign and
-leading zeros do not matter.
+A value of an integer or float field is a number, or a text with a number: surrounding blanks, a plus sign and
+leading zeros are ignored.
 
 Missing is None, the empty text or an empty list.
 """
@@ -31,18 +31,18 @@ _FLOATED: Final = r"-?(?:0|[1-9][0-9]{0,18})(?:\.0+|(?:\.[0-9]+)?[eE]\+[0-9]{1,2
 _FLOATED_TEXT: Final = re.compile(_FLOATED)
 _REWRITTEN: Final = re.compile(rf"{_TAG}(?:{_FLOATED}|{'|'.join(_BOOLEANS)})(?={_TAG}|\Z)")
 _FIRST: Final = frozenset("-0123456789TF")
-"""How a text begins that is written in another way."""
+"""First characters of the texts that :func:`plain_text` may rewrite."""
 _DIGITS: Final = re.compile(r"[+-]?[0-9]{1,40}")
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _MOST_CHARACTERS: Final = 400
-"""Longest text that is read as a number."""
+"""Longest text that is parsed as a number."""
 
 
 def may_need_rewriting(tagged: str) -> bool:
-    """Whether :func:`plain_text` may change one of some texts; ``tagged`` holds each after a tag character.
+    """Whether :func:`plain_text` may change any of several texts; in ``tagged`` a tag precedes each text.
 
-    One search through all of them costs less than a call for each, and looking for single characters first
-    costs a tenth of a search.
+    One search through all texts costs less than a call for each, and a preliminary check for single
+    characters costs a tenth of a search.
     """
     suspicious = (
         ("." in tagged and (".0" in tagged or "E" in tagged))
@@ -54,7 +54,7 @@ def may_need_rewriting(tagged: str) -> bool:
 
 
 def plain_text(text: str) -> str:
-    """The text that a text counts as.
+    """The canonical form of a text.
 
     >>> [plain_text(text) for text in ("3.0", "03", "1e3", "1.10", "True", "1e+16")]
     ['3', '03', '1e3', '1.10', 'true', '10000000000000000']
@@ -69,10 +69,11 @@ def plain_text(text: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """The text that a categorical value counts as.
+    """The canonical text of a categorical value.
 
     Raises:
-        ValueError: it is no text, number or boolean, or a number without a text; the message says why.
+        ValueError: it is not a text, number or boolean, or it is an integer that is too large or a float that
+            is not finite; for these two, the message gives the reason.
 
     >>> [text_of(value) for value in (3.0, 3, "3.0", True, 0.1)]
     ['3', '3', '3', 'true', '0.1']
@@ -90,10 +91,10 @@ def text_of(value: object) -> str:
 
 
 def whole_of(value: object) -> int:
-    """The integer that a value counts as.
+    """A value as an integer.
 
     Raises:
-        ValueError: it is no whole number of at most 63 bits and a sign.
+        ValueError: it is not a whole number of at most 63 bits and a sign.
 
     >>> [whole_of(value) for value in (3, 3.0, "3.0", " +03 ", "1e3")]
     [3, 3, 3, 3, 1000]
@@ -111,10 +112,10 @@ def whole_of(value: object) -> int:
 
 
 def number_of(value: object) -> float:
-    """The float that a value counts as.
+    """A value as a float.
 
     Raises:
-        ValueError: it is no finite number.
+        ValueError: it is not a finite number.
 
     >>> [number_of(value) for value in (3, 0.5, "1e-3", " +03.50")]
     [3.0, 0.5, 0.001, 3.5]
@@ -127,7 +128,7 @@ def number_of(value: object) -> float:
 
 
 def _parsed(text: str) -> float:
-    """The number that a text spells: no underscores, no ``nan``, no other digits than 0 to 9."""
+    """Parse a number: no underscores, no ``nan``, only the digits 0 to 9."""
     if len(text) > _MOST_CHARACTERS or not _NUMBER.fullmatch(text):
         raise ValueError
     return _finite(float(text))
@@ -144,5 +145,5 @@ def _checked(value: int) -> int:
 
 def _finite(value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"{value} is not a number; send a finite one, or null where missing")
+        raise ValueError(f"{value} is not a number; send a finite number, or null if the value is missing")
     return float(value)

@@ -1,1 +1,1 @@
-"""Keys to rows: vocabulary, admission, eviction, running counts."""
+"""Maps keys to embedding rows: vocabulary, admission, feature counts."""

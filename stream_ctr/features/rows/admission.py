@@ -1,11 +1,10 @@
-"""Sightings of keys that have no row yet, in bounded memory.
+"""Counts the sightings of keys that have no row yet, in bounded memory.
 
-A count-min sketch with conservative update (Cormode and Muthukrishnan 2005; Estan and Varghese 2002):
-an estimate is never too low until the sketch ages. When half of its cells are in use, estimates start
-to be too high, so all cells are halved until less than a quarter is in use: values seen long ago and
-rarely are forgotten first, and memory stays what it is however many new values come. An ageing passes
-over all cells, but at least a quarter of them must fill up before the next one, so an event's share is
-constant.
+A count-min sketch with conservative update (Cormode and Muthukrishnan 2005; Estan and Varghese 2002): an
+estimate is never too low until the sketch ages. When half of its cells are in use, estimates start to be too
+high, so all cells are halved until less than a quarter is in use. Values seen long ago and rarely are
+forgotten first, and memory is constant however many new values arrive. Ageing visits all cells, but at least
+a quarter of them must fill up before it runs again, so the amortised cost per event is constant.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from stream_ctr.kernels.decorators import kernel
 
 DEPTH = 4
 CELLS = 1 << 20
-"""Cells of each of the DEPTH rows, 2 bytes each: 8 MB, exact up to some 10^5 values waiting at a time."""
+"""Cells in each of the DEPTH rows, 2 bytes each: 8 MB, exact up to some 10^5 values waiting at a time."""
 LARGEST_COUNT = 2**16 - 1
 
 _MULTIPLIERS = np.array(
@@ -33,9 +32,9 @@ def _cell(key: np.uint64, depth: int, cells: int) -> int:
 
 @kernel
 def count_sighting(sketch: NDArray[np.uint16], used: NDArray[np.int64], key: np.uint64, enough: int) -> int:
-    """Count one sighting; sightings of the key so far, this one included, but at most ``enough``.
+    """Count one sighting; returns the key's sightings so far, including this one, up to ``enough``.
 
-    sketch uint16 [DEPTH, CELLS]; used int64 [DEPTH], cells above 0 in each row.
+    sketch uint16 [DEPTH, CELLS]; used int64 [DEPTH], number of nonzero cells in each row.
     """
     cells = sketch.shape[1]
     lowest = enough
@@ -66,10 +65,10 @@ def _age(sketch: NDArray[np.uint16], used: NDArray[np.int64]) -> None:
 
 
 def empty_sketch(cells: int = CELLS) -> NDArray[np.uint16]:
-    """A sketch that has seen nothing; ``cells`` is a power of two, at most CELLS."""
+    """A new sketch; ``cells`` is a power of two, at most CELLS."""
     return np.zeros((DEPTH, cells), np.uint16)
 
 
 def used_cells(sketch: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Cells above 0 in each row, int64 [DEPTH]."""
+    """Number of nonzero cells in each row, int64 [DEPTH]."""
     return np.asarray(np.count_nonzero(sketch, axis=1), np.int64)

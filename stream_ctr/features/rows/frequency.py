@@ -1,8 +1,8 @@
-"""How often each feature was seen: N_jk and M_j = max_k N_jk of Helen's radii (arXiv 2403.00798, eq. 7).
+"""Feature counts: N_jk and M_j = max_k N_jk of Helen's radii (arXiv 2403.00798, eq. 7).
 
-Running counts over the whole stream, or decayed ones that lose half of their weight every half-life. A
-decayed count is a pair (N, t): its weight at a later time T is N * 2^(-(T - t) / H), so nothing ever
-sweeps over all rows. Counts are float64: float32 stands still at 2^24.
+Running counts cover the whole stream; decayed counts lose half of their weight every half-life. A decayed
+count is a pair (N, t): its weight at a later time T is N * 2^(-(T - t) / H), so no pass over all rows is
+needed. Counts are float64, because float32 stops counting at 2^24.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from stream_ctr.kernels.decorators import kernel
 
 NEVER = -(2**63)
-"""Time of the clock before any event."""
+"""Clock time before the first event."""
 
 
 class Counts(NamedTuple):
-    """Counts of rows and fields, as the kernels take them."""
+    """Counts of rows and fields, as input of the kernels."""
 
     number: NDArray[np.float64]
     """[V] N of each row, at its time."""
@@ -30,7 +30,7 @@ class Counts(NamedTuple):
     maximum_time_ms: NDArray[np.int64]
     """[F] when M was last changed."""
     clock_ms: NDArray[np.int64]
-    """[1] largest event time seen."""
+    """[1] largest event time so far."""
     half_life_ms: float
     """Half-life of decayed counts, 0 for running counts."""
 
@@ -47,10 +47,10 @@ def weight_at(count: float, time_ms: int, now_ms: int, half_life_ms: float) -> f
 def count_ratio(
     count: float, time_ms: int, maximum: float, maximum_time_ms: int, half_life_ms: float
 ) -> float:
-    """N / M of the pairs (N, t) and (M, t), in [0, 1]; 0 while nothing of the field was counted.
+    """N / M of the pairs (N, t) and (M, t), in [0, 1]; 0 while the field has no counts.
 
-    Both weights decay alike, so 'now' cancels: only the distance of the two times is left. Written that
-    way nothing underflows however long ago both were seen.
+    Both weights decay alike, so the current time cancels out and only the difference of the two times
+    remains. In this form nothing underflows, however old both counts are.
     """
     if maximum == 0.0:
         return 0.0

@@ -1,4 +1,4 @@
-"""One event after the other: rows found or created, features counted, ratios read. Kernels only."""
+"""Kernels that process events one by one: find or create rows, count features, read ratios."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stream_ctr.kernels.decorators import kernel
 IN_USE: Final = 0
 CHANGES: Final = 1
 STARTED: Final = 2
-"""Places among the sizes: rows in use, changes written by this call, whether any event was encoded."""
+"""Indices into ``sizes``: rows in use, changes written by this call, whether any event was encoded."""
 
 
 class Tables(NamedTuple):
-    """What the kernel reads and writes: C places of the vocabulary, V rows, F fields, S slots."""
+    """Arrays that the kernel reads and writes: C places of the vocabulary, V rows, F fields, S slots."""
 
     slot_field: NDArray[np.int32]
     """[S]"""
@@ -31,7 +31,7 @@ class Tables(NamedTuple):
     row_field: NDArray[np.int32]
     """[V]"""
     sketch: NDArray[np.uint16]
-    """[DEPTH, CELLS]; one cell a row where every value is admitted at once."""
+    """[DEPTH, CELLS]; one cell per row if every value is admitted at once."""
     sketch_used: NDArray[np.int64]
     """[DEPTH]"""
     sizes: NDArray[np.int64]
@@ -39,11 +39,11 @@ class Tables(NamedTuple):
     fields: int
     minimum_count: int
     room: int
-    """Rows that fit before table or row arrays must grow."""
+    """Number of rows that fit before the table and row arrays must grow."""
 
 
 class Changes(NamedTuple):
-    """Rows to initialise, in order; the columns of RowChanges with room for more."""
+    """Rows to initialise, in order; the columns of RowChanges with spare capacity."""
 
     event: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -63,7 +63,7 @@ def _record(tables: Tables, changes: Changes, event: int, row: int, field: int, 
 
 @kernel
 def _create(tables: Tables, changes: Changes, event: int, field: int, key: np.uint64) -> int:
-    """Give a key the next row."""
+    """Assign the next row to a key."""
     row = int(tables.sizes[IN_USE])
     tables.sizes[IN_USE] += 1
     tables.row_field[row] = field
@@ -74,7 +74,7 @@ def _create(tables: Tables, changes: Changes, event: int, field: int, key: np.ui
 
 @kernel
 def _start(tables: Tables, changes: Changes, event: int) -> None:
-    """Before the first event of the stream: the default rows."""
+    """Record the default rows as changes, before the first event of the stream."""
     tables.sizes[STARTED] = 1
     for field in range(tables.fields):
         _record(tables, changes, event, field, field, np.uint64(0))
@@ -82,7 +82,8 @@ def _start(tables: Tables, changes: Changes, event: int) -> None:
 
 @kernel
 def _set_default_row(rows: NDArray[np.int64], slot_field: NDArray[np.int32], slot: int) -> None:
-    """The slot's default row, unless the event has it already: no row comes twice; both arrays [S]."""
+    """Set the slot to its default row, unless the event already has that row: no row occurs twice; both
+    arrays [S]."""
     rows[slot] = slot_field[slot]
     if is_repeated(rows, slot_field, slot):
         rows[slot] = ABSENT
@@ -121,10 +122,10 @@ def encode_events(
     rows: NDArray[np.int64],
     ratio: NDArray[np.float32],
 ) -> int:
-    """Encode events [B, S] from ``start`` on; the first event that the tables have no room for, or B.
+    """Encode events [B, S] from ``start`` on; returns the first event that does not fit in the tables, or B.
 
-    Tuples are taken apart here, and what happens at every slot takes scalars: handing an array to a
-    function costs a reference count, which at every slot was twenty times the work itself.
+    Tuples are unpacked here, and functions called at every slot take scalars: passing an array to a
+    function costs a reference count, which at every slot took twenty times as long as the work itself.
     """
     slot_field, table_keys, table_rows = tables.slot_field, tables.table_keys, tables.table_rows
     sizes, fields, minimum = tables.sizes, tables.fields, tables.minimum_count
@@ -139,7 +140,7 @@ def encode_events(
                 return event
             if sizes[STARTED] == 0:
                 _start(tables, changes, event)
-            # 'Now' is the largest event time seen, so that a late event ages nothing.
+            # 'Now' is the largest event time so far, so that a late event does not age any count.
             clock_ms[0] = max(clock_ms[0], event_time_ms[event])
             now_ms = clock_ms[0]
             for slot in range(slots):
@@ -156,7 +157,7 @@ def encode_events(
                         _set_default_row(event_rows, slot_field, slot)
                         continue
                     row = _create(tables, changes, event, field, key)
-                    # The sightings before, which no row was there to count, are taken as of now.
+                    # The sightings before admission have no times, so they count as of now.
                     number[row] = sightings - 1.0
                     if half_life_ms > 0.0:
                         row_time_ms[row] = now_ms
@@ -166,7 +167,8 @@ def encode_events(
                 number[row] = weight_at(number[row], row_time, now_ms, half_life_ms) + 1.0
                 if half_life_ms > 0.0:
                     row_time_ms[row] = now_ms
-                # M is written only when it changes hands: decaying it at every event adds up rounding errors.
+                # M is written only when a row reaches it: decaying it at every event would add up rounding
+                # errors.
                 if number[row] >= weight_at(maximum[field], maximum_time_ms[field], now_ms, half_life_ms):
                     maximum[field] = number[row]
                     maximum_time_ms[field] = now_ms

@@ -1,4 +1,4 @@
-"""Whether saved feature tables are whole, and of the same fields and settings."""
+"""Checks that saved feature tables are undamaged and match the configured fields and settings."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from stream_ctr.state.state import State
 
 
 class Checked(NamedTuple):
-    """What saved tables say of themselves besides their arrays."""
+    """The values of saved tables apart from their arrays."""
 
     used: int
-    """Rows in use, the default rows included."""
+    """Rows in use, including the default rows."""
     clock_ms: int
-    """The largest event time seen."""
+    """Largest event time so far."""
     started: bool
-    """Whether any event was taken."""
+    """Whether any event was encoded."""
 
 
 def check_tables(state: State, fields: int, sketch: tuple[int, ...], *, decayed: bool) -> Checked:
-    """Check everything but the keys, which show whether they are whole when they are put in.
+    """Check everything except the keys, which are checked when they are inserted.
 
     Args:
-        state: what :meth:`.tables.FeatureTables.state` gave.
-        fields: F, how many fields the configuration has.
-        sketch: shape of its sketch.
-        decayed: whether its counts are halved with time.
+        state: a state that :meth:`.tables.FeatureTables.state` returned.
+        fields: F, the number of configured fields.
+        sketch: shape of the configured sketch.
+        decayed: whether the configured counts are decayed.
 
     Raises:
-        StateError: it belongs to other fields or settings, or is damaged.
+        StateError: the state belongs to other fields or settings, or is damaged.
     """
     row_key = state.arrays.get("row_key")
     used = fields + (len(row_key) if row_key is not None and row_key.ndim == 1 else 0)
@@ -52,7 +52,7 @@ def check_tables(state: State, fields: int, sketch: tuple[int, ...], *, decayed:
             found = "missing" if array is None else f"{array.dtype}{list(array.shape)}"
             raise StateError(
                 f"saved feature tables: {name} is {found}, this configuration has "
-                f"{np.dtype(dtype)}{list(shape)}: load it with the features it was saved under"
+                f"{np.dtype(dtype)}{list(shape)}: restore the [features] settings it was saved with"
             )
     clock_ms, started = state.values.get("clock_ms"), state.values.get("started")
     if not isinstance(clock_ms, int) or not isinstance(started, bool):

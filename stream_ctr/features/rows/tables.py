@@ -1,4 +1,4 @@
-"""Rows and radii of the stream's features: vocabulary, admission and frequencies together."""
+"""Embedding rows and count ratios of the stream's features: vocabulary, admission and counts together."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """B events over S slots, as the learner takes them."""
+    """B events over S slots, as input of the learner."""
 
     rows: NDArray[np.int64]
-    """[B, S] embedding rows, ABSENT where a slot is empty; no row twice in an event."""
+    """[B, S] embedding rows, ABSENT for an empty slot; a row occurs at most once in an event."""
     ratio: NDArray[np.float32]
     """[B, S] N / M of each row as of its event; 0 for default rows and empty slots."""
     changes: RowChanges
@@ -43,10 +43,10 @@ class Encoded:
 
 
 class FeatureTables:
-    """Rows and radii ratios of the stream's features.
+    """Embedding rows and count ratios of the stream's features.
 
-    Rows 0 to F - 1 are the default rows of the F fields: unknown values, and values not yet admitted.
-    Every other value gets the next row when it was sighted ``minimum_count`` times, and keeps it.
+    Rows 0 to F - 1 are the default rows of the F fields, for unknown values and values not yet admitted.
+    Every other value gets the next row at its ``minimum_count``-th sighting and keeps it.
 
     >>> from stream_ctr.batch import PREDICT
     >>> tables = FeatureTables(np.array([0, 1], np.int32), 2, FeaturesConfig())
@@ -59,20 +59,20 @@ class FeatureTables:
     """
 
     def __init__(self, slot_field: NDArray[np.int32], fields: int, config: FeaturesConfig) -> None:
-        """slot_field int32 [S] names the field of each slot, ascending.
+        """slot_field int32 [S] is the index of the field of each slot, ascending.
 
         Raises:
-            ConfigError: half-life or minimum count are out of range.
+            ConfigError: the half-life or the minimum count is out of range.
         """
         if not 1 <= config.minimum_count <= admission.LARGEST_COUNT:
             raise ConfigError(
-                f"features.minimum_count is {config.minimum_count}; it must be from 1 to "
-                f"{admission.LARGEST_COUNT}"
+                f"features.minimum_count must be between 1 and {admission.LARGEST_COUNT}, got "
+                f"{config.minimum_count}"
             )
         decayed = config.counts == "decayed"
         if decayed and not 0.0 < config.half_life_seconds < float("inf"):
             raise ConfigError(
-                f"features.half_life_seconds is {config.half_life_seconds}; it must be above 0 and finite"
+                f"features.half_life_seconds must be above 0 and finite, got {config.half_life_seconds}"
             )
         self.slot_field = np.ascontiguousarray(slot_field, np.int32)
         self.fields = fields
@@ -102,7 +102,7 @@ class FeatureTables:
 
     @property
     def rows_in_use(self) -> int:
-        """Rows that have an owner, the default rows included."""
+        """Number of assigned rows, including the default rows."""
         return int(self._sizes[IN_USE])
 
     @property
@@ -112,12 +112,12 @@ class FeatureTables:
 
     @property
     def row_count(self) -> NDArray[np.float64]:
-        """[rows_in_use] N of each row as of the largest event time seen; 0 for default rows."""
+        """[rows_in_use] N of each row as of the largest event time so far; 0 for default rows."""
         return self._now(self._count[: self.rows_in_use], self._time_ms[: self.rows_in_use])
 
     @property
     def field_maximum(self) -> NDArray[np.float64]:
-        """[F] M of each field as of the largest event time seen."""
+        """[F] M of each field as of the largest event time so far."""
         return self._now(self._maximum, self._maximum_time_ms)
 
     def _now(self, count: NDArray[np.float64], time_ms: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -131,10 +131,10 @@ class FeatureTables:
     def encode(
         self, keys: NDArray[np.uint64], action: NDArray[np.uint8], time_ms: NDArray[np.int64]
     ) -> Encoded:
-        """Take events in order: keys [B, S], 0 where a slot is empty; action [B]; time_ms [B].
+        """Encode events in order: keys [B, S], 0 for an empty slot; action [B]; time_ms [B].
 
-        An event with the PREDICT bit counts its features once and creates their rows, then its rows and
-        ratios are read. An event without it counts nothing: its impression came earlier.
+        For an event with the PREDICT bit, features are counted once and missing rows are created before rows
+        and ratios are read. An event without it counts nothing: its impression came earlier.
         """
         events, slots = keys.shape
         if slots != len(self.slot_field) or action.shape != (events,) or time_ms.shape != (events,):
@@ -155,7 +155,7 @@ class FeatureTables:
             key=np.empty(most, np.uint64),
         )
         self._sizes[CHANGES] = 0
-        if self._watch.active:  # counts of known rows are about to change; default rows have none
+        if self._watch.active:  # counts of existing rows are about to change; default rows have no counts
             self._watch.keep(self.lookup(keys[(action & PREDICT) > 0]))
         done = 0
         while True:
@@ -175,7 +175,7 @@ class FeatureTables:
         return Encoded(rows, ratio, written)
 
     def lookup(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Rows int64 [B, S] of keys [B, S] as they are now, ABSENT for key 0; changes nothing."""
+        """Current rows int64 [B, S] of keys [B, S], ABSENT for key 0; changes nothing."""
         return lookup_rows(
             np.ascontiguousarray(keys, np.uint64), self._table_keys, self._table_rows, self.slot_field
         )
@@ -185,7 +185,7 @@ class FeatureTables:
         return self._table_keys.copy(), self._table_rows.astype(np.int64)
 
     def freeze_lookup(self) -> tuple[Places, Places]:
-        """What :meth:`lookup_arrays` gives, in pieces that stay as they are now."""
+        """The present result of :meth:`lookup_arrays`, in pieces that later changes do not affect."""
         table = (self._table_keys, self._table_rows, self.fields, self.rows_in_use)
         return Places(*table, rows=False), Places(*table, rows=True)
 
@@ -214,7 +214,7 @@ class FeatureTables:
         )
 
     def _reserve(self, rows: int) -> None:
-        """Make room for so many rows; doubling keeps the cost of growth constant a row."""
+        """Make room for ``rows`` rows; doubling keeps the amortised cost per row constant."""
         capacity = capacity_for(rows)
         if capacity == len(self._table_keys):
             return
@@ -239,7 +239,7 @@ class FeatureTables:
         if self._half_life_ms > 0.0:
             by_row["row_time_ms"] = self._time_ms
         rows = self._watch.add(FrozenRows(by_row, used))
-        self.lookup(np.zeros((0, len(self.slot_field)), np.uint64))  # loaded before encoding waits for it
+        self.lookup(np.zeros((0, len(self.slot_field)), np.uint64))  # loads the kernel before encode needs it
         arrays: dict[str, Source] = {
             "row_time_ms": self._time_ms[:0],
             **{name: rows[name] for name in rows.names()},
@@ -252,10 +252,10 @@ class FeatureTables:
         return FrozenState(arrays, values, (rows,))
 
     def load_state(self, state: State) -> None:
-        """Become the tables that handed out ``state``; on an error the tables are as they were.
+        """Restore a state that :meth:`state` returned; an error leaves the tables unchanged.
 
         Raises:
-            StateError: it belongs to other fields or settings, or is damaged.
+            StateError: the state belongs to other fields or settings, or is damaged.
         """
         fields, sketch = self.fields, self._sketch.shape
         saved = check_tables(state, fields, sketch, decayed=self._half_life_ms > 0.0)
@@ -282,7 +282,7 @@ class FeatureTables:
 
 
 def _extended(array: NDArray[_Scalar], length: int) -> NDArray[_Scalar]:
-    """The array with zeros up to the new length."""
+    """The array, padded with zeros to the new length."""
     longer = np.zeros(length, array.dtype)
     longer[: len(array)] = array
     return longer

@@ -1,15 +1,14 @@
-"""From keys to embedding rows without sharing: an open-addressing table, probed linearly.
+"""Maps each key to its own embedding row: an open-addressing hash table with linear probing.
 
-The table is two arrays of one length, a power of two: keys uint64 [C], 0 where free, and rows [C]. Keys
-are hashes already, so the low bits of a key are its place. Nothing is ever removed, so a free place ends
-a search.
+The table consists of two arrays of equal length, a power of two: keys uint64 [C], 0 in free places, and rows
+[C]. Keys are hashes already, so the low bits of a key are its home place. Entries are never removed, so a
+free place ends a search.
 
-A vocabulary is read as it was at one moment, piece by piece, while keys are added to it.
-
-Nothing is ever removed from the table, a place once taken keeps its key and row, and rows are given out in
-ascending order. So the entries with rows below a bound are the table as it was when it had so many rows; what
-came later is left out. (An older key's search never passes a later key's place: that was free when the older
-one was put in.) A place whose key is there and whose row is not yet has row 0, which no key ever has.
+A vocabulary can be read as of one moment, piece by piece, while keys are added to it: an occupied place keeps
+its key and row, and rows are assigned in ascending order. So the entries with rows below a bound are the
+table as of the moment when it had that many rows; later entries are left out. (The search for an older key
+never passes the place of a later key: that place was free when the older key was inserted.) A place whose key
+is written and whose row is not has row 0, which no key ever has.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from stream_ctr.batch import ABSENT
 from stream_ctr.kernels.decorators import kernel
 
 Rows = NDArray[np.int32] | NDArray[np.int64]
-"""Rows of a table: 4 bytes each in the trainer's own, 8 in an exported one."""
+"""Rows of a table: 4 bytes each in the trainer's table, 8 in an exported one."""
 
 NOT_FOUND = -1
 SMALLEST_CAPACITY = 1024
 
 PIECE: Final = 1 << 20
-"""Rows or places of a piece: for each piece of keys by row the whole table is gone through."""
+"""Rows or places per piece: each piece of keys ordered by row costs a pass over the whole table."""
 
 
 def capacity_for(keys: int) -> int:
-    """Places for so many keys: the smallest power of two that is at most three quarters full.
+    """Places for ``keys`` keys: the smallest power of two that is at most three quarters full.
 
     >>> capacity_for(768), capacity_for(769)
     (1024, 2048)
@@ -47,7 +46,7 @@ def capacity_for(keys: int) -> int:
 
 
 def room(capacity: int) -> int:
-    """Keys that a table takes before it must grow; fuller, unsuccessful searches get long."""
+    """Number of keys that fit before a table must grow; in a fuller one unsuccessful searches get long."""
     return capacity // 4 * 3
 
 
@@ -65,7 +64,7 @@ def find(table_keys: NDArray[np.uint64], table_rows: Rows, key: np.uint64) -> in
 
 @kernel
 def insert(table_keys: NDArray[np.uint64], table_rows: NDArray[np.int32], key: np.uint64, row: int) -> bool:
-    """Give a key its row; False if the key has one already. The table [C] must have a free place."""
+    """Assign a row to a key; False if the key already has one. The table [C] must have a free place."""
     mask = np.uint64(len(table_keys) - 1)
     place = key & mask
     while table_keys[place] != np.uint64(0):
@@ -94,9 +93,9 @@ def rehash(
 def insert_all(
     table_keys: NDArray[np.uint64], table_rows: NDArray[np.int32], keys: NDArray[np.uint64], first_row: int
 ) -> int:
-    """Give keys [K] consecutive rows from ``first_row`` on.
+    """Assign consecutive rows from ``first_row`` on to keys [K].
 
-    Returns the index of the first key that is 0 or repeated, K if there is none.
+    Returns the index of the first key that is 0 or repeated, or K if there is none.
     """
     for index in range(len(keys)):
         if keys[index] == np.uint64(0):
@@ -110,8 +109,7 @@ def insert_all(
 def keys_between(
     table_keys: NDArray[np.uint64], table_rows: NDArray[np.int32], keys: NDArray[np.uint64], first_row: int
 ) -> None:
-    """Write the key of row ``first_row + i`` to keys[i], for as many as there is room for; the inverse of
-    :func:`insert_all`."""
+    """Fill keys [K]: keys[i] is the key of row ``first_row + i``; the inverse of :func:`insert_all`."""
     for place in range(len(table_keys)):
         index = table_rows[place] - first_row
         if table_keys[place] != np.uint64(0) and 0 <= index < len(keys):
@@ -169,8 +167,8 @@ def lookup_rows(
 ) -> NDArray[np.int64]:
     """Rows int64 [B, S] of keys [B, S]; changes nothing, so the arrays may be read-only memory maps.
 
-    An unknown key has the default row of its slot's field, key 0 is ABSENT. Two unknown values of one
-    field are one default row: an event holds no row twice, so the second is ABSENT.
+    An unknown key gets the default row of its slot's field; key 0 is ABSENT. Two unknown values of one field
+    share the default row: a row occurs at most once in an event, so the second is ABSENT.
     """
     rows = np.empty(keys.shape, np.int64)
     _lookup_events(keys, table_keys, table_rows, slot_field, rows)
@@ -179,7 +177,7 @@ def lookup_rows(
 
 @dataclass(frozen=True, slots=True)
 class RowKeys:
-    """Keys of the rows from ``first_row`` to ``used`` - 1, by row; see
+    """Keys of the rows from ``first_row`` to ``used`` - 1, ordered by row; see
     :class:`stream_ctr.state.frozen.Pieces`."""
 
     table_keys: NDArray[np.uint64]
@@ -206,7 +204,7 @@ class RowKeys:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Keys or rows of the table's places, as :func:`.rows.vocabulary.lookup_rows` takes them; see
+    """Keys or rows of the table's places, as input of :func:`.rows.vocabulary.lookup_rows`; see
     :class:`stream_ctr.state.frozen.Pieces`."""
 
     table_keys: NDArray[np.uint64]

@@ -1,1 +1,1 @@
-"""The compiled scan of usual JSON records."""
+"""The compiled scan of JSON records in plain form."""

@@ -1,4 +1,4 @@
-"""What a scan of records knows of their fields, and its memory."""
+"""Input of a record scan: the compiled field schema and scratch memory."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 TEXT, INTEGER, LISTED, BOUNDED, LEARNED, IGNORED = range(6)
-"""Kinds of fields, those that take whole numbers first: categorical, integer, multi, float with given
-boundaries, float with learned ones; a name that no field has."""
+"""Kinds of fields, those that accept whole numbers first: categorical, integer, multi, float with configured
+boundaries, float with learned boundaries; a name without a field."""
 
 NOT_SURE: Final = -1
 MOST_KEYS: Final = 64
-"""Keys beside the features, and values of one list, that a scan keeps track of."""
+"""Largest number of keys outside the features, and of values in one list, that a scan tracks."""
 MOST_IGNORED: Final = 64
-"""Names without a field that a scan knows: one bit each."""
+"""Largest number of names without a field that a scan recognises: one bit each."""
 
 
 class Schema(NamedTuple):
-    """F fields and U names without a field, as the kernels take them. [N] is [F + U]."""
+    """F fields and U names without a field, as input of the kernels. [N] is [F + U]."""
 
     fields: int
     """F"""
     names: NDArray[np.uint8]
-    """The names in UTF-8, one after the other."""
+    """The names in UTF-8, concatenated."""
     name_start: NDArray[np.int64]
     """[N + 1]"""
     kind: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Schema(NamedTuple):
     slot: NDArray[np.int64]
     """[F] first slot."""
     width: NDArray[np.int64]
-    """[F] slots."""
+    """[F] number of slots."""
     keeps_last: NDArray[np.bool_]
     """[F] whether a list that is too long keeps its last values."""
     seed: NDArray[np.uint64]
@@ -40,30 +40,30 @@ class Schema(NamedTuple):
     missing: NDArray[np.uint64]
     """[F] key of a missing value."""
     extra: NDArray[np.int64]
-    """[F] column of a learned float's value beyond the keys."""
+    """[F] column, after the keys, of a learned float's value."""
     boundaries: NDArray[np.float64]
-    """Those of all fields of kind BOUNDED, one after the other."""
+    """Boundaries of all fields of kind BOUNDED, concatenated."""
     boundary_start: NDArray[np.int64]
     """[F + 1]"""
     bucket_keys: NDArray[np.uint64]
-    """Keys of the buckets of the fields of kind BOUNDED, one after the other."""
+    """Bucket keys of all fields of kind BOUNDED, concatenated."""
     bucket_start: NDArray[np.int64]
     """[F + 1]"""
     truncated: int
-    """Column of the count of values without a slot; 0 where no field has several."""
+    """Column of the number of values without a slot; 0 if there is no multi-valued field."""
 
 
 class Scratch(NamedTuple):
-    """Memory of a scan."""
+    """Scratch memory of a scan."""
 
     seen: NDArray[np.int64]
-    """[N] the last event, from 1 on, that had the name."""
+    """[N] number, from 1, of the last event that had the name."""
     ignored: NDArray[np.uint64]
-    """[1] bit u is set where the event has name F + u."""
+    """[1] bit u is set if the event has name F + u."""
     key_start: NDArray[np.int64]
-    """[MOST_KEYS] where the keys beside the features begin."""
+    """[MOST_KEYS] start of each key outside the features."""
     key_stop: NDArray[np.int64]
-    """[MOST_KEYS]"""
+    """[MOST_KEYS] end of each of these keys."""
     listed: NDArray[np.uint64]
     """[MOST_KEYS] keys of one list, in its order."""
     tagged: NDArray[np.uint8]

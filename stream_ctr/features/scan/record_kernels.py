@@ -1,9 +1,9 @@
-"""Impressions as they are usually written, from their bytes straight to keys. Kernels only.
+"""Kernels that scan impressions in plain form from their bytes directly to keys.
 
-A scan is sure of a record or it is not; of what it is not sure the careful way decides. It is sure of a
-JSON object without a backslash in which no key repeats, whose features have the plain form of their kind, or
-a name that is known to be ignored. It leaves the values beside ``features`` to a typed decoder: it only sees
-to it that no key of theirs comes twice.
+A scan is either sure of a record or leaves it to the full decoder. It is sure of a JSON object without
+backslashes and repeated keys, whose features have the plain form of their kind or a name that is known to be
+ignored. It leaves the values outside ``features`` to a typed decoder and only checks that none of their keys
+is repeated.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def _features(
     numbers: NDArray[np.float64],
     scratch: Scratch,
 ) -> int:
-    """Write the keys of the features object at ``at``; the place after it, or NOT_SURE.
+    """Write the keys of the features object at ``at``; returns the position after it, or NOT_SURE.
 
-    Texts and null, the most of it, are taken without a call: handing an array to a function costs a reference
-    count, which at every step was many times the work itself.
+    Texts and null, the most frequent values, are handled without a call: passing an array to a function costs
+    a reference count, which at every step took many times as long as the work itself.
     """
     names, name_start, kind, slot = schema.names, schema.name_start, schema.kind, schema.slot
     seed, seen, listed, tagged = schema.seed, scratch.seen, scratch.listed, scratch.tagged
@@ -76,7 +76,7 @@ def _features(
         while data[at] != QUOTE and data[at] != BACKSLASH and data[at] >= SPACE:
             at += 1
         known = False
-        for _ in range(count):  # names usually come in the order of the schema
+        for _ in range(count):  # names usually occur in schema order
             field = field + 1 if field + 1 < count else 0
             shift = name_start[field] - start
             if name_start[field + 1] - name_start[field] == at - start:
@@ -97,8 +97,8 @@ def _features(
                 at += 1
             if data[at] != QUOTE:
                 return NOT_SURE
-            # The last bytes tell which texts count as another text, or as missing. There are no branches:
-            # one that is wrongly predicted costs as much as the hash.
+            # The last bytes show whether a text may be rewritten or missing. The test has no branches,
+            # because a mispredicted branch costs as much as the hash.
             stop, last, before, third = at, data[at - 1], data[at - 2], data[at - 3]
             if (
                 (last == QUOTE)
@@ -116,7 +116,7 @@ def _features(
             if stop == start + 1:
                 row[slot[field]] = schema.missing[field]
             else:
-                # The quote before the text makes room for its tag.
+                # The tag overwrites the quote before the text.
                 data[start] = TEXT_TAG
                 row[slot[field]] = never_zero(xxh64(data, start, stop, seed[field]))
             at += 1
@@ -146,7 +146,7 @@ def _features(
 
 @kernel
 def _is_new(data: NDArray[np.uint8], scratch: Scratch, first: int, count: int) -> bool:
-    """Whether key number ``count`` is none of the keys from number ``first`` on."""
+    """Whether key number ``count`` differs from all keys from number ``first`` on."""
     key_start, key_stop = scratch.key_start, scratch.key_stop
     start, length = key_start[count], key_stop[count] - key_start[count]
     for other in range(first, count):
@@ -157,12 +157,12 @@ def _is_new(data: NDArray[np.uint8], scratch: Scratch, first: int, count: int) -
 
 @kernel
 def _plain_value(data: NDArray[np.uint8], at: int) -> int:
-    """The place after a text, or after what may be a number or null; NOT_SURE for all else."""
+    """The position after a text, or after a possible number or null; NOT_SURE for anything else."""
     if data[at] == QUOTE:
         end = text_end(data, at + 1)
         return NOT_SURE if end == NOT_SURE else end + 1
     start = at
-    # Digits, letters, signs and points: whether they are a value is for the typed decoder to say.
+    # Digits, letters, signs and points: the typed decoder checks whether they form a value.
     while data[at] > 32 and data[at] != COMMA and data[at] != CLOSE_OBJECT:
         if data[at] == QUOTE or data[at] == OPEN_OBJECT or data[at] == OPEN_LIST:
             return NOT_SURE
@@ -172,7 +172,7 @@ def _plain_value(data: NDArray[np.uint8], at: int) -> int:
 
 @kernel
 def _plain_object(data: NDArray[np.uint8], at: int, scratch: Scratch, first: int) -> int:
-    """The place after an object of plain values and distinct keys; its keys are kept from ``first`` on."""
+    """The position after an object of plain values and distinct keys; stores its keys from ``first`` on."""
     count, at = first, blank(data, at + 1)
     while data[at] != CLOSE_OBJECT:
         if data[at] != QUOTE or count == MOST_KEYS:
@@ -206,7 +206,7 @@ def _scan_record(
     numbers: NDArray[np.float64],
     scratch: Scratch,
 ) -> int:
-    """The place after the record at ``at``, or NOT_SURE."""
+    """The position after the record at ``at``, or NOT_SURE."""
     count, found = 0, False
     if data[at] != OPEN_OBJECT:
         return NOT_SURE
@@ -252,11 +252,11 @@ def scan_records(
 ) -> None:
     """Write the keys of B records.
 
-    data: the records, a zero byte after each; it is written to. start int64 [B + 1]: where each begins, and
-    the end. keys uint64 [B, S + X], zeros, and numbers float64 [B, S + X], the same memory, in whose last X
-    columns come the values of learned floats, then the count of truncated values. sure bool [B] is written;
-    where it is false the row holds nothing of use. ignored uint64 [B] is written: bit u is set where the
-    event has the name F + u.
+    data: the records, each followed by a zero byte; it is overwritten. start int64 [B + 1]: the start of each
+    record, and the end. keys uint64 [B, S + X], zeros, and numbers float64 [B, S + X] are the same memory;
+    their last X columns receive the values of learned floats, then the count of truncated values. sure bool
+    [B] is output; rows where it is false hold no usable data. ignored uint64 [B] is output: bit u is set if
+    the event has the name F + u.
     """
     for event in range(len(sure)):
         scratch.ignored[0] = 0

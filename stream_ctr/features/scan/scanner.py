@@ -1,4 +1,4 @@
-"""Many records at once from their bytes to keys, where they have the usual form."""
+"""Encodes many JSON records at once from their bytes, if they have the plain form."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from stream_ctr.features.scan.plan import (
 from stream_ctr.features.scan.record_kernels import scan_records
 
 MOST_SETS: Final = 256
-"""Sets of ignored names that are kept."""
+"""Number of cached sets of ignored names."""
 _KINDS: Final = {"categorical": TEXT, "integer": INTEGER, "multi": LISTED}
 
 
 class RecordScanner:
-    """Keys of records in JSON, for :meth:`stream_ctr.features.keys.encoder.KeyEncoder.complete`.
+    """Keys of JSON records, for :meth:`stream_ctr.features.keys.encoder.KeyEncoder.complete`.
 
-    What it is sure of is what a careful decoder and :meth:`stream_ctr.features.keys.encoder.KeyEncoder.keys`
-    come to, but for the values beside the features: these it only sees to be named once.
+    If it is sure of a record, the keys equal those of a full decoder and
+    :meth:`stream_ctr.features.keys.encoder.KeyEncoder.keys`. It does not check the values outside the
+    features, only that their keys are not repeated.
 
     >>> from stream_ctr.features.keys.encoder import KeyEncoder
     >>> fields = (FieldConfig("site"), FieldConfig("visits", "integer"))
@@ -48,10 +49,10 @@ class RecordScanner:
     """
 
     def __init__(self, fields: tuple[FieldConfig, ...], unknown: UnknownFeatures = "refuse") -> None:
-        """``unknown`` says what becomes of a feature that no field names.
+        """``unknown`` decides whether features without a field are rejected or ignored.
 
         Raises:
-            ConfigError: the fields contradict themselves.
+            ConfigError: the fields are not a valid schema.
         """
         check_fields(fields)
         self._columns = [Column(item, slot) for item, slot in zip(fields, _first_slots(fields), strict=True)]
@@ -63,12 +64,12 @@ class RecordScanner:
         self._width = slots + learned + any(column.kind == "multi" for column in self._columns)
         self._schema = self._plan()
         self.ignored_names = lru_cache(maxsize=MOST_SETS)(self._names_of)
-        """The names that the bits of a scanned record stand for."""
-        self.scan([])  # compiled, or loaded from disk, before the first record
+        """The ignored names that the bits of a scanned record represent."""
+        self.scan([])  # compiles or loads the kernels before the first record
 
     def meet(self, names: AbstractSet[str]) -> None:
-        """Take note of the names of a record's features: those without a field are scanned from now on, as
-        far as there is room for them."""
+        """Register the names of a record's features: further scans skip those without a field, up to the
+        limit of ignored names."""
         if not self._ignores or names <= self._known:
             return
         short = sorted(name for name in names - self._known if len(name) <= LONGEST_NAME)
@@ -82,7 +83,7 @@ class RecordScanner:
         return tuple(name for index, name in enumerate(self._ignored) if bits >> index & 1)
 
     def _plan(self) -> Schema:
-        """What the kernels take, for the fields and the names that are ignored."""
+        """The kernels' input for the fields and the ignored names."""
         columns = self._columns
         names = [*self._names, *(name.encode() for name in self._ignored)]
         kinds = [_kind(column) for column in columns]
@@ -111,9 +112,9 @@ class RecordScanner:
 
     def scan(self, values: Sequence[bytes]) -> tuple[NDArray[np.uint64], list[bool], list[int]]:
         """Rows uint64 [B, S + X] for :meth:`stream_ctr.features.keys.encoder.KeyEncoder.complete`, whether
-        each can be relied on, and the bits of :meth:`ignored_names`."""
+        the scan is sure of each row, and the bits for :meth:`ignored_names`."""
         start = np.zeros(len(values) + 1, np.int64)
-        # One byte of 0 after each record, so that none is read beyond its end.
+        # A zero byte after each record stops the scan at the record's end.
         np.cumsum([len(value) + 1 for value in values], out=start[1:])
         data = np.frombuffer(bytearray(b"\0".join([*values, b"\0\0\0\0"])), np.uint8)
         keys, sure = np.zeros((len(values), self._width), np.uint64), np.zeros(len(values), np.bool_)

@@ -1,4 +1,4 @@
-"""Values in the plain forms of JSON, from their bytes to keys. Kernels only; see :mod:`.record_kernels`."""
+"""Kernels that scan JSON values in plain form from their bytes to keys; see :mod:`.record_kernels`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from stream_ctr.kernels.decorators import kernel
 from stream_ctr.kernels.xxhash64 import never_zero, xxh64
 
 MOST_DIGITS: Final = 15
-"""Digits of a number: so many are exact in a double, and so is their quotient by a power of ten."""
+"""Largest number of digits: 15 are exact in a double, and their quotient by a power of ten is correctly
+rounded."""
 MOST_CHARACTERS: Final = 40
-"""Length of a number that is ignored."""
+"""Largest length of an ignored number."""
 
 _POWERS = 10.0 ** np.arange(MOST_DIGITS + 1)
 """Exact: powers of ten up to the 22nd are doubles."""
@@ -25,13 +26,14 @@ SPACE, PLUS, ZERO, NINE, UPPER_E, UPPER_F, UPPER_T = 32, 43, 48, 57, 69, 70, 84
 LETTER_A, LOWER_E, LETTER_F, LETTER_L, LETTER_N = 97, 101, 102, 108, 110
 LETTER_R, LETTER_S, LETTER_T, LETTER_U = 114, 115, 116, 117
 LOWER_CASE = 32
-"""The bit by which a small letter differs from its capital."""
+"""The bit in which lower-case and upper-case letters differ."""
 TEXT_TAG = 1
 
 
 @kernel
 def blank(data: NDArray[np.uint8], at: int) -> int:
-    """The first place from ``at`` on that is no white space; data ends with a byte that is none."""
+    """The first position from ``at`` on without white space; the last byte of data must not be white
+    space."""
     while data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9:
         at += 1
     return at
@@ -39,7 +41,7 @@ def blank(data: NDArray[np.uint8], at: int) -> int:
 
 @kernel
 def text_end(data: NDArray[np.uint8], at: int) -> int:
-    """Place of the quote that ends the text whose first byte is at ``at``, or NOT_SURE."""
+    """Position of the quote that ends the text whose first byte is at ``at``, or NOT_SURE."""
     while data[at] != QUOTE:
         if data[at] == BACKSLASH or data[at] < 32:
             return NOT_SURE
@@ -49,7 +51,7 @@ def text_end(data: NDArray[np.uint8], at: int) -> int:
 
 @kernel
 def same(one: NDArray[np.uint8], at: int, other: NDArray[np.uint8], start: int, length: int) -> bool:
-    """Whether ``length`` bytes of ``one`` from ``at`` are those of ``other`` from ``start``."""
+    """Whether ``length`` bytes of ``one`` from ``at`` equal those of ``other`` from ``start``."""
     index = 0
     while index < length and one[at + index] == other[start + index]:
         index += 1
@@ -58,8 +60,8 @@ def same(one: NDArray[np.uint8], at: int, other: NDArray[np.uint8], start: int, 
 
 @kernel
 def number_end(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
-    """Of the number at ``at``: place after it, its digits as an integer, digits after the point (-1: no
-    point). NOT_SURE for a form that is not plain: an exponent, a zero with a sign, too many digits."""
+    """Parse the number at ``at``: position after it, digits as an integer, number of digits after the point
+    (-1: no point). NOT_SURE for other forms: an exponent, a negative zero, too many digits."""
     first = at + (data[at] == MINUS)
     at, value, point = first, 0, -1
     while True:
@@ -86,15 +88,15 @@ def number_end(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
 
 @kernel
 def _is_word(data: NDArray[np.uint8], at: int, second: int, third: int, fourth: int) -> bool:
-    """Whether three letters, small or capital, are these."""
+    """Whether three letters are these, ignoring case."""
     letters = data[at] | LOWER_CASE, data[at + 1] | LOWER_CASE, data[at + 2] | LOWER_CASE
     return letters == (second, third, fourth)
 
 
 @kernel
 def plain_end(data: NDArray[np.uint8], start: int, stop: int) -> int:
-    """The end of what a text counts as: ``stop`` for most, the point of ``3.0``, and NOT_SURE for what
-    :func:`stream_ctr.features.keys.values.plain_text` may write in another way."""
+    """The end of a text's canonical form: ``stop`` for most texts, the point of ``3.0``, and NOT_SURE for
+    texts that :func:`stream_ctr.features.keys.values.plain_text` may rewrite."""
     length = stop - start
     if data[start] == UPPER_T or data[start] == UPPER_F:
         true = length == 4 and _is_word(data, start + 1, LETTER_R, LETTER_U, LOWER_E)
@@ -124,7 +126,7 @@ def plain_end(data: NDArray[np.uint8], start: int, stop: int) -> int:
 
 @kernel
 def _item(data: NDArray[np.uint8], at: int, seed: np.uint64) -> tuple[int, np.uint64]:
-    """The place after the value of a list at ``at``, or NOT_SURE, and its key: 0 where it is missing."""
+    """The position after the list item at ``at``, or NOT_SURE, and its key: 0 if it is missing."""
     missing = np.uint64(0)
     if data[at] == QUOTE:
         end = text_end(data, at + 1)
@@ -153,7 +155,8 @@ def _place(
     width: int,
     keeps_last: bool,
 ) -> int:
-    """Write the first or the last ``width`` of ``count`` keys to row, ascending; how many are left out."""
+    """Write the first or last ``width`` of ``count`` keys to row, ascending; returns how many are left
+    out."""
     kept = min(count, width)
     begin = count - kept if keeps_last else 0
     for number in range(kept):
@@ -175,7 +178,7 @@ def _list(
     row: NDArray[np.uint64],
     listed: NDArray[np.uint64],
 ) -> int:
-    """Keys of the list after ``at``, each once, into the field's slots of row; see ``Column.list_keys``."""
+    """Write the distinct keys of the list at ``at`` to the field's slots of row; see ``Column.list_keys``."""
     count, at, seed = 0, blank(data, at + 1), schema.seed[field]
     keeps_last = schema.keeps_last[field]
     while data[at] != CLOSE_LIST:
@@ -237,7 +240,7 @@ def whole_number(
 
 @kernel
 def _boolean(data: NDArray[np.uint8], at: int, seed: np.uint64, row: NDArray[np.uint64], slot: int) -> int:
-    """Write the key of the boolean at ``at``, as its text; the place after it, or NOT_SURE."""
+    """Write the key of the boolean at ``at``, as its text; returns the position after it, or NOT_SURE."""
     true = data[at] == LETTER_T and data[at + 1] == LETTER_R and data[at + 2] == LETTER_U
     false = data[at] == LETTER_F and data[at + 1] == LETTER_A and data[at + 2] == LETTER_L
     end = at + 4 if true else at + 5
@@ -250,9 +253,10 @@ def _boolean(data: NDArray[np.uint8], at: int, seed: np.uint64, row: NDArray[np.
 
 @kernel
 def ignored_value(data: NDArray[np.uint8], at: int) -> int:
-    """The place after a text, number, literal, or flat list of texts and numbers; NOT_SURE for all else.
+    """The position after a text, number, literal, or flat list of texts and numbers; NOT_SURE for anything
+    else.
 
-    Whether numbers and literals are well written is for the typed decoder to say.
+    The typed decoder checks that numbers and literals are valid.
     """
     listed = data[at] == OPEN_LIST
     if listed:
@@ -268,7 +272,7 @@ def ignored_value(data: NDArray[np.uint8], at: int) -> int:
         else:
             start = at
             digits = MINUS <= data[at] <= NINE
-            # An exponent may take a number out of the range that the careful way reads.
+            # Excludes exponents, which may put a number out of the full decoder's range.
             while (MINUS <= data[at] <= NINE) or (not digits and LETTER_A <= data[at] <= LETTER_U):
                 at += 1
             if at == start or at - start > MOST_CHARACTERS:
@@ -293,9 +297,10 @@ def other_value(
     numbers: NDArray[np.float64],
     listed: NDArray[np.uint64],
 ) -> int:
-    """Write the key of a boolean, a list or a float field's number; the place after it, or NOT_SURE.
+    """Write the key of a boolean, a list or a float field's number; returns the position after it, or
+    NOT_SURE.
 
-    row uint64 [S + X] and numbers float64 [S + X] are the same memory; listed uint64 [MOST_KEYS] is written.
+    row uint64 [S + X] and numbers float64 [S + X] share memory; listed uint64 [MOST_KEYS] is overwritten.
     """
     kind, slot = schema.kind[field], schema.slot[field]
     if kind == LISTED:

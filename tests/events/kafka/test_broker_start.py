@@ -1,4 +1,4 @@
-"""``deploy/kafka/start`` says in one line why it cannot start."""
+"""``deploy/kafka/start`` reports in one line why it cannot start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kafka's own cases: addresses, brokers that are not there, go away, stall or come back."""
+"""Cases specific to Kafka: URLs, and brokers that are missing, stop, stall or recover."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from stream_ctr.errors import LogError, OffsetRangeError, UsageError
 from stream_ctr.events.kafka import reader as kafka_reader
 from stream_ctr.events.kafka.client import fetcher, kafka, servers_of
-from stream_ctr.events.kafka.fetcher import BY_ID, take_over
+from stream_ctr.events.kafka.fetcher import BY_ID, install_fetcher
 from stream_ctr.events.kafka.log import KafkaLog
 from stream_ctr.events.kafka.reader import KafkaReader
 from stream_ctr.events.limits import ReadLimits
@@ -39,7 +39,7 @@ def test_an_address_names_one_or_more_servers() -> None:
     ["kafka://", "kafka://one", "kafka://one:0", "kafka://one:65536", "kafka://one:1,", "kafka://a:b@c:1"],
 )
 def test_another_form_of_address_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match=r"is no log address; write kafka://host:port\[,host:port\]$"):
+    with pytest.raises(UsageError, match=r"is not a log URL; write kafka://host:port\[,host:port\]$"):
         KafkaLog(url)
 
 
@@ -62,12 +62,12 @@ def stranger() -> Iterator[socket.socket]:
         yield server
 
 
-def test_a_server_that_says_nothing_is_no_broker(stranger: socket.socket) -> None:
+def test_a_silent_server_is_rejected(stranger: socket.socket) -> None:
     with pytest.raises(LogError, match=r"no broker can be reached \(no answer in time\)"):
         KafkaLog(f"kafka://127.0.0.1:{stranger.getsockname()[1]}", timeout_seconds=0.2)
 
 
-def test_a_server_that_speaks_otherwise_is_no_broker(stranger: socket.socket) -> None:
+def test_a_server_with_another_protocol_is_rejected(stranger: socket.socket) -> None:
     def answer() -> None:
         connection, _ = stranger.accept()
         with connection:
@@ -76,23 +76,23 @@ def test_a_server_that_speaks_otherwise_is_no_broker(stranger: socket.socket) ->
 
     thread = threading.Thread(target=answer)
     thread.start()
-    with pytest.raises(LogError, match="what answers is not Kafka"):
+    with pytest.raises(LogError, match="the server is not a Kafka broker"):
         KafkaLog(f"kafka://127.0.0.1:{stranger.getsockname()[1]}")
     thread.join()
 
 
-def test_the_client_library_keeps_quiet_unless_told() -> None:
+def test_the_client_library_logs_nothing_by_default() -> None:
     assert not logging.getLogger("kafka.net.manager").isEnabledFor(logging.CRITICAL)
 
 
 def recreate(log: KafkaLog, topic: str) -> None:
-    """Delete a topic and create it again; returns when the second one is there."""
+    """Delete a topic and create it again; returns when the new topic exists."""
     first = log.topic_id(topic)
     admin = kafka.KafkaAdminClient(bootstrap_servers=servers_of(log.url))
     admin.delete_topics([topic])
     admin.close()
     deadline = time.monotonic() + 60
-    while True:  # a deletion takes a moment to be over
+    while True:  # a deletion takes a moment
         try:
             log.create_topic(topic, 1)
             second = log.topic_id(topic)
@@ -106,11 +106,12 @@ def recreate(log: KafkaLog, topic: str) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("version", [BY_ID, BY_ID - 1])
-def test_a_recreated_topic_is_never_read_on(
+def test_a_recreated_topic_is_never_read(
     kafka_url: str, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    """Although it was filled beyond the position. Brokers before 3.1 know no ids in a fetch."""
-    monkeypatch.setattr(kafka_reader, "take_over", partial(take_over, most_version=version))
+    """Not even if it holds more entries than the position. Brokers before 3.1 do not support ids in a
+    fetch."""
+    monkeypatch.setattr(kafka_reader, "install_fetcher", partial(install_fetcher, most_version=version))
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 1)
@@ -138,7 +139,7 @@ def test_a_recreated_topic_is_never_read_on(
 
 
 @pytest.mark.kafka
-def test_partitions_that_are_added_are_noticed(kafka_url: str) -> None:
+def test_added_partitions_are_detected(kafka_url: str) -> None:
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 2)
@@ -158,7 +159,7 @@ def test_partitions_that_are_added_are_noticed(kafka_url: str) -> None:
 
 
 @pytest.mark.kafka
-def test_a_compacted_topic_is_known_as_one(kafka_url: str) -> None:
+def test_a_compacted_topic_is_recognised(kafka_url: str) -> None:
     log = KafkaLog(kafka_url)
     own, compacted = f"test-{uuid.uuid4()}", f"test-{uuid.uuid4()}"
     log.create_topic(own, 1)
@@ -171,7 +172,7 @@ def test_a_compacted_topic_is_known_as_one(kafka_url: str) -> None:
 
 
 @pytest.mark.kafka
-def test_a_batch_that_unpacks_beyond_the_limit_is_passed_with_its_place(kafka_url: str) -> None:
+def test_a_batch_above_the_decompression_limit_is_skipped_with_its_place(kafka_url: str) -> None:
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 1)
@@ -192,13 +193,13 @@ def test_a_batch_that_unpacks_beyond_the_limit_is_passed_with_its_place(kafka_ur
         assert time.monotonic() < deadline
     assert [(entry.offset, entry.value) for entry in found] == [(0, b"before"), (30, None), (31, b"after")]
     assert found[1].unread is not None
-    assert "30 records at the offsets 1 to 30, packed by zstd in " in found[1].unread.reason
+    assert "30 records at offsets 1 to 30, compressed by zstd to " in found[1].unread.reason
     reader.close()
     log.close()
 
 
 @pytest.mark.kafka
-def test_what_waits_of_partitions_that_nobody_asks_for_is_let_go_and_fetched_again(
+def test_fetched_data_of_partitions_that_are_not_polled_is_dropped_and_fetched_again(
     kafka_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_reader, "HELD_BYTES", 100_000)
@@ -227,8 +228,8 @@ def test_what_waits_of_partitions_that_nobody_asks_for_is_let_go_and_fetched_aga
 
 
 @pytest.mark.kafka
-def test_a_transaction_that_was_taken_back_is_not_read_and_holds_nothing_up(kafka_url: str) -> None:
-    """As a stream engine writes: marks of transactions take offsets, at the end of the partition too."""
+def test_an_aborted_transaction_is_not_read_and_blocks_nothing(kafka_url: str) -> None:
+    """As a stream engine writes: control records take up offsets, also at the end of the partition."""
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 1)
@@ -260,12 +261,12 @@ def test_a_transaction_that_was_taken_back_is_not_read_and_holds_nothing_up(kafk
 
 @pytest.mark.kafka
 def test_entries_are_read_in_compiled_code(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client library that is made otherwise would be read five times slower, without a word."""
+    """With other internals of the client library, reading would silently be five times slower."""
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 1)
     log.append(topic, records_of(b"one", b"two"))
-    monkeypatch.delattr(fetcher.Fetcher.PartitionRecords, "take")  # kafka-python's own way is gone
+    monkeypatch.delattr(fetcher.Fetcher.PartitionRecords, "take")  # disables kafka-python's own parsing
     reader = log.reader({TopicPartition(topic, 0): 0})
     assert [entry.value for entry in reader.poll(9, 30.0)] == [b"one", b"two"]
     reader.close()
@@ -298,7 +299,7 @@ def test_records_damaged_on_the_brokers_disk_are_one_line(broker: Broker) -> Non
 
 @pytest.mark.kafka
 def test_records_of_any_event_time_stay(kafka_url: str) -> None:
-    """Kafka would drop the first within minutes and refuse the second, were the topic not told otherwise."""
+    """With default topic settings Kafka would drop the first within minutes and reject the second."""
     log = KafkaLog(kafka_url)
     topic = f"test-{uuid.uuid4()}"
     log.create_topic(topic, 1)
@@ -308,7 +309,7 @@ def test_records_of_any_event_time_stay(kafka_url: str) -> None:
 
 
 @pytest.mark.kafka
-def test_what_is_acknowledged_lies_in_the_brokers_own_files(broker: Broker) -> None:
+def test_acknowledged_records_are_in_the_brokers_files(broker: Broker) -> None:
     log = KafkaLog(broker.url)
     log.create_topic("impressions", 2)
     value = bytes(range(256)) * 3
@@ -354,7 +355,7 @@ def test_a_broker_killed_mid_stream_loses_nothing_and_the_reader_repeats_nothing
         found += reader.poll(30, 1.0)
         assert time.monotonic() < deadline
     assert [entry.offset for entry in found] == list(range(len(found)))
-    # A batch whose acknowledgement died with the broker is appended again: at least once, in order.
+    # A batch whose acknowledgement was lost with the broker is appended again: at least once, in order.
     assert list(dict.fromkeys(entry.value for entry in found)) == [b"%d" % i for i in range(appended)]
     assert len(found) - appended in (0, 10)
     assert reader.healthy
@@ -364,7 +365,7 @@ def test_a_broker_killed_mid_stream_loses_nothing_and_the_reader_repeats_nothing
 
 
 def append_in_the_end(log: KafkaLog, value: bytes) -> None:
-    """Append to a broker that is there, and may be slow to be its old self again."""
+    """Append to a broker that has restarted and may still be recovering."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -393,7 +394,7 @@ def test_appends_fail_in_time_and_work_again_after_a_stall_and_a_kill(broker: Br
     broker.kill()
     with pytest.raises(LogError):
         log.append("events", records_of(b"killed"))
-    with pytest.raises(LogError, match="Kafka did not give topic 'events'"):
+    with pytest.raises(LogError, match="Kafka failed to describe topic 'events'"):
         log.end_offsets("events")
     broker.start()
     append_in_the_end(log, b"after kill")
@@ -401,7 +402,7 @@ def test_appends_fail_in_time_and_work_again_after_a_stall_and_a_kill(broker: Br
     values: list[bytes | None] = []
     while b"after kill" not in values:
         values += [entry.value for entry in reader.poll(10, 1.0)]
-    # An append that was given up may have reached the broker all the same, and was made again.
+    # An append that failed may still have reached the broker before it was repeated.
     kept = [value for value in values if value and value[:5] in (b"befor", b"after")]
     assert list(dict.fromkeys(kept)) == [b"before", b"after stall", b"after kill"]
     reader.close()

@@ -1,4 +1,4 @@
-"""Compiled reading of record batches beside kafka-python's own, on the same bytes."""
+"""Compiled parsing of record batches, compared with kafka-python's parser on the same bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def batch(
     producer: int = -1,
     transactional: bool = False,
 ) -> bytes:
-    """A batch as a broker keeps it; ``records`` are offset less ``base``, time, key, value, headers."""
+    """A batch as a broker stores it; ``records`` are offset minus ``base``, time, key, value, headers."""
     from kafka.record.default_records import DefaultRecordBatchBuilder  # after kafka_client: it warns
 
     sequence = 0 if producer >= 0 else -1
@@ -62,19 +62,19 @@ def batch(
 
 
 def sealed(made: bytearray) -> bytes:
-    """With its checksum."""
+    """The batch with a valid checksum."""
     struct.pack_into(">I", made, 17, crc32c(bytes(made[21:])))
     return bytes(made)
 
 
 def mark(base: int, producer: int, *, commit: bool) -> bytes:
-    """The batch by which a broker ends a transaction."""
+    """The control batch with which a broker ends a transaction."""
     key, value = struct.pack(">hh", 0, int(commit)), struct.pack(">hi", 0, 0)
     return batch(base, [(0, 7, key, value, ())], attributes=CONTROL, producer=producer, transactional=True)
 
 
 class Aborted(NamedTuple):
-    """A transaction that was taken back, as a fetch names it."""
+    """An aborted transaction, as a fetch lists it."""
 
     producer_id: int
     first_offset: int
@@ -92,7 +92,7 @@ def fetched(
 def taken(
     read: FetchedBatches | LegacyMessages, at_once: int = EVERYTHING, most_bytes: int = EVERYTHING
 ) -> list[Entry]:
-    """Everything, at most so much at once; up to a failure, if there is one."""
+    """All entries up to a failure, taken in steps of limited size."""
     entries: list[Entry] = []
     while not read.done:
         more, size_bytes = read.take(at_once, most_bytes)
@@ -110,7 +110,7 @@ def size(entry: Entry) -> int:
 
 
 def oracle(data: bytes, fetch_offset: int = 0, *aborted: Aborted) -> tuple[list[Entry], int, int]:
-    """Entries, where to fetch next and the leader's epoch, as kafka-python reads them."""
+    """Entries, next offset and leader epoch, as kafka-python reads them."""
     read = fetcher.Fetcher.PartitionRecords(
         fetch_offset,
         kafka.TopicPartition(*PLACE),
@@ -128,7 +128,7 @@ def oracle(data: bytes, fetch_offset: int = 0, *aborted: Aborted) -> tuple[list[
 
 
 def both(data: bytes, fetch_offset: int = 0, *aborted: Aborted) -> list[Entry]:
-    """What both readers make of the bytes, which is the same, however little is taken at once."""
+    """The entries of both readers, which must be equal whatever the size of a take."""
     expected = oracle(data, fetch_offset, *aborted)
     for at_once, most_bytes in ((EVERYTHING, EVERYTHING), (3, EVERYTHING), (EVERYTHING, 1)):
         read = fetched(data, fetch_offset, *aborted)
@@ -182,14 +182,14 @@ def test_random_batches_read_as_kafka_python_reads_them(seed: int) -> None:
             base += 1
     entries = both(data)
     assert entries
-    for cut in (1, 11, 60, len(made) - 1):  # the last batch is not whole
+    for cut in (1, 11, 60, len(made) - 1):  # the last batch is incomplete
         both(data[: len(data) - cut])
     for fetch_offset in (starts[3], starts[3] + 4, entries[-1].offset, base):
         both(data, fetch_offset)
 
 
 @pytest.mark.parametrize("packing", [GZIP, SNAPPY, LZ4, ZSTD])
-def test_packed_batches(packing: int) -> None:
+def test_compressed_batches(packing: int) -> None:
     if not HAVE[packing]():
         pytest.skip("the library of this packing is not installed")
     records = [(i, i, b"key", b"value " * 40, ()) for i in range(50)]
@@ -198,7 +198,7 @@ def test_packed_batches(packing: int) -> None:
 
 
 def failure_of(data: bytes) -> tuple[list[int], str]:
-    """Offsets that are given before the failure, and what it says."""
+    """Offsets of the entries before the failure, and its message."""
     read = fetched(data)
     given = [entry.offset for entry in taken(read)]
     assert isinstance(read.failure, errors.CorruptRecordError | errors.UnsupportedCodecError)
@@ -207,21 +207,22 @@ def failure_of(data: bytes) -> tuple[list[int], str]:
     return given, str(read.failure.args[0])
 
 
-def test_a_packing_without_its_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_without_its_library_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     good = batch(0, [(0, 1, b"k", b"v", ())])
     unknown = batch(5, [(0, 0, b"", b"", ())], attributes=6)
     assert failure_of(good + unknown) == (
         [0],
-        "events[2] holds records packed in a way that is not known: 6",
+        "events[2] holds records with an unknown compression codec: 6",
     )
     monkeypatch.setitem(decompression._CODECS, LZ4, ("lz4", lambda: False, decompression._lz4))
     assert failure_of(batch(5, [(0, 0, b"", b"", ())], attributes=LZ4)) == (
         [],
-        "events[2] holds records packed by lz4, whose library is not installed; install stream-ctr[codecs]",
+        "events[2] holds records compressed by lz4, whose library is not installed; "
+        "install stream-ctr[codecs]",
     )
 
 
-def test_transactions_that_hold_and_that_were_taken_back() -> None:
+def test_committed_and_aborted_transactions() -> None:
     taken_back = batch(0, [(0, 1, b"a", b"no", ())], producer=8, transactional=True)
     kept = batch(1, [(0, 1, b"b", b"yes", ())], producer=9, transactional=True)
     plain = batch(2, [(0, 1, b"c", b"yes", ())])
@@ -241,7 +242,7 @@ def test_formats_before_magic_2_are_read_as_before() -> None:
     assert [entry.offset for entry in both(bytes(builder.build()))] == [0, 1, 2]
 
 
-def test_a_batch_emptied_by_compaction_is_passed() -> None:
+def test_a_batch_emptied_by_compaction_is_skipped() -> None:
     data = batch(10, [], last=6) + batch(17, [(0, 1, None, None, ())])
     assert [entry.offset for entry in both(data, 10)] == [17]
     assert both(batch(10, [], last=6), 10) == []
@@ -250,7 +251,7 @@ def test_a_batch_emptied_by_compaction_is_passed() -> None:
     assert (nothing.done, nothing.next_offset, nothing.leader_epoch) == (True, 10, -1)
 
 
-def test_what_comes_before_a_damaged_batch_is_given_and_then_it_is_named() -> None:
+def test_entries_before_a_damaged_batch_are_returned_before_the_error() -> None:
     good, other = batch(0, [(0, 1, b"k", b"v", ())]), bytearray(batch(7, [(0, 1, b"k", b"v", ())]))
     other[-1] ^= 1
     with pytest.raises(errors.CorruptRecordError):
@@ -266,29 +267,30 @@ def damaged(made: bytes, at: int, put: bytes) -> bytes:
     return sealed(changed)
 
 
-def test_every_damage_under_a_right_checksum_is_named() -> None:
+def test_every_damage_under_a_valid_checksum_is_named() -> None:
     good, one = batch(0, [(0, 1, b"k", b"v", ())]), batch(4, [(0, 1, b"key", b"value", (("h", b"x"),))])
     many = struct.pack(">i", 2**31 - 1)
     where = "events[2]: the record batch at offset 4 "
     assert failure_of(good + damaged(one, 57, many)) == ([0], where + "cannot hold 2147483647 records")
     assert failure_of(good + damaged(one, 57, b"\xff\xff\xff\xff"))[1] == where + "cannot hold -1 records"
-    assert failure_of(good + damaged(one, 57, bytes(4)))[1] == where + "holds a record of another form"
+    assert failure_of(good + damaged(one, 57, bytes(4)))[1] == where + "holds a malformed record"
     name = one.index(b"\x02h\x02x") + 1
     assert failure_of(good + damaged(one, name, b"\xff")) == (
         [0],
-        "events[2]: a header's name at offset 4 is not in UTF-8",
+        "events[2]: a header name at offset 4 is not UTF-8",
     )
     packed = batch(4, [(0, 1, b"key", bytes(999), ())], GZIP)
-    assert failure_of(good + damaged(packed, 61, b"no"))[1].startswith(where + "cannot be unpacked: ")
+    assert failure_of(good + damaged(packed, 61, b"no"))[1].startswith(where + "cannot be decompressed: ")
     assert failure_of(good + struct.pack(">qi", 4, 3) + bytes(3)) == (
         [0],
-        "events[2]: what follows the last record batch is none",
+        "events[2]: the data after the last record batch is invalid",
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_bytes_are_read_beyond_their_end_or_taken_for_records_that_are_not_there(seed: int) -> None:
-    """Any byte of the records changed: a damage, or another record that kafka-python reads alike."""
+def test_changed_bytes_never_cause_reads_beyond_the_end_or_phantom_records(seed: int) -> None:
+    """Each changed byte either is reported as damage or gives a record that kafka-python reads
+    identically."""
     random = np.random.default_rng(seed)
     made = batch(4, [(i, 1, b"key", b"v" * i, (("h", b"x"), ("i", None))) for i in range(4)])
     failed = 0
@@ -298,12 +300,12 @@ def test_no_bytes_are_read_beyond_their_end_or_taken_for_records_that_are_not_th
         entries = taken(read)
         if read.failure is not None:
             failed += 1
-        elif changed[at] < 128:  # beyond that the attributes of a record differ: a byte, there a varint
+        elif changed[at] < 128:  # from 128 on, kafka-python reads the attributes as a varint, not as a byte
             assert entries == oracle(changed, -(2**63))[0]
     assert failed > 20
 
 
-def test_a_head_of_any_bytes_is_no_reason_to_crash() -> None:
+def test_a_header_of_random_bytes_does_not_crash() -> None:
     random = np.random.default_rng(1)
     for _ in range(300):
         data = bytearray(random.bytes(int(random.integers(0, 200))))
@@ -316,8 +318,8 @@ def test_a_head_of_any_bytes_is_no_reason_to_crash() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_left_of_transactions_is_what_kafka_python_leaves(seed: int) -> None:
-    """Producers with several transactions each, and others between them; each ends one way or the other."""
+def test_random_transactions_read_as_kafka_python_reads_them(seed: int) -> None:
+    """Several interleaved transactions per producer, committed or aborted, with other records in between."""
     random = np.random.default_rng(seed)
     data, offset = b"", 0
     begun: dict[int, int] = {}
@@ -360,7 +362,7 @@ PACKINGS = [GZIP, SNAPPY, LZ4, ZSTD]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_a_batch_that_unpacks_beyond_the_limit_is_one_entry_and_reading_goes_on(packing: int) -> None:
+def test_a_batch_above_the_decompression_limit_is_one_entry_and_reading_continues(packing: int) -> None:
     if not HAVE[packing]():
         pytest.skip("the library of this packing is not installed")
     small: list[Sent] = [(0, 5, b"k", b"v", ())]
@@ -375,18 +377,19 @@ def test_a_batch_that_unpacks_beyond_the_limit_is_one_entry_and_reading_goes_on(
     assert pointer.unread.size_bytes == len(bomb)
     name = decompression.codec_name(packing)
     assert pointer.unread.reason == (
-        f"the record batch of 9 records at the offsets 1 to 9, packed by {name} in {len(bomb) - 61} bytes, "
-        "is larger than log.max_batch_bytes = 800000 when it is unpacked; its records are not read"
+        f"the record batch of 9 records at offsets 1 to 9, compressed by {name} to {len(bomb) - 61} bytes, "
+        "exceeds log.max_batch_bytes = 800000 after decompression; its records were not read"
     )
-    # A start in the middle of the batch, as after a checkpoint, meets it once more; one behind it does not.
+    # A start in the middle of the batch, as after a checkpoint, returns its entry again; a start after it
+    # does not.
     assert [entry.offset for entry in taken(fetched(data, 5, limits=limits))] == [9, 10]
     assert [entry.offset for entry in taken(fetched(data, 10, limits=limits))] == [10]
     assert len(taken(fetched(data, limits=ReadLimits(batch=1_000_000)))) == 11
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_unpacking_stops_at_the_limit(packing: int) -> None:
-    """What a gigabyte packs into is not unpacked to see how large it is."""
+def test_decompression_stops_at_the_limit(packing: int) -> None:
+    """A gigabyte in a small batch is not decompressed to learn its size."""
     if not HAVE[packing]():
         pytest.skip("the library of this packing is not installed")
     pack = {
@@ -415,11 +418,11 @@ def test_a_record_above_the_limit_is_left_in_the_log() -> None:
     assert pointer[:7] == (*PLACE, 1, 4, None, None, ())
     assert pointer.unread is not None
     assert 5000 < pointer.unread.size_bytes < 5050
-    assert pointer.unread.reason.endswith("bytes, more than 1000: it is not read")
+    assert pointer.unread.reason.endswith("bytes, more than the limit of 1000; it was not read")
     assert both(data)[1].value == bytes(5000)
 
 
-def test_what_is_taken_at_once_is_bounded_in_bytes() -> None:
+def test_the_size_of_one_take_is_bounded_in_bytes() -> None:
     records: list[Sent] = [(i, 1, None, bytes(10_000), ()) for i in range(50)]
     for packing in (NONE, ZSTD):
         read = fetched(batch(0, records, packing))
@@ -438,14 +441,14 @@ def test_messages_before_magic_2_are_bounded_too() -> None:
     for offset in range(9):
         builder.append(offset, 12, b"key", bytes(100_000))
     made = bytearray(builder.build())
-    struct.pack_into(">q", made, 0, 8)  # a broker gives it the last offset of what it packs
+    struct.pack_into(">q", made, 0, 8)  # a broker stores the last offset of the compressed messages
     data = bytes(made)
     whole = both(data)
     assert [entry.offset for entry in whole] == list(range(9))
     (pointer,) = taken(fetched(data, limits=ReadLimits(batch=500_000)))
     assert (pointer.offset, pointer.value) == (8, None)
     assert pointer.unread is not None
-    assert "packed by gzip" in pointer.unread.reason
+    assert "compressed by gzip" in pointer.unread.reason
     kept = taken(fetched(data, limits=ReadLimits(record=1000)))
     assert all(entry.value is None and entry.unread is not None for entry in kept)
     assert len(kept) == 9

@@ -1,4 +1,4 @@
-"""Kafka with encryption and logins: a real broker with certificates made here."""
+"""Kafka with encryption and logins: a real broker with generated certificates."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ org.apache.kafka.common.security.scram.ScramLoginModule required;
 
 @dataclass
 class Secured:
-    """A broker with three ways in."""
+    """A broker with three listeners."""
 
     plain: str
     encrypted: str
-    """Asks the client for a certificate, too."""
+    """Also requires a client certificate."""
     login: str
     folder: Path
 
@@ -123,7 +123,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 def there_and_back(url: str, security: SecurityConfig) -> None:
-    """Create, append, read and ask, each over its own connection."""
+    """Create, append, read and query, each over its own connection."""
     log = open_log(url, security=security)
     try:
         log.create_topic("events", 1)
@@ -141,7 +141,7 @@ def test_a_login_over_tls_writes_and_reads(secured: Secured, mechanism: Mechanis
     there_and_back(secured.login, secured.config(mechanism))
 
 
-def test_a_client_certificate_is_a_way_in(secured: Secured) -> None:
+def test_a_client_certificate_is_accepted(secured: Secured) -> None:
     folder = secured.folder
     config = SecurityConfig(
         protocol="SSL",
@@ -163,7 +163,7 @@ def test_a_wrong_password_is_one_line_without_it(
     with pytest.raises(LogError) as raised:
         KafkaLog(secured.login, timeout_seconds=5, security=secured.config(mechanism))
     assert str(raised.value) == (
-        f"{secured.login}: Kafka refuses user 'ada' with mechanism {mechanism}; check log.security.username, "
+        f"{secured.login}: Kafka rejects user 'ada' with mechanism {mechanism}; check log.security.username, "
         "log.security.mechanism and the password (STREAM_CTR_LOG_PASSWORD or log.security.password_file)"
     )
     assert threading.active_count() == threads
@@ -175,21 +175,21 @@ def test_a_broker_of_another_authority_is_not_trusted(secured: Secured) -> None:
         open_log(secured.login, security=replace(secured.config(), ca_file=stranger))
 
 
-def test_a_certificate_for_another_host_is_refused_unless_told(secured: Secured) -> None:
+def test_a_certificate_for_another_host_is_rejected_unless_configured(secured: Secured) -> None:
     url = secured.login.replace("127.0.0.1", "localhost")
     with pytest.raises(LogError, match=r"[Hh]ostname mismatch|IP address mismatch"):
         open_log(url, security=secured.config())
     open_log(url, security=replace(secured.config(), check_hostname=False)).close()
 
 
-def test_plain_and_encrypted_ports_are_told_apart(secured: Secured) -> None:
+def test_plain_and_encrypted_ports_are_distinguished(secured: Secured) -> None:
     with pytest.raises(LogError, match=r"expects encryption \(log\.security\.protocol\)"):
         open_log(secured.login)
-    with pytest.raises(LogError, match=r"does not encrypt on this port \(log\.security\.protocol\)"):
+    with pytest.raises(LogError, match=r"does not use encryption on this port \(log\.security\.protocol\)"):
         open_log(secured.plain, security=secured.config())
 
 
-def test_the_commands_get_in_and_show_no_password(secured: Secured, tmp_path: Path) -> None:
+def test_the_commands_log_in_and_show_no_password(secured: Secured, tmp_path: Path) -> None:
     config = tmp_path / "F.toml"
     config.write_text(
         f'[log]\nurl = "{secured.login}"\n[log.security]\nprotocol = "SASL_SSL"\nusername = "ada"\n'

@@ -1,4 +1,4 @@
-"""Settings of the log's security: contradictions are refused, secrets stay out of files and messages."""
+"""Security settings of the log: contradictions are rejected, secrets stay out of files and messages."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from stream_ctr.events.open import open_log
 LOGIN = SecurityConfig(protocol="SASL_PLAINTEXT", username="ada")
 
 
-def test_the_password_of_the_environment_wins_over_the_file_and_shows_nowhere(tmp_path: Path) -> None:
+def test_the_password_of_the_environment_overrides_the_file_and_is_shown_nowhere(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text(" from file \r\n", "utf-8")
     config = SecurityConfig(protocol="SASL_PLAINTEXT", username="ada", password_file=str(file))
     assert Access(config, {}).options()["sasl_plain_password"] == " from file "
     access = Access(config, {PASSWORD_VARIABLE: "from environment"})
     assert access.options()["sasl_plain_password"] == "from environment"
-    for text in (repr(access), str(access), access.refused(), repr(config), str(asdict(config))):
+    for text in (repr(access), str(access), access.login_rejected(), repr(config), str(asdict(config))):
         assert "from environment" not in text
         assert "from file" not in text
 
@@ -52,13 +52,13 @@ def test_settings_that_cannot_work_are_one_line(config: SecurityConfig, message:
         Access(config, {})
 
 
-def test_files_that_are_something_else_are_named(tmp_path: Path) -> None:
+def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("hello\n", "utf-8")
-    with pytest.raises(ConfigError, match=r"ca_file = '.*notes.txt' is no PEM file of certificates"):
+    with pytest.raises(ConfigError, match=r"ca_file = '.*notes.txt' is not a PEM file of certificates"):
         Access(SecurityConfig(protocol="SSL", ca_file=str(file)), {})
     own = SecurityConfig(protocol="SSL", certificate_file=str(file), key_file=str(file))
-    with pytest.raises(ConfigError, match=r"certificate_file = '.*' is no certificate with the unencrypted"):
+    with pytest.raises(ConfigError, match=r"certificate_file = '.*' is not a certificate with the"):
         Access(own, {})
 
 
@@ -87,7 +87,7 @@ def test_a_password_in_the_file_is_refused_without_repeating_it(tmp_path: Path) 
     )
 
 
-def test_the_password_variable_is_no_setting_and_is_not_shown(
+def test_the_password_variable_is_not_a_setting_and_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, "s3cret")

@@ -1,4 +1,4 @@
-"""The embedded log's own cases: its file, other files, kills, and locks."""
+"""Cases specific to the embedded log: its file, other files, kills, and locks."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_another_form_of_address_is_refused(url: str) -> None:
 
 
 def test_a_missing_file_is_an_error_and_stays_missing(url: str) -> None:
-    with pytest.raises(LogError, match=f"^{url}: there is no such log; check the path"):
+    with pytest.raises(LogError, match=f"^{url}: the log does not exist; check the path"):
         SqliteLog(url)
     assert not path_of(url).exists()
 
 
-def test_creating_makes_folders_and_takes_names_as_they_are(tmp_path: Path) -> None:
+def test_creating_a_log_makes_folders_and_keeps_names_literally(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new folder/a?b#c%20d.db"
     SqliteLog(url, create=True).close()
     assert (tmp_path / "new folder" / "a?b#c%20d.db").exists()
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_an_error(url: str, log: SqliteLog) -> None:
         damaged.append("events", [Record(b"k", b"v", 0)])
 
 
-def test_another_file_in_its_place_is_noticed(url: str, log: SqliteLog) -> None:
+def test_a_replaced_file_is_detected(url: str, log: SqliteLog) -> None:
     reader = log.reader({TopicPartition("events", 0): 0})
     path_of(url).rename(path_of(url).with_suffix(".old"))
     other = SqliteLog(url, create=True)
@@ -152,7 +152,7 @@ def test_a_full_disk_loses_the_append_and_nothing_else(url: str, log: SqliteLog)
 
 
 def test_commits_are_flushed_to_the_disk(log: SqliteLog) -> None:
-    """A kill cannot show a missing flush, as the page cache outlives the process."""
+    """Killing the process cannot reveal a missing flush, because the page cache survives it."""
     assert log._file.execute("PRAGMA synchronous") == [(2,)]
     assert log._file.execute("PRAGMA journal_mode") == [("wal",)]
 
@@ -175,7 +175,7 @@ def test_threads_share_one_log(log: SqliteLog) -> None:
     reader.close()
 
 
-def test_a_trim_of_many_steps_makes_room_that_is_used_again(url: str, log: SqliteLog) -> None:
+def test_a_trim_of_many_steps_frees_space_for_reuse(url: str, log: SqliteLog) -> None:
     records = [Record(b"k", bytes(200), 0)] * 25_000
     log.append("events", records)
     log.trim("events", 0, 25_000)
@@ -196,7 +196,7 @@ log.close()
 """
 
 
-def test_processes_that_create_at_once_agree(url: str) -> None:
+def test_processes_that_create_a_log_at_once_agree(url: str) -> None:
     command = [sys.executable, "-c", _CREATOR, url]
     creators = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     answers = {creator.communicate(timeout=120)[0] for creator in creators}

@@ -1,4 +1,4 @@
-"""Features to keys: what shares a key and what does not, what is refused, what is learned."""
+"""Encoding of features as keys: shared and distinct keys, rejected values, learned buckets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def key(name: str, data: bytes) -> int:
 
 
 def as_text(value: object) -> bytes:
-    """The rule for categorical fields, written again."""
+    """An independent implementation of the rule for categorical fields."""
     if isinstance(value, str) and re.fullmatch(
         r"-?(0|[1-9][0-9]*)(\.0+|(\.[0-9]+)?[eE]\+[0-9]+|\.[0-9]+E[0-9]+)", value
     ):
@@ -168,7 +168,7 @@ def test_a_list_keeps_its_first_values_and_counts_the_others() -> None:
     assert encoder.tally.truncated == 2
 
 
-def test_a_list_keeps_its_last_values_where_the_field_says_so() -> None:
+def test_a_list_keeps_its_last_values_if_the_field_says_so() -> None:
     encoder = KeyEncoder((FieldConfig("tags", "multi", max_values=2, keep="last"),))
     cut = encoder.keys({"tags": ["a", "b", "c", "a"]}).tolist()
     assert encoder.tally.truncated == 1
@@ -183,7 +183,7 @@ def test_repeated_values_of_a_list_are_one_value_in_whatever_form() -> None:
     assert encoder.tally.truncated == 0
 
 
-def test_unknown_features_are_ignored_and_counted_where_the_encoder_says_so() -> None:
+def test_unknown_features_are_ignored_and_counted_if_configured() -> None:
     encoder, strict = KeyEncoder(FIELDS, "ignore"), KeyEncoder(FIELDS)
     event: Event = {"site": "x", "device": "ios", "geo": [{"lat": 1}]}
     assert encoder.keys(event).tolist() == strict.keys({"site": "x"}).tolist()
@@ -219,37 +219,37 @@ def test_states_without_counts_of_unknown_features_load() -> None:
 
 REFUSED = [
     ({"sit": "x"}, "unknown field 'sit': did you mean 'site'"),
-    ({"site": ["x"]}, "a text, number or boolean is due"),
+    ({"site": ["x"]}, "expected a text, number or boolean, got"),
     ({"site": {"a": 1}}, "dict"),
     ({"site": float("nan")}, "nan is not a number"),
     ({"site": 2**63}, "64 bits is too large"),
     ({"site": "\ud800"}, "not valid Unicode"),
-    ({"tags": "x"}, "a list of texts, numbers or booleans is due"),
-    ({"tags": ["x", ["y"]]}, "field 'tags': ['y'] (list) where"),
+    ({"tags": "x"}, "expected a list of texts, numbers or booleans, got"),
+    ({"tags": ["x", ["y"]]}, "field 'tags': expected a list of texts, numbers or booleans, got ['y'] (list)"),
     ({"tags": [float("inf")]}, "inf is not a number"),
     ({"tags": ["\udfff"]}, "not valid Unicode"),
-    ({"visits": False}, "field 'visits': False"),
-    ({"visits": "7.5"}, "a whole number is due"),
-    ({"visits": "9" * 19}, "a whole number is due"),
-    ({"visits": " "}, "a whole number is due"),
-    ({"visits": 7.5}, "a whole number is due"),
+    ({"visits": False}, "got False"),
+    ({"visits": "7.5"}, "expected a whole number, got"),
+    ({"visits": "9" * 19}, "expected a whole number, got"),
+    ({"visits": " "}, "expected a whole number, got"),
+    ({"visits": 7.5}, "expected a whole number, got"),
     ({"visits": float("inf")}, "inf is not a number"),
     ({"visits": 2**63}, "64 bits is too large"),
     ({"visits": -(2**63)}, "64 bits is too large"),
     ({"visits": 10**5000}, "bits is too large"),
     ({"visits": [1]}, "list"),
-    ({"age": "old"}, "a number is due"),
+    ({"age": "old"}, "expected a number, got"),
     ({"age": float("nan")}, "nan is not a number"),
     ({"age": True}, "True"),
     ({"price": float("-inf")}, "-inf is not a number"),
     ({"price": 10**400}, "too large"),
-    ({"price": ["1"]}, "a number is due"),
-    ({"price": "1_0"}, "a number is due"),
+    ({"price": ["1"]}, "expected a number, got"),
+    ({"price": "1_0"}, "expected a number, got"),
 ]
 
 
 @pytest.mark.parametrize(("features", "reason"), REFUSED)
-def test_a_bad_value_is_refused_with_its_reason_and_leaves_no_trace(features: Event, reason: str) -> None:
+def test_a_bad_value_is_rejected_with_its_reason_and_changes_no_state(features: Event, reason: str) -> None:
     encoder = KeyEncoder(FIELDS)
     encoder.keys({"site": 1, "price": 2.0, "tags": ["a", "b", "c", "d"]})
     before = encoder.state()
@@ -303,7 +303,7 @@ def test_chunks_of_any_size_give_the_same_keys_and_state(chunk: int) -> None:
     assert single.state().equals(many.state())
 
 
-def test_a_loaded_encoder_goes_on_as_the_saved_one_would() -> None:
+def test_a_loaded_encoder_continues_like_the_saved_one() -> None:
     saved, loaded = KeyEncoder(FIELDS), KeyEncoder(FIELDS)
     saved.keys_many([*prices(700), {"tags": ["a", "b", "c", "d"]}])
     loaded.load_state(saved.state())
@@ -337,14 +337,14 @@ def test_no_events_have_no_keys() -> None:
         ((), "empty"),
         ((FieldConfig("a"), FieldConfig("a")), "occur once"),
         ((FieldConfig(""),), "occur once"),
-        ((FieldConfig("a", "multi", max_values=0),), "max_values is 0"),
-        ((FieldConfig("a", "float", buckets=1),), "buckets is 1"),
+        ((FieldConfig("a", "multi", max_values=0),), "max_values must be at least 1, got 0"),
+        ((FieldConfig("a", "float", buckets=1),), "buckets must be between 2 and 65536, got 1"),
         ((FieldConfig("a", "float", boundaries=(1.0, 1.0)),), "ascend"),
         ((FieldConfig("a", "float", boundaries=(float("nan"),)),), "finite"),
         ((FieldConfig("a", boundaries=(1.0,)),), "this one is categorical"),
-        ((FieldConfig("a", keep="last"),), "keep is for multi fields"),
+        ((FieldConfig("a", keep="last"),), "keep applies only to multi fields"),
     ],
 )
-def test_fields_that_make_no_schema_are_refused(fields: tuple[FieldConfig, ...], reason: str) -> None:
+def test_invalid_fields_are_rejected(fields: tuple[FieldConfig, ...], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         KeyEncoder(fields)

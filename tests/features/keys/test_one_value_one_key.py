@@ -1,4 +1,4 @@
-"""The same value comes to the same key in every way in: files, log records, rankings, tensors and dicts."""
+"""A value has the same key from every source: files, log records, rankings, tensors and dicts."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ EXACT = 2**53 + 1
 
 
 class Value(NamedTuple):
-    """A value, and how it may be written."""
+    """A value and its notations."""
 
     text: str | None
-    """The text that it counts as in a categorical field; None where it is missing."""
+    """Its canonical text in a categorical field; None if missing."""
     written: tuple[str, ...]
-    """As JSON."""
+    """Notations in JSON."""
     cells: tuple[str, ...]
-    """As a cell of a file."""
+    """Notations in a cell of a file."""
 
 
 VALUES = {
@@ -118,7 +118,7 @@ NO_FLOATS = ('"x"', '"1_0"', '"٣"', '"nan"', '"inf"', '"1e999"', "false", '"Fal
 
 
 def key_of(text: str | None, field: str = "c") -> int:
-    """The documented key, by another implementation of the hash."""
+    """The documented key, from another implementation of the hash."""
     data = b"\0" if text is None else b"\1" + text.encode()
     return xxhash.xxh64_intdigest(data, xxhash.xxh64_intdigest(field.encode()))
 
@@ -128,7 +128,7 @@ def logged(features: str) -> bytes:
 
 
 def of_record(value: bytes) -> list[int]:
-    """Keys of a record, which the careful and the compiled way must agree on."""
+    """Keys of a record, on which the full decoder and the compiled scan must agree."""
     record = RecordDecoder().impression(value)
     keys = ENCODER.peek_keys(record.features).tolist()
     ((_, _, row),) = BatchDecoder(RecordDecoder(), SCANNER).decode(
@@ -161,7 +161,7 @@ def of_ranking(features: str) -> list[int]:
 
 
 def of_tensor(name: str, written: str) -> list[int]:
-    """Keys of a row of one tensor, of the datatype that the value has."""
+    """Keys of a row of one tensor with the value's datatype."""
     value = json.loads(written)
     datatype = {str: "BYTES", bool: "BOOL", int: "INT64", float: "FP64", type(None): "BYTES"}[type(value)]
     body = {"name": name, "shape": [1], "datatype": datatype, "data": [value]}
@@ -180,7 +180,7 @@ def of_tensor(name: str, written: str) -> list[int]:
 
 
 def of_example(example: Example) -> list[int]:
-    """Keys of an example, read at once and through the log."""
+    """Keys of an example, encoded directly and through the log."""
     keys = ENCODER.peek_keys(example.features).tolist()
     assert of_record(Happening(5, "e", example).value()) == keys
     return [int(key) for key in keys]
@@ -253,8 +253,8 @@ def test_a_tensor_of_fewer_digits_has_the_key_of_the_number_that_it_holds(
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_value_of_a_raw_dict_has_the_bytes_that_it_has_everywhere(name: str) -> None:
-    """There the type says what is a number; texts, booleans and the elements of lists are values as here."""
+def test_a_value_of_a_raw_dict_has_its_canonical_bytes(name: str) -> None:
+    """In a raw dict the type marks numbers; texts, booleans and list elements follow the common rules."""
     value = VALUES[name]
     due = None if value.text is None else [b"\1" + value.text.encode()]
     encoder = DictEncoder(fields=2, max_values=2, buckets=4)
@@ -279,7 +279,7 @@ def readers_of(cell: str, folder: Path) -> Iterator[tuple[str, Example]]:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_cell_of_a_public_dataset_has_the_key_that_it_has_everywhere(name: str, tmp_path: Path) -> None:
+def test_a_cell_of_a_public_dataset_has_its_canonical_key(name: str, tmp_path: Path) -> None:
     value = VALUES[name]
     for number, cell in enumerate(value.cells):
         for field, example in readers_of(cell, tmp_path / str(number)):
@@ -287,7 +287,7 @@ def test_a_cell_of_a_public_dataset_has_the_key_that_it_has_everywhere(name: str
             assert int(encoder.keys(example.features)[0]) == key_of(value.text, field), (field, cell)
 
 
-def test_integers_of_criteo_are_read_as_everywhere(tmp_path: Path) -> None:
+def test_integers_of_criteo_have_their_canonical_keys(tmp_path: Path) -> None:
     lines = "".join(criteo_line(integers={1: cell}) for cell in ("3", "3.0", "+3", " 03", "3e0"))
     assert [each.features["I1"] for each in Criteo().read(write(tmp_path / "train.txt", lines))] == [3] * 5
 
@@ -337,7 +337,7 @@ def test_a_missing_value_has_one_key_in_every_kind_of_field(name: str, tmp_path:
 @pytest.mark.parametrize(
     ("kind", "written"), [("i", each) for each in NO_INTEGERS] + [("f", each) for each in NO_FLOATS]
 )
-def test_what_is_no_number_is_refused_everywhere(kind: str, written: str, tmp_path: Path) -> None:
+def test_a_value_that_is_not_a_number_is_rejected_everywhere(kind: str, written: str, tmp_path: Path) -> None:
     features = f'{{"{kind}":{written}}}'
     with pytest.raises(RecordError, match=f"field '{kind}'"):
         of_record(logged(features))
@@ -352,8 +352,9 @@ def test_what_is_no_number_is_refused_everywhere(kind: str, written: str, tmp_pa
         list(read(tmp_path, "delimited", csv_of([{kind: str(json.loads(written))}])))
 
 
-def test_a_frame_of_pandas_has_one_key_whatever_it_is_written_as(tmp_path: Path) -> None:
-    """A whole-number column with gaps is one of floats there, and one of booleans has objects."""
+def test_a_pandas_frame_has_one_key_in_every_file_format(tmp_path: Path) -> None:
+    """pandas stores a column of whole numbers with gaps as floats, and one of booleans with gaps as
+    objects."""
     frame = pd.DataFrame(
         {
             "y": [0, 1, 0, 1],

@@ -1,4 +1,4 @@
-"""Quantiles learned from a stream: error, schedule of publication, state."""
+"""Quantiles learned from a stream: error, publication schedule, state."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_value_that_fills_several_quantiles_has_one_bucket() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 100, 1024, 5000])
-def test_a_loaded_summary_goes_on_as_the_saved_one_would(count: int) -> None:
+def test_a_loaded_summary_continues_like_the_saved_one(count: int) -> None:
     values = np.random.default_rng(5).normal(size=count + 4000)
     summary = fed(values[:count])
     other = QuantileBuckets(16)

@@ -1,4 +1,4 @@
-"""Keys of a request: those of its merged events, whatever context and candidates share."""
+"""The keys of a request equal those of its merged events, whatever context and candidates share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.features.keys.test_encoder import EVENTS, FIELDS, Event
 
 
 def learned_encoder() -> KeyEncoder:
-    """An encoder whose buckets of the price depend on what it has seen."""
+    """An encoder whose price buckets depend on the values observed before."""
     encoder = KeyEncoder(FIELDS)
     encoder.keys_many([{"price": float(number % 17)} for number in range(200)])
     return encoder
@@ -31,7 +31,7 @@ def test_the_keys_of_a_request_are_those_of_its_merged_events(
     assert State.equals(encoder.state(), before)
 
 
-def test_a_candidate_takes_a_value_away_from_its_context() -> None:
+def test_a_candidate_removes_a_value_of_its_context() -> None:
     encoder = learned_encoder()
     keys = encoder.peek_request_keys({"site": "news", "city": "Oslo"}, [{"site": None}, {}, {"site": "a"}])
     alone = [{"city": "Oslo"}, {"site": "news", "city": "Oslo"}, {"site": "a", "city": "Oslo"}]
@@ -50,7 +50,7 @@ def test_a_candidate_takes_a_value_away_from_its_context() -> None:
         ({}, [{"city": "\ud800"}, {"city": "x"}]),
     ],
 )
-def test_what_does_not_fit_the_schema_is_refused_as_in_a_merged_event(
+def test_a_request_outside_the_schema_is_rejected_like_its_merged_event(
     context: Event, candidates: list[Event]
 ) -> None:
     encoder = KeyEncoder(FIELDS)

@@ -1,4 +1,4 @@
-"""Sightings of values without a row: never too few before ageing, bounded, and usable in a flood."""
+"""Sighting counts of values without a row: never too low before ageing, bounded, and usable in a flood."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_sparse_sketch_counts_exactly() -> None:
         assert {count_sighting(sketch, used, key, 9) for key in keys} == {sighting}
 
 
-def test_in_a_flood_of_new_values_few_are_taken_for_known_ones() -> None:
+def test_in_a_flood_of_new_values_few_are_admitted_by_mistake() -> None:
     sketch, used = empty_sketch(1024), np.zeros(DEPTH, np.int64)
     keys = np.random.default_rng(2).integers(1, 2**63, 50_000).astype(np.uint64)
     admitted = sum(count_sighting(sketch, used, key, 2) >= 2 for key in keys)
@@ -40,7 +40,7 @@ def test_in_a_flood_of_new_values_few_are_taken_for_known_ones() -> None:
     assert used.tolist() == used_cells(sketch).tolist()
 
 
-def test_a_value_seen_again_and_again_passes_through_a_flood() -> None:
+def test_a_frequent_value_is_admitted_during_a_flood() -> None:
     sketch, used = empty_sketch(1024), np.zeros(DEPTH, np.int64)
     flood = np.random.default_rng(3).integers(1, 2**63, 5000).astype(np.uint64)
     best = 0

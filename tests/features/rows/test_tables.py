@@ -1,4 +1,4 @@
-"""Rows, counts and ratios against their definition, whatever the chunks; state; growth."""
+"""Rows, counts and ratios compared with their definition, for any chunk size; state; growth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Stream = tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.int64]]
 
 @st.composite
 def streams(draw: st.DrawFn) -> Stream:
-    """Events over few values, so that they meet; times that go forth and back."""
+    """Events over few values, so that values recur; times are not monotonic."""
     events = draw(
         st.lists(
             st.tuples(
@@ -136,12 +136,12 @@ def test_chunks_give_equal_bits_while_the_tables_grow(config: FeaturesConfig) ->
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_saved_and_loaded_in_the_middle_nothing_differs(config: FeaturesConfig) -> None:
+def test_saving_and_loading_mid_stream_changes_no_bit(config: FeaturesConfig) -> None:
     stream = random_stream(2000, 1500)
     head, tail = part(stream, 0, 900), part(stream, 900, 2000)
     saved, loaded = FeatureTables(SLOT_FIELD, 3, config), FeatureTables(SLOT_FIELD, 3, config)
     saved.encode(*head)
-    loaded.encode(*tail)  # what it held before must not matter
+    loaded.encode(*tail)  # its previous content must not matter
     loaded.load_state(saved.state())
     assert loaded.state().equals(saved.state())
     assert loaded.lookup(stream[0]).tolist() == saved.lookup(stream[0]).tolist()
@@ -210,7 +210,7 @@ def test_an_admitted_row_starts_with_the_sightings_before_it() -> None:
     assert tables.field_maximum.tolist() == [3.0]
 
 
-def test_counts_go_on_where_float32_would_stand_still() -> None:
+def test_counts_continue_beyond_the_limit_of_float32() -> None:
     tables = FeatureTables(np.array([0], np.int32), 1, FeaturesConfig())
     encode_one(tables, event(7), PREDICT)
     state = tables.state()
@@ -222,7 +222,7 @@ def test_counts_go_on_where_float32_would_stand_still() -> None:
     assert tables.row_count[1] == tables.field_maximum[0] == 2.0**24 + 3
 
 
-def test_a_ratio_survives_any_silence() -> None:
+def test_a_ratio_survives_any_gap_in_time() -> None:
     config = FeaturesConfig(counts="decayed", half_life_seconds=1.0)
     tables = FeatureTables(np.array([0, 1], np.int32), 2, config)
     encode_one(tables, event(7, 8), PREDICT)
@@ -280,7 +280,7 @@ def test_a_row_seen_after_the_clock_is_refused() -> None:
 def test_the_state_of_other_settings_is_refused() -> None:
     state = FeatureTables(SLOT_FIELD, 3, CONFIGS[0]).state()
     for config in CONFIGS[1:]:
-        with pytest.raises(StateError, match="load it with the features it was saved under"):
+        with pytest.raises(StateError, match=r"restore the \[features\] settings it was saved with"):
             FeatureTables(SLOT_FIELD, 3, config).load_state(state)
 
 

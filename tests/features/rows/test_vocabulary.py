@@ -1,4 +1,4 @@
-"""The key table: against a dict, with keys that all want the same place, and read from a file."""
+"""The key table: compared with a dict, with colliding keys, and read from a file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_server_reads_the_table_from_a_file_it_cannot_write(tmp_path: Path) ->
     asked.flags.writeable = False
     assert lookup_rows(asked, table_keys, table_rows, slot_field).tolist() == tables.lookup(asked).tolist()
     unknown = np.array([[9, 8, 7], [0, 0, 0]], np.uint64)
-    # Two unknown values of field 1 are one default row, once.
+    # Two unknown values of field 1 share the default row, which occurs once.
     assert lookup_rows(unknown, table_keys, table_rows, slot_field).tolist() == [
         [0, 1, ABSENT],
         [ABSENT, ABSENT, ABSENT],
