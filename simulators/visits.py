@@ -17,7 +17,7 @@ import numpy as np
 from simulators.draws import Floats, choose, gauss, uniforms
 from simulators.population import DEVICE_NAMES, Integers
 from simulators.world import Contexts, World, sigmoid
-from stream_ctr.serving.http.rank_api import Candidate, RankRequest
+from stream_ctr.serving.ranking.request import Candidate, RankRequest
 
 VISIT_BLOCK: Final = 256
 """Visits that are made together; their content does not depend on how they are asked for."""

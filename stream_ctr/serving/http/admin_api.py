@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 
 from stream_ctr.errors import StateError, UsageError
-from stream_ctr.serving.http.asgi import Receive, Scope, Send, read_body, respond
-from stream_ctr.serving.http.rank_api import ApiError, malformed
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.http.asgi import Receive, Scope, Send, malformed, read_body, respond
 from stream_ctr.serving.http.router import GET, POST, Routes
 from stream_ctr.serving.routing.routing import Routing
 

@@ -16,23 +16,16 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from stream_ctr.config.serve import ServeConfig
+from stream_ctr.serving.api_error import ApiError, unavailable
 from stream_ctr.serving.http.asgi import Disconnected, Receive, Scope, check_content, read_body
-from stream_ctr.serving.http.rank_api import ApiError
 
 logger = logging.getLogger("stream_ctr.serving")
 
 T = TypeVar("T")
-RETRY_SECONDS: Final = 1
-"""What Retry-After says."""
 FIRST_GUESS_SECONDS: Final = 0.0005
 """Time to compute one request, before any was; then an average over the last ones."""
 MEMORY: Final = 50
 """Requests over which that average runs."""
-
-
-def unavailable(text: str) -> ApiError:
-    """The answer 503, which asks to come again."""
-    return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
 
 
 def overloaded(places: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from stream_ctr.serving.http.rank_api import ApiError
+from stream_ctr.serving.api_error import ApiError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -84,6 +85,19 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, patience_sec
         raise ApiError(
             408, f"the body did not arrive within {patience_seconds:g} seconds", (CLOSE,)
         ) from None
+
+
+@contextmanager
+def malformed() -> Iterator[None]:
+    """Raises ApiError 400 for a body that cannot be decoded, with the reason."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ApiError(400, "the body is not valid UTF-8") from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ApiError(400, f"malformed request: {error}") from None
 
 
 async def respond(

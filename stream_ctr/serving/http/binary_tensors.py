@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import Scope, header, shown
-from stream_ctr.serving.http.rank_api import ApiError
 from stream_ctr.serving.http.tensors import InferInput
 
 EXTENSION: Final = "binary_tensor_data"

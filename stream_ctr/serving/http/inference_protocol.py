@@ -16,8 +16,9 @@ import msgspec
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.predictors.predictor import Predictor
-from stream_ctr.serving.http.admission import Gate, unavailable
-from stream_ctr.serving.http.asgi import OCTETS, Header, Receive, Scope, Send, respond
+from stream_ctr.serving.api_error import ApiError, unavailable
+from stream_ctr.serving.http.admission import Gate
+from stream_ctr.serving.http.asgi import OCTETS, Header, Receive, Scope, Send, malformed, respond
 from stream_ctr.serving.http.binary_tensors import (
     EXTENSION,
     LENGTH_HEADER,
@@ -26,7 +27,6 @@ from stream_ctr.serving.http.binary_tensors import (
     float_bytes,
     split_body,
 )
-from stream_ctr.serving.http.rank_api import ApiError, malformed
 from stream_ctr.serving.http.router import GET, POST, Routes
 from stream_ctr.serving.http.tensors import Datatype, InferInput, TensorMetadata, describe_inputs, features_of
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics

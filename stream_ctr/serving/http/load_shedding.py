@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
-from stream_ctr.serving.http.admission import RETRY_SECONDS, Gate, overloaded
+from stream_ctr.serving.api_error import RETRY_SECONDS, ApiError
+from stream_ctr.serving.http.admission import Gate, overloaded
 from stream_ctr.serving.http.asgi import Scope
 from stream_ctr.serving.http.protocol import PatientProtocol, response
-from stream_ctr.serving.http.rank_api import ApiError
 from stream_ctr.serving.http.tokens import Tokens
+from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
 
 HOLD_SECONDS: Final = 0.25
 """Time until a refusal is told to a connection that has come again too early."""
@@ -33,11 +33,10 @@ MODELS, INFER = b"/v2/models/", b"/infer"
 class Door:
     """One worker's door: who is turned away, and who has to wait to hear it."""
 
-    def __init__(self, gate: Gate, tokens: Tokens, refused: Callable[[bytes], None]) -> None:
-        """``refused`` hears the path of each request that is turned away."""
+    def __init__(self, gate: Gate, tokens: Tokens, metrics: ServeMetrics) -> None:
         self._gate = gate
         self._tokens = tokens
-        self._refused = refused
+        self._metrics = metrics
         self._held: deque[tuple[float, DoorProtocol]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         text = overloaded(gate.places)
@@ -58,7 +57,10 @@ class Door:
             return True  # the application says so; it takes no place
         if self._gate.expect(max(1, self._gate.places // 2) if early else self._gate.places, loop):
             return True
-        self._refused(path)
+        if path == RANK:
+            self._metrics.count_request(503, NO_ARM)
+        else:
+            self._metrics.count_inference(503, NO_ARM)
         return False
 
     def answer(self, closing: bool) -> bytes:

@@ -24,7 +24,7 @@ from stream_ctr.serving.http.inference_protocol import (
     ServerHealth,
     ServerMetadata,
 )
-from stream_ctr.serving.http.rank_api import Candidate, RankAnswer, RankRequest
+from stream_ctr.serving.ranking.request import Candidate, RankAnswer, RankRequest
 from stream_ctr.serving.routing.arm_predictors import Arms
 
 Json = dict[str, Any]

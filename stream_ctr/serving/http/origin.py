@@ -11,8 +11,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import CLOSE, Receive, Scope, Send, check_content, header, shown
-from stream_ctr.serving.http.rank_api import ApiError
 from stream_ctr.serving.http.router import Route
 from stream_ctr.serving.http.tokens import Tokens
 

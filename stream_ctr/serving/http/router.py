@@ -6,8 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import Disconnected, Receive, Scope, Send, respond_error
-from stream_ctr.serving.http.rank_api import ApiError
 from stream_ctr.serving.http.tokens import Tokens
 
 logger = logging.getLogger("stream_ctr.serving")

@@ -28,7 +28,8 @@ import numpy as np
 from stream_ctr.config.features import FieldConfig, FieldKind
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys.column import shown
-from stream_ctr.serving.http.rank_api import ApiError, Features
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.ranking.request import Features
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",

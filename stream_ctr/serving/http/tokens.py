@@ -19,8 +19,8 @@ from typing import Final
 
 from stream_ctr.config.serve import TOKENS_VARIABLE
 from stream_ctr.errors import ConfigError
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import CLOSE, Scope, header
-from stream_ctr.serving.http.rank_api import ApiError
 
 logger = logging.getLogger("stream_ctr.serving")
 

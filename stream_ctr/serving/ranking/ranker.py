@@ -12,9 +12,10 @@ from stream_ctr.events.records import RECORD_VERSION, Impression
 from stream_ctr.experiments.assignment import Reason
 from stream_ctr.experiments.override import check_override
 from stream_ctr.features.keys.tally import Tally
-from stream_ctr.serving.http.admission import unavailable
-from stream_ctr.serving.http.rank_api import (
-    ApiError,
+from stream_ctr.serving.api_error import ApiError, unavailable
+from stream_ctr.serving.metrics import ServeMetrics
+from stream_ctr.serving.ranking.guarded_predict import Asker, Keys, Prediction
+from stream_ctr.serving.ranking.request import (
     Candidate,
     CandidateAnswer,
     Features,
@@ -22,8 +23,6 @@ from stream_ctr.serving.http.rank_api import (
     RankRequest,
     event_time_ms,
 )
-from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.ranking.guarded_predict import Asker, Keys, Prediction
 from stream_ctr.serving.routing.arm_predictors import View
 from stream_ctr.serving.routing.plan import Choice, Plan
 from stream_ctr.serving.routing.routing import Routing
