@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from stream_ctr.config.serve import ServeConfig
-from stream_ctr.serving.http.admission import Gate
+from stream_ctr.serving.http.admission import Admission
 from stream_ctr.serving.http.inference_protocol import OPEN_PATHS as OPEN_V2_PATHS
 from stream_ctr.serving.http.inference_protocol import InferenceProtocol
-from stream_ctr.serving.http.load_shedding import Door
+from stream_ctr.serving.http.load_shedding import LoadShedder
 from stream_ctr.serving.http.openapi import Description
 from stream_ctr.serving.http.operations import HEALTH_PATHS, Operations
-from stream_ctr.serving.http.origin import guarded
+from stream_ctr.serving.http.origin import same_origin_only
 from stream_ctr.serving.http.rank_api import RankApi
 from stream_ctr.serving.http.router import GET, Router, Routes
 from stream_ctr.serving.http.tokens import Tokens
@@ -32,16 +32,16 @@ class RankApp(Router):
         """Raises ConfigError if the tokens are unusable."""
         arms = routing.arms
         tokens = Tokens(serve.token_file) if tokens is None else tokens
-        self.gate = Gate(serve)
-        self.door = Door(self.gate, tokens, metrics)
+        self.admission = Admission(serve)
+        self.load_shedder = LoadShedder(self.admission, tokens, metrics)
         self.operations = Operations(arms, metrics, serve.workers)
         description = Description(arms, serve, len(tokens) > 0, not metrics.left_out.refuses)
         routes: Routes = {
-            **RankApi(serve, routing, exposures, self.gate, metrics).routes,
+            **RankApi(serve, routing, exposures, self.admission, metrics).routes,
             "/openapi.json": (GET, description.show),
             **self.operations.public_metrics,
             **self.operations.health,
-            **InferenceProtocol(serve, arms, self.gate, metrics).routes,
+            **InferenceProtocol(serve, arms, self.admission, metrics).routes,
         }
         hint = "rankings are at POST /v1/rank, everything else is told at /openapi.json"
         super().__init__(routes, tokens, (*HEALTH_PATHS, *OPEN_V2_PATHS), hint)
@@ -51,7 +51,7 @@ class AdminApp(Router):
     """Each worker's admin port: health, metrics, and the routes that steer the server."""
 
     def __init__(self, app: RankApp, tokens: Tokens, routes: Routes) -> None:
-        steering = {path: guarded(route, tokens) for path, route in routes.items()}
+        steering = {path: same_origin_only(route, tokens) for path, route in routes.items()}
         operations = app.operations
         paths: Routes = {**operations.own_metrics, **operations.health, **steering}
         hint = f"here are {', '.join(paths)}"

@@ -28,13 +28,13 @@ from stream_ctr.serving.http.tokens import Tokens
 from stream_ctr.serving.job import Job
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.impression_log import ImpressionLog
-from stream_ctr.serving.ranking.log_gaps import Gaps
+from stream_ctr.serving.ranking.log_gaps import LogGaps
 from stream_ctr.serving.ranking.shadows import Shadows
-from stream_ctr.serving.routing.arm_predictors import Arms
-from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, Running
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
+from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, FixedSettings
 from stream_ctr.serving.routing.routing import Routing
 
-TAKEN: Final = 16
+MAX_ACCEPTS: Final = 16
 """Connections that all workers together take in, in one round of their loops. libuv takes one for each time
 that a socket is given to it: with many to come, and a round as long as an overload makes it, the last would
 wait for seconds."""
@@ -114,11 +114,11 @@ def run_process(
     metrics = ServeMetrics(job.unknown)
     for cause, count in job.replaced.items():
         metrics.replaced.labels(cause).inc(count)
-    arms = Arms(job.experiment, Path(job.state), metrics)
-    file = None if job.config is None else ConfigFile(job.config, Running(serve, job.log, job.state))
+    arms = ArmPredictors(job.experiment, Path(job.state), metrics)
+    file = None if job.config is None else ConfigFile(job.config, FixedSettings(serve, job.log, job.state))
     routing = Routing(arms, Path(job.state), metrics, file)
     opener = partial(open_log, create=True, security=job.log.security)
-    gaps = Gaps(Path(job.state) / FOLDER, metrics.routing)
+    gaps = LogGaps(Path(job.state) / FOLDER, metrics.routing)
     impressions = ImpressionLog(job.log, serve.log_queue, serve.log_queue_bytes, opener, metrics, gaps)
     tokens = Tokens(serve.token_file)
     shadows = Shadows(impressions, routing, metrics)
@@ -134,13 +134,13 @@ def run_process(
         stack.callback(arms.stop)
         routing.start(serve.poll_seconds)
         stack.callback(routing.stop)
-        server = _Server(uvicorn_config(app, tls, serve.header_seconds, app.door), listening)
+        server = _Server(uvicorn_config(app, tls, serve.header_seconds, app.load_shedder), listening)
         inner_tls = None if is_loopback(serve.admin_host) else tls
         inner_app = AdminApp(app, tokens, admin_routes(routing))
-        inner = _Inner(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
+        inner = _AdminServer(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            places = (listener, *(same_socket(listener) for _ in range(TAKEN // serve.workers - 1)))
+            places = (listener, *(same_socket(listener) for _ in range(MAX_ACCEPTS // serve.workers - 1)))
             beside = (inner.serve(sockets=[admin]), certificates.follow(), _beat(beat, serve.hang_seconds))
             runner.run(_serve(server, places, inner, beside))
     return 0
@@ -182,7 +182,7 @@ class _Server(uvicorn.Server):
             self._listening()
 
 
-class _Inner(uvicorn.Server):
+class _AdminServer(uvicorn.Server):
     """A server beside another one, to which the signals go."""
 
     @contextmanager

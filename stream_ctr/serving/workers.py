@@ -33,7 +33,7 @@ from stream_ctr.serving.job import Job
 
 logger = logging.getLogger("stream_ctr.serving")
 
-LOOK_SECONDS: Final = 0.2
+POLL_SECONDS: Final = 0.2
 """Time between looks for a worker that has ended."""
 START_SECONDS: Final = 120.0
 """Longest time in which a worker must have started."""
@@ -93,7 +93,7 @@ class Worker:
         while time.monotonic() < self._started + START_SECONDS:
             if stop.is_set():
                 return False
-            readable, _, _ = select.select([self._ready], [], [], LOOK_SECONDS)
+            readable, _, _ = select.select([self._ready], [], [], POLL_SECONDS)
             if readable:
                 self._alive = os.read(self._ready, 1) == b"1"
                 return self._alive
@@ -122,7 +122,7 @@ class Worker:
         """Kill a process that has given no sign of life for too long."""
         now = time.monotonic()
         # Time in which this parent itself did not look (suspended, or starved) is nobody's silence.
-        self._silent += min(now - self._looked, 5 * LOOK_SECONDS)
+        self._silent += min(now - self._looked, 5 * POLL_SECONDS)
         self._looked = now
         readable, _, _ = select.select([self._ready], [], [], 0.0)
         if readable and os.read(self._ready, 65_536):
@@ -187,11 +187,11 @@ class Workers:
         Returns the exit status: the first worker's own when it cannot start.
         """
         with stop_on_signals() as stop:
-            before = signal.signal(signal.SIGHUP, self._pass_on)
+            before = signal.signal(signal.SIGHUP, self._forward)
             try:
                 if self._start(stop):
                     self._listening()
-                    while not stop.wait(LOOK_SECONDS):
+                    while not stop.wait(POLL_SECONDS):
                         for worker in self._workers:
                             worker.look()
             finally:
@@ -215,6 +215,6 @@ class Workers:
         deadline = time.monotonic() + END_SECONDS
         return max([abs(worker.end(deadline)) for worker in self._workers])
 
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
         for worker in self._workers:
             worker.send(number)

@@ -14,7 +14,7 @@ from stream_ctr.serving.http.router import GET, POST, Routes
 from stream_ctr.serving.routing.routing import Routing
 
 MAX_BODY_BYTES = 65_536
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 
 
 class KillRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,7 +67,7 @@ class Admin:
 
     async def kill(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /admin/arms/{arm}/kill."""
-        body = await read_body(scope, receive, MAX_BODY_BYTES, PATIENCE_SECONDS)
+        body = await read_body(scope, receive, MAX_BODY_BYTES, TIMEOUT_SECONDS)
         with malformed():
             request = msgspec.json.decode(body, type=KillRequest) if body else KillRequest()
         arm = self._arm(scope)

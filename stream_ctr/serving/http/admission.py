@@ -22,9 +22,9 @@ from stream_ctr.serving.http.asgi import Disconnected, Receive, Scope, check_con
 logger = logging.getLogger("stream_ctr.serving")
 
 T = TypeVar("T")
-FIRST_GUESS_SECONDS: Final = 0.0005
+INITIAL_MEAN_SECONDS: Final = 0.0005
 """Time to compute one request, before any was; then an average over the last ones."""
-MEMORY: Final = 50
+MEAN_REQUESTS: Final = 50
 """Requests over which that average runs."""
 
 
@@ -33,7 +33,7 @@ def overloaded(places: int) -> str:
     return f"{places} requests are under way already; try again soon"
 
 
-class Gate:
+class Admission:
     """One worker's gate, for all requests that compute."""
 
     def __init__(self, serve: ServeConfig) -> None:
@@ -45,8 +45,8 @@ class Gate:
         self._expected = 0
         """Requests that the protocol has let in and that have not come to ``admit`` yet."""
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._usher: asyncio.Task[None] | None = None
-        self._typical = FIRST_GUESS_SECONDS
+        self._scheduler: asyncio.Task[None] | None = None
+        self._mean_seconds = INITIAL_MEAN_SECONDS
         self._computed = 0.0
         """Seconds of computing since the usher last looked."""
 
@@ -56,11 +56,13 @@ class Gate:
         if self.under_way + self._expected >= places:
             return False
         if not self._expected:
-            loop.call_soon(self._expect_none)  # before the tasks of those that are expected: they come later
+            loop.call_soon(
+                self._reset_expected
+            )  # before the tasks of those that are expected: they come later
         self._expected += 1
         return True
 
-    def _expect_none(self) -> None:
+    def _reset_expected(self) -> None:
         self._expected = 0
 
     async def admit(self, work: Callable[[], Awaitable[T]], refused: Callable[[int], None]) -> T:
@@ -107,7 +109,7 @@ class Gate:
         if self.under_way <= 1:
             await asyncio.sleep(0)
         else:
-            await self._wait_in_line()
+            await self._wait_for_turn()
         self.check_deadline(started)
         began = time.perf_counter()
         try:
@@ -115,16 +117,16 @@ class Gate:
         finally:
             took = time.perf_counter() - began
             self._computed += took
-            self._typical += (took - self._typical) / MEMORY
+            self._mean_seconds += (took - self._mean_seconds) / MEAN_REQUESTS
 
-    async def _wait_in_line(self) -> None:
+    async def _wait_for_turn(self) -> None:
         place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
-        if self._usher is None:
-            self._usher = asyncio.create_task(self._let_in())
+        if self._scheduler is None:
+            self._scheduler = asyncio.create_task(self._schedule())
         await place
 
-    async def _let_in(self) -> None:
+    async def _schedule(self) -> None:
         """Let in the requests that wait, in each round of the loop as many as it spent on all else."""
         try:
             while self._waiting:
@@ -132,12 +134,12 @@ class Gate:
                 # In this round the loop computes those let in before, takes in what has arrived, and refuses.
                 await asyncio.sleep(0)
                 other = time.perf_counter() - began - self._computed
-                for _ in range(min(len(self._waiting), max(1, int(other / self._typical)))):
+                for _ in range(min(len(self._waiting), max(1, int(other / self._mean_seconds)))):
                     place = self._waiting.popleft()
                     if not place.done():
                         place.set_result(None)
         finally:
-            self._usher = None
+            self._scheduler = None
 
     def check_deadline(self, started: float) -> None:
         """Raises ApiError 504 when a request begun at ``started`` (of time.perf_counter) is late."""

@@ -55,7 +55,7 @@ def shown(value: bytes) -> str:
     return repr(value[:60].decode("latin-1"))
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, patience_seconds: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_seconds: float) -> bytes:
     """The whole body.
 
     Raises:
@@ -67,7 +67,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, patience_sec
     if declared is not None and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise too_long
     try:
-        async with asyncio.timeout(patience_seconds):
+        async with asyncio.timeout(timeout_seconds):
             parts: list[bytes] = []
             size = 0
             while True:
@@ -82,9 +82,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, patience_sec
                     return b"".join((*parts, part))
                 parts.append(part)
     except TimeoutError:
-        raise ApiError(
-            408, f"the body did not arrive within {patience_seconds:g} seconds", (CLOSE,)
-        ) from None
+        raise ApiError(408, f"the body did not arrive within {timeout_seconds:g} seconds", (CLOSE,)) from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from stream_ctr.serving.metrics import ServeMetrics
 
 logger = logging.getLogger("stream_ctr.serving")
 
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """Time between looks at the files for a change."""
 
 
@@ -34,7 +34,7 @@ class Certificates:
         self.context = self._newest = tls_context(serve)
         """What listeners are given; None where the server does not encrypt."""
         if self.context is not None:
-            self.context.sni_callback = self._hand_over
+            self.context.sni_callback = self._select_context
 
     def poll(self) -> None:
         """Take the files if they have changed."""
@@ -55,7 +55,7 @@ class Certificates:
     async def follow(self) -> None:
         """Look at the files for as long as the server runs."""
         while self.context is not None:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             self.poll()
 
     def _look(self) -> list[Stamp]:
@@ -63,7 +63,7 @@ class Certificates:
         paths = (serve.tls_certificate, serve.tls_key, serve.tls_client_ca)
         return [stamp_of(Path(path)) for path in paths if path]
 
-    def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+    def _select_context(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         if self._newest is not None:
             connection.context = self._newest
 

@@ -17,7 +17,7 @@ from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.predictors.predictor import Predictor
 from stream_ctr.serving.api_error import ApiError, unavailable
-from stream_ctr.serving.http.admission import Gate
+from stream_ctr.serving.http.admission import Admission
 from stream_ctr.serving.http.asgi import OCTETS, Header, Receive, Scope, Send, malformed, respond
 from stream_ctr.serving.http.binary_tensors import (
     EXTENSION,
@@ -30,7 +30,7 @@ from stream_ctr.serving.http.binary_tensors import (
 from stream_ctr.serving.http.router import GET, POST, Routes
 from stream_ctr.serving.http.tensors import Datatype, InferInput, TensorMetadata, describe_inputs, features_of
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
-from stream_ctr.serving.routing.arm_predictors import Arms
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
 
 OPEN_PATHS: Final = ("/v2/health/live", "/v2/health/ready")
 """What probes ask without a token."""
@@ -124,9 +124,11 @@ _decoder = msgspec.json.Decoder(InferRequest)
 class InferenceProtocol:
     """The routes under /v2."""
 
-    def __init__(self, serve: ServeConfig, arms: Arms, gate: Gate, metrics: ServeMetrics) -> None:
+    def __init__(
+        self, serve: ServeConfig, arms: ArmPredictors, admission: Admission, metrics: ServeMetrics
+    ) -> None:
         self._arms = arms
-        self._gate = gate
+        self._admission = admission
         self._metrics = metrics
         self._max_rows = serve.max_candidates
         self._server = ServerMetadata("stream-ctr", importlib.metadata.version("stream-ctr"), [EXTENSION])
@@ -177,7 +179,7 @@ class InferenceProtocol:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        name, answer = await self._gate.admit(
+        name, answer = await self._admission.admit(
             lambda: self._answer(scope, receive, started),
             lambda status: self._metrics.count_inference(status, NO_ARM),
         )
@@ -190,8 +192,8 @@ class InferenceProtocol:
 
     async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, Parts]:
         """Name of the model and body of the answer."""
-        raw = await self._gate.read(scope, receive, OCTETS)
-        async with self._gate.turn(started):
+        raw = await self._admission.read(scope, receive, OCTETS)
+        async with self._admission.turn(started):
             name, predictor = self._model(scope)
             if predictor is None:
                 raise self._not_ready(name)
@@ -209,7 +211,7 @@ class InferenceProtocol:
                 self._metrics.non_finite.labels(name).inc()
                 raise unavailable(f"model {name} gives no number for some rows; try a newer version")
             answer = _encode(request, name, predictor.model_version, p)
-            self._gate.check_deadline(started)
+            self._admission.check_deadline(started)
             return name, answer
 
     def _model(self, scope: Scope) -> tuple[str, Predictor | None]:

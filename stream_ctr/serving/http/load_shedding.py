@@ -17,9 +17,9 @@ from collections import deque
 from typing import Final
 
 from stream_ctr.serving.api_error import RETRY_SECONDS, ApiError
-from stream_ctr.serving.http.admission import Gate, overloaded
+from stream_ctr.serving.http.admission import Admission, overloaded
 from stream_ctr.serving.http.asgi import Scope
-from stream_ctr.serving.http.protocol import PatientProtocol, response
+from stream_ctr.serving.http.protocol import TimeoutProtocol, response
 from stream_ctr.serving.http.tokens import Tokens
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
 
@@ -30,16 +30,16 @@ RANK: Final = b"/v1/rank"
 MODELS, INFER = b"/v2/models/", b"/infer"
 
 
-class Door:
+class LoadShedder:
     """One worker's door: who is turned away, and who has to wait to hear it."""
 
-    def __init__(self, gate: Gate, tokens: Tokens, metrics: ServeMetrics) -> None:
-        self._gate = gate
+    def __init__(self, admission: Admission, tokens: Tokens, metrics: ServeMetrics) -> None:
+        self._admission = admission
         self._tokens = tokens
         self._metrics = metrics
-        self._held: deque[tuple[float, DoorProtocol]] = deque()
+        self._held: deque[tuple[float, SheddingProtocol]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        text = overloaded(gate.places)
+        text = overloaded(admission.places)
         self._answers = {
             closing: response(
                 b"503 Service Unavailable", text, b"retry-after: %d\r\n" % RETRY_SECONDS, closing=closing
@@ -55,7 +55,9 @@ class Door:
             self._tokens.check(scope)
         except ApiError:
             return True  # the application says so; it takes no place
-        if self._gate.expect(max(1, self._gate.places // 2) if early else self._gate.places, loop):
+        if self._admission.expect(
+            max(1, self._admission.places // 2) if early else self._admission.places, loop
+        ):
             return True
         if path == RANK:
             self._metrics.count_request(503, NO_ARM)
@@ -67,7 +69,7 @@ class Door:
         """What a request that is turned away gets."""
         return self._answers[closing]
 
-    def hold(self, connection: DoorProtocol, loop: asyncio.AbstractEventLoop) -> None:
+    def hold(self, connection: SheddingProtocol, loop: asyncio.AbstractEventLoop) -> None:
         """Release this connection a moment later."""
         self._held.append((loop.time() + HOLD_SECONDS, connection))
         if self._timer is None:
@@ -83,41 +85,41 @@ class Door:
         self._timer = loop.call_later(TICK_SECONDS, self._release, loop) if self._held else None
 
 
-class DoorProtocol(PatientProtocol):
+class SheddingProtocol(TimeoutProtocol):
     """The server's HTTP, with a door in front of the application."""
 
-    door: Door
-    _turned_away = False
+    load_shedder: LoadShedder
+    _shedding = False
     """Whether the request that is coming in is not let in: its body is thrown away."""
     _closing = False
     _held = False
     """Whether a request was turned away and has not heard of it."""
-    _refused_at = float("-inf")
+    _shed_at = float("-inf")
 
     def on_message_begin(self) -> None:
         self.release()  # a pipelined request of the same piece: answers come in the order of requests
         super().on_message_begin()
 
     def headers_complete(self) -> None:
-        self._turned_away = self._is_turned_away()
-        if not self._turned_away:
+        self._shedding = self._must_shed()
+        if not self._shedding:
             super().headers_complete()
             return
         self._closing = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
         if self.expect_100_continue:  # a body will come or not: who is to say where the next request begins
-            self._turn_away(closing=True)
+            self._shed(closing=True)
 
     def on_body(self, body: bytes) -> None:
-        if not self._turned_away:
+        if not self._shedding:
             super().on_body(body)
 
     def message_complete(self) -> None:
-        if not self._turned_away:
+        if not self._shedding:
             super().message_complete()
             return
         self._end_message()
-        self._turned_away = False
-        self._turn_away(self._closing)
+        self._shedding = False
+        self._shed(self._closing)
 
     def shutdown(self) -> None:
         self.release()
@@ -135,40 +137,42 @@ class DoorProtocol(PatientProtocol):
     def _unfinished(self) -> bool:
         return not self._held and super()._unfinished
 
-    def _is_turned_away(self) -> bool:
+    def _must_shed(self) -> bool:
         # What waits behind another request of its connection is left to the gate, when its turn has come.
         if not self.idle or self.parser.get_method() != b"POST":
             return False
-        early = self.loop.time() - self._refused_at < RETRY_SECONDS
-        return not self.door.admits(self.url.partition(b"?")[0], {"headers": self.headers}, early, self.loop)
+        early = self.loop.time() - self._shed_at < RETRY_SECONDS
+        return not self.load_shedder.admits(
+            self.url.partition(b"?")[0], {"headers": self.headers}, early, self.loop
+        )
 
-    def _turn_away(self, closing: bool) -> None:
+    def _shed(self, closing: bool) -> None:
         if self.transport.is_closing():
             return
         if self.flow.write_paused:
             self.transport.abort()  # it asks and asks and never reads an answer
             return
         if closing:
-            self.transport.write(self.door.answer(closing=True))
+            self.transport.write(self.load_shedder.answer(closing=True))
             self.transport.close()
             return
-        before, self._refused_at = self._refused_at, self.loop.time()
-        if self._refused_at - before < RETRY_SECONDS:
+        before, self._shed_at = self._shed_at, self.loop.time()
+        if self._shed_at - before < RETRY_SECONDS:
             self._held = True
             self.flow.pause_reading()
-            self.door.hold(self, self.loop)
+            self.load_shedder.hold(self, self.loop)
         else:
             self._answer()
 
     def _answer(self) -> None:
-        self.transport.write(self.door.answer(closing=False))
+        self.transport.write(self.load_shedder.answer(closing=False))
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
-    def _give_up(self) -> None:
-        if self._turned_away:
-            self._turn_away(closing=True)
+    def _time_out(self) -> None:
+        if self._shedding:
+            self._shed(closing=True)
         else:
-            super()._give_up()
+            super()._time_out()

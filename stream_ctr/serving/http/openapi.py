@@ -25,7 +25,7 @@ from stream_ctr.serving.http.inference_protocol import (
     ServerMetadata,
 )
 from stream_ctr.serving.ranking.request import Candidate, RankAnswer, RankRequest
-from stream_ctr.serving.routing.arm_predictors import Arms
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
 
 Json = dict[str, Any]
 
@@ -85,7 +85,7 @@ STRUCTS: Final = (
 class Description:
     """Answers /openapi.json."""
 
-    def __init__(self, arms: Arms, serve: ServeConfig, secured: bool, open_features: bool) -> None:
+    def __init__(self, arms: ArmPredictors, serve: ServeConfig, secured: bool, open_features: bool) -> None:
         """``open_features`` says whether features that no field names are ignored."""
         self._open = open_features
         self._arms = arms

@@ -8,7 +8,7 @@ from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import Receive, Scope, Send, respond
 from stream_ctr.serving.http.router import GET, Routes
 from stream_ctr.serving.metrics import CONTENT_TYPE, ServeMetrics
-from stream_ctr.serving.routing.arm_predictors import Arms
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
 
 HEALTH_PATHS = ("/health/live", "/health/ready")
 
@@ -16,7 +16,7 @@ HEALTH_PATHS = ("/health/live", "/health/ready")
 class Operations:
     """Handlers for probes and for Prometheus."""
 
-    def __init__(self, arms: Arms, metrics: ServeMetrics, workers: int) -> None:
+    def __init__(self, arms: ArmPredictors, metrics: ServeMetrics, workers: int) -> None:
         self._arms = arms
         self._metrics = metrics
         self._workers = workers

@@ -20,7 +20,7 @@ OWN_SITES: Final = (None, b"same-origin", b"none")
 """What Sec-Fetch-Site says of a request by the user, or by a page of the same host and port."""
 
 
-def guarded(route: Route, tokens: Tokens) -> Route:
+def same_origin_only(route: Route, tokens: Tokens) -> Route:
     """The route, closed to web pages of other origins. A token cannot be known to them, so with tokens any
     name is taken as ``Host``."""
     methods, handler = route

@@ -22,7 +22,7 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
     first pass, in which ``should_upgrade()`` is true.
     """
 
-    def __init__(self, protocol: PatientProtocol) -> None:
+    def __init__(self, protocol: TimeoutProtocol) -> None:
         super().__init__(protocol)
         self._owner = protocol
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own parser
@@ -38,20 +38,20 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
                 if parser.get_method() == b"CONNECT":  # there the tunnel is the request itself
                     raise
                 left = left[offer.args[0] :]
-            head = self._owner.head_without_offer()
+            head = self._owner.head_without_upgrade()
             # Not the same parser: after `Connection: close` it would take no second request.
             parser = self._owner.parser = UpgradeIgnoringParser(self._owner)
             feed(parser, head)
 
 
-class PatientProtocol(HttpToolsProtocol):
+class TimeoutProtocol(HttpToolsProtocol):
     """uvicorn's HTTP, with timeouts for a request's headers, JSON for what is not HTTP, and no upgrades.
 
     Without it a client that sends one byte a minute holds its connection for ever, and one that sends
     headers without end fills the memory.
     """
 
-    patience_seconds: float
+    timeout_seconds: float
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -89,12 +89,12 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_headers = True
 
     def on_headers_complete(self) -> None:
-        if not self._offered:
+        if not self._upgrade_offered:
             self._in_headers = False
             self.headers_complete()
 
     def on_message_complete(self) -> None:
-        if not self._offered:
+        if not self._upgrade_offered:
             self.message_complete()
 
     def headers_complete(self) -> None:
@@ -107,11 +107,11 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     @property
-    def _offered(self) -> bool:
+    def _upgrade_offered(self) -> bool:
         """Whether the parser is about to parse these headers again, without their offer of a protocol."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
-    def head_without_offer(self) -> bytes:
+    def head_without_upgrade(self) -> bytes:
         """The request line and the headers as they were parsed, without `Upgrade`."""
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
@@ -131,21 +131,21 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         if self._due is None:
-            self._due = self.loop.call_later(self.patience_seconds, self._give_up)
+            self._due = self.loop.call_later(self.timeout_seconds, self._time_out)
 
     def _stop_waiting(self) -> None:
         if self._due is not None:
             self._due.cancel()
             self._due = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._due = None
         if self.transport is None:
             return  # the TLS handshake failed
         if not self.idle:
             self._wait()  # an earlier request of the connection is still being answered
             return
-        text = f"the headers did not arrive within {self.patience_seconds:g} seconds"
+        text = f"the headers did not arrive within {self.timeout_seconds:g} seconds"
         self._refuse(b"408 Request Timeout", text)
 
     def _refuse(self, status: bytes, text: str) -> None:

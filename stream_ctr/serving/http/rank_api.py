@@ -10,7 +10,7 @@ from stream_ctr.config.serve import ServeConfig
 from stream_ctr.events.records import MAX_EVENT_ID_BYTES
 from stream_ctr.experiments.override import HEADER as OVERRIDE
 from stream_ctr.serving.api_error import ApiError
-from stream_ctr.serving.http.admission import Gate
+from stream_ctr.serving.http.admission import Admission
 from stream_ctr.serving.http.asgi import Receive, Scope, Send, header, malformed, respond
 from stream_ctr.serving.http.load_shedding import RANK
 from stream_ctr.serving.http.router import POST, Routes
@@ -28,18 +28,23 @@ class RankApi:
     """The ranking endpoint."""
 
     def __init__(
-        self, serve: ServeConfig, routing: Routing, exposures: Shadows, gate: Gate, metrics: ServeMetrics
+        self,
+        serve: ServeConfig,
+        routing: Routing,
+        exposures: Shadows,
+        admission: Admission,
+        metrics: ServeMetrics,
     ) -> None:
         self._ranker = Ranker(routing, metrics, serve.max_client_ahead_seconds)
         self._exposures = exposures
-        self._gate = gate
+        self._admission = admission
         self._metrics = metrics
         self._max_candidates = serve.max_candidates
         self.routes: Routes = {RANK.decode(): (POST, self._rank)}
 
     async def _rank(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        arm, body = await self._gate.admit(
+        arm, body = await self._admission.admit(
             lambda: self._answer(scope, receive, started),
             lambda status: self._metrics.count_request(status, NO_ARM),
         )
@@ -49,8 +54,8 @@ class RankApi:
 
     async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, bytes]:
         """Arm and body of the answer; its impression is on its way to the log."""
-        raw = await self._gate.read(scope, receive)
-        async with self._gate.turn(started):
+        raw = await self._admission.read(scope, receive)
+        async with self._admission.turn(started):
             request = decode_request(raw, self._max_candidates)
             now_ms = time.time_ns() // 1_000_000
             ranking = self._ranker.rank(request, now_ms, header(scope, OVERRIDE))
@@ -62,7 +67,7 @@ class RankApi:
                     f"more than the {MAX_RECORD_BYTES} of one impression",
                 )
             body = msgspec.json.encode(ranking.answer)
-            self._gate.check_deadline(started)
+            self._admission.check_deadline(started)
             self._exposures.put(ranking, record)
             return ranking.answer.arm, body
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 import uvicorn
 
 from stream_ctr.errors import UsageError
-from stream_ctr.serving.http.load_shedding import Door, DoorProtocol
-from stream_ctr.serving.http.protocol import PatientProtocol
+from stream_ctr.serving.http.load_shedding import LoadShedder, SheddingProtocol
+from stream_ctr.serving.http.protocol import TimeoutProtocol
 
 GRACE_SECONDS: Final = 5
 """Time that requests under way have to finish after SIGTERM."""
@@ -66,11 +66,11 @@ def is_loopback(host: str) -> bool:
 
 
 def uvicorn_config(
-    app: Any, tls: ssl.SSLContext | None, header_seconds: float, door: Door | None = None
+    app: Any, tls: ssl.SSLContext | None, header_seconds: float, load_shedder: LoadShedder | None = None
 ) -> uvicorn.Config:
     """uvicorn's settings for one listener; with a door, requests may be turned away at it."""
-    kept = {"patience_seconds": header_seconds, "door": door}
-    protocol = type("Protocol", (PatientProtocol if door is None else DoorProtocol,), kept)
+    kept = {"timeout_seconds": header_seconds, "load_shedder": load_shedder}
+    protocol = type("Protocol", (TimeoutProtocol if load_shedder is None else SheddingProtocol,), kept)
     # What is no HTTP is answered; a line in the log for each would let any client fill the disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(

@@ -26,7 +26,7 @@ logger = logging.getLogger("stream_ctr.serving")
 
 SHORTEST: Final = 16
 """Characters of the shortest token taken: a shorter one can be guessed."""
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """Time between looks at the file for a change."""
 _FORM: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 """b64token of RFC 6750, section 2.1."""
@@ -79,7 +79,7 @@ class Tokens:
     def _look(self) -> None:
         """Take the file's tokens if it has changed."""
         now = time.monotonic()
-        if self._path is None or now - self._looked < LOOK_SECONDS:
+        if self._path is None or now - self._looked < POLL_SECONDS:
             return
         self._looked = now
         stamp = _stamp(self._path)

@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     """[B] click probabilities, all of them numbers."""
 
 
-class Asker:
+class GuardedPredictor:
     """Asks arms, and tells their guards."""
 
     def __init__(self, routing: Routing, metrics: ServeMetrics) -> None:

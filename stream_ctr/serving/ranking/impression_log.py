@@ -17,7 +17,7 @@ from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.records import Impression
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.byte_queue import ByteQueue, size_of
-from stream_ctr.serving.ranking.log_gaps import Gaps
+from stream_ctr.serving.ranking.log_gaps import LogGaps
 
 logger = logging.getLogger("stream_ctr.serving")
 
@@ -54,7 +54,7 @@ class ImpressionLog:
         capacity_bytes: int,
         open_log: Callable[[str], EventLog],
         metrics: ServeMetrics,
-        gaps: Gaps | None = None,
+        gaps: LogGaps | None = None,
     ) -> None:
         """``gaps`` is told of the spans in which the log takes nothing."""
         self._config = config
@@ -64,24 +64,24 @@ class ImpressionLog:
         self._queue = ByteQueue[Record](capacity, capacity_bytes, size_of)
         self._stopping = threading.Event()
         self._opened = threading.Event()
-        self._refusal: UsageError | None = None
+        self._start_error: UsageError | None = None
         self._deadline = float("inf")
         self._failing = ""
-        self._in_hand = 0
+        self._batch_size = 0
         self._log: EventLog | None = None
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         metrics.watch_queue(self._queue.qsize, lambda: self._queue.bytes)
 
-    def start(self, patience_seconds: float = 5.0) -> None:
+    def start(self, timeout_seconds: float = 5.0) -> None:
         """Open the log; when it cannot be reached now, go on trying while the server answers.
 
         Raises:
             UsageError: the address is wrong in a way that trying again does not mend.
         """
         self._thread.start()
-        self._opened.wait(patience_seconds)
-        if self._refusal is not None:
-            raise self._refusal
+        self._opened.wait(timeout_seconds)
+        if self._start_error is not None:
+            raise self._start_error
 
     def put(self, record: Record) -> None:
         """Queue one record; it is dropped and counted when the queue is full."""
@@ -90,12 +90,12 @@ class ImpressionLog:
         except queue.Full:
             self._drop(1)
 
-    def close(self, patience_seconds: float = 5.0) -> None:
-        """Append what is queued, for at most about ``patience_seconds``; the rest is dropped and counted."""
-        self._deadline = time.monotonic() + patience_seconds
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Append what is queued, for at most about ``timeout_seconds``; the rest is dropped and counted."""
+        self._deadline = time.monotonic() + timeout_seconds
         self._stopping.set()
-        self._thread.join(patience_seconds + LONGEST_RETRY_SECONDS)
-        left = self._queue.qsize() + (self._in_hand if self._thread.is_alive() else 0)
+        self._thread.join(timeout_seconds + LONGEST_RETRY_SECONDS)
+        left = self._queue.qsize() + (self._batch_size if self._thread.is_alive() else 0)
         if left:
             self._drop(left)
             logger.warning("%d impressions were dropped: the log did not take them before the exit", left)
@@ -110,8 +110,8 @@ class ImpressionLog:
     def _run(self) -> None:
         try:
             self._open_first()
-            while self._refusal is None and (batch := self._next_batch()):
-                self._in_hand = len(batch)
+            while self._start_error is None and (batch := self._next_batch()):
+                self._batch_size = len(batch)
                 if not self._append(batch):
                     self._drop(len(batch))
                     logger.warning("%d impressions were dropped: the log did not take them", len(batch))
@@ -131,7 +131,7 @@ class ImpressionLog:
         try:
             self._try_append([])
         except UsageError as error:
-            self._refusal = error
+            self._start_error = error
         self._opened.set()
 
     def _next_batch(self) -> list[Record]:

@@ -24,7 +24,7 @@ QUIET_SECONDS: Final = 1.0
 """Time without trouble after which a span is over; a queue that is full now and then is one span."""
 
 
-class Gaps:
+class LogGaps:
     """The spans of one server process.
 
     ``dropped`` may be called from any thread and waits for nothing. The others write, and belong to the
@@ -44,21 +44,21 @@ class Gaps:
         """When the log took impressions again; None while it does not."""
         self._dropped = 0
         self._reason = ""
-        self._told = False
+        self._recorded = False
         """Whether the open span stands in the file."""
         self._failing = ""
 
     def dropped(self, count: int) -> None:
         """So many impressions were lost."""
         with self._lock:
-            self._trouble("the queue of impressions was full")
+            self._open_span("the queue of impressions was full")
             self._dropped += count
 
     def failed(self, reason: str) -> None:
         """The log did not take an append."""
         with self._lock:
-            self._trouble(reason)
-        self._tell_start()
+            self._open_span(reason)
+        self._record_start()
 
     def recovered(self) -> None:
         """The log took an append."""
@@ -67,7 +67,7 @@ class Gaps:
         with self._lock:
             if self._end is None:
                 self._end = self._clock()
-        self._tell_start()
+        self._record_start()
         self.settle()
 
     def settle(self) -> None:
@@ -80,17 +80,17 @@ class Gaps:
         if self._start:
             self._finish(self._end or self._clock())
 
-    def _trouble(self, reason: str) -> None:
+    def _open_span(self, reason: str) -> None:
         if not self._start:
             self._start, self._reason, self._dropped = self._clock(), reason, 0
-            self._told = False
+            self._recorded = False
             self._metrics.log_gaps.inc()
         self._end = None
 
-    def _tell_start(self) -> None:
+    def _record_start(self) -> None:
         """Before it is known how it ends: a process that is killed meanwhile leaves a trace."""
-        if not self._told:
-            self._told = self._append(LogGap(self._worker, _ms(self._start), reason=self._reason))
+        if not self._recorded:
+            self._recorded = self._append(LogGap(self._worker, _ms(self._start), reason=self._reason))
 
     def _finish(self, end: float) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from stream_ctr.experiments.override import check_override
 from stream_ctr.features.keys.tally import Tally
 from stream_ctr.serving.api_error import ApiError, unavailable
 from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.ranking.guarded_predict import Asker, Keys, Prediction
+from stream_ctr.serving.ranking.guarded_predict import GuardedPredictor, Keys, Prediction
 from stream_ctr.serving.ranking.request import (
     Candidate,
     CandidateAnswer,
@@ -49,7 +49,7 @@ class Ranker:
         """``max_ahead_seconds``: how far a request's ``ts_ms`` may be ahead of the server's clock."""
         self._max_ahead_seconds = max_ahead_seconds
         self._arms = routing.arms
-        self._asker = Asker(routing, metrics)
+        self._guarded = GuardedPredictor(routing, metrics)
         self._metrics = metrics
         self._others = Tally("refuse" if metrics.left_out.refuses else "ignore")
         """What was left out for arms that did not answer: the answer's was counted already."""
@@ -139,7 +139,7 @@ class Ranker:
             return None
         own = [candidate.features for candidate in request.candidates]
         try:
-            return self._asker.ask(
+            return self._guarded.ask(
                 view.plan,
                 arm,
                 predictor,
@@ -162,13 +162,13 @@ class Ranker:
             if not predictor.shares_keys(predictors[served]):
                 encode = partial(predictor.encode, [features], self._others)
             try:
-                found = self._asker.ask(plan, arm, predictor, encode)
+                found = self._guarded.ask(plan, arm, predictor, encode)
             except RecordError:
                 continue  # the other arm has another schema; what it cannot read it has no opinion on
             if found is not None:
                 said[arm] = found.p[0]
         for arm in said:
-            self._asker.compare(plan, arm, said)
+            self._guarded.compare(plan, arm, said)
         return said
 
 

@@ -21,7 +21,7 @@ from stream_ctr.events.log import Record
 from stream_ctr.features.keys.tally import Tally
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.byte_queue import ByteQueue, size_of
-from stream_ctr.serving.ranking.guarded_predict import Asker
+from stream_ctr.serving.ranking.guarded_predict import GuardedPredictor
 from stream_ctr.serving.ranking.impression_log import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.ranking.ranker import Ranking
 from stream_ctr.serving.routing.routing import Routing
@@ -32,7 +32,7 @@ CAPACITY: Final = 256
 """Impressions that may wait for the shadows."""
 CAPACITY_BYTES: Final = 16_777_216
 """Size of their records; what comes on top is logged without the shadows."""
-PATIENCE_SECONDS: Final = 1.0
+TIMEOUT_SECONDS: Final = 1.0
 """Longest wait of an impression for the shadows; late impressions would come late to the trainers, too."""
 LINGER_SECONDS: Final = 0.001
 """Head start of the answer: the shadows share the interpreter with it."""
@@ -60,7 +60,7 @@ class Shadows:
 
     def __init__(self, sink: Sink, routing: Routing, metrics: ServeMetrics) -> None:
         self._sink = sink
-        self._asker = Asker(routing, metrics)
+        self._guarded = GuardedPredictor(routing, metrics)
         self._metrics = metrics.routing
         self._queue = ByteQueue[_Waiting | None](CAPACITY, CAPACITY_BYTES, _size_of)
         self._left_out = Tally("refuse" if metrics.left_out.refuses else "ignore")
@@ -80,13 +80,13 @@ class Shadows:
         except queue.Full:
             self._skip(waiting)
 
-    def close(self, patience_seconds: float = 5.0) -> None:
+    def close(self, timeout_seconds: float = 5.0) -> None:
         """Hand on all that waits; call it before the sink is closed. A shadow that hangs is left behind."""
         if self._thread is None:
             return
-        end = time.monotonic() + patience_seconds
+        end = time.monotonic() + timeout_seconds
         with suppress(queue.Full):
-            self._queue.put(None, timeout=patience_seconds)
+            self._queue.put(None, timeout=timeout_seconds)
         self._thread.join(max(0.0, end - time.monotonic()))
         with suppress(queue.Empty):
             while True:
@@ -116,12 +116,12 @@ class Shadows:
         plan, predictors = ranking.view
         said = dict(impression.p)
         for arm in ranking.shadows:
-            if time.monotonic() - waiting.since > PATIENCE_SECONDS:
+            if time.monotonic() - waiting.since > TIMEOUT_SECONDS:
                 self._metrics.shadow_skips.labels(arm).inc()
                 continue
             predictor = predictors[arm]
             try:
-                found = self._asker.ask(
+                found = self._guarded.ask(
                     plan, arm, predictor, partial(predictor.encode, [impression.features], self._left_out)
                 )
             except RecordError:
@@ -129,7 +129,7 @@ class Shadows:
             if found is not None:
                 said[arm] = found.p[0]
                 self._metrics.shadow_predictions.labels(arm).inc()
-                self._asker.compare(plan, arm, said)
+                self._guarded.compare(plan, arm, said)
         record = encode_impression(msgspec.structs.replace(impression, p=said), ranking.received_ms)
         fits = record.value is not None and len(record.value) <= MAX_RECORD_BYTES
         return record if fits else waiting.record

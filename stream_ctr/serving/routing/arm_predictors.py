@@ -78,7 +78,7 @@ def frozen_predictor(arm: ArmConfig) -> Predictor:
     return predictor
 
 
-class Arms:
+class ArmPredictors:
     """Follows the snapshots of every arm from one thread.
 
     ``view`` is replaced whole and never changed: whoever takes it once has one experiment and one

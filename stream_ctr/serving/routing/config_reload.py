@@ -14,7 +14,7 @@ from stream_ctr.experiments.kill_file import Stamp, stamp_of
 
 
 @dataclass(frozen=True)
-class Running:
+class FixedSettings:
     """What a server was started with and cannot change while it runs."""
 
     serve: ServeConfig
@@ -39,14 +39,14 @@ class ConfigSource:
 class ConfigFile:
     """Follows the file that the server was started with. The environment stays what it was at the start."""
 
-    def __init__(self, source: ConfigSource, running: Running) -> None:
+    def __init__(self, source: ConfigSource, running: FixedSettings) -> None:
         self.path = Path(source.path)
         self._running = running
-        self._seen = source.stamp
+        self._last_stamp = source.stamp
 
     def changed(self) -> bool:
         """Whether the file is another one than at the last call of ``read``."""
-        return stamp_of(self.path) != self._seen
+        return stamp_of(self.path) != self._last_stamp
 
     def read(self) -> ExperimentConfig:
         """The experiment that the file describes now.
@@ -56,7 +56,7 @@ class ConfigFile:
         """
         from stream_ctr.config.settings import load_settings
 
-        self._seen = stamp_of(self.path)
+        self._last_stamp = stamp_of(self.path)
         settings = load_settings(self.path)
         parts = (
             ("serve", self._running.serve, settings.serve),

@@ -20,7 +20,7 @@ UNREAD: Stamp = (-1, -1, -1)
 """Stamp of a file that was never read."""
 
 
-class Switch:
+class KillSwitch:
     """The kill switch as one server process knows it."""
 
     def __init__(self, state_folder: Path, metrics: RoutingMetrics) -> None:
@@ -28,11 +28,11 @@ class Switch:
         """Why the file cannot be read or written; empty when it can."""
         self._file = ControlFile(state_folder)
         self._metrics = metrics
-        self._told: Mapping[str, Kill] = {}
+        self._in_file: Mapping[str, Kill] = {}
         """As the file says. Replaced whole, like the other: they are read without a lock."""
         self._own: Mapping[str, Kill] = {}
         """Kills of this process that the file does not hold yet."""
-        self._seen = UNREAD
+        self._last_stamp = UNREAD
         self._turn = threading.Lock()
         """One at a time looks at the file or writes it."""
         self._change = threading.Lock()
@@ -41,7 +41,7 @@ class Switch:
     @property
     def killed(self) -> dict[str, Kill]:
         """The killed arms, also such as are not in the experiment."""
-        return {**self._own, **self._told}
+        return {**self._own, **self._in_file}
 
     def trip(self, arm: str, trip: Trip) -> None:
         """Kill an arm in this process at once; ``follow`` writes it down."""
@@ -66,7 +66,7 @@ class Switch:
         with self._turn:
             self._write()
             stamp = self._file.stamp()
-            if stamp != self._seen:
+            if stamp != self._last_stamp:
                 self._read(stamp, arms)
 
     def _write(self) -> None:
@@ -77,7 +77,7 @@ class Switch:
             except StateError as error:
                 self._fail(str(error))
                 return
-            self._told = {arm: kill, **self._told}
+            self._in_file = {arm: kill, **self._in_file}
             self._forget(arm)
 
     def _forget(self, arm: str) -> None:
@@ -86,15 +86,15 @@ class Switch:
 
     def _read(self, stamp: Stamp, arms: Collection[str]) -> None:
         try:
-            self._told = self._file.read().killed
+            self._in_file = self._file.read().killed
         except StateError as error:
             self._fail(str(error))
-            if self._seen == UNREAD:
+            if self._last_stamp == UNREAD:
                 # Who was killed is not known, so nobody but the control serves until it is.
                 reason = f"the kill switch cannot be read: {error}"
-                self._told = dict.fromkeys(arms, Kill("unknown", reason, time.time_ns() // 1_000_000))
+                self._in_file = dict.fromkeys(arms, Kill("unknown", reason, time.time_ns() // 1_000_000))
             return  # otherwise what was known goes on
-        self._seen = stamp
+        self._last_stamp = stamp
         self._fail("")
 
     def _fail(self, error: str) -> None:

@@ -19,13 +19,13 @@ logger = logging.getLogger("stream_ctr.serving")
 NOTHING = ArmSums(0, 0)
 
 
-class Observed:
+class OutcomeMonitor:
     """Follows the sums of one experiment. Not for use by several threads at once."""
 
     def __init__(self, folder: Path, metrics: RoutingMetrics) -> None:
         self._folder = folder
         self._metrics = metrics
-        self._seen: Stamp = (0, 0, 0)
+        self._last_stamp: Stamp = (0, 0, 0)
         self._sums: Sums | None = None
         self._error = ""
         self._salt = ""
@@ -49,9 +49,9 @@ class Observed:
 
     def _read(self) -> bool:
         stamp = stamp_of(self._folder / SUMS)
-        if stamp == self._seen:
+        if stamp == self._last_stamp:
             return False
-        self._seen = stamp
+        self._last_stamp = stamp
         try:
             self._sums, error = read_sums(self._folder), ""
         except StateError as failure:

@@ -12,7 +12,7 @@ from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.experiments.statistics.thompson import draw, uniform_of
 from stream_ctr.serving.routing.guards import ArmGuard
 
-NOBODY: Mapping[str, Kill] = MappingProxyType({})
+NO_KILLS: Mapping[str, Kill] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Plan:
     def __init__(
         self,
         experiment: ExperimentConfig,
-        killed: Mapping[str, Kill] = NOBODY,
+        killed: Mapping[str, Kill] = NO_KILLS,
         secret: bytes = b"",
         chances: Mapping[str, float] | None = None,
         previous: Plan | None = None,

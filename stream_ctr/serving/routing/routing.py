@@ -20,11 +20,11 @@ from stream_ctr.experiments.kill_file import check_killable
 from stream_ctr.experiments.override import read_secret
 from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.routing.arm_predictors import Arms, Source
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors, Source
 from stream_ctr.serving.routing.config_reload import ConfigFile
 from stream_ctr.serving.routing.guards import Trip
-from stream_ctr.serving.routing.kill_switch import Switch
-from stream_ctr.serving.routing.outcomes import Observed
+from stream_ctr.serving.routing.kill_switch import KillSwitch
+from stream_ctr.serving.routing.outcomes import OutcomeMonitor
 from stream_ctr.serving.routing.plan import Plan
 
 logger = logging.getLogger("stream_ctr.serving")
@@ -38,7 +38,7 @@ class Routing:
     """
 
     def __init__(
-        self, arms: Arms, state_folder: Path, metrics: ServeMetrics, config: ConfigFile | None = None
+        self, arms: ArmPredictors, state_folder: Path, metrics: ServeMetrics, config: ConfigFile | None = None
     ) -> None:
         """``config`` is the file that the experiment came from, where there is one.
 
@@ -50,8 +50,8 @@ class Routing:
         self.config_error = ""
         """Why the configuration file is not the one that serves; empty when it is."""
         self.metrics = metrics.routing
-        self.switch = Switch(state_folder, self.metrics)
-        self._observed = Observed(state_folder / FOLDER, self.metrics)
+        self.switch = KillSwitch(state_folder, self.metrics)
+        self._observed = OutcomeMonitor(state_folder / FOLDER, self.metrics)
         self._secret = read_secret(self.plan.experiment.override_secret_file, os.environ)
         self._applied: dict[str, Kill] = {}
         """The killed arms that the plan knows of."""
@@ -61,10 +61,10 @@ class Routing:
         """Held for moments only: requests take it when a guard trips."""
         self._wake = threading.Event()
         self._reload = self._stopping = False
-        self._config_turn = threading.Lock()
+        self._config_lock = threading.Lock()
         """One at a time takes a configuration."""
         self._thread: threading.Thread | None = None
-        self._taking: threading.Thread | None = None
+        self._reload_thread: threading.Thread | None = None
         self._replan()
 
     @property
@@ -105,8 +105,8 @@ class Routing:
     def poll(self) -> None:
         """Look once at all files, and exchange the plan where they have changed."""
         self._follow()
-        if self._taking is not None:
-            self._taking.join()
+        if self._reload_thread is not None:
+            self._reload_thread.join()
 
     def _follow(self) -> None:
         """Look at all files; a changed configuration is taken in a thread of its own, as snapshots of new
@@ -114,11 +114,13 @@ class Routing:
         self._follow_switch()
         self._judge_observed()
         self._judge_readiness()
-        busy = self._taking is not None and self._taking.is_alive()
+        busy = self._reload_thread is not None and self._reload_thread.is_alive()
         if self.config is not None and not busy and (self._reload or self.config.changed()):
             self._reload = False
-            self._taking = threading.Thread(target=self._take_or_tell, name="configuration", daemon=True)
-            self._taking.start()
+            self._reload_thread = threading.Thread(
+                target=self._apply_or_log, name="configuration", daemon=True
+            )
+            self._reload_thread.start()
 
     # --- kill switch ---
 
@@ -174,23 +176,23 @@ class Routing:
         """
         if self.config is None:
             raise UsageError("the server was started without --config, so there is no file to read")
-        return self._take(self.config)
+        return self._apply(self.config)
 
-    def _take_or_tell(self) -> None:
+    def _apply_or_log(self) -> None:
         assert self.config is not None
         try:
-            self._take(self.config)
+            self._apply(self.config)
         except StreamCTRError as error:
             logger.warning("the experiment stays as it was: %s", error)
         except Exception:
             logger.exception("taking the configuration failed; the experiment stays as it was")
 
-    def _take(self, config: ConfigFile) -> bool:
+    def _apply(self, config: ConfigFile) -> bool:
         """Take the file's experiment whole, or raise and change nothing."""
-        with self._config_turn:
-            return self._take_in_turn(config)
+        with self._config_lock:
+            return self._apply_locked(config)
 
-    def _take_in_turn(self, config: ConfigFile) -> bool:
+    def _apply_locked(self, config: ConfigFile) -> bool:
         old = self.plan.experiment
         try:
             new = config.read()
