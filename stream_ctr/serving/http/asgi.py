@@ -1,4 +1,4 @@
-"""The few pieces of ASGI that the server needs: read a body within its limits, send an answer."""
+"""ASGI helpers: read a request body within limits, decode it, send a response."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CLOSE: Header = (b"connection", b"close")
 
 
 class Disconnected(Exception):
-    """The client has gone; there is nobody to answer."""
+    """The client closed the connection before the response."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
-    """The first header of that (lower case) name."""
+    """Value of the first header with this name (lower case)."""
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
@@ -35,9 +35,10 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def check_content(scope: Scope, *kinds: bytes) -> None:
-    """Check that the body says that it is plain JSON, or one of the other ``kinds``. A body that does not
-    say what it is counts as JSON: many clients do not. Not so from a web page, whose browser then asks no
-    permission to send it to another origin.
+    """Check that Content-Type is JSON or one of the other ``kinds``, and that the body is not compressed.
+
+    A missing Content-Type counts as JSON, because many clients send none. It is rejected if the request has
+    an Origin header: a browser sends such a request to another origin without a CORS preflight.
 
     Raises:
         ApiError: 415.
@@ -51,16 +52,16 @@ def check_content(scope: Scope, *kinds: bytes) -> None:
 
 
 def shown(value: bytes) -> str:
-    """A header's value for a message."""
+    """A header value, formatted for an error message."""
     return repr(value[:60].decode("latin-1"))
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_seconds: float) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Raises:
-        ApiError: 413 when it is longer than ``max_bytes``, 408 when it has not come in time.
-        Disconnected: the client went away first.
+        ApiError: 413 if it is longer than ``max_bytes``, 408 if it does not arrive in time.
+        Disconnected: the client closed the connection.
     """
     too_long = ApiError(413, f"the body is longer than {max_bytes} bytes", (CLOSE,))
     declared = header(scope, b"content-length")
@@ -87,7 +88,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_seco
 
 @contextmanager
 def malformed() -> Iterator[None]:
-    """Raises ApiError 400 for a body that cannot be decoded, with the reason."""
+    """Turns a decoding error in the block into ApiError 400 with the reason."""
     try:
         yield
     except UnicodeDecodeError:
@@ -101,7 +102,7 @@ def malformed() -> Iterator[None]:
 async def respond(
     send: Send, status: int, body: bytes, headers: Iterable[Header] = (), content_type: bytes = JSON
 ) -> None:
-    """Send one answer."""
+    """Send one response."""
     length = str(len(body)).encode()
     all_headers = [(b"content-type", content_type), (b"content-length", length), *headers]
     await send({"type": "http.response.start", "status": status, "headers": all_headers})

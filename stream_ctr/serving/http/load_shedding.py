@@ -1,12 +1,12 @@
-"""Requests beyond what may wait are refused before they cost what a request costs.
+"""Load shedding: requests beyond the limit are rejected before they cost much.
 
-Refusing one the way that others are answered takes a good part of the time of computing one: a task, the
-route, the error, its encoding. So a request for a computation is refused as soon as its headers are in, with
-an answer that lies ready, and its body is thrown away.
+Rejecting a request on the normal path (task, routing, error, encoding) takes a large part of the time of
+computing one. So a request to predict is rejected as soon as its headers have arrived, with a prepared
+response, and its body is discarded.
 
-Who does not wait for ``Retry-After`` is told by the connection. Its next refusal comes late, so that it asks
-less often; and half of the places are kept from it, so that those who have waited find one. A proxy, whose
-connections are shared, loses little by that: what is let in is never held up.
+A client that ignores ``Retry-After`` is recognized by its connection. Its next 503 is delayed, so that it
+retries less often, and it may use only half of the places, so that clients that waited find one free.
+A proxy, whose connections are shared, loses little: admitted requests are never delayed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from stream_ctr.serving.http.tokens import Tokens
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
 
 HOLD_SECONDS: Final = 0.25
-"""Time until a refusal is told to a connection that has come again too early."""
+"""Delay of the 503 response to a connection that retried too early."""
 TICK_SECONDS: Final = 0.005
 RANK: Final = b"/v1/rank"
 MODELS, INFER = b"/v2/models/", b"/infer"
 
 
 class LoadShedder:
-    """One worker's door: who is turned away, and who has to wait to hear it."""
+    """Load shedding of one worker: which requests are rejected, and which rejections are delayed."""
 
     def __init__(self, admission: Admission, tokens: Tokens, metrics: ServeMetrics) -> None:
         self._admission = admission
@@ -48,13 +48,13 @@ class LoadShedder:
         }
 
     def admits(self, path: bytes, scope: Scope, early: bool, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether a request is let in; one that computes nothing always is."""
+        """Whether a request is admitted. Requests that do not predict always are."""
         if path != RANK and not (path.startswith(MODELS) and path.endswith(INFER)):
             return True
         try:
             self._tokens.check(scope)
         except ApiError:
-            return True  # the application says so; it takes no place
+            return True  # the application responds with 401; the request occupies no place
         if self._admission.expect(
             max(1, self._admission.places // 2) if early else self._admission.places, loop
         ):
@@ -66,17 +66,17 @@ class LoadShedder:
         return False
 
     def answer(self, closing: bool) -> bytes:
-        """What a request that is turned away gets."""
+        """The prepared 503 response."""
         return self._answers[closing]
 
     def hold(self, connection: SheddingProtocol, loop: asyncio.AbstractEventLoop) -> None:
-        """Release this connection a moment later."""
+        """Send the delayed 503 of this connection after HOLD_SECONDS."""
         self._held.append((loop.time() + HOLD_SECONDS, connection))
         if self._timer is None:
             self._timer = loop.call_later(HOLD_SECONDS, self._release, loop)
 
     def _release(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Release those whose time has come, a few at a time: what comes back does not come at once."""
+        """Send the delayed responses that are due, a few at a time, to spread the retries."""
         now = loop.time()
         for _ in range(math.ceil(len(self._held) * TICK_SECONDS / HOLD_SECONDS)):
             if self._held[0][0] > now:
@@ -86,18 +86,18 @@ class LoadShedder:
 
 
 class SheddingProtocol(TimeoutProtocol):
-    """The server's HTTP, with a door in front of the application."""
+    """HTTP with load shedding in front of the application."""
 
     load_shedder: LoadShedder
     _shedding = False
-    """Whether the request that is coming in is not let in: its body is thrown away."""
+    """Whether the request being received is rejected; its body is discarded."""
     _closing = False
     _held = False
-    """Whether a request was turned away and has not heard of it."""
+    """Whether the 503 response to a rejected request is still to be sent."""
     _shed_at = float("-inf")
 
     def on_message_begin(self) -> None:
-        self.release()  # a pipelined request of the same piece: answers come in the order of requests
+        self.release()  # a pipelined request: responses must keep the order of requests
         super().on_message_begin()
 
     def headers_complete(self) -> None:
@@ -106,7 +106,9 @@ class SheddingProtocol(TimeoutProtocol):
             super().headers_complete()
             return
         self._closing = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if self.expect_100_continue:  # a body will come or not: who is to say where the next request begins
+        if (
+            self.expect_100_continue
+        ):  # the client may or may not send the body: where the next request begins is unknown
             self._shed(closing=True)
 
     def on_body(self, body: bytes) -> None:
@@ -126,7 +128,7 @@ class SheddingProtocol(TimeoutProtocol):
         super().shutdown()
 
     def release(self) -> None:
-        """Let a request that was turned away hear of it."""
+        """Send the delayed 503 response, if there is one."""
         if self._held:
             self._held = False
             if not self.transport.is_closing():
@@ -138,7 +140,7 @@ class SheddingProtocol(TimeoutProtocol):
         return not self._held and super()._unfinished
 
     def _must_shed(self) -> bool:
-        # What waits behind another request of its connection is left to the gate, when its turn has come.
+        # A request queued behind another one of its connection is checked by ``admit`` when its turn comes.
         if not self.idle or self.parser.get_method() != b"POST":
             return False
         early = self.loop.time() - self._shed_at < RETRY_SECONDS
@@ -150,7 +152,7 @@ class SheddingProtocol(TimeoutProtocol):
         if self.transport.is_closing():
             return
         if self.flow.write_paused:
-            self.transport.abort()  # it asks and asks and never reads an answer
+            self.transport.abort()  # the client keeps sending requests and never reads a response
             return
         if closing:
             self.transport.write(self.load_shedder.answer(closing=True))

@@ -14,7 +14,7 @@ HEALTH_PATHS = ("/health/live", "/health/ready")
 
 
 class Operations:
-    """Handlers for probes and for Prometheus."""
+    """Handlers for health checks and for Prometheus."""
 
     def __init__(self, arms: ArmPredictors, metrics: ServeMetrics, workers: int) -> None:
         self._arms = arms
@@ -27,13 +27,13 @@ class Operations:
         self.public_metrics: Routes = (
             self.own_metrics if workers == 1 else {"/metrics": (GET, self._metrics_elsewhere)}
         )
-        """On the shared port: of one worker its metrics, of several a reference to the admin ports."""
+        """On the public port: the metrics of a single worker; with several, a 404."""
 
     async def _live(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await respond(send, 200, b'{"live":true}')
 
     async def _ready(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """200 as soon as the control arm has a snapshot; each arm's version and trouble either way."""
+        """200 once the control arm has a snapshot, else 503; always the version and error of each arm."""
         arms = self._arms
         plan, current = arms.view
         ready = plan.control in current
@@ -53,7 +53,6 @@ class Operations:
         await respond(send, 200 if ready else 503, msgspec.json.encode(status))
 
     async def _show_metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer with what Prometheus reads."""
         await respond(send, 200, self._metrics.render(), content_type=CONTENT_TYPE)
 
     async def _metrics_elsewhere(self, _scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -53,7 +53,7 @@ class RankApi:
         await respond(send, 200, body)
 
     async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, bytes]:
-        """Arm and body of the answer; its impression is on its way to the log."""
+        """Arm and body of the response; the impression is queued for the log."""
         raw = await self._admission.read(scope, receive)
         async with self._admission.turn(started):
             request = decode_request(raw, self._max_candidates)
@@ -73,10 +73,10 @@ class RankApi:
 
 
 def decode_request(body: bytes, max_candidates: int) -> RankRequest:
-    """The request in a body.
+    """Decode and check a request.
 
     Raises:
-        ApiError: 400 for what is not JSON or not of this shape, 422 for too few or too many candidates.
+        ApiError: 400 for malformed JSON or a wrong schema, 422 for too few or too many candidates.
     """
     with malformed():
         request = _decoder.decode(body)
@@ -95,8 +95,8 @@ def decode_request(body: bytes, max_candidates: int) -> RankRequest:
 
 
 def check_bids(candidates: list[Candidate]) -> None:
-    """Raises ApiError 400 where some candidates have a bid and others have none: a default for them would
-    decide the ranking."""
+    """Raises ApiError 400 if only some candidates have a bid: a default for the others would decide the
+    ranking."""
     bids = [candidate.bid for candidate in candidates]
     if 0 < bids.count(None) < len(bids):
         raise ApiError(
