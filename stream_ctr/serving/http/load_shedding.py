@@ -106,9 +106,7 @@ class SheddingProtocol(TimeoutProtocol):
             super().headers_complete()
             return
         self._closing = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if (
-            self.expect_100_continue
-        ):  # the client may or may not send the body: where the next request begins is unknown
+        if self.expect_100_continue:  # the body may not come, so the start of the next request is unknown
             self._shed(closing=True)
 
     def on_body(self, body: bytes) -> None:

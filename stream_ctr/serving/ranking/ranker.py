@@ -1,4 +1,4 @@
-"""From a request to its answer and the impression that tells the trainers about it."""
+"""Ranks the candidates of a request, and builds the response and the impression for the trainers."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ from stream_ctr.serving.routing.routing import Routing
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """An answer and its impression."""
+    """A response and its impression."""
 
     answer: RankAnswer
     impression: Impression
     view: View
-    """What was served by."""
+    """The experiment and the snapshots that computed it."""
     received_ms: int
-    """The server's clock: the impression's own time in the log."""
+    """The server's clock: the timestamp of the impression's record in the log."""
     shadows: tuple[str, ...] = ()
-    """Shadow arms that have yet to predict the impression."""
+    """Shadow arms that are still to predict the impression."""
 
 
 class Ranker:
-    """Ranks candidates with the predictor of the user's arm."""
+    """Ranks candidates by the predictor of the user's arm."""
 
     def __init__(self, routing: Routing, metrics: ServeMetrics, max_ahead_seconds: float) -> None:
-        """``max_ahead_seconds``: how far a request's ``ts_ms`` may be ahead of the server's clock."""
+        """``max_ahead_seconds``: how far the ``ts_ms`` of a request may be ahead of the server's clock."""
         self._max_ahead_seconds = max_ahead_seconds
         self._arms = routing.arms
         self._guarded = GuardedPredictor(routing, metrics)
         self._metrics = metrics
         self._others = Tally("refuse" if metrics.left_out.refuses else "ignore")
-        """What was left out for arms that did not answer: the answer's was counted already."""
+        """Features ignored by the other arms; those of the answer are counted in ``metrics.left_out``."""
 
     def rank(self, request: RankRequest, now_ms: int, override: bytes | None = None) -> Ranking:
-        """Answer one request, by one experiment and one snapshot of each arm from its beginning to its end.
+        """Rank the candidates of one request, by one experiment and one snapshot of each arm throughout.
 
-        ``override`` is the value of a tester's header.
+        ``override`` is the value of a tester's override header.
 
         Raises:
-            ApiError: 400 for features outside the schema or an impossible event time, 403 for an override
-                that is not granted, 503 when not even the control arm can answer.
+            ApiError: 400 for features outside the schema or an invalid event time, 403 for an invalid
+                override, 503 if not even the control arm can predict.
         """
         view = self._arms.view
         experiment = view.plan.experiment
@@ -107,7 +107,7 @@ class Ranker:
         return Ranking(answer, impression, view, now_ms, shadows)
 
     def _overridden(self, plan: Plan, header: bytes, user: str) -> str:
-        """The arm that a tester's header asks for. Raises ApiError 403."""
+        """The arm named in a tester's override header. Raises ApiError 403 if the header is invalid."""
         try:
             arm = check_override(plan.secret, header, plan.experiment.salt, user, time.time())
             if arm not in plan.answering:
@@ -118,14 +118,14 @@ class Ranker:
         return arm
 
     def _predict(self, choice: Choice, request: RankRequest, view: View) -> tuple[str, Reason, Prediction]:
-        """The arm that answers, why it does, and what it says."""
+        """The arm that answers, the reason, and its prediction."""
         control = view.plan.control
         arm, reason = choice.arm, choice.reason
         prediction = self._ask(arm, request, view)
         if prediction is None and arm != control:
             self._metrics.fallbacks.labels(arm).inc()
             arm = control
-            if reason != "override":  # a tester stays one, in no comparison
+            if reason != "override":  # a tester's impressions stay excluded from comparisons
                 reason = "fallback"
             prediction = self._ask(arm, request, view)
         if prediction is None:
@@ -133,7 +133,7 @@ class Ranker:
         return arm, reason, prediction
 
     def _ask(self, arm: str, request: RankRequest, view: View) -> Prediction | None:
-        """What an arm says about all candidates; None when it cannot answer."""
+        """An arm's prediction for all candidates; None if it cannot predict."""
         predictor = view.predictors.get(arm)
         if predictor is None:
             return None
@@ -151,7 +151,7 @@ class Ranker:
     def _every_arm(
         self, served: str, features: Features, keys: Keys, p: float, view: View
     ) -> dict[str, float]:
-        """What each arm says about the shown candidate: paired comparisons need all of them."""
+        """Probability of the shown candidate by each arm; paired comparisons need all of them."""
         plan, predictors = view
         said = {served: p}
         for arm in plan.live:
@@ -164,7 +164,7 @@ class Ranker:
             try:
                 found = self._guarded.ask(plan, arm, predictor, encode)
             except RecordError:
-                continue  # the other arm has another schema; what it cannot read it has no opinion on
+                continue  # the other arm has another schema that does not accept these features
             if found is not None:
                 said[arm] = found.p[0]
         for arm in said:
@@ -173,7 +173,7 @@ class Ranker:
 
 
 def _scores(p: list[float], candidates: list[Candidate]) -> list[float]:
-    """Bid times probability; the probability where candidates have no bids."""
+    """Bid times probability; the probability if candidates have no bids."""
     bids = [candidate.bid for candidate in candidates if candidate.bid is not None]
     return [each * bid for each, bid in zip(p, bids, strict=True)] if bids else p
 

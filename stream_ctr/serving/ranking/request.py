@@ -1,4 +1,4 @@
-"""The contract of a ranking: its request, its answer, and the event time of its impression."""
+"""The contract of a ranking: request, response, and the event time of the impression."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from stream_ctr.events.records import MAX_EVENT_ID_BYTES, MAX_WORTH
 from stream_ctr.serving.api_error import ApiError
 
 LATEST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999. A log refuses what is later than it can hold, and that holds up all behind it."""
+"""The end of the year 9999. A log rejects later times, and a rejected record would block all later ones."""
 
 _SECONDS: Final = range(10**9, 10**10)
-"""Seconds since 1970 of the years 2001 to 2286. As milliseconds they are a time in early 1970."""
+"""Unix times in seconds from 2001 to 2286. Read as milliseconds, they fall into early 1970."""
 
 Features = dict[str, Any]
-"""Values by name: the arm's encoder says which are features of its schema, and whether they fit it."""
+"""Values by name. The arm's encoder checks them against its schema."""
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 EventId = Annotated[str, msgspec.Meta(max_length=MAX_EVENT_ID_BYTES)]
 """At most MAX_EVENT_ID_BYTES in UTF-8; a JSON schema can only count characters."""
 EventTime = Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS)]
-"""JSON has one kind of number: 1e12 and 1000000000000.0 are milliseconds, too. Fractions are dropped."""
+"""Milliseconds. JSON has one number type, so 1e12 and 1000000000000.0 are valid; fractions are truncated."""
 UserId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -70,11 +70,11 @@ class RankAnswer(msgspec.Struct, gc=False):
 
 
 def event_time_ms(ts_ms: float | None, now_ms: int, max_ahead_seconds: float) -> int:
-    """Event time of an impression, never later than the server's clock ``now_ms``: a client's clock must not
-    end the label windows of others.
+    """Event time of an impression, capped at the server's clock ``now_ms``: a client's clock must not close
+    the label windows of other clients' impressions.
 
     Raises:
-        ApiError: 400 for a ``ts_ms`` that is further ahead than clocks differ, or is in seconds.
+        ApiError: 400 if ``ts_ms`` is more than ``max_ahead_seconds`` ahead, or in seconds.
     """
     if ts_ms is None:
         return now_ms

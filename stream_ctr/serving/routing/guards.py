@@ -1,6 +1,6 @@
-"""Guards: what an arm's predictions must keep to, judged over windows of requests.
+"""Guards: limits on an arm's predictions, checked over windows of requests.
 
-A guard counts and judges; what becomes of an arm that does not keep to it is the router's affair.
+A guard only counts and checks. :class:`.routing.Routing` kills an arm whose guard trips.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Cause = Literal["not_ready", "non_finite", "saturated", "latency", "calibration"
 
 
 class Trip(NamedTuple):
-    """Why an arm is to be killed."""
+    """Why an arm must be killed."""
 
     cause: Cause
     reason: str
-    """One line for people, with the figure and its limit."""
+    """One line of text with the value and its limit."""
 
 
 class ArmGuard:
-    """The guard of one arm in one server process. Not for use by several threads at once."""
+    """The guard of one arm in one server process. Not thread-safe."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
@@ -35,9 +35,9 @@ class ArmGuard:
         self._own, self._control = 0.0, 0.0
 
     def asked(self, probabilities: list[float], finite: bool, seconds: float) -> Trip | None:
-        """One request asked the arm, which took so long to say this; ``finite``: they are all numbers.
+        """Count one prediction of the arm and its duration. ``finite``: all probabilities are finite.
 
-        A share that the rest of the window can no longer bring below its limit trips at once.
+        The guard trips as soon as a count exceeds the limit of the whole window.
         """
         config = self.config
         self._asked += 1
@@ -80,7 +80,7 @@ class ArmGuard:
         return None
 
     def compared(self, own: float, control: float) -> Trip | None:
-        """The arm and the control gave these probabilities to the same candidate."""
+        """Count the probabilities of the arm and of the control for the same candidate."""
         if not self.config.calibration:
             return None
         self._compared += 1
@@ -102,14 +102,14 @@ class ArmGuard:
 
 
 class ObservedGuard:
-    """Compares an arm's predicted clicks with its clicks, as the watcher sums them, span by span."""
+    """Compares an arm's predicted with its observed clicks, period by period, from the watcher's sums."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self._from: ArmSums | None = None
 
     def observed(self, sums: ArmSums) -> Trip | None:
-        """The watcher's newest sums; what they held at the first call is not judged."""
+        """Check the watcher's newest sums. Only the increase since the first call counts."""
         start = self._from
         limit = self.config.observed_calibration
         if start is None or sums.impressions < start.impressions:
@@ -132,6 +132,6 @@ class ObservedGuard:
 
 
 def _ratio(one: float, other: float) -> float:
-    """How many times the larger is the smaller."""
+    """Ratio of the larger to the smaller."""
     low, high = sorted((one, other))
     return high / low if low > 0 else (math.inf if high > 0 else 1.0)

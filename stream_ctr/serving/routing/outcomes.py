@@ -1,4 +1,4 @@
-"""What the watcher's sums say to a server: chances of sampled arms, and clicks against predictions."""
+"""Uses of the watcher's sums: sampling probabilities of arms, and predicted against observed clicks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTHING = ArmSums(0, 0)
 
 
 class OutcomeMonitor:
-    """Follows the sums of one experiment. Not for use by several threads at once."""
+    """Follows the sums of one experiment. Not thread-safe."""
 
     def __init__(self, folder: Path, metrics: RoutingMetrics) -> None:
         self._folder = folder
@@ -34,9 +34,9 @@ class OutcomeMonitor:
     def look(
         self, experiment: ExperimentConfig, arms: Sequence[str], killed: Collection[str]
     ) -> tuple[dict[str, float], list[tuple[str, Trip]]]:
-        """Chances of the arms that can be drawn (empty where nothing is sampled), and what is to be killed.
+        """Sampling probabilities of the arms (empty without sampling), and the arms to kill with the reason.
 
-        ``arms`` can answer now; ``killed`` ones are judged anew, from then on, when they are revived.
+        ``arms`` are those that can answer. The guard of an arm in ``killed`` starts again when it is revived.
         """
         changed = self._read()
         if experiment.salt != self._salt:
@@ -55,7 +55,7 @@ class OutcomeMonitor:
         try:
             self._sums, error = read_sums(self._folder), ""
         except StateError as failure:
-            error = str(failure)  # the sums known so far go on
+            error = str(failure)  # keep the last known sums
         if error and error != self._error:
             logger.warning("%s", error)
         self._error = error
