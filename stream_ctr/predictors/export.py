@@ -73,8 +73,8 @@ def river_parts(learner: FrozenState, fields: int) -> tuple[RiverModel, Arrays, 
 def model_parts(
     model: ModelConfig, fields: int, learner: FrozenState
 ) -> tuple[ModelConfig | RiverModel, Arrays, Source]:
-    """Model, dense parameters and rows of any learner's weights. ``model`` is the arm's network, ignored if the
-    state is that of a river model.
+    """Model, dense parameters and rows of any learner's weights. ``model`` is the arm's network, ignored if
+    the state is that of a river model.
 
     Raises:
         StateError: the state cannot be exported to a snapshot.

@@ -127,9 +127,9 @@ class Worker:
         readable, _, _ = select.select([self._ready], [], [], 0.0)
         if readable and os.read(self._ready, 65_536):
             self._silent, self._alive = 0.0, True
-        patience = self._job.serve.hang_seconds
-        allowed = patience if self._alive else max(patience, START_SECONDS)
-        if patience > 0.0 and self._silent > allowed and not self._hung:
+        limit = self._job.serve.hang_seconds
+        allowed = limit if self._alive else max(limit, START_SECONDS)
+        if limit > 0.0 and self._silent > allowed and not self._hung:
             assert self._process is not None
             self._hung = True
             logger.warning(

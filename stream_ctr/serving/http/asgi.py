@@ -45,13 +45,13 @@ def check_content(scope: Scope, *kinds: bytes) -> None:
     """
     kind = (header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
     if kind not in (JSON, *kinds) and (kind or header(scope, b"origin") is not None):
-        raise ApiError(415, f"Content-Type is {shown(kind)}; send application/json", (CLOSE,))
+        raise ApiError(415, f"Content-Type is {quoted(kind)}; send application/json", (CLOSE,))
     coding = (header(scope, b"content-encoding") or b"identity").strip().lower()
     if coding != b"identity":
-        raise ApiError(415, f"Content-Encoding {shown(coding)} is not supported; send plain JSON", (CLOSE,))
+        raise ApiError(415, f"Content-Encoding {quoted(coding)} is not supported; send plain JSON", (CLOSE,))
 
 
-def shown(value: bytes) -> str:
+def quoted(value: bytes) -> str:
     """A header value, formatted for an error message."""
     return repr(value[:60].decode("latin-1"))
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from stream_ctr.serving.api_error import ApiError
-from stream_ctr.serving.http.asgi import Scope, header, shown
+from stream_ctr.serving.http.asgi import Scope, header, quoted
 from stream_ctr.serving.http.tensors import InferInput
 
 EXTENSION: Final = "binary_tensor_data"
@@ -52,7 +52,7 @@ def split_body(scope: Scope, body: bytes) -> Parts:
     if not (value.isdigit() and len(value) < 20) or int(value) > len(body):
         raise ApiError(
             400,
-            f"Inference-Header-Content-Length is {shown(value)}; it must be the length of the JSON, at most "
+            f"Inference-Header-Content-Length is {quoted(value)}; it must be the length of the JSON, at most "
             f"the {len(body)} bytes of the body",
         )
     return Parts(body[: int(value)], body[int(value) :])

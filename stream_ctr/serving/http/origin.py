@@ -12,7 +12,7 @@ import ipaddress
 from typing import Final
 
 from stream_ctr.serving.api_error import ApiError
-from stream_ctr.serving.http.asgi import CLOSE, Receive, Scope, Send, check_content, header, shown
+from stream_ctr.serving.http.asgi import CLOSE, Receive, Scope, Send, check_content, header, quoted
 from stream_ctr.serving.http.router import Route
 from stream_ctr.serving.http.tokens import Tokens
 
@@ -42,7 +42,7 @@ def check_host(scope: Scope) -> None:
     if host is not None and not _is_literal(_name_of(host)):
         raise ApiError(
             403,
-            f"Host is {shown(host)}; without a token, administration is asked by address, such as 127.0.0.1",
+            f"Host is {quoted(host)}; without a token, administration is asked by address, such as 127.0.0.1",
             (CLOSE,),
         )
 
@@ -53,7 +53,7 @@ def check_origin(scope: Scope) -> None:
     host = (header(scope, b"host") or b"").lower()
     own = (None, b"http://" + host, b"https://" + host)
     if origin not in own or site not in OWN_SITES:
-        sender = "another web page" if origin is None else f"a web page of {shown(origin)}"
+        sender = "another web page" if origin is None else f"a web page of {quoted(origin)}"
         raise ApiError(403, f"sent by {sender}; the admin port takes none from other origins", (CLOSE,))
 
 

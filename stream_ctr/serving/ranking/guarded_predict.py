@@ -38,7 +38,7 @@ class GuardedPredictor:
         self._metrics = metrics
         self._failed: dict[str, Predictor] = {}
 
-    def ask(
+    def predict(
         self, plan: Plan, arm: str, predictor: Predictor, encode: Callable[[], Keys]
     ) -> Prediction | None:
         """The arm's prediction; None if it fails or any probability is not finite.
@@ -59,7 +59,7 @@ class GuardedPredictor:
         finite = all(map(math.isfinite, p))
         guard = plan.guards.get(arm)
         if guard is not None:
-            trip = guard.asked(p, finite, time.perf_counter() - started)
+            trip = guard.count_prediction(p, finite, time.perf_counter() - started)
             if trip is not None:
                 self._routing.trip(arm, trip)
         self._metrics.count_predictions(arm, len(p))
@@ -72,7 +72,7 @@ class GuardedPredictor:
         """Feed the arm's guard the probabilities of the arm and of the control for one candidate."""
         guard, control = plan.guards.get(arm), p.get(plan.control)
         if guard is not None and control is not None:
-            trip = guard.compared(p[arm], control)
+            trip = guard.count_pair(p[arm], control)
             if trip is not None:
                 self._routing.trip(arm, trip)
 

@@ -69,15 +69,15 @@ class Ranker:
         event_id = request.event_id or secrets.token_hex(16)
         overridden = None if override is None else self._overridden(view.plan, override, request.user)
         choice = view.plan.choose(request.user, event_id, overridden)
-        arm, reason, said = self._predict(choice, request, view)
-        scores = _scores(said.p, request.candidates)
+        arm, reason, prediction = self._predict(choice, request, view)
+        scores = _scores(prediction.p, request.candidates)
         best = scores.index(max(scores))
         answer = RankAnswer(
             event_id=event_id,
             arm=arm,
             model_version=view.predictors[arm].model_version,
             experiment=experiment.name,
-            candidates=[CandidateAnswer(*pair) for pair in zip(said.p, scores, strict=True)],
+            candidates=[CandidateAnswer(*pair) for pair in zip(prediction.p, scores, strict=True)],
             best=best,
         )
         shown = request.candidates[best]
@@ -89,7 +89,7 @@ class Ranker:
             features=features,
             user=request.user,
             bid=1.0 if shown.bid is None else shown.bid,
-            p=self._every_arm(arm, features, said.keys[best : best + 1], said.p[best], view),
+            p=self._p_by_arm(arm, features, prediction.keys[best : best + 1], prediction.p[best], view),
             truth=shown.truth,
             experiment=experiment.name,
             salt=experiment.salt,
@@ -139,7 +139,7 @@ class Ranker:
             return None
         own = [candidate.features for candidate in request.candidates]
         try:
-            return self._guarded.ask(
+            return self._guarded.predict(
                 view.plan,
                 arm,
                 predictor,
@@ -148,12 +148,12 @@ class Ranker:
         except RecordError as error:
             raise ApiError(400, str(error)) from None
 
-    def _every_arm(
+    def _p_by_arm(
         self, served: str, features: Features, keys: Keys, p: float, view: View
     ) -> dict[str, float]:
         """Probability of the shown candidate by each arm; paired comparisons need all of them."""
         plan, predictors = view
-        said = {served: p}
+        p_by_arm = {served: p}
         for arm in plan.live:
             predictor = predictors.get(arm)
             if arm == served or predictor is None:
@@ -162,14 +162,14 @@ class Ranker:
             if not predictor.shares_keys(predictors[served]):
                 encode = partial(predictor.encode, [features], self._others)
             try:
-                found = self._guarded.ask(plan, arm, predictor, encode)
+                found = self._guarded.predict(plan, arm, predictor, encode)
             except RecordError:
                 continue  # the other arm has another schema that does not accept these features
             if found is not None:
-                said[arm] = found.p[0]
-        for arm in said:
-            self._guarded.compare(plan, arm, said)
-        return said
+                p_by_arm[arm] = found.p[0]
+        for arm in p_by_arm:
+            self._guarded.compare(plan, arm, p_by_arm)
+        return p_by_arm
 
 
 def _scores(p: list[float], candidates: list[Candidate]) -> list[float]:

@@ -114,22 +114,22 @@ class Shadows:
         """The impression with the probabilities of the shadow arms that were in time."""
         ranking, impression = waiting.ranking, waiting.ranking.impression
         plan, predictors = ranking.view
-        said = dict(impression.p)
+        p_by_arm = dict(impression.p)
         for arm in ranking.shadows:
             if time.monotonic() - waiting.since > TIMEOUT_SECONDS:
                 self._metrics.shadow_skips.labels(arm).inc()
                 continue
             predictor = predictors[arm]
             try:
-                found = self._guarded.ask(
+                found = self._guarded.predict(
                     plan, arm, predictor, partial(predictor.encode, [impression.features], self._left_out)
                 )
             except RecordError:
                 continue  # the shadow has another schema that does not accept these features
             if found is not None:
-                said[arm] = found.p[0]
+                p_by_arm[arm] = found.p[0]
                 self._metrics.shadow_predictions.labels(arm).inc()
-                self._guarded.compare(plan, arm, said)
-        record = encode_impression(msgspec.structs.replace(impression, p=said), ranking.received_ms)
+                self._guarded.compare(plan, arm, p_by_arm)
+        record = encode_impression(msgspec.structs.replace(impression, p=p_by_arm), ranking.received_ms)
         fits = record.value is not None and len(record.value) <= MAX_RECORD_BYTES
         return record if fits else waiting.record

@@ -74,7 +74,7 @@ class OutcomeMonitor:
                 guard = self._guards.get(arm.name)
                 if guard is None or guard.config != config:
                     guard = self._guards[arm.name] = ObservedGuard(config)
-                trip = guard.observed(sums[arm.name])
+                trip = guard.check(sums[arm.name])
                 if trip is not None:
                     trips.append((arm.name, trip))
         return trips

@@ -247,12 +247,12 @@ class Routing:
     def _judge_readiness(self) -> None:
         now, plan, ready = time.monotonic(), self.plan, self.arms.current
         for name, guard in plan.guards.items():
-            patience = guard.config.not_ready_seconds
-            if name in ready or name in plan.killed or not patience:
+            limit = guard.config.not_ready_seconds
+            if name in ready or name in plan.killed or not limit:
                 self._unready.pop(name, None)
-            elif now - self._unready.setdefault(name, now) >= patience:
+            elif now - self._unready.setdefault(name, now) >= limit:
                 self._unready.pop(name)
-                reason = f"no usable snapshot for {patience:g} s: {self.arms.error(name)}"
+                reason = f"no usable snapshot for {limit:g} s: {self.arms.error(name)}"
                 self.trip(name, Trip("not_ready", reason))
 
     # --- the plan ---
