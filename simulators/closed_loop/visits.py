@@ -17,7 +17,7 @@ import numpy as np
 from simulators.world.draws import Floats, choose, gauss, uniforms
 from simulators.world.population import DEVICE_NAMES, Integers
 from simulators.world.world import HOUR_MS, Contexts, World, sigmoid
-from stream_ctr.serving.http.rank_api import Candidate, RankRequest
+from stream_ctr.serving.ranking.request import Candidate, RankRequest
 
 VISIT_BLOCK: Final = 256
 """Visits generated together; their content does not depend on how they are requested."""

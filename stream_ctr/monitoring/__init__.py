@@ -1,1 +1,1 @@
-"""Prometheus families, the trainer's numbers, and the HTTP port."""
+"""Prometheus metric families, the numbers of a trainer, and the HTTP server for metrics."""

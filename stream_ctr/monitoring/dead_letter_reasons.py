@@ -1,8 +1,7 @@
-"""Why records became dead letters: counted by reason, values left out.
+"""Counts of dead letters by reason, with the values in a reason masked.
 
-A reason names the values that a sender chose, so that each record can have a reason of its own. Here numbers
-and quoted texts are left out; names of fields and keys stay. The number of distinct reasons is
-bounded.
+A reason quotes values of the record, so every record can have a different reason. Here, numbers and quoted
+texts are masked; names of fields and keys are kept. The number of distinct reasons is bounded.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Final
 from stream_ctr.events.log import Entry
 
 MOST_REASONS: Final = 50
-"""Distinct reasons that are counted; records with further ones are counted together."""
+"""Maximum number of distinct reasons; records with any other reason are counted together."""
 OTHER: Final = "other reasons"
 LONGEST: Final = 300
-"""Characters of a reason that are kept."""
+"""Maximum length of a reason in characters."""
 
 _QUOTED: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VARIABLE: Final = re.compile(
@@ -30,7 +29,7 @@ _VARIABLE: Final = re.compile(
 
 @lru_cache(maxsize=1024)
 def reason_pattern(reason: str) -> str:
-    """A reason without the values in it.
+    """A reason with its values masked.
 
     >>> reason_pattern("field 'age': expected a number, got 'x17' (str)")
     "field 'age': expected a number, got '...' (str)"
@@ -48,7 +47,7 @@ def reason_pattern(reason: str) -> str:
 
 @dataclass(slots=True)
 class ReasonCount:
-    """One reason, how many records have it, and the first of them."""
+    """One reason, the number of its records, and the first of them."""
 
     reason: str
     """The first record's reason, with its values."""
@@ -56,11 +55,11 @@ class ReasonCount:
     topic: str
     partition: int
     offset: int
-    """Place of the first record."""
+    """Position of the first record."""
 
     @property
     def place(self) -> str:
-        """Place of the first record as text."""
+        """Position of the first record as text."""
         return f"{self.topic}[{self.partition}] offset {self.offset}"
 
 
@@ -91,5 +90,5 @@ class ReasonCounts:
         self._found[pattern] = ReasonCount(reason[:LONGEST], 1, *place)
 
     def most(self, limit: int | None = None) -> list[ReasonCount]:
-        """The reasons, most frequent first; of equal ones the first seen."""
+        """The reasons, most frequent first; ties in order of appearance."""
         return sorted(self._found.values(), key=lambda item: -item.count)[:limit]

@@ -1,4 +1,4 @@
-"""The trainer's numbers in Prometheus' terms."""
+"""Exposes the numbers of trainers as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_ctr.pipeline.joining.delays import DELAY_BOUNDS_SECONDS
 
 
 class TrainerMetrics(Collector):
-    """Shows the last numbers each arm's trainer handed over.
+    """Exposes the last numbers that each arm's trainer published.
 
     >>> metrics = TrainerMetrics()
     >>> metrics.publish(TrainerNumbers(arm="main", vocabulary_rows=7))
@@ -25,16 +25,16 @@ class TrainerMetrics(Collector):
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """``clock`` tells Unix time in seconds: how far behind a trainer is grows while it stands still."""
+        """``clock`` returns Unix time in seconds; ``behind_seconds`` grows with it if a trainer hangs."""
         self._clock = clock
         self._arms: dict[str, TrainerNumbers] = {}
 
     def publish(self, numbers: TrainerNumbers) -> None:
-        """Show these numbers from now on; one assignment, whoever is reading."""
+        """Replace the numbers of an arm, by one assignment, which is safe for concurrent readers."""
         self._arms = {**self._arms, numbers.arm: numbers}
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric family, with a sample for each arm."""
+        """All metric families, with samples of each arm."""
         arms = self._arms
         for family in COUNTERS:
             counter = CounterMetricFamily(PREFIX + family.name, family.help, labels=("arm", *family.labels))
@@ -70,7 +70,7 @@ class TrainerMetrics(Collector):
 def cumulative(
     counts: tuple[int, ...], bounds: tuple[float, ...] = BOUNDS_SECONDS
 ) -> list[tuple[str, float]]:
-    """Buckets as Prometheus wants them: how many were at most as long as each bound."""
+    """Cumulative buckets as Prometheus expects: for each bound, the count of values up to it."""
     names = (*(f"{bound:g}" for bound in bounds), "+Inf")
     total, out = 0, []
     for name, count in zip(names, counts, strict=True):

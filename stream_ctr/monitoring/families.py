@@ -1,7 +1,7 @@
-"""Which metrics a trainer shows: names, help texts, labels, and where each value comes from.
+"""The metrics of a trainer: names, help texts, labels, and the source of each value.
 
 Names and units follow Prometheus' conventions: base units, ``_total`` added to counters, no ``_count``
-or ``quantile`` outside summaries. ``promtool check metrics`` has no remarks.
+or ``quantile`` outside summaries. ``promtool check metrics`` reports nothing.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Family(NamedTuple):
     help: str
     labels: tuple[str, ...]
     read: Read
-    """Values of the labels, and value, of each sample."""
+    """Label values and value of each sample."""
 
 
 def one(value: float | None) -> Samples:
-    """A sample without labels; none where the value is not known."""
+    """A sample without labels; no sample if the value is unknown."""
     return [] if value is None else [((), float(value))]
 
 
 def spread_gauges(
     name: str, what: str, read: Callable[[TrainerNumbers], Spread | None]
 ) -> tuple[Family, ...]:
-    """Mean, maximum and quantiles of one spread. The label is ``q``: ``quantile`` is for summaries alone."""
+    """Mean, maximum and quantiles of one spread. The label is ``q``; ``quantile`` is for summaries only."""
 
     def pick(take: Callable[[Spread], Samples]) -> Read:
         def samples(numbers: TrainerNumbers) -> Samples:
@@ -58,7 +58,7 @@ def spread_gauges(
 
 
 def metric_gauges() -> tuple[Family, ...]:
-    """The progressive metrics, over the whole stream and over the recent window."""
+    """The progressive (prequential) metrics, over the whole stream and over the recent window."""
 
     def pick(take: Callable[[MetricValues], float]) -> Read:
         def samples(numbers: TrainerNumbers) -> Samples:
@@ -97,7 +97,7 @@ def metric_gauges() -> tuple[Family, ...]:
 
 
 def behind(now: float) -> Family:
-    """How long ago, at ``now``, the event happened that was applied last; never negative."""
+    """Age at time ``now`` (Unix time in seconds) of the last applied event; never negative."""
     return Family(
         "behind_seconds",
         "Wall time minus the event time up to which the stream has been applied.",

@@ -1,4 +1,4 @@
-"""HTTP for operators: /metrics, /health/live, /health/ready and further pages on a port of their own."""
+"""HTTP server for operators, on a separate port: /metrics, /health/live, /health/ready and other pages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 RENDER_SECONDS: Final = 0.25
-"""Shortest time between two renderings; scrapes in between get the last text."""
+"""Minimum time between two renderings; scrapes in between receive the last text."""
 IDLE_SECONDS: Final = 10.0
-"""A client that sends nothing for this long is let go: each holds a thread."""
+"""Timeout of an idle client: each connection occupies a thread."""
 MOST_CLIENTS: Final = 32
-"""Connections served at once; one more is closed unanswered, so that no flood of them can grow memory."""
+"""Maximum number of concurrent connections; further ones are closed at once, to bound memory."""
 TEXT: Final = "text/plain; charset=utf-8"
 
 Ready = Callable[[], str | None]
@@ -35,16 +35,16 @@ Ready = Callable[[], str | None]
 
 
 class Route(NamedTuple):
-    """A further page of a :class:`MetricsServer`."""
+    """An additional page of a :class:`MetricsServer`."""
 
     content_type: str
     body: Callable[[], bytes]
-    """Makes the body, in the thread of the request; empty while there is none, which is answered 503."""
+    """Returns the body; called in the thread of the request. An empty body gives status 503."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
 class Page:
-    """The text of a collector, rendered at most every RENDER_SECONDS for each format."""
+    """The text of a collector, rendered at most once per RENDER_SECONDS and format."""
 
     def __init__(self, collector: Collector, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = CollectorRegistry()
@@ -61,14 +61,14 @@ class Page:
             made, body = self._texts.get(content_type, (-RENDER_SECONDS, b""))
             if now - made >= RENDER_SECONDS or not body:
                 body = encoder(self._registry)
-                # Few formats exist, but a client may ask for escapings of its own invention.
+                # Few formats exist, but a client may request arbitrary escaping schemes.
                 self._texts = dict(list(self._texts.items())[-3:])
                 self._texts[content_type] = now, body
         return content_type, body
 
 
 class MetricsServer:
-    """Serves a collector from a thread of its own until closed.
+    """Serves a collector from a separate thread until closed.
 
     >>> import urllib.request
     >>> from stream_ctr.monitoring.exposition import TrainerMetrics
@@ -87,14 +87,14 @@ class MetricsServer:
         routes: Mapping[str, Route] | None = None,
         settings: tuple[str, str] = ("train.metrics_host", "train.metrics_port"),
     ) -> None:
-        """Listen on ``host``:``port``; port 0 takes a free one.
+        """Listen on ``host``:``port``; port 0 selects a free one.
 
         Args:
             host, port: the address.
-            collector: what /metrics shows.
-            ready: why not ready, for /health/ready.
-            routes: further pages by path; a client that has one by its ETag is told that it has not changed.
-            settings: names of the settings of host and port, for messages.
+            collector: the metrics of /metrics.
+            ready: returns None, or the reason why /health/ready responds with 503.
+            routes: additional pages by path; they support ETag and If-None-Match.
+            settings: names of the settings of host and port, for error messages.
 
         Raises:
             StreamCTRError: the address cannot be listened on.
@@ -139,14 +139,14 @@ class MetricsServer:
             status = "200 OK" if reason is None else "503 Service Unavailable"
             body = f"{'ready' if reason is None else reason}\n".encode()
         headers.append(("Content-Type", content_type))
-        if not status.startswith("304"):  # whose length is that of the body which it does not send
+        if not status.startswith("304"):  # a 304 has no body
             headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [b"" if method == "HEAD" else body]
 
 
 def _from(route: Route, environ: WSGIEnvironment) -> tuple[str, bytes, str, list[tuple[str, str]]]:
-    """Status, body, content type and headers of a further page."""
+    """Status, body, content type and headers of an additional page."""
     body = route.body()
     if not body:
         return "503 Service Unavailable", b"not there yet\n", TEXT, [("Retry-After", "2")]
@@ -162,13 +162,13 @@ class _Handler(WSGIRequestHandler):
     timeout = IDLE_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are no news."""
+        """Log nothing: scrapes are frequent."""
 
 
 class _Server(ThreadingWSGIServer):
-    """Threads that end with the process, as many as MOST_CLIENTS."""
+    """Daemon threads, at most MOST_CLIENTS of them."""
 
-    # Python's default of 5 drops connections that come at once, and their clients wait a second.
+    # With Python's default of 5, simultaneous connections are dropped and their clients wait a second.
     request_queue_size = 128
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -176,7 +176,7 @@ class _Server(ThreadingWSGIServer):
         super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
-        # HTTPServer asks the name service who it is, which may take seconds where there is none.
+        # HTTPServer looks up its own name in DNS, which may take seconds without a name server.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
@@ -194,7 +194,7 @@ class _Server(ThreadingWSGIServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up or falls silent is its own affair; anything else is told."""
+        """Ignore disconnects and timeouts of clients; log all other errors."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -214,7 +214,7 @@ def _listen(host: str, port: int, application: Any, settings: tuple[str, str]) -
         else:
             why = f"{error.strerror or error}; check {host_name} and {port_name}"
         raise StreamCTRError(f"cannot serve metrics on {host}:{port}: {why}") from None
-    except (TypeError, UnicodeError):  # a name that no host can have
+    except (TypeError, UnicodeError):  # not a valid host name
         raise StreamCTRError(
             f"cannot serve metrics on {host!r}: that is no host name; check {host_name}"
         ) from None

@@ -1,4 +1,4 @@
-"""What a run has read and lost, in Prometheus' terms; for jobs that are no trainers."""
+"""Prometheus metrics of records read and lost, for jobs other than trainers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ JOIN_PREFIX: Final = "stream_ctr_join_"
 
 
 class LossNumbers(NamedTuple):
-    """What a run has read and lost at one moment."""
+    """Records that a run has read and lost at one moment."""
 
     read: Mapping[str, int]
     """Records read since the start: impressions and clicks."""
     shares: Mapping[str, float]
-    """Share of the recent records that were lost, by loss."""
+    """Fraction of the recent records that were lost, by loss."""
     warnings: Mapping[str, bool]
-    """Whether that is a warning, by loss."""
+    """Whether the loss is a warning, by loss."""
 
 
 def loss_families(prefix: str, numbers: LossNumbers | None) -> Iterator[Metric]:
-    """The three families; without samples where there are no numbers yet."""
+    """The three metric families; without samples before the first numbers."""
     read = CounterMetricFamily(
         f"{prefix}read_records", "Records read since the start: impressions and clicks.", labels=("kind",)
     )
@@ -44,7 +44,7 @@ def loss_families(prefix: str, numbers: LossNumbers | None) -> Iterator[Metric]:
 
 
 class LossMetrics(Collector):
-    """Shows the last numbers that were published.
+    """Exposes the last published numbers.
 
     >>> metrics = LossMetrics("stream_ctr_join_")
     >>> metrics.publish(LossNumbers({"clicks": 3}, {}, {}))
@@ -57,9 +57,9 @@ class LossMetrics(Collector):
         self._numbers: LossNumbers | None = None
 
     def publish(self, numbers: LossNumbers) -> None:
-        """Show these numbers from now on."""
+        """Replace the numbers."""
         self._numbers = numbers
 
     def collect(self) -> Iterator[Metric]:
-        """The families."""
+        """The metric families."""
         return loss_families(self._prefix, self._numbers)

@@ -1,7 +1,7 @@
-"""Which records were read and not used, as shares of what was read, and when a share is a warning.
+"""Record losses: the share of records that were read and not used, and when a share is a warning.
 
-Everything here is arithmetic on counters: no clock, no log, no state. While a job runs, shares are over the
-most recent records, so that the good months before do not hide a problem that starts today.
+This module only computes on counters: no clock, no log, no persistent state. While a job runs, shares cover
+the most recent records, so that a long history without losses does not hide a new problem.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Final, Literal, NamedTuple
 from stream_ctr.config.losses import LossesConfig
 
 Base = Literal["impressions", "clicks"]
-"""What a share is of: impressions read (or labelled records), or clicks read."""
+"""Denominator of a share: impressions read (or labelled records), or clicks read."""
 
 
 class Loss(NamedTuple):
-    """One way in which a record is lost."""
+    """One kind of record loss."""
 
     name: str
-    """As metrics and JSON name it; where it is one of the joiner's outcomes, that outcome's name."""
+    """Name in metrics and JSON; if it is one of the joiner's outcomes, the name of that outcome."""
     base: Base
     title: str
-    """Row of the outcome table."""
+    """Row title in the outcome table."""
     what: str
-    """What became of the records, as a predicate."""
+    """What happened to the records, as a predicate."""
     remedy: str
-    """What to do; names of settings in braces are filled in with their values."""
+    """What to do about it; placeholders in braces are replaced by values."""
     warns: bool = True
-    """False for what is dropped by design: a repeat was used once."""
+    """False for records that are dropped by design, such as duplicates."""
 
 
 LOSSES: Final = (
@@ -118,30 +118,30 @@ LOSSES: Final = (
     ),
     Loss("clicks_repeated", "clicks", "repeated", "repeat a click of the same event id", "", warns=False),
 )
-"""Every way, in the order of the outcome table."""
+"""All losses, in the order of the outcome table."""
 
 NOTHING_LEARNED: Final = "nothing_learned"
-"""The warning of a job that reads impressions and can use none of them."""
+"""Warning of a job that reads impressions and learns from none of them."""
 TIME_UNIT: Final = "time_unit"
-"""The warning about times that look like seconds."""
+"""Warning about timestamps that look like seconds."""
 OTHER_WARNINGS: Final = (NOTHING_LEARNED, TIME_UNIT)
-"""Warnings that are no share of anything."""
+"""Warnings that are not based on a share."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossCounts:
-    """What a run has read and lost so far."""
+    """Records that a run has read and lost so far."""
 
     read: Mapping[Base, int]
-    """Records read of each kind."""
+    """Records read, by kind."""
     lost: Mapping[str, int]
     """Records lost, by the name of the loss."""
 
 
 class RecentShare:
-    """Share of lost records among the most recent ones, from running totals.
+    """Share of lost records among the most recent ones, computed from running totals.
 
-    It keeps about 16 earlier totals, so the window is right to a sixteenth of its length.
+    It keeps about 16 earlier totals, so the window is accurate to a sixteenth of its length.
 
     >>> share = RecentShare(1000)
     >>> for read in range(0, 20_001, 50):
@@ -157,7 +157,7 @@ class RecentShare:
         self._now = (0, 0)
 
     def update(self, read: int, lost: int) -> None:
-        """Take the totals as they are now; both only grow."""
+        """Set the present totals; both only grow."""
         self._now = (read, lost)
         totals = self._totals
         while len(totals) > 1 and totals[1][0] <= read - self._window:
@@ -177,16 +177,16 @@ class RecentShare:
 
     @property
     def value(self) -> float:
-        """Lost over read, at most 1: a loss can become known after other records were read."""
+        """Lost over read, capped at 1: a loss can become known after further records were read."""
         return min(1.0, self.lost / max(self.read, 1))
 
 
 class LossMonitor:
-    """Which losses are a warning now.
+    """Decides which losses are a warning.
 
     A warning begins when the share of the recent records is above ``warn_share`` and at least
-    ``minimum_records`` were lost. It ends when the share is below half of ``warn_share``: a share that stays
-    near the limit then gives one warning.
+    ``minimum_records`` were lost. It ends when the share falls below half of ``warn_share``, so that a share
+    near the limit gives only one warning.
     """
 
     def __init__(self, config: LossesConfig) -> None:
@@ -194,10 +194,10 @@ class LossMonitor:
         self.recent = {loss.name: RecentShare(config.window_records) for loss in LOSSES if loss.warns}
         """Share of each loss among the most recent records."""
         self.active: set[str] = set()
-        """Losses that are a warning now."""
+        """Losses that are currently a warning."""
 
     def update(self, counts: LossCounts) -> tuple[list[str], list[str]]:
-        """Take the present totals; the losses that became a warning, and those that ceased to be one."""
+        """Update the totals; returns the losses that became a warning, and those that ceased to be one."""
         began, ended = [], []
         limit = self._config.warn_share
         for loss in LOSSES:

@@ -1,7 +1,7 @@
-"""What a trainer tells the world about itself: plain numbers, handed over as one immutable value.
+"""The numbers that a trainer reports about itself, passed on as one immutable value.
 
-The learning loop adds to its own integers and arrays, and on a timer hands a :class:`TrainerNumbers` to
-whoever shows it. Nobody reads the loop's own state, so nobody can hold the loop up.
+The learning loop updates its own integers and arrays, and publishes a :class:`TrainerNumbers` on a timer. No
+other thread reads the state of the loop, so reporting cannot block it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stream_ctr.events.log import TopicPartition
 from stream_ctr.metrics.sums import MetricValues
 
 BOUNDS_SECONDS: Final = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 2, 5))
-"""Upper bounds of the duration bins: 1, 2, 5 a decade, from 1 microsecond to 5 seconds."""
+"""Upper bounds of the duration bins: 1, 2 and 5 per decade, from 1 microsecond to 5 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class DurationCounts:
     """A histogram of durations at one moment."""
 
     counts: tuple[int, ...] = (0,) * (len(BOUNDS_SECONDS) + 1)
-    """Durations of each bin, not cumulative; the last bin is for those above every bound."""
+    """Durations in each bin, not cumulative; the last bin is for durations above all bounds."""
     sum_seconds: float = 0.0
     """Sum of all durations."""
 
 
 class Durations:
-    """Accumulates durations into fixed bins, a few nanoseconds each.
+    """Accumulates durations in fixed bins, at a cost of a few nanoseconds each.
 
     >>> import numpy as np
     >>> durations = Durations()
@@ -46,13 +46,13 @@ class Durations:
         self._sum_seconds = 0.0
 
     def add(self, seconds: NDArray[np.float64]) -> None:
-        """Add durations [B]. A duration on a bound belongs below it, as in Prometheus."""
+        """Add durations [B]. A duration equal to a bound belongs to the bin below it, as in Prometheus."""
         places = np.searchsorted(self._bounds, seconds, side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
         self._sum_seconds += float(seconds.sum())
 
     def snapshot(self) -> DurationCounts:
-        """The histogram now; it does not change with what is added later."""
+        """A copy of the present histogram."""
         return DurationCounts(tuple(self._counts.tolist()), self._sum_seconds)
 
 
@@ -61,7 +61,7 @@ QUANTILES: Final = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean, largest value and quantiles of many values."""
+    """Mean, maximum and quantiles of many values."""
 
     mean: float
     maximum: float
@@ -70,7 +70,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int64]) -> Spread | None:
-        """The spread of values [N]; None of no values."""
+        """The spread of values [N]; None without values."""
         if not len(values):
             return None
         found = np.quantile(values, QUANTILES)
@@ -79,14 +79,14 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerNumbers:
-    """One trainer at one moment. What is None is not known, and not shown."""
+    """One trainer at one moment. None means unknown; such metrics have no sample."""
 
     arm: str
     """Name of the arm."""
     learn_from: str = "all"
-    """Impressions that are learned: all, or the arm's own."""
+    """Which impressions are learned: all, or those that the arm answered."""
     events: Mapping[str, int] = field(default_factory=dict)
-    """Events by what became of them, such as learned, duplicate or late."""
+    """Events by outcome, such as learned, duplicate or late."""
     applied_entries: int = 0
     """Entries of the log that are part of the state."""
     watermark_ms: int | None = None
@@ -110,11 +110,11 @@ class TrainerNumbers:
     snapshot_seconds: float | None = None
     """Unix time of the last published snapshot."""
     snapshot_failures: int = 0
-    """Snapshots of this run that were not published: they could not be written, or the model has diverged."""
+    """Snapshots of this run that were not published: writing failed, or the model has diverged."""
     non_finite_updates: int = 0
-    """Updates left out because they were not finite."""
+    """Updates skipped because they were not finite."""
     drift_detected: bool = False
-    """Whether the loss rose lately."""
+    """Whether the loss has risen recently."""
     drifts_worse: int = 0
     """Changes to a higher loss."""
     drifts_better: int = 0
@@ -122,24 +122,24 @@ class TrainerNumbers:
     open_impressions: int = 0
     """Impressions that wait for their label."""
     joiner_bytes: int = 0
-    """Memory that the joiner's records take."""
+    """Memory of the joiner's records in bytes."""
     joiner_segment_bytes: int = 0
-    """Bytes of the joiner's files."""
+    """Size of the joiner's files in bytes."""
     joined_value: float = 0.0
-    """Sum of the values of the clicks that made positives."""
+    """Sum of the values of the clicks that made their impressions positive."""
     label_delays: tuple[int, ...] = ()
-    """Clicks by how long after their impressions they came: of each bin, not cumulative."""
+    """Clicks by delay after their impressions: counts per bin, not cumulative."""
     label_delay_sum_seconds: float = 0.0
-    """Sum of those times."""
+    """Sum of the delays."""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     """Records that could not be used, by class of reason."""
     read: Mapping[str, int] = field(default_factory=dict)
     """Records read since the start: impressions (or labelled records), and clicks."""
     loss_shares: Mapping[str, float] = field(default_factory=dict)
-    """Share of the recent records that were lost, by loss."""
+    """Fraction of the recent records that were lost, by loss."""
     loss_warnings: Mapping[str, bool] = field(default_factory=dict)
-    """Whether that is a warning, by loss."""
+    """Whether the loss is a warning, by loss."""
     features_ignored: Mapping[str, int] = field(default_factory=dict)
-    """Features that no field has, by name."""
+    """Features outside the schema, by name."""
     values_truncated: int = 0
     """Values of multi-valued fields beyond ``max_values``."""

@@ -1,18 +1,16 @@
 """The forward pass of the deep network with Skip Meta Logit, compiled, event by event.
 
-Each event is computed alone, so the probability of a candidate does not depend on what else is asked for
-in the same request. Symbols as in Deng et al., "Enhance the Network Smoothness with Skip Meta Logit":
+Each event is computed alone, so the probability of a candidate does not depend on the other candidates of
+the request. Symbols as in Deng et al., "Enhance the Network Smoothness with Skip Meta Logit":
 
     x_0 = pooled embedding rows, x_i = relu(A_i x_(i-1) + b_i), z_0 = v . x_H + c
     z = z_0 + sum_i F_i(x_i),  F_i(x) = sum_k W_ik tanh(s_i(x)_k x_k)        (eq. 5, 10)
     s_i(x) = leaky_relu(w_i x + beta_i)                                     (eq. 16)
 
-The matrix product A x + b gives each event the bits that it has alone.
-
-A library sums in an order that depends on how many events stand together. Here every output of an event is
-summed in the order of the inputs, four at a time, whatever stands beside it. Speed comes from two things:
-the inputs are taken in slices whose weights stay in the first cache while all events pass, and four events
-share the loads of a weight.
+The matrix product A x + b gives an event the same bits in any batch. A library sums in an order that depends
+on the batch size. Here, every output is summed in the order of the inputs, four at a time. Two things make it
+fast: the inputs are processed in slices whose weights stay in the L1 cache for all events, and four events
+share each load of a weight.
 """
 
 from __future__ import annotations
@@ -32,12 +30,12 @@ from stream_ctr.state.state import Arrays
 Floats = NDArray[np.float32]
 
 SLICE: Final = 6144
-"""Weights of one slice of the inputs: 24 KiB."""
+"""Number of weights in one slice of the inputs: 24 KiB."""
 
 
 @fast_kernel
 def pool_rows(rows: NDArray[np.int64], slot_field: NDArray[np.int64], table: Floats, mean: bool) -> Floats:
-    """Pooled embeddings side by side: rows int64 [B, S] of table [R, d] -> [B, F * d].
+    """Concatenated pooled embeddings: rows int64 [B, S] of table [R, d] -> [B, F * d].
 
     ``slot_field`` int64 [S] ascends. A negative row is an empty slot; a field without values is zero.
     """
@@ -108,10 +106,10 @@ def sigmoid(z: Floats) -> Floats:
 
 
 class DenseForward:
-    """Logits of rows, from the arrays of one snapshot; holds no state of its own.
+    """Logits of rows, from the arrays of one snapshot. Stateless.
 
     Raises:
-        StateError: arrays are missing or their shapes are not those of the model.
+        StateError: arrays are missing or do not have the shapes of the model.
     """
 
     def __init__(
@@ -131,7 +129,7 @@ class DenseForward:
         ]
 
     def logits(self, rows: NDArray[np.int64]) -> Floats:
-        """z float32 [B] of rows int64 [B, S], ABSENT where a slot is empty."""
+        """z float32 [B] of rows int64 [B, S], ABSENT for an empty slot."""
         x = pool_rows(rows, self._slot_field, self._table, self._mean)
         outputs = []
         for across, bias in self._tower:
@@ -174,10 +172,10 @@ def expected_shapes(model: ModelConfig, fields: int) -> dict[str, tuple[int, ...
 
 
 def check_arrays(expected: dict[str, tuple[int, ...]], row_width: int, dense: Arrays, rows: Floats) -> None:
-    """Whether a snapshot's arrays are those of its model.
+    """Check that the arrays of a snapshot match its model.
 
     Raises:
-        StateError: a dense parameter or the table of rows is missing, or of another shape or type.
+        StateError: a dense parameter or the table of rows is missing, or has a wrong shape or dtype.
     """
     if dense.keys() != expected.keys():
         names = sorted(dense.keys() ^ expected.keys())
@@ -216,7 +214,7 @@ def affine(x: Floats, across: Floats, bias: Floats) -> Floats:
 
 @fast_part
 def add_to_one(x: Floats, b: int, across: Floats, start: int, stop: int, out: Floats) -> None:
-    """Add what the inputs from ``start`` to ``stop`` give to event b; ``start`` is a multiple of 4."""
+    """Add the contribution of inputs ``start`` to ``stop`` to event b; ``start`` is a multiple of 4."""
     for i in range(start, stop - 3, 4):
         x_0, x_1, x_2, x_3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]
         for o in range(out.shape[1]):
@@ -229,7 +227,7 @@ def add_to_one(x: Floats, b: int, across: Floats, start: int, stop: int, out: Fl
 
 @fast_part
 def add_to_four(x: Floats, b: int, across: Floats, start: int, stop: int, out: Floats) -> None:
-    """What :func:`add_to_one` does to events b to b + 3, term by term the same."""
+    """:func:`add_to_one` for events b to b + 3, with the same terms in the same order."""
     c, d, e = b + 1, b + 2, b + 3
     for i in range(start, stop - 3, 4):
         x_0, x_1, x_2, x_3 = x[b, i], x[b, i + 1], x[b, i + 2], x[b, i + 3]

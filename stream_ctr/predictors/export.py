@@ -1,4 +1,4 @@
-"""From a learner's state to the parts of a snapshot: weights only, no optimizer state."""
+"""Converts a learner's state to the parts of a snapshot: weights only, no optimizer state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def snapshot_parts(learner: State) -> tuple[Arrays, NDArray[np.float32]]:
 
 
 def frozen_parts(learner: FrozenState) -> tuple[Arrays, Source]:
-    """The same of a frozen state, whose rows stay in pieces.
+    """As :func:`snapshot_parts`, of a frozen state; its rows stay in pieces.
 
     Raises:
         StateError: as :func:`snapshot_parts`.
@@ -55,7 +55,7 @@ def frozen_parts(learner: FrozenState) -> tuple[Arrays, Source]:
 
 def river_parts(learner: FrozenState, fields: int) -> tuple[RiverModel, Arrays, NDArray[np.float64]]:
     """Model, dense parameters and rows [R, 1 + factors] of a river model's ``weights()``; R is at least
-    ``fields``, whose default rows a model may not have met yet.
+    ``fields``, because a model may not have seen every field's default row yet.
 
     Raises:
         StateError: the state lacks one of them.
@@ -73,11 +73,11 @@ def river_parts(learner: FrozenState, fields: int) -> tuple[RiverModel, Arrays, 
 def model_parts(
     model: ModelConfig, fields: int, learner: FrozenState
 ) -> tuple[ModelConfig | RiverModel, Arrays, Source]:
-    """Model, dense parameters and rows of any learner's weights; ``model`` is the arm's network, and a
-    learner that is a river model says so in its state.
+    """Model, dense parameters and rows of any learner's weights. ``model`` is the arm's network, ignored if
+    the state is that of a river model.
 
     Raises:
-        StateError: no snapshot can be made of them.
+        StateError: the state cannot be exported to a snapshot.
     """
     if "river" in learner.values:
         return river_parts(learner, fields)
@@ -93,13 +93,13 @@ def snapshot_content(
     event_time_ms: int,
     model_version: str = "",
 ) -> SnapshotContent:
-    """What :func:`.snapshot.write_snapshot` takes, from the parts of a trainer.
+    """The content for :func:`.snapshot.write_snapshot`, from the parts of a trainer.
 
-    ``lookup`` is the vocabulary's keys and rows [C] as the feature tables hand them out, ``encoder`` the
-    state of the key encoder; ``event_time_ms`` is the event time up to which the learner has learned.
+    ``lookup`` is the vocabulary's keys and rows [C] as the feature tables export them, ``encoder`` the state
+    of the key encoder, and ``event_time_ms`` the event time up to which the learner has learned.
 
     Raises:
-        StateError: no snapshot can be made of the learner's state.
+        StateError: the learner's state cannot be exported to a snapshot.
     """
     form, dense, rows = model_parts(model, len(fields), FrozenState(dict(learner.arrays), learner.values))
     keys, table_rows = lookup

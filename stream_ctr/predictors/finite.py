@@ -1,15 +1,15 @@
-"""Whether a snapshot's predictions are finite, before anybody is answered with them.
+"""Checks that a snapshot's predictions are finite, before it serves.
 
-A network that diverged can have finite weights and predict NaN: a product overflows float32, and infinity
-minus infinity, or times zero, is not a number. Two checks find it:
+A diverged network can have finite weights and predict NaN: a product overflows float32, and infinity minus
+infinity, or infinity times zero, is NaN. Two checks find this:
 
-1. A bound over all inputs: the forward pass itself, with the absolute value of every weight, over a row that
-   is at least as large as every row of the table, in every slot. Sums, products and ReLU of absolute values
-   only grow, so a finite logit there means that they overflow for no input. Learned weights stay far below:
-   logits are near 10, and float32 ends at 3e38.
-2. The predictions of real rows: each field empty, the largest rows, and a sample. The sample is small where
-   the bound is finite, as then only what tanh or softmax hide can overflow, and large where it is not: the
-   bound grows faster with the depth of a network than its logits do.
+1. A bound over all inputs: the forward pass with the absolute value of every weight, over a row that is at
+   least as large as every row of the table, in every slot. Sums, products and ReLU are monotone in absolute
+   values, so a finite logit here means that they overflow for no input. Learned weights stay far below the
+   limit: logits are near 10, and the largest float32 is 3e38.
+2. The predictions of real rows: every field empty, the largest rows, and a random sample. The sample is small
+   if the bound is finite, because then only values hidden by tanh or softmax can overflow. Otherwise it is
+   large: the bound grows faster with the depth of a network than its logits do.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from stream_ctr.predictors.forward import Forward, build_forward
 from stream_ctr.predictors.snapshot import LoadedSnapshot
 
 PIECE_ROWS: Final = 65_536
-"""Rows that are looked at together: bounds the memory for temporary arrays."""
+"""Rows checked at a time; bounds the memory of temporary arrays."""
 LARGEST_ROWS: Final = 64
 FEW: Final = 192
-"""Events of rows drawn at random, where the bound is finite."""
+"""Number of random events if the bound is finite."""
 MANY: Final = 16_384
-"""Where it is not."""
+"""Number of random events if the bound is not finite."""
 SEED: Final = 1
 
 
 def check_finite(snapshot: LoadedSnapshot, forward: Forward) -> None:
-    """Check the predictions of a snapshot by its forward pass.
+    """Check the predictions of a snapshot's forward pass.
 
     Raises:
         StateError: a prediction is not a finite number.
@@ -43,7 +43,7 @@ def check_finite(snapshot: LoadedSnapshot, forward: Forward) -> None:
     fields, rows = snapshot.manifest.fields, snapshot.rows
     slots = slot_fields(fields)
     bound, largest = _extremes(rows)
-    with np.errstate(all="ignore"):  # an overflow is what is looked for
+    with np.errstate(all="ignore"):  # this code provokes overflows
         limits = {name: np.abs(array) for name, array in snapshot.dense.items()}
         limit = build_forward(snapshot.model, fields, limits, bound[np.newaxis, :])
         bounded = bool(np.isfinite(limit.logits(np.zeros((1, len(slots)), np.int64))).all())
@@ -58,8 +58,8 @@ def check_finite(snapshot: LoadedSnapshot, forward: Forward) -> None:
 
 
 def _extremes(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """[d] the largest absolute value of each column, NaN where there is one; and the LARGEST_ROWS rows with
-    the largest values."""
+    """[d] the largest absolute value of each column, NaN if the column has one; and the numbers of the
+    LARGEST_ROWS rows with the largest values."""
     bound = np.zeros(rows.shape[1], rows.dtype)
     numbers, sizes = np.zeros(0, np.int64), np.zeros(0, rows.dtype)
     for start in range(0, len(rows), PIECE_ROWS):
@@ -75,8 +75,8 @@ def _extremes(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def _events(slots: list[int], rows: int, largest: NDArray[np.int64], sampled: int) -> NDArray[np.int64]:
-    """Rows int64 [B, S] of events: no value, every field's default row, each of the largest rows in all
-    slots, and rows drawn at random, slots left empty among them."""
+    """Rows int64 [B, S] of events: all slots empty, every field's default row, each of the largest rows in
+    all slots, and random rows with some empty slots."""
     random = np.random.default_rng(SEED)
     drawn = random.integers(0, rows, (sampled, len(slots)))
     drawn[random.random(drawn.shape) < 0.2] = -1

@@ -1,4 +1,4 @@
-"""Which forward pass serves a model: a compiled one, or torch for what that does not know."""
+"""Selects the forward pass of a model: compiled if available, else torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Forward(Protocol):
     """Logits of rows, from the arrays of one snapshot."""
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """z float32 [B] of rows int64 [B, S], ABSENT where a slot is empty."""
+        """z float32 [B] of rows int64 [B, S], ABSENT for an empty slot."""
         ...
 
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -26,12 +26,12 @@ class Forward(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Make this process ready to answer requests by it."""
+        """Prepare this process to answer requests with it."""
         ...
 
 
 def is_compiled(model: ModelConfig) -> bool:
-    """Whether the compiled forward pass knows this network; no other one needs torch.
+    """Whether the compiled forward pass supports this network; other networks need torch.
 
     >>> is_compiled(ModelConfig()), is_compiled(ModelConfig(backbone="deepfm"))
     (True, False)
@@ -43,10 +43,10 @@ def is_compiled(model: ModelConfig) -> bool:
 def build_forward(
     model: ModelConfig | RiverModel, fields: tuple[FieldConfig, ...], dense: Arrays, rows: NDArray[Any]
 ) -> Forward:
-    """The forward pass of a snapshot's model. torch is imported only where the model needs it.
+    """The forward pass of a snapshot's model. torch is imported only if the model needs it.
 
     Raises:
-        StateError: arrays are missing or their shapes are not those of the model.
+        StateError: arrays are missing or do not have the shapes of the model.
     """
     if isinstance(model, RiverModel):
         return RiverForward(model, dense, rows)

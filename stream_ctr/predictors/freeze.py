@@ -1,4 +1,4 @@
-"""Freezing a snapshot: a copy in a folder of its own, which no trainer replaces or removes."""
+"""Freezes a snapshot: copies it to a separate folder, which no trainer replaces or removes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from stream_ctr.predictors.snapshot import (
 from stream_ctr.state.durable_files import Files
 
 TRIES: Final = 3
-"""A trainer may remove the snapshot that was current a moment ago; then the next one is taken."""
+"""Attempts to read the current snapshot: a trainer may replace and remove it meanwhile."""
 
 
 def snapshots_folder(folder: Path) -> Path | None:
-    """The folder of snapshots that a state folder or itself is; None where it is a single snapshot's.
+    """The folder of snapshots in a state folder, or ``folder`` itself; None if it is a single snapshot.
 
     Raises:
-        StateError: it is none of the three.
+        StateError: ``folder`` holds no snapshot.
     """
     if (folder / MANIFEST).exists():
         return None
@@ -40,10 +40,10 @@ def snapshots_folder(folder: Path) -> Path | None:
 
 
 def find_snapshot(folder: Path) -> tuple[Path, LoadedSnapshot]:
-    """The snapshot of a folder, or the current one of an arm, and its own folder.
+    """The snapshot in a folder, or an arm's current one; with the folder of the snapshot.
 
     Raises:
-        StateError: there is none, or it is damaged.
+        StateError: there is no snapshot, or it is damaged.
     """
     inner = snapshots_folder(folder)
     if inner is None:
@@ -59,11 +59,11 @@ def find_snapshot(folder: Path) -> tuple[Path, LoadedSnapshot]:
 
 
 def copy_snapshot(folder: Path, target: Path, files: Files | None = None) -> LoadedSnapshot:
-    """Copy the snapshot of a folder, or the current one of an arm, to ``target``, whole or not at all.
+    """Copy the snapshot in a folder, or an arm's current one, to ``target``, atomically.
 
     Raises:
-        StateError: there is no whole snapshot, or ``target`` exists.
-        OSError: the file system refuses.
+        StateError: there is no intact snapshot, or ``target`` exists.
+        OSError: reading or writing failed.
     """
     files = files or Files()
     if target.exists():
@@ -85,7 +85,7 @@ def copy_snapshot(folder: Path, target: Path, files: Files | None = None) -> Loa
 
 
 def _read(folder: Path) -> tuple[bytes, bytes]:
-    """The bytes of manifest and arrays of a snapshot found whole."""
+    """The bytes of manifest and arrays of an intact snapshot."""
     for attempt in range(TRIES):
         try:
             path, _ = find_snapshot(folder)

@@ -1,7 +1,7 @@
 """One snapshot as a predictor: features to keys, keys to rows, rows to probabilities.
 
-Predicting changes nothing: no counts, no vocabulary. A value without a row of its own uses the default
-row of its field.
+Predicting changes no state: neither counts nor vocabulary. A value without its own row uses the default row
+of its field.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class Predictor:
     """The forward pass of one snapshot.
 
     Raises:
-        StateError: the snapshot's arrays are not those of its model or fields.
+        StateError: the snapshot's arrays do not match its model or fields.
     """
 
     def __init__(self, snapshot: LoadedSnapshot, previous: Predictor | None = None) -> None:
-        """``previous`` is the predictor that this one takes over from; what is still true is kept."""
+        """``previous`` is the predictor that this one replaces; its encoder is reused if still valid."""
         self.snapshot = snapshot
         self.version = snapshot.version
         self.model_version = snapshot.manifest.model_version
         self.fields = snapshot.manifest.fields
         self._scheme = None if any(map(_learns, self.fields)) else msgspec.json.encode(self.fields)
-        """What decides the keys, where the stream does not: compared at every request, so made once."""
+        """The fields as bytes, compared at every request; None if keys depend on the stream."""
         self._encoder = self._encoder_after(previous)
         table = _checked_table(snapshot.vocabulary, len(self.fields), len(snapshot.rows))
         self._table_keys, self._table_rows = table
@@ -52,7 +52,7 @@ class Predictor:
         return encoder
 
     def warm_up(self) -> None:
-        """Predict once, so that no request waits for the compiler."""
+        """Predict once, so that no request waits for compilation."""
         self._forward.prepare()
         self.probabilities(self.encode([{}]))
 
@@ -61,31 +61,31 @@ class Predictor:
         check_finite(self.snapshot, self._forward)
 
     def shares_keys(self, other: Predictor) -> bool:
-        """Whether both give the same keys to the same features, so that one encoding serves both."""
+        """Whether both encode the same features to the same keys, so that they can share one encoding."""
         return self._scheme is not None and self._scheme == other._scheme
 
     def encode(self, features: Sequence[Features], tally: Tally | None = None) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of the features of B impressions. ``tally`` says what may be left out of them,
-        and counts it; without one, features that no field names are refused.
+        """Keys uint64 [B, S] of the features of B impressions. ``tally`` decides whether features outside the
+        schema are ignored, and counts them; without it, they are rejected.
 
         Raises:
-            RecordError: a name or value does not fit the schema.
+            RecordError: a name or value does not match the schema.
         """
         return self._encoder.peek_keys_many(features, tally)
 
     def encode_request(
         self, context: Features, candidates: Sequence[Features], tally: Tally | None = None
     ) -> NDArray[np.uint64]:
-        """Keys uint64 [B, S] of B candidates in one context: those of
-        ``encode([{**context, **own} for own in candidates], tally)``, in less time.
+        """Keys uint64 [B, S] of B candidates in one context: a faster
+        ``encode([{**context, **own} for own in candidates], tally)``.
 
         Raises:
-            RecordError: a name or value does not fit the schema.
+            RecordError: a name or value does not match the schema.
         """
         return self._encoder.peek_request_keys(context, candidates, tally)
 
     def rows(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Rows int64 [B, S] of keys uint64 [B, S]; ABSENT where a slot is empty."""
+        """Rows int64 [B, S] of keys uint64 [B, S]; ABSENT for an empty slot."""
         return lookup_rows(keys, self._table_keys, self._table_rows, self._encoder.slot_field)
 
     def logits(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
@@ -100,10 +100,10 @@ class Predictor:
 def _checked_table(
     vocabulary: Arrays, fields: int, rows: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """The vocabulary's keys and rows. Compiled code trusts them, so they are looked at here once.
+    """The vocabulary's keys and rows. Compiled code does not check them, so they are checked here once.
 
     Raises:
-        StateError: a search in the table would not end, or find a row that is not there.
+        StateError: a lookup would not terminate, or would return a row beyond the table.
     """
     if vocabulary.keys() != {"table_keys", "table_rows"}:
         names = ", ".join(sorted(vocabulary))

@@ -1,4 +1,4 @@
-"""Reading snapshots: mapped into memory, checked, and exchanged for newer ones as they appear."""
+"""Reads snapshots: maps them into memory, checks them, and replaces them as newer ones appear."""
 
 from __future__ import annotations
 
@@ -35,28 +35,27 @@ _Stamp = tuple[tuple[int, int, int], ...]
 class SnapshotReader:
     """Follows the snapshots of one arm.
 
-    What is loaded stays until something better is: a snapshot that is missing, torn or damaged leaves the
-    one before in place, and ``error`` says why; so does one that ``accept`` refuses. Not for use by several
-    threads at once; ``current`` may be read from any thread.
+    If the newest snapshot is missing, incomplete or damaged, or ``accept`` rejects it, the loaded one stays
+    in place and ``error`` holds the reason. Not thread-safe, but ``current`` may be read from any thread.
     """
 
     def __init__(
         self, folder: Path, accept: Callable[[LoadedSnapshot], None] = lambda snapshot: None
     ) -> None:
-        """``accept`` raises StateError for a whole snapshot that cannot be used."""
+        """``accept`` raises StateError for an intact snapshot that must not be used."""
         self.folder = folder
         self._accept = accept
         self.current: LoadedSnapshot | None = None
         self.error = ""
-        """Why the newest snapshot is not the loaded one; empty when it is."""
+        """Why the newest snapshot is not the loaded one; empty if it is."""
         self.failures = 0
-        """Times that a snapshot was refused."""
+        """Number of rejected snapshots."""
         self._refused: _Stamp | None = None
 
     def poll(self) -> bool:
-        """Load the snapshot that ``CURRENT`` names, if it is another one; True when one was loaded.
+        """Load the snapshot that ``CURRENT`` names, if it has changed; True if one was loaded.
 
-        Without any loaded one, the newest whole snapshot of the folder will do.
+        If none is loaded yet, fall back to the newest usable snapshot in the folder.
         """
         named = read_current(self.folder)
         if named is not None and self.current is not None and named == _identity(self.current):
@@ -64,7 +63,7 @@ class SnapshotReader:
             return False
         stamp = self._stamp(named)
         if stamp == self._refused:
-            return False  # nothing has changed since it was refused: do not read it again and again
+            return False  # unchanged since it was rejected: do not read it again
         self._refused = None
         if named is None and self.current is None and not versions(self.folder):
             self.error = f"no snapshot in {self.folder} yet; the trainer publishes the first one"
@@ -98,11 +97,11 @@ class SnapshotReader:
                 self.current = loaded
                 return True
             except StateError:
-                continue  # the reason that counts, why the newest cannot be used, is recorded already
+                continue  # ``error`` already holds the reason for the newest snapshot
         return False
 
     def _stamp(self, named: tuple[int, str] | None) -> _Stamp:
-        """Identities, sizes and times of the files that a poll rests on."""
+        """Inode, size and modification time of the files that a poll reads."""
         paths = [self.folder / CURRENT]
         if named is not None:
             paths += [path_of(self.folder, named[0]) / name for name in (MANIFEST, ARRAYS)]
@@ -135,12 +134,10 @@ def load_snapshot(folder: Path) -> LoadedSnapshot:
 
 
 def open_fixed(folder: Path) -> LoadedSnapshot:
-    """Map one snapshot that is served as it is for ever, whatever its folder is called, and check every
-    byte of it.
+    """Map one fixed snapshot into memory, from a folder of any name, and check every byte of it.
 
     Raises:
-        StateError: the folder is none of a snapshot, a file is missing or damaged, or the format is newer;
-            what to do is said.
+        StateError: the folder is not a snapshot, a file is missing or damaged, or the format is newer.
     """
     if not (folder / MANIFEST).is_file():
         inner = (folder, folder / SNAPSHOTS)

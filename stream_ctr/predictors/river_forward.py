@@ -1,11 +1,11 @@
 """The forward pass of river's logistic regression and factorisation machine, without river.
 
-Every value of an event is a feature of weight 1, as the arm's learner has it, so a row holds all that its
-value adds (Rendle 2010, "Factorization Machines", eq. 1; the pairs by lemma 3.1):
+Every value of an event is a feature of weight 1, as in the arm's learner, so a row holds everything that its
+value contributes (Rendle 2010, "Factorization Machines", eq. 1; the pairs by lemma 3.1):
 
     z = w_0 + sum_i w_i + 1/2 sum_f ((sum_i v_if)^2 - sum_i v_if^2)
 
-Sums run in double precision, as river's do.
+Sums are in double precision, as in river.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from stream_ctr.state.state import Arrays
 
 LEAST: Final = float(np.finfo(np.float32).tiny)
 MOST: Final = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
-"""Probabilities of river models are drawn into the numbers that float32 has between 0 and 1."""
+"""Probabilities of river models are clipped to the float32 numbers strictly between 0 and 1."""
 
 
 class RiverModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A river model in a snapshot: ``intercept`` float64 [1] is its one dense array, its rows are float64
+    """A river model in a snapshot. Its only dense array is ``intercept`` float64 [1]; its rows are float64
     [R, 1 + factors], weight first."""
 
     name: str
-    """As the arm's ``learner.river`` names it."""
+    """The model's name in the arm's ``learner.river``."""
     form: Literal["logistic", "factorisation"]
     factors: int = 0
     """Latent factors of a feature; 0 for logistic."""
@@ -39,7 +39,7 @@ class RiverModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @kernel
 def row_sums(rows: NDArray[np.int64], table: NDArray[np.float64], intercept: float) -> NDArray[np.float64]:
-    """z float64 [B] of rows int64 [B, S], negative where a slot is empty; table [R, 1 + factors]."""
+    """z float64 [B] of rows int64 [B, S], negative for an empty slot; table [R, 1 + factors]."""
     z = np.empty(len(rows), np.float64)
     for b in range(len(rows)):
         total = intercept
@@ -61,7 +61,7 @@ def row_sums(rows: NDArray[np.int64], table: NDArray[np.float64], intercept: flo
 
 @kernel
 def bounded_sigmoid(z: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Probabilities float32 [B] of logits [B], none of them 0 or 1; NaN stays NaN."""
+    """Probabilities float32 [B] of logits [B], strictly between 0 and 1; NaN stays NaN."""
     p = np.empty(z.size, np.float32)
     for b in range(z.size):
         exact = 1.0 / (1.0 + math.exp(-z[b]))
@@ -70,10 +70,10 @@ def bounded_sigmoid(z: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 class RiverForward:
-    """Probabilities of rows, from the arrays of one snapshot; holds no state of its own.
+    """Probabilities of rows, from the arrays of one snapshot. Stateless.
 
     Raises:
-        StateError: arrays are missing or their shapes are not those of the model.
+        StateError: arrays are missing or do not have the shapes of the model.
     """
 
     def __init__(self, model: RiverModel, dense: Arrays, rows: NDArray[np.float64]) -> None:
@@ -82,7 +82,7 @@ class RiverForward:
         self._table = rows
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """z float32 [B] of rows int64 [B, S], ABSENT where a slot is empty."""
+        """z float32 [B] of rows int64 [B, S], ABSENT for an empty slot."""
         return row_sums(rows, self._table, self._intercept).astype(np.float32)
 
     def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

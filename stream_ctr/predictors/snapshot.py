@@ -1,13 +1,13 @@
-"""Snapshots: what a predictor needs and no more, immutable, mapped into memory by any number of processes.
+"""Snapshots: the state that a predictor needs; immutable, memory-mapped by any number of processes.
 
-A snapshot is a folder named by its version beside the file ``CURRENT``, which names the one to serve:
+A snapshot is a folder named by its version. The file ``CURRENT`` next to it names the one to serve:
 
     snapshots/CURRENT                            version and seal of the newest snapshot
     snapshots/000000000012/arrays.safetensors    all arrays, one file
-    snapshots/000000000012/snapshot.json         everything else, each array's place and CRC-32C, the seal
+    snapshots/000000000012/snapshot.json         everything else, each array's offset and CRC-32C, the seal
 
-Each folder is written beside, made durable and renamed; ``CURRENT`` is replaced last. So whoever follows
-``CURRENT`` finds whole snapshots only, and what a fault leaves behind is told by checksum and seal.
+Each folder is written under a temporary name, synced and renamed; ``CURRENT`` is replaced last. So a reader
+of ``CURRENT`` finds complete snapshots only, and checksums and seal reveal damage.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from stream_ctr.state.frozen import Source
 from stream_ctr.state.state import Arrays, Json, State
 
 FORMAT: Final = 2
-"""Version of the layout; a snapshot of a higher one is refused. Networks are still written as format 1, which
-earlier versions read; 2 has river models, too."""
+"""Version of the layout; snapshots of a higher version are rejected. Networks are still written as format 1,
+which earlier versions read; format 2 adds river models."""
 SNAPSHOTS: Final = "snapshots"
-"""Folder of an arm's snapshots inside its state folder."""
+"""Folder of an arm's snapshots in its state folder."""
 CURRENT: Final = "CURRENT"
 MANIFEST: Final = "snapshot.json"
 ARRAYS: Final = "arrays.safetensors"
 WRITING: Final = ".writing-"
-"""Prefix of what is not a snapshot yet; left by a crash, it is removed by the next write."""
+"""Prefix of an incomplete snapshot. One that a crash left behind is removed by the next write."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenContent:
-    """What the trainer hands over, its large arrays in pieces."""
+    """The content of a snapshot, with large arrays in pieces."""
 
     model: ModelConfig | RiverModel
     fields: tuple[FieldConfig, ...]
-    """The fields in the order of the model's inputs, any preset resolved."""
+    """The fields in the order of the model's inputs, with any preset resolved."""
     dense: Arrays
-    """Dense parameters by the torch module's names, float32; of a river model float64."""
+    """Dense parameters by the torch module's names, float32; for a river model float64."""
     rows: Source
-    """[R, d] embedding rows, float32; of a river model float64."""
+    """[R, d] embedding rows, float32; for a river model float64."""
     vocabulary: Mapping[str, Source]
     """Arrays that find the row of a key."""
     encoder: State
@@ -64,11 +64,11 @@ class FrozenContent:
     event_time_ms: int
     """Everything up to this event time has been learned."""
     model_version: str = ""
-    """Name of this belief in answers and exposures; empty: the snapshot's version."""
+    """Version name in responses and exposures; if empty, the snapshot's version."""
 
 
 class ArrayEntry(msgspec.Struct, forbid_unknown_fields=True):
-    """Where one array lies in the file."""
+    """Location and checksum of one array in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -78,7 +78,7 @@ class ArrayEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):
-    """What ``snapshot.json`` holds."""
+    """The content of ``snapshot.json``."""
 
     format: int
     version: int
@@ -86,19 +86,19 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     created_ms: int
     event_time_ms: int
     model: ModelConfig | None
-    """The network; None where ``river`` is the model."""
+    """The network; None if the model is ``river``."""
     fields: tuple[FieldConfig, ...]
     encoder: dict[str, Any]
     arrays: dict[str, ArrayEntry]
     seal: str = ""
     """Digest of the manifest with this field empty."""
     river: RiverModel | msgspec.UnsetType = msgspec.UNSET
-    """The river model; not there for a network."""
+    """The river model; absent for a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotContent(FrozenContent):
-    """The same with its arrays at hand."""
+    """The content of a snapshot, with whole arrays."""
 
     rows: NDArray[np.float32]
     vocabulary: Arrays
@@ -106,9 +106,9 @@ class SnapshotContent(FrozenContent):
 
 @dataclass(frozen=True)
 class LoadedSnapshot:
-    """A checked snapshot; its arrays are read-only views of the mapped file.
+    """A verified snapshot. Its arrays are read-only views of the mapped file.
 
-    The mapping lasts as long as any of the arrays, also when the files have been removed meanwhile.
+    The mapping lives as long as any of the arrays, even after the files have been removed.
     """
 
     manifest: Manifest
@@ -165,15 +165,16 @@ def write_snapshot(
     files: Files | None = None,
     check: Callable[[Path], None] = lambda folder: None,
 ) -> int:
-    """Publish a snapshot and return its version, one above any that is or was current in ``folder``.
+    """Publish a snapshot and return its version, which is higher than all earlier ones in ``folder``.
 
-    The newest ``kept`` snapshots stay (at least 2: a reader may just be opening the one before). ``check`` is
-    given the folder of the whole snapshot before it is published, and raises StateError if it must not be.
+    The newest ``kept`` snapshots are retained (at least 2, because a reader may just be opening the previous
+    one). ``check`` receives the folder of the complete snapshot before it is published, and raises StateError
+    to prevent that.
 
     Raises:
-        OSError: the file system refuses; ``CURRENT`` then names a whole snapshot all the same, the new one
-            if only the removal of an old one failed.
-        StateError: an array or a value of the encoder that a snapshot cannot hold, or what ``check`` says.
+        OSError: writing failed. ``CURRENT`` still names a complete snapshot: the new one if only the removal
+            of an old one failed.
+        StateError: a snapshot cannot hold an array or a value of the encoder, or ``check`` raised it.
     """
     files = files or Files()
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +221,7 @@ def _write(files: Files, path: Path, content: bytes | memoryview) -> None:
 
 
 def _write_arrays(files: Files, path: Path, file: ArrayFile) -> dict[str, ArrayEntry]:
-    """Write the file of all arrays, and say where each lies and what its checksum is."""
+    """Write all arrays to one file, and return the location and checksum of each."""
     checksums = dict.fromkeys(file.places, 0)
 
     def seen(name: str, piece: memoryview) -> None:
@@ -232,7 +233,7 @@ def _write_arrays(files: Files, path: Path, file: ArrayFile) -> dict[str, ArrayE
 
 
 def versions(folder: Path) -> list[int]:
-    """Versions present in a folder of snapshots, oldest first, usable or not."""
+    """All versions in a folder of snapshots, usable or not, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
@@ -244,7 +245,7 @@ def path_of(folder: Path, version: int) -> Path:
 
 
 def read_current(folder: Path) -> tuple[int, str] | None:
-    """Version and seal that ``CURRENT`` names; None when there is no such file or it is damaged."""
+    """Version and seal in ``CURRENT``; None if the file is missing or damaged."""
     try:
         words = (folder / CURRENT).read_bytes().decode("ascii").split()
     except (OSError, UnicodeDecodeError):
@@ -255,15 +256,15 @@ def read_current(folder: Path) -> tuple[int, str] | None:
 
 
 def seal_of(manifest: Manifest) -> str:
-    """The seal that fits a manifest's content."""
+    """The seal of a manifest's content."""
     return digest_of(msgspec.structs.replace(manifest, seal=""))
 
 
 def digest_of(unsealed: Manifest | dict[str, Any]) -> str:
-    """BLAKE2b, 16 bytes, of a manifest without its seal: as made, or as read from its file.
+    """BLAKE2b digest (16 bytes) of a manifest without its seal: a struct, or the table read from a file.
 
-    A reader takes it from what it has read, so that the seal of a snapshot still fits when settings of the
-    model were added since it was written.
+    A reader computes it from the table, so that the seal of an older snapshot stays valid after settings have
+    been added to the model.
     """
     return hashlib.blake2b(msgspec.json.encode(unsealed), digest_size=16).hexdigest()
 
@@ -283,5 +284,5 @@ def _named_arrays(content: FrozenContent) -> dict[str, Source]:
 
 
 def entry_bytes(entry: ArrayEntry) -> int:
-    """Bytes that an array takes in the file."""
+    """Size of an array in the file, in bytes."""
     return math.prod(entry.shape) * DTYPES[entry.dtype].itemsize

@@ -1,4 +1,4 @@
-"""The forward pass of any network, by torch: for the backbones that have no compiled one."""
+"""The forward pass of any network in torch, for backbones without a compiled one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from stream_ctr.predictors.compiled_forward import check_arrays, pool_rows, sigm
 from stream_ctr.state.state import Arrays
 
 EVENTS = 1024
-"""Events of one pass: bounds its memory."""
+"""Events per pass; bounds its memory."""
 
 
 class TorchForward:
-    """Logits of rows, from the arrays of one snapshot; holds no state of its own.
+    """Logits of rows, from the arrays of one snapshot. Stateless.
 
-    The events of a request go through matrix products together, so a candidate's probability may differ in
-    its last bits with what else is asked for; the compiled forward pass has the same bits always.
+    The events of a request share matrix products, so the last bits of a candidate's probability may depend on
+    the other candidates. The compiled forward pass does not have this effect.
 
     Raises:
-        StateError: arrays are missing or their shapes are not those of the model.
+        StateError: arrays are missing or do not have the shapes of the model.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TorchForward:
             raise StateError(f"the snapshot's model cannot be built: {error}") from None
         expected = {item.name: item.shape for item in self._network.layout.parameters}
         check_arrays(expected, self._network.row_width, dense, rows)
-        # torch wants arrays that it may write to; a snapshot's are mapped read-only.
+        # torch needs writable arrays; those of a snapshot are mapped read-only.
         self._weights = {name: torch.from_numpy(array.copy()) for name, array in dense.items()}
         self._table = rows
         self._fields = len(fields)
@@ -48,7 +48,7 @@ class TorchForward:
         self._mean = model.pooling == "mean"
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """z float32 [B] of rows int64 [B, S], ABSENT where a slot is empty."""
+        """z float32 [B] of rows int64 [B, S], ABSENT for an empty slot."""
         z = np.empty(len(rows), np.float32)
         with torch.inference_mode():
             for start in range(0, len(rows), EVENTS):
@@ -63,5 +63,5 @@ class TorchForward:
         return sigmoid(self.logits(rows))
 
     def prepare(self) -> None:
-        """One request, one thread, as the compiled pass has it: requests do not fight over the cores."""
+        """Use one thread per request, as the compiled pass does: requests must not compete for cores."""
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What a server process needs to know; a worker receives it as JSON."""
+"""The configuration of a server process, passed to a worker as JSON."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stream_ctr.serving.routing.config_reload import ConfigSource
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a server process needs to know; a worker gets it as JSON."""
+    """The configuration of a server process."""
 
     serve: ServeConfig
     experiment: ExperimentConfig
     log: LogConfig
     state: str
-    """Folder of the arms' states."""
+    """Folder that holds the state folder of each arm."""
     config: ConfigSource | None = None
-    """The file that the experiment came from, where there is one."""
+    """The file that the experiment was loaded from, if any."""
     replaced: dict[str, int] = field(default_factory=dict)
-    """How often this worker was started anew, by cause."""
+    """How often this worker was restarted, by cause."""
     unknown: UnknownFeatures = "ignore"
-    """What becomes of features that no field names."""
+    """How features that are not in the schema are handled."""

@@ -1,8 +1,9 @@
-"""What the server tells Prometheus."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import (
@@ -13,26 +14,30 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from stream_ctr.config.features import UnknownFeatures
-from stream_ctr.serving.ignored_features import watched_tally
+from stream_ctr.features.keys.tally import Tally
+
+logger = logging.getLogger("stream_ctr.serving")
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 NO_ARM: Final = ""
-"""Arm of a request that was refused before it met one."""
+"""Label of a request that was rejected before it had an arm."""
 SECONDS: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 PREFIX = "stream_ctr_serve_"
 
 
 class ServeMetrics:
-    """The server's metrics in a registry of their own.
+    """The server's metrics, in a separate registry.
 
-    Series that a request touches are looked up once and kept: looking one up costs more than counting.
+    The series that requests update are cached, because looking one up costs more than counting.
     """
 
     def __init__(self, unknown: UnknownFeatures = "ignore") -> None:
-        """``unknown`` says what becomes of a feature that no field names."""
+        """``unknown``: how features that are not in the schema are handled."""
         self.registry = CollectorRegistry()
         self.left_out = watched_tally(unknown, self.registry)
         self._make_answers(self.registry)
@@ -158,37 +163,37 @@ class ServeMetrics:
         )
 
     def watch_queue(self, waiting: Callable[[], float], waiting_bytes: Callable[[], float]) -> None:
-        """Show the length of the queue of impressions, and its size."""
+        """Read the queue of impressions at each scrape: its length, and its size in bytes."""
         self._queue.set_function(waiting)
         self._queue_bytes.set_function(waiting_bytes)
 
     def count_request(self, code: int, arm: str) -> None:
-        """One rank request was answered with this status."""
+        """Count a rank request with this status code."""
         child = self._counted.get((code, arm))
         if child is None:
             child = self._counted[code, arm] = self._requests.labels(str(code), arm)
         child.inc()
 
     def count_inference(self, code: int, model: str) -> None:
-        """One request of the Open Inference Protocol was answered with this status."""
+        """Count a request of the Open Inference Protocol with this status code."""
         self._inferences.labels(str(code), model).inc()
 
     def observe_answer(self, arm: str, seconds: float) -> None:
-        """One ranking was answered."""
+        """Record the duration of one ranking."""
         child = self._answered.get(arm)
         if child is None:
             child = self._answered[arm] = self._seconds.labels(arm)
         child.observe(seconds)
 
     def count_predictions(self, arm: str, count: int) -> None:
-        """An arm computed so many probabilities."""
+        """Count the probabilities that an arm has computed."""
         child = self._predicted.get(arm)
         if child is None:
             child = self._predicted[arm] = self._predictions.labels(arm)
         child.inc(count)
 
     def render(self) -> bytes:
-        """The exposition text."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -233,8 +238,46 @@ class RoutingMetrics:
         self._children: dict[tuple[str, str], Counter] = {}
 
     def count_routed(self, arm: str, reason: str) -> None:
-        """One ranking was answered."""
+        """Count one ranking by arm and reason."""
         child = self._children.get((arm, reason))
         if child is None:
             child = self._children[arm, reason] = self._routed.labels(arm, reason)
         child.inc()
+
+
+class _Counts(Collector):
+    """Exposes the counts at each scrape, so that a request only has to count."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counters of ignored features and of truncated values."""
+        ignored = CounterMetricFamily(
+            "stream_ctr_serve_features_ignored",
+            "Features in requests that no field of the schema has, by name.",
+            labels=["field"],
+        )
+        for name, count in self._tally.ignored.copy().items():
+            ignored.add_metric([name], count)
+        yield ignored
+        yield CounterMetricFamily(
+            "stream_ctr_serve_values_truncated",
+            "Values of multi-valued fields in requests beyond the field's max_values.",
+            value=self._tally.truncated,
+        )
+
+
+def watched_tally(unknown: UnknownFeatures, registry: CollectorRegistry) -> Tally:
+    """A tally exposed to Prometheus; each unknown feature is logged once."""
+    tally = Tally(unknown, _warn)
+    registry.register(_Counts(tally))
+    return tally
+
+
+def _warn(name: str) -> None:
+    logger.warning(
+        "feature %r is ignored: no field of the schema has that name; further ones are counted. "
+        "Add it to features.fields, stop sending it, or set features.unknown = 'refuse'",
+        name,
+    )

@@ -1,4 +1,4 @@
-"""One server process: listen, follow the snapshots, log the impressions, end well."""
+"""One server process: listen, follow snapshots, log impressions, shut down in order."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from stream_ctr.serving.http.tokens import Tokens
 from stream_ctr.serving.job import Job
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.impression_log import ImpressionLog
-from stream_ctr.serving.ranking.log_gaps import Gaps
+from stream_ctr.serving.ranking.log_gaps import LogGaps
 from stream_ctr.serving.ranking.shadows import Shadows
-from stream_ctr.serving.routing.arm_predictors import Arms
-from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, Running
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
+from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, FixedSettings
 from stream_ctr.serving.routing.routing import Routing
 
-TAKEN: Final = 16
-"""Connections that all workers together take in, in one round of their loops. libuv takes one for each time
-that a socket is given to it: with many to come, and a round as long as an overload makes it, the last would
-wait for seconds."""
+MAX_ACCEPTS: Final = 16
+"""Connections that all workers together accept in one round of their event loops. libuv accepts one per
+handle of a socket in each round. Under overload, rounds are long, and with a single handle the last of many
+new connections would wait for seconds."""
 
 BEATS: Final = 5
-"""Signs of life of a worker within ``serve.hang_seconds``, at least."""
+"""Minimum number of heartbeats of a worker within ``serve.hang_seconds``."""
 
 
 def run_server(
@@ -53,15 +53,16 @@ def run_server(
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
-    Prints one line with the address as soon as it listens, then one for each process's metrics. Snapshots
-    are looked for in ``state_folder/<arm>/snapshots``. Changes of the experiment in the file that ``config``
-    names are taken while it serves. ``unknown`` says what becomes of features that no field names.
+    Prints one line with the address when it listens, then one line per process with the address of its
+    metrics. Snapshots are read from ``state_folder/<arm>/snapshots``. Changes of the experiment in the file
+    ``config`` are applied while the server runs. ``unknown``: how features that are not in the schema are
+    handled.
 
     Raises:
         UsageError: an address cannot be listened on.
         ConfigError: the experiment, the tokens or the certificates are unusable.
-        StateError: the snapshot of a frozen arm is.
-        LogError, UsageError: the log's address is wrong; a log that is only away is waited for.
+        StateError: the snapshot of a frozen arm is unusable.
+        LogError, UsageError: the log's address is wrong. If the log is only unavailable, the server retries.
     """
     job = Job(serve, experiment, log, str(state_folder), config, unknown=unknown)
     encrypted = tls_context(serve) is not None
@@ -93,7 +94,7 @@ def run_server(
 
 
 def _admin_ports(serve: ServeConfig) -> list[int]:
-    """A port for each worker; 0 asks for a free one."""
+    """The admin port of each worker; 0 selects a free port."""
     return [serve.admin_port + number if serve.admin_port else 0 for number in range(serve.workers)]
 
 
@@ -104,8 +105,8 @@ def run_process(
     listening: Callable[[], None],
     beat: Callable[[], None] = lambda: None,
 ) -> int:
-    """Serve from this process on these sockets until SIGTERM or SIGINT; ``listening`` hears when it does, and
-    ``beat`` is called again and again while the loop goes on.
+    """Serve from this process on these sockets until SIGTERM or SIGINT. ``listening`` is called once when the
+    server listens, ``beat`` periodically while the event loop runs.
 
     Raises:
         ConfigError, LogError, UsageError: as run_server does.
@@ -114,11 +115,11 @@ def run_process(
     metrics = ServeMetrics(job.unknown)
     for cause, count in job.replaced.items():
         metrics.replaced.labels(cause).inc(count)
-    arms = Arms(job.experiment, Path(job.state), metrics)
-    file = None if job.config is None else ConfigFile(job.config, Running(serve, job.log, job.state))
+    arms = ArmPredictors(job.experiment, Path(job.state), metrics)
+    file = None if job.config is None else ConfigFile(job.config, FixedSettings(serve, job.log, job.state))
     routing = Routing(arms, Path(job.state), metrics, file)
     opener = partial(open_log, create=True, security=job.log.security)
-    gaps = Gaps(Path(job.state) / FOLDER, metrics.routing)
+    gaps = LogGaps(Path(job.state) / FOLDER, metrics.routing)
     impressions = ImpressionLog(job.log, serve.log_queue, serve.log_queue_bytes, opener, metrics, gaps)
     tokens = Tokens(serve.token_file)
     shadows = Shadows(impressions, routing, metrics)
@@ -134,13 +135,13 @@ def run_process(
         stack.callback(arms.stop)
         routing.start(serve.poll_seconds)
         stack.callback(routing.stop)
-        server = _Server(uvicorn_config(app, tls, serve.header_seconds, app.door), listening)
+        server = _Server(uvicorn_config(app, tls, serve.header_seconds, app.load_shedder), listening)
         inner_tls = None if is_loopback(serve.admin_host) else tls
         inner_app = AdminApp(app, tokens, admin_routes(routing))
-        inner = _Inner(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
+        inner = _AdminServer(uvicorn_config(inner_app, inner_tls, serve.header_seconds))
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-            places = (listener, *(same_socket(listener) for _ in range(TAKEN // serve.workers - 1)))
+            places = (listener, *(same_socket(listener) for _ in range(MAX_ACCEPTS // serve.workers - 1)))
             beside = (inner.serve(sockets=[admin]), certificates.follow(), _beat(beat, serve.hang_seconds))
             runner.run(_serve(server, places, inner, beside))
     return 0
@@ -152,7 +153,7 @@ async def _serve(
     inner: uvicorn.Server,
     beside: Sequence[Coroutine[None, None, None]],
 ) -> None:
-    """All listeners in one loop; metrics are there for as long as requests are."""
+    """Serve all listeners in one event loop; the admin server stops last."""
     metrics, *others = [asyncio.create_task(each) for each in beside]
     try:
         await server.serve(sockets=list(listeners))
@@ -170,7 +171,7 @@ async def _beat(beat: Callable[[], None], hang_seconds: float) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens."""
+    """Calls ``listening`` once it listens."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
         super().__init__(config)
@@ -182,8 +183,8 @@ class _Server(uvicorn.Server):
             self._listening()
 
 
-class _Inner(uvicorn.Server):
-    """A server beside another one, to which the signals go."""
+class _AdminServer(uvicorn.Server):
+    """The server of the admin port. It leaves signals to the public server."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -192,10 +193,10 @@ class _Inner(uvicorn.Server):
 
 @contextmanager
 def _signals_to(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the server and nothing more.
+    """Make SIGTERM and SIGINT stop the server only, not the process.
 
-    When uvicorn has shut down it raises the signal again for whoever handled it before. By default that
-    would end the process before the queued impressions are in the log.
+    After shutdown, uvicorn raises the signal again for the previous handler. The default handler would end
+    the process before the queued impressions are in the log.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -211,7 +212,7 @@ def _signals_to(server: uvicorn.Server) -> Iterator[None]:
 
 @contextmanager
 def _reload_on_hangup(routing: Routing) -> Iterator[None]:
-    """Let SIGHUP read the configuration file anew."""
+    """Make SIGHUP reload the configuration file."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,8 @@
 """One of several server processes: ``python -m stream_ctr.serving.worker LISTENER ADMIN READY``.
 
-The arguments are the numbers of inherited file descriptors: two listening sockets, and a pipe that takes
-one byte as soon as this worker answers, and others for as long as its loop goes on. Its job comes as a line
-of JSON on standard input, which then stays open for as long as the parent lives: a worker never outlives it.
+The arguments are the numbers of inherited file descriptors: two listening sockets, and a pipe to the
+parent. The worker writes one byte to the pipe when it is ready, and then one per heartbeat. It reads its job
+as a line of JSON from standard input, which the parent keeps open: when it closes, the worker ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stream_ctr.serving.server import run_process
 
 
 def main(listener: str, admin: str, ready: str) -> int:
-    """Serve until SIGTERM, or until the parent is gone; returns the exit status."""
+    """Serve until SIGTERM or until the parent has ended; returns the exit status."""
     job = msgspec.json.decode(_read_line(), type=Job)
     end_with_parent()
 
@@ -30,7 +30,7 @@ def main(listener: str, admin: str, ready: str) -> int:
     os.set_blocking(pipe, False)
 
     def sign() -> None:
-        with suppress(BlockingIOError, BrokenPipeError):  # a parent that does not look, or is gone
+        with suppress(BlockingIOError, BrokenPipeError):  # the parent does not read, or has ended
             os.write(pipe, b"1")
 
     def listening() -> None:
@@ -51,7 +51,7 @@ def main(listener: str, admin: str, ready: str) -> int:
 
 
 def _read_line() -> bytes:
-    """The first line of standard input, without reading past it."""
+    """The first line of standard input, without reading beyond it."""
     parts = []
     while (part := os.read(INPUT, 65_536)) and not part.endswith(b"\n"):
         parts.append(part)

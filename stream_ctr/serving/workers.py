@@ -1,11 +1,11 @@
-"""Several server processes over one listening socket, and the parent that keeps them.
+"""Several server processes on one listening socket, and the parent that supervises them.
 
-A worker gives signs of life through a pipe. One that ends is replaced, and so is one that lives and does
-nothing, which would otherwise keep its connections waiting for ever.
+A worker sends heartbeats through a pipe. A worker that exits is replaced. So is one that hangs: its
+connections would otherwise wait indefinitely.
 
-The snapshots are files mapped into memory, so all workers share them through the page cache. The parent
-holds the sockets and nothing else: what kills a worker does not reach it, and a connection that waits to be
-accepted finds another worker.
+Snapshots are memory-mapped files, so all workers share them through the page cache. The parent only holds
+the sockets, so a fault that kills a worker does not affect it, and another worker accepts the waiting
+connections.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from stream_ctr.serving.job import Job
 
 logger = logging.getLogger("stream_ctr.serving")
 
-LOOK_SECONDS: Final = 0.2
-"""Time between looks for a worker that has ended."""
+POLL_SECONDS: Final = 0.2
+"""Time between checks for workers that have exited."""
 START_SECONDS: Final = 120.0
-"""Longest time in which a worker must have started."""
+"""Time limit for the start of a worker."""
 STEADY_SECONDS: Final = 10.0
-"""A worker that lived that long is replaced at once, whatever happened before."""
+"""A worker that ran at least this long is replaced without a delay."""
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 END_SECONDS: Final = GRACE_SECONDS + 10.0
-"""Time after SIGTERM in which requests and impressions under way must be done; then SIGKILL."""
+"""Time from SIGTERM to SIGKILL, for requests in progress and queued impressions."""
 
 
 class Worker:
-    """One worker's place: its process of now, and when the next one may be started."""
+    """Supervises one worker: its current process, and when the next one may start."""
 
     def __init__(self, number: int, job: Job, listener: socket.socket, admin: socket.socket) -> None:
         self.number = number
@@ -82,25 +82,25 @@ class Worker:
             )
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended already, which is told by its status
+            pass  # it has exited already; its exit status is reported
 
     def wait_until_ready(self, stop: threading.Event) -> bool:
-        """Whether the process answers now; False when it ended first, or ``stop`` was set.
+        """Wait until the process is ready; False if it exits first or ``stop`` is set.
 
         Raises:
-            StreamCTRError: it does neither for too long.
+            StreamCTRError: none of these happens within START_SECONDS.
         """
         while time.monotonic() < self._started + START_SECONDS:
             if stop.is_set():
                 return False
-            readable, _, _ = select.select([self._ready], [], [], LOOK_SECONDS)
+            readable, _, _ = select.select([self._ready], [], [], POLL_SECONDS)
             if readable:
                 self._alive = os.read(self._ready, 1) == b"1"
                 return self._alive
         raise StreamCTRError(f"worker {self.number} did not start within {START_SECONDS:g} seconds")
 
     def look(self) -> None:
-        """Replace a process that has ended; after a short life not at once, so that a fault costs little."""
+        """Replace a process that has exited. If it ran only briefly, wait first (exponential backoff)."""
         if self._process is not None:
             self._listen()
         if self._process is not None and self._process.poll() is not None:
@@ -119,17 +119,17 @@ class Worker:
             self.start()
 
     def _listen(self) -> None:
-        """Kill a process that has given no sign of life for too long."""
+        """Kill a process that has sent no heartbeat for too long."""
         now = time.monotonic()
-        # Time in which this parent itself did not look (suspended, or starved) is nobody's silence.
-        self._silent += min(now - self._looked, 5 * LOOK_SECONDS)
+        # Time in which this parent did not run (suspended or starved) must not count against the worker.
+        self._silent += min(now - self._looked, 5 * POLL_SECONDS)
         self._looked = now
         readable, _, _ = select.select([self._ready], [], [], 0.0)
         if readable and os.read(self._ready, 65_536):
             self._silent, self._alive = 0.0, True
-        patience = self._job.serve.hang_seconds
-        allowed = patience if self._alive else max(patience, START_SECONDS)
-        if patience > 0.0 and self._silent > allowed and not self._hung:
+        limit = self._job.serve.hang_seconds
+        allowed = limit if self._alive else max(limit, START_SECONDS)
+        if limit > 0.0 and self._silent > allowed and not self._hung:
             assert self._process is not None
             self._hung = True
             logger.warning(
@@ -139,12 +139,12 @@ class Worker:
             self._process.kill()
 
     def send(self, number: int) -> None:
-        """Send a signal to the process, if there is one."""
+        """Send a signal to the process, if one is running."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def end(self, deadline: float) -> int:
-        """Exit status of the process, which is killed at ``deadline`` (of time.monotonic)."""
+        """Wait for the process and return its exit status; kill it at ``deadline`` (time.monotonic)."""
         if self._process is None:
             return 0
         try:
@@ -158,7 +158,7 @@ class Worker:
             self.close()
 
     def close(self) -> None:
-        """Let go of what has ended."""
+        """Release the pipes of a process that has exited."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         if self._ready >= 0:
@@ -177,21 +177,21 @@ class Workers:
         admins: Sequence[socket.socket],
         listening: Callable[[], None],
     ) -> None:
-        """``admins``: one socket a worker, for its metrics; it outlives the worker's processes."""
+        """``admins``: one admin socket per worker, kept open when its process is replaced."""
         self._workers = [Worker(number, job, listener, admin) for number, admin in enumerate(admins)]
         self._listening = listening
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, restarting workers that die; SIGHUP goes on to all of them.
+        """Serve until SIGTERM or SIGINT, restarting workers that die. SIGHUP is forwarded to all workers.
 
-        Returns the exit status: the first worker's own when it cannot start.
+        Returns the exit status; if the first worker cannot start, its exit status.
         """
         with stop_on_signals() as stop:
-            before = signal.signal(signal.SIGHUP, self._pass_on)
+            before = signal.signal(signal.SIGHUP, self._forward)
             try:
                 if self._start(stop):
                     self._listening()
-                    while not stop.wait(LOOK_SECONDS):
+                    while not stop.wait(POLL_SECONDS):
                         for worker in self._workers:
                             worker.look()
             finally:
@@ -200,7 +200,7 @@ class Workers:
         return status
 
     def _start(self, stop: threading.Event) -> bool:
-        """Start one, and when it answers the others: what is wrong with all of them is told once."""
+        """Start one worker, and the others once it is ready, so that a common fault is reported once."""
         first, *others = self._workers
         first.start()
         if not first.wait_until_ready(stop):
@@ -215,6 +215,6 @@ class Workers:
         deadline = time.monotonic() + END_SECONDS
         return max([abs(worker.end(deadline)) for worker in self._workers])
 
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
         for worker in self._workers:
             worker.send(number)

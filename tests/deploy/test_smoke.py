@@ -218,7 +218,7 @@ def test_an_arm_that_is_switched_off_shows_everywhere(
         report = decode_report(httpx.get(address, timeout=ANSWER_SECONDS).content)
         off = {arm.name for arm in report.arms if arm.killed}
         alerts = [alert["labels"] for alert in prometheus.get("/api/v1/alerts").json()["data"]["alerts"]]
-        raised = {labels.get("arm") for labels in alerts if labels["alertname"] == "ArmSwitchedOff"}
+        raised = {labels.get("arm") for labels in alerts if labels["alertname"] == "StreamCtrArmKilled"}
         answers = answering(server)
         told = off == raised == {"treatment"} and answers == {"control"}
         return "" if told else f"page: {off}, alerts: {raised}, answers: {answers}"

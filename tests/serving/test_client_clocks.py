@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.events.records import Impression
-from stream_ctr.serving.http.rank_api import LATEST_MS, ApiError, event_time_ms
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.ranking.request import LATEST_MS, event_time_ms
 from tests.serving.ranking.test_impression_log import eventually
 from tests.support.served_arms import Served, constant, publish, request, sample
 

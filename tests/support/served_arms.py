@@ -23,7 +23,7 @@ from stream_ctr.predictors.snapshot import SnapshotContent, write_snapshot
 from stream_ctr.serving.app import RankApp
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.shadows import Shadows
-from stream_ctr.serving.routing.arm_predictors import SNAPSHOTS, Arms
+from stream_ctr.serving.routing.arm_predictors import SNAPSHOTS, ArmPredictors
 from stream_ctr.serving.routing.config_reload import ConfigFile
 from stream_ctr.serving.routing.routing import Routing
 from tests.support.snapshots import example_snapshot
@@ -94,7 +94,7 @@ class Served:
         unknown: UnknownFeatures = "ignore",
     ) -> None:
         self.metrics = ServeMetrics(unknown)
-        self.arms = Arms(experiment, state, self.metrics)
+        self.arms = ArmPredictors(experiment, state, self.metrics)
         self.arms.poll()
         self.kept = Kept()
         self.routing = Routing(self.arms, state, self.metrics, config)

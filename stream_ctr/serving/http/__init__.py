@@ -1,1 +1,1 @@
-"""HTTP: sockets, admission, routes, protocols."""
+"""HTTP: sockets, admission control, routes, protocols."""

@@ -1,4 +1,4 @@
-"""Steering a running server: what the arms are, the kill switch, the configuration."""
+"""The admin API of a running server: status of the arms, kill switch, configuration reload."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Annotated, Any
 import msgspec
 
 from stream_ctr.errors import StateError, UsageError
-from stream_ctr.serving.http.asgi import Receive, Scope, Send, read_body, respond
-from stream_ctr.serving.http.rank_api import ApiError, malformed
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.http.asgi import Receive, Scope, Send, malformed, read_body, respond
 from stream_ctr.serving.http.router import GET, POST, Routes
 from stream_ctr.serving.routing.routing import Routing
 
 MAX_BODY_BYTES = 65_536
-PATIENCE_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 
 
 class KillRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of a kill; it may be left out."""
+    """Body of a kill request; optional."""
 
     reason: Annotated[str, msgspec.Meta(max_length=500)] = ""
 
 
 def status(routing: Routing) -> dict[str, Any]:
-    """The experiment and its arms as this process serves them."""
+    """The experiment and the state of its arms in this process."""
     plan, predictors = routing.arms.view
     experiment = plan.experiment
     buckets = {each.arm: [each.start, each.stop] for each in plan.intervals}
@@ -56,7 +56,7 @@ def status(routing: Routing) -> dict[str, Any]:
 
 
 class Admin:
-    """The handlers; each answers with the status as it is afterwards."""
+    """The handlers. Each responds with the status after its change."""
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
@@ -67,7 +67,7 @@ class Admin:
 
     async def kill(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST /admin/arms/{arm}/kill."""
-        body = await read_body(scope, receive, MAX_BODY_BYTES, PATIENCE_SECONDS)
+        body = await read_body(scope, receive, MAX_BODY_BYTES, TIMEOUT_SECONDS)
         with malformed():
             request = msgspec.json.decode(body, type=KillRequest) if body else KillRequest()
         arm = self._arm(scope)
@@ -85,7 +85,7 @@ class Admin:
         await self._answer(send, {"changed": await self._do(self._routing.reload)})
 
     def _arm(self, scope: Scope) -> str:
-        """Raises ApiError 404 for an arm that there is not."""
+        """The arm named in the path. Raises ApiError 404 if the experiment has no such arm."""
         arm: str = scope["path_params"]["arm"]
         names = self._routing.arms.names
         if arm not in names:
@@ -93,7 +93,7 @@ class Admin:
         return arm
 
     async def _do(self, work: Any) -> bool:
-        """In a thread of its own: it waits for the disk, and rankings must not."""
+        """Run blocking work in a separate thread, so that rankings do not wait for the disk."""
         try:
             return bool(await asyncio.to_thread(work))
         except UsageError as error:
@@ -106,7 +106,7 @@ class Admin:
 
 
 def admin_routes(routing: Routing) -> Routes:
-    """Routes for the admin listener, which checks the token."""
+    """Routes for the admin listener. The listener checks the token."""
     admin = Admin(routing)
     return {
         "/admin/arms": (GET, admin.show),

@@ -1,8 +1,8 @@
-"""How many requests are let in, and in which order they are computed.
+"""Admission control: how many requests are admitted, and in which order they are computed.
 
-Requests are computed one after another, in the order of arrival. Between them the loop takes in what has
-arrived, so requests beyond ``max_waiting`` are refused at once rather than served late. Refusing costs time
-as well: under an overload as much of it goes to computing as to refusing, however many ask again at once.
+Requests are computed one at a time, in order of arrival. Between computations the event loop reads new
+requests, so requests beyond ``max_waiting`` are rejected at once instead of being served late. Rejecting also
+costs time: under overload, computing gets as much time as all other work, however many clients retry at once.
 """
 
 from __future__ import annotations
@@ -16,66 +16,59 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from stream_ctr.config.serve import ServeConfig
+from stream_ctr.serving.api_error import ApiError, unavailable
 from stream_ctr.serving.http.asgi import Disconnected, Receive, Scope, check_content, read_body
-from stream_ctr.serving.http.rank_api import ApiError
 
 logger = logging.getLogger("stream_ctr.serving")
 
 T = TypeVar("T")
-RETRY_SECONDS: Final = 1
-"""What Retry-After says."""
-FIRST_GUESS_SECONDS: Final = 0.0005
-"""Time to compute one request, before any was; then an average over the last ones."""
-MEMORY: Final = 50
-"""Requests over which that average runs."""
-
-
-def unavailable(text: str) -> ApiError:
-    """The answer 503, which asks to come again."""
-    return ApiError(503, text, ((b"retry-after", str(RETRY_SECONDS).encode()),))
+INITIAL_MEAN_SECONDS: Final = 0.0005
+"""Assumed time to compute one request, until a running mean of measured times is available."""
+MEAN_REQUESTS: Final = 50
+"""Requests that the running mean covers."""
 
 
 def overloaded(places: int) -> str:
-    """Why a request is refused."""
+    """Error text of a request that is rejected for overload."""
     return f"{places} requests are under way already; try again soon"
 
 
-class Gate:
-    """One worker's gate, for all requests that compute."""
+class Admission:
+    """Admission control of one worker, for every request that predicts."""
 
     def __init__(self, serve: ServeConfig) -> None:
         self.places = serve.max_waiting
-        """Requests that may be under way at once."""
+        """Requests that may be in progress at once."""
         self._serve = serve
         self.under_way = 0
-        """Requests that are."""
+        """Requests in progress."""
         self._expected = 0
-        """Requests that the protocol has let in and that have not come to ``admit`` yet."""
+        """Requests that the protocol has admitted and that have not reached ``admit`` yet."""
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._usher: asyncio.Task[None] | None = None
-        self._typical = FIRST_GUESS_SECONDS
+        self._scheduler: asyncio.Task[None] | None = None
+        self._mean_seconds = INITIAL_MEAN_SECONDS
         self._computed = 0.0
-        """Seconds of computing since the usher last looked."""
+        """Seconds spent computing in the current round of the scheduler."""
 
     def expect(self, places: int, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether a request finds one of so many places; it has to come to ``admit`` in the next round of
-        the loop, or the place is another's."""
+        """Reserve one of ``places`` for a request; False if all are in use. The reservation lapses unless the
+        request reaches ``admit`` in the next round of the event loop."""
         if self.under_way + self._expected >= places:
             return False
         if not self._expected:
-            loop.call_soon(self._expect_none)  # before the tasks of those that are expected: they come later
+            loop.call_soon(self._reset_expected)  # runs before the tasks of the expected requests
         self._expected += 1
         return True
 
-    def _expect_none(self) -> None:
+    def _reset_expected(self) -> None:
         self._expected = 0
 
     async def admit(self, work: Callable[[], Awaitable[T]], refused: Callable[[int], None]) -> T:
-        """The work's result; ``refused`` hears the status of every request that ends without one.
+        """Await the work and return its result. ``refused`` is called with the status of a failed request.
 
         Raises:
-            ApiError: 503 when too many are under way already, 500 for a defect, or as the work says.
-            Disconnected: the client went away first.
+            ApiError: 503 if too many requests are in progress, 500 for a defect, or as raised by the work.
+            Disconnected: the client closed the connection.
         """
         try:
             if self.under_way >= self.places:
@@ -96,7 +89,7 @@ class Gate:
             raise ApiError(500, "internal error") from None
 
     async def read(self, scope: Scope, receive: Receive, *kinds: bytes) -> bytes:
-        """The request's body: JSON, or one of the other ``kinds`` of content.
+        """Read the request's body: JSON, or one of the other content types ``kinds``.
 
         Raises:
             ApiError: 415, 413 or 408.
@@ -106,15 +99,15 @@ class Gate:
 
     @asynccontextmanager
     async def turn(self, started: float) -> AsyncIterator[None]:
-        """The time in which this request is computed; the block must not wait for anything.
+        """Wait for this request's turn to compute. The block must not await anything.
 
         Raises:
-            ApiError: 504 when the deadline has passed by then.
+            ApiError: 504 if the deadline has passed by then.
         """
         if self.under_way <= 1:
             await asyncio.sleep(0)
         else:
-            await self._wait_in_line()
+            await self._wait_for_turn()
         self.check_deadline(started)
         began = time.perf_counter()
         try:
@@ -122,31 +115,31 @@ class Gate:
         finally:
             took = time.perf_counter() - began
             self._computed += took
-            self._typical += (took - self._typical) / MEMORY
+            self._mean_seconds += (took - self._mean_seconds) / MEAN_REQUESTS
 
-    async def _wait_in_line(self) -> None:
+    async def _wait_for_turn(self) -> None:
         place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
-        if self._usher is None:
-            self._usher = asyncio.create_task(self._let_in())
+        if self._scheduler is None:
+            self._scheduler = asyncio.create_task(self._schedule())
         await place
 
-    async def _let_in(self) -> None:
-        """Let in the requests that wait, in each round of the loop as many as it spent on all else."""
+    async def _schedule(self) -> None:
+        """Admit waiting requests: in each round of the event loop, as much computing as other work took."""
         try:
             while self._waiting:
                 began, self._computed = time.perf_counter(), 0.0
-                # In this round the loop computes those let in before, takes in what has arrived, and refuses.
+                # In this round the loop computes the requests admitted before, reads new ones, and rejects.
                 await asyncio.sleep(0)
                 other = time.perf_counter() - began - self._computed
-                for _ in range(min(len(self._waiting), max(1, int(other / self._typical)))):
+                for _ in range(min(len(self._waiting), max(1, int(other / self._mean_seconds)))):
                     place = self._waiting.popleft()
                     if not place.done():
                         place.set_result(None)
         finally:
-            self._usher = None
+            self._scheduler = None
 
     def check_deadline(self, started: float) -> None:
-        """Raises ApiError 504 when a request begun at ``started`` (of time.perf_counter) is late."""
+        """Raises ApiError 504 if a request that started at ``started`` (time.perf_counter) is too late."""
         if time.perf_counter() - started > self._serve.deadline_seconds:
             raise ApiError(504, f"not answered within {self._serve.deadline_seconds:g} seconds")

@@ -1,6 +1,6 @@
-"""Triton's binary tensor data extension: tensors as bytes behind the JSON of a request or an answer.
+"""Triton's binary tensor data extension: tensors as bytes after the JSON of a request or a response.
 
-The header ``Inference-Header-Content-Length`` is the length of the JSON. Behind it come the data of every
+The header ``Inference-Header-Content-Length`` is the length of the JSON. It is followed by the data of every
 tensor with the parameter ``binary_data_size``, in the order of the tensors: little-endian, row-major, no
 padding. An element of BYTES is its length as UINT32, then its bytes.
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
@@ -15,12 +15,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stream_ctr.serving.http.asgi import Scope, header, shown
-from stream_ctr.serving.http.rank_api import ApiError
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.http.asgi import Scope, header, quoted
 from stream_ctr.serving.http.tensors import InferInput
 
 EXTENSION: Final = "binary_tensor_data"
-"""The extension's name in the server's metadata."""
+"""Name of the extension in the server's metadata."""
 LENGTH_HEADER: Final = b"inference-header-content-length"
 DTYPES: Final = {
     **{f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
@@ -33,18 +33,18 @@ _LENGTH: Final = struct.Struct("<I")
 
 
 class Parts(NamedTuple):
-    """A request's body."""
+    """A body, split into its JSON and its binary tensor data."""
 
     json: bytes
     tensors: bytes | None
-    """What comes behind the JSON; None without the header."""
+    """The bytes after the JSON; None without the header."""
 
 
 def split_body(scope: Scope, body: bytes) -> Parts:
-    """The JSON of a body, and the tensors' data behind it.
+    """Split a body into its JSON and the tensor data after it.
 
     Raises:
-        ApiError: 400 for a header that is not a length within the body.
+        ApiError: 400 if the header is not a length within the body.
     """
     value = header(scope, LENGTH_HEADER)
     if value is None:
@@ -52,19 +52,19 @@ def split_body(scope: Scope, body: bytes) -> Parts:
     if not (value.isdigit() and len(value) < 20) or int(value) > len(body):
         raise ApiError(
             400,
-            f"Inference-Header-Content-Length is {shown(value)}; it must be the length of the JSON, at most "
+            f"Inference-Header-Content-Length is {quoted(value)}; it must be the length of the JSON, at most "
             f"the {len(body)} bytes of the body",
         )
     return Parts(body[: int(value)], body[int(value) :])
 
 
 def attach(inputs: Sequence[InferInput], tensors: bytes | None) -> None:
-    """Give every input its data: elements of binary inputs become what JSON would have held.
+    """Set ``data`` of every binary input to the elements that JSON would have held.
 
-    A NaN becomes None, a missing value: binary tensors have no null.
+    A NaN becomes None, a missing value, because binary tensors have no null.
 
     Raises:
-        ApiError: 400 for data that do not fit the inputs' sizes, shapes and datatypes.
+        ApiError: 400 if the data do not match the inputs' sizes, shapes and datatypes.
     """
     at = 0
     for tensor in inputs:
@@ -88,7 +88,7 @@ def attach(inputs: Sequence[InferInput], tensors: bytes | None) -> None:
 
 
 def _size_of(tensor: InferInput, tensors: bytes | None) -> int | None:
-    """``binary_data_size`` of an input; None for one whose data are in the JSON."""
+    """``binary_data_size`` of an input; None if its data are in the JSON."""
     parameters, name = tensor.parameters or {}, tensor.name[:60]
     if "shared_memory_region" in parameters:
         raise ApiError(400, f"input {name!r} is in shared memory, which is not supported; send its data")
@@ -160,5 +160,5 @@ def _texts(tensor: InferInput, data: bytes, count: int) -> list[Any]:
 
 
 def float_bytes(values: Sequence[float]) -> bytes:
-    """The data of an FP32 tensor."""
+    """Values as the binary data of an FP32 tensor."""
     return np.asarray(values, "<f4").tobytes()

@@ -1,4 +1,4 @@
-"""The server's encryption, and certificates that are renewed while it serves."""
+"""TLS, with certificates that are reloaded while the server runs."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from stream_ctr.serving.metrics import ServeMetrics
 
 logger = logging.getLogger("stream_ctr.serving")
 
-LOOK_SECONDS: Final = 1.0
-"""Time between looks at the files for a change."""
+POLL_SECONDS: Final = 1.0
+"""Time between checks of the files for changes."""
 
 
 class Certificates:
-    """The certificate, key and authorities of now.
+    """The current certificate, key and certificate authorities.
 
-    Listeners keep the context that they were given, so each connection is handed over to the newest one as
-    soon as its client has said hello. Files that cannot be used are refused together: those of before stay.
+    A listener keeps its initial context, so the SNI callback switches each connection to the newest context
+    after the ClientHello. If any file is unusable, all of the new files are rejected and the previous ones
+    stay in use.
     """
 
     def __init__(self, serve: ServeConfig, metrics: ServeMetrics) -> None:
-        """Raises ConfigError: a file is missing, unreadable or not what it should be, or has no effect."""
+        """Raises ConfigError: a file is missing, unreadable, of the wrong kind, or has no effect."""
         self._serve = serve
         self._metrics = metrics
         self._stamps = self._look()
         self.context = self._newest = tls_context(serve)
-        """What listeners are given; None where the server does not encrypt."""
+        """The initial context, for listeners; None without TLS."""
         if self.context is not None:
-            self.context.sni_callback = self._hand_over
+            self.context.sni_callback = self._select_context
 
     def poll(self) -> None:
-        """Take the files if they have changed."""
+        """Load the files if they have changed."""
         stamps = self._look()
         if self.context is None or stamps == self._stamps:
             return
@@ -53,9 +54,9 @@ class Certificates:
         logger.warning("serve.tls_certificate has changed: new connections get the new one")
 
     async def follow(self) -> None:
-        """Look at the files for as long as the server runs."""
+        """Check the files for changes while the server runs."""
         while self.context is not None:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             self.poll()
 
     def _look(self) -> list[Stamp]:
@@ -63,16 +64,16 @@ class Certificates:
         paths = (serve.tls_certificate, serve.tls_key, serve.tls_client_ca)
         return [stamp_of(Path(path)) for path in paths if path]
 
-    def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+    def _select_context(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         if self._newest is not None:
             connection.context = self._newest
 
 
 def tls_context(serve: ServeConfig) -> ssl.SSLContext | None:
-    """How the server encrypts; None where it does not.
+    """The TLS context of the configuration; None without TLS.
 
     Raises:
-        ConfigError: a file is missing, unreadable or not what it should be, or has no effect.
+        ConfigError: a file is missing, unreadable, of the wrong kind, or has no effect.
     """
     if not serve.tls_certificate:
         for name in ("tls_key", "tls_client_ca"):
@@ -85,7 +86,7 @@ def tls_context(serve: ServeConfig) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     key = serve.tls_key or serve.tls_certificate
     try:
-        # Without a passphrase of ours, OpenSSL would ask for one on the terminal and wait.
+        # Without this callback, OpenSSL prompts for a passphrase on the terminal and blocks.
         context.load_cert_chain(serve.tls_certificate, key, password=lambda: b"")
     except ssl.SSLError:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over REST: each arm is a model, its snapshots are the versions.
 
-It predicts and does nothing else: nobody is assigned to an arm, and no exposure is logged. The paths, the
-objects and their fields are those of the published specification (inference_rest.md).
+It only predicts: no user is assigned to an arm, and no exposure is logged. Paths, objects and fields follow
+the published specification (inference_rest.md).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import msgspec
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.errors import RecordError
 from stream_ctr.predictors.predictor import Predictor
-from stream_ctr.serving.http.admission import Gate, unavailable
-from stream_ctr.serving.http.asgi import OCTETS, Header, Receive, Scope, Send, respond
+from stream_ctr.serving.api_error import ApiError, unavailable
+from stream_ctr.serving.http.admission import Admission
+from stream_ctr.serving.http.asgi import OCTETS, Header, Receive, Scope, Send, malformed, respond
 from stream_ctr.serving.http.binary_tensors import (
     EXTENSION,
     LENGTH_HEADER,
@@ -26,14 +27,13 @@ from stream_ctr.serving.http.binary_tensors import (
     float_bytes,
     split_body,
 )
-from stream_ctr.serving.http.rank_api import ApiError, malformed
 from stream_ctr.serving.http.router import GET, POST, Routes
 from stream_ctr.serving.http.tensors import Datatype, InferInput, TensorMetadata, describe_inputs, features_of
 from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
-from stream_ctr.serving.routing.arm_predictors import Arms
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
 
 OPEN_PATHS: Final = ("/v2/health/live", "/v2/health/ready")
-"""What probes ask without a token."""
+"""Health checks, which need no token."""
 OUTPUT: Final = "p"
 """The one output tensor: click probabilities [B]."""
 OUTPUT_DATATYPE: Final[Datatype] = "FP32"
@@ -41,28 +41,28 @@ PLATFORM: Final = "stream-ctr_snapshot"
 
 
 class RequestedOutput(msgspec.Struct):
-    """One output tensor that is wanted."""
+    """One requested output tensor."""
 
     name: str
     parameters: dict[str, Any] | None = None
-    """``binary_data``: whether its data come behind the answer's JSON."""
+    """``binary_data``: whether its data follow the JSON of the response as bytes."""
 
 
 class InferRequest(msgspec.Struct):
-    """Inputs for B rows. What the protocol does not name is ignored: clients send fields of their own."""
+    """Inputs for B rows. Unknown fields are ignored, because clients send their own."""
 
     inputs: list[InferInput]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    """``binary_data_output``: whether the data of outputs come behind the answer's JSON."""
+    """``binary_data_output``: whether the data of outputs follow the JSON of the response as bytes."""
     outputs: list[RequestedOutput] | None = None
 
 
 class OutputParameters(msgspec.Struct):
-    """What a binary output has in place of its data."""
+    """Parameters of a binary output."""
 
     binary_data_size: int
-    """Bytes of its data behind the JSON."""
+    """Length in bytes of its data after the JSON."""
 
 
 class InferOutput(msgspec.Struct, omit_defaults=True):
@@ -76,7 +76,7 @@ class InferOutput(msgspec.Struct, omit_defaults=True):
 
 
 class InferResponse(msgspec.Struct, omit_defaults=True):
-    """The probabilities of B rows, by one version of one model."""
+    """Probabilities of B rows, from one version of one model."""
 
     model_name: str
     model_version: str
@@ -85,7 +85,7 @@ class InferResponse(msgspec.Struct, omit_defaults=True):
 
 
 class ModelMetadata(msgspec.Struct):
-    """What a model takes and gives. ``versions`` is the one that serves: no other can be asked for."""
+    """Inputs and outputs of a model. ``versions`` holds the one version that serves."""
 
     name: str
     versions: list[str]
@@ -95,7 +95,7 @@ class ModelMetadata(msgspec.Struct):
 
 
 class ServerMetadata(msgspec.Struct):
-    """Who answers."""
+    """Name, version and protocol extensions of the server."""
 
     name: str
     version: str
@@ -103,7 +103,7 @@ class ServerMetadata(msgspec.Struct):
 
 
 class ServerHealth(msgspec.Struct, omit_defaults=True):
-    """Health of the server. The specification names ``live`` for both questions; clients read ``ready``."""
+    """Health of the server. The specification uses ``live`` for both checks; clients read ``ready``."""
 
     live: bool
     ready: bool | None = None
@@ -111,7 +111,7 @@ class ServerHealth(msgspec.Struct, omit_defaults=True):
 
 
 class ModelHealth(msgspec.Struct, omit_defaults=True):
-    """Whether a model can be asked."""
+    """Whether a model can predict."""
 
     name: str
     ready: bool
@@ -124,9 +124,11 @@ _decoder = msgspec.json.Decoder(InferRequest)
 class InferenceProtocol:
     """The routes under /v2."""
 
-    def __init__(self, serve: ServeConfig, arms: Arms, gate: Gate, metrics: ServeMetrics) -> None:
+    def __init__(
+        self, serve: ServeConfig, arms: ArmPredictors, admission: Admission, metrics: ServeMetrics
+    ) -> None:
         self._arms = arms
-        self._gate = gate
+        self._admission = admission
         self._metrics = metrics
         self._max_rows = serve.max_candidates
         self._server = ServerMetadata("stream-ctr", importlib.metadata.version("stream-ctr"), [EXTENSION])
@@ -150,7 +152,7 @@ class InferenceProtocol:
         await respond(send, 200, msgspec.json.encode(ServerHealth(live=True)))
 
     async def _ready(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Ready means, as the specification has it, that all models are."""
+        """Ready when all models are ready, as the specification requires."""
         missing = [name for name in self._arms.names if name not in self._arms.current]
         health = ServerHealth(live=True, ready=not missing)
         if missing:
@@ -177,7 +179,7 @@ class InferenceProtocol:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        name, answer = await self._gate.admit(
+        name, answer = await self._admission.admit(
             lambda: self._answer(scope, receive, started),
             lambda status: self._metrics.count_inference(status, NO_ARM),
         )
@@ -189,9 +191,9 @@ class InferenceProtocol:
         await respond(send, 200, answer.json + answer.tensors, (length,), OCTETS)
 
     async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, Parts]:
-        """Name of the model and body of the answer."""
-        raw = await self._gate.read(scope, receive, OCTETS)
-        async with self._gate.turn(started):
+        """Name of the model and body of the response."""
+        raw = await self._admission.read(scope, receive, OCTETS)
+        async with self._admission.turn(started):
             name, predictor = self._model(scope)
             if predictor is None:
                 raise self._not_ready(name)
@@ -209,14 +211,14 @@ class InferenceProtocol:
                 self._metrics.non_finite.labels(name).inc()
                 raise unavailable(f"model {name} gives no number for some rows; try a newer version")
             answer = _encode(request, name, predictor.model_version, p)
-            self._gate.check_deadline(started)
+            self._admission.check_deadline(started)
             return name, answer
 
     def _model(self, scope: Scope) -> tuple[str, Predictor | None]:
-        """Name of the model that the path names, and its predictor if there is one.
+        """The model named in the path, and its predictor if it is ready.
 
         Raises:
-            ApiError: 404 when there is no such model or version.
+            ApiError: 404 if there is no such model or version.
         """
         name = scope["path_params"]["model"]
         version = scope["path_params"].get("version")
@@ -237,7 +239,7 @@ class InferenceProtocol:
 
 
 def _decode(body: bytes) -> InferRequest:
-    """Raises ApiError 400 for what is not JSON, not of this shape, or asks for an output there is not."""
+    """Raises ApiError 400 for malformed JSON, a wrong schema, or an unknown output."""
     with malformed():
         request = _decoder.decode(body)
     for output in request.outputs or ():
@@ -247,7 +249,7 @@ def _decode(body: bytes) -> InferRequest:
 
 
 def _encode(request: InferRequest, name: str, version: str, p: list[float]) -> Parts:
-    """The answer, its probabilities as bytes if the request asks for that."""
+    """Encode the response, with the probabilities as bytes if the request asks for binary data."""
     output = InferOutput(OUTPUT, OUTPUT_DATATYPE, [len(p)])
     tensors = None
     if _wants_bytes(request):

@@ -1,12 +1,12 @@
-"""Requests beyond what may wait are refused before they cost what a request costs.
+"""Load shedding: requests beyond the limit are rejected before they cost much.
 
-Refusing one the way that others are answered takes a good part of the time of computing one: a task, the
-route, the error, its encoding. So a request for a computation is refused as soon as its headers are in, with
-an answer that lies ready, and its body is thrown away.
+Rejecting a request on the normal path (task, routing, error, encoding) takes a large part of the time of
+computing one. So a request to predict is rejected as soon as its headers have arrived, with a prepared
+response, and its body is discarded.
 
-Who does not wait for ``Retry-After`` is told by the connection. Its next refusal comes late, so that it asks
-less often; and half of the places are kept from it, so that those who have waited find one. A proxy, whose
-connections are shared, loses little by that: what is let in is never held up.
+A client that ignores ``Retry-After`` is recognized by its connection. Its next 503 is delayed, so that it
+retries less often, and it may use only half of the places, so that clients that waited find one free.
+A proxy, whose connections are shared, loses little: admitted requests are never delayed.
 """
 
 from __future__ import annotations
@@ -14,33 +14,32 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
-from stream_ctr.serving.http.admission import RETRY_SECONDS, Gate, overloaded
+from stream_ctr.serving.api_error import RETRY_SECONDS, ApiError
+from stream_ctr.serving.http.admission import Admission, overloaded
 from stream_ctr.serving.http.asgi import Scope
-from stream_ctr.serving.http.protocol import PatientProtocol, response
-from stream_ctr.serving.http.rank_api import ApiError
+from stream_ctr.serving.http.protocol import TimeoutProtocol, response
 from stream_ctr.serving.http.tokens import Tokens
+from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
 
 HOLD_SECONDS: Final = 0.25
-"""Time until a refusal is told to a connection that has come again too early."""
+"""Delay of the 503 response to a connection that retried too early."""
 TICK_SECONDS: Final = 0.005
 RANK: Final = b"/v1/rank"
 MODELS, INFER = b"/v2/models/", b"/infer"
 
 
-class Door:
-    """One worker's door: who is turned away, and who has to wait to hear it."""
+class LoadShedder:
+    """Load shedding of one worker: which requests are rejected, and which rejections are delayed."""
 
-    def __init__(self, gate: Gate, tokens: Tokens, refused: Callable[[bytes], None]) -> None:
-        """``refused`` hears the path of each request that is turned away."""
-        self._gate = gate
+    def __init__(self, admission: Admission, tokens: Tokens, metrics: ServeMetrics) -> None:
+        self._admission = admission
         self._tokens = tokens
-        self._refused = refused
-        self._held: deque[tuple[float, DoorProtocol]] = deque()
+        self._metrics = metrics
+        self._held: deque[tuple[float, SheddingProtocol]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        text = overloaded(gate.places)
+        text = overloaded(admission.places)
         self._answers = {
             closing: response(
                 b"503 Service Unavailable", text, b"retry-after: %d\r\n" % RETRY_SECONDS, closing=closing
@@ -49,30 +48,35 @@ class Door:
         }
 
     def admits(self, path: bytes, scope: Scope, early: bool, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether a request is let in; one that computes nothing always is."""
+        """Whether a request is admitted. Requests that do not predict always are."""
         if path != RANK and not (path.startswith(MODELS) and path.endswith(INFER)):
             return True
         try:
             self._tokens.check(scope)
         except ApiError:
-            return True  # the application says so; it takes no place
-        if self._gate.expect(max(1, self._gate.places // 2) if early else self._gate.places, loop):
+            return True  # the application responds with 401; the request occupies no place
+        if self._admission.expect(
+            max(1, self._admission.places // 2) if early else self._admission.places, loop
+        ):
             return True
-        self._refused(path)
+        if path == RANK:
+            self._metrics.count_request(503, NO_ARM)
+        else:
+            self._metrics.count_inference(503, NO_ARM)
         return False
 
     def answer(self, closing: bool) -> bytes:
-        """What a request that is turned away gets."""
+        """The prepared 503 response."""
         return self._answers[closing]
 
-    def hold(self, connection: DoorProtocol, loop: asyncio.AbstractEventLoop) -> None:
-        """Release this connection a moment later."""
+    def hold(self, connection: SheddingProtocol, loop: asyncio.AbstractEventLoop) -> None:
+        """Send the delayed 503 of this connection after HOLD_SECONDS."""
         self._held.append((loop.time() + HOLD_SECONDS, connection))
         if self._timer is None:
             self._timer = loop.call_later(HOLD_SECONDS, self._release, loop)
 
     def _release(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Release those whose time has come, a few at a time: what comes back does not come at once."""
+        """Send the delayed responses that are due, a few at a time, to spread the retries."""
         now = loop.time()
         for _ in range(math.ceil(len(self._held) * TICK_SECONDS / HOLD_SECONDS)):
             if self._held[0][0] > now:
@@ -81,48 +85,48 @@ class Door:
         self._timer = loop.call_later(TICK_SECONDS, self._release, loop) if self._held else None
 
 
-class DoorProtocol(PatientProtocol):
-    """The server's HTTP, with a door in front of the application."""
+class SheddingProtocol(TimeoutProtocol):
+    """HTTP with load shedding in front of the application."""
 
-    door: Door
-    _turned_away = False
-    """Whether the request that is coming in is not let in: its body is thrown away."""
+    load_shedder: LoadShedder
+    _shedding = False
+    """Whether the request being received is rejected; its body is discarded."""
     _closing = False
     _held = False
-    """Whether a request was turned away and has not heard of it."""
-    _refused_at = float("-inf")
+    """Whether the 503 response to a rejected request is still to be sent."""
+    _shed_at = float("-inf")
 
     def on_message_begin(self) -> None:
-        self.release()  # a pipelined request of the same piece: answers come in the order of requests
+        self.release()  # a pipelined request: responses must keep the order of requests
         super().on_message_begin()
 
     def headers_complete(self) -> None:
-        self._turned_away = self._is_turned_away()
-        if not self._turned_away:
+        self._shedding = self._must_shed()
+        if not self._shedding:
             super().headers_complete()
             return
         self._closing = self.parser.get_http_version() == "1.0" or not self.parser.should_keep_alive()
-        if self.expect_100_continue:  # a body will come or not: who is to say where the next request begins
-            self._turn_away(closing=True)
+        if self.expect_100_continue:  # the body may not come, so the start of the next request is unknown
+            self._shed(closing=True)
 
     def on_body(self, body: bytes) -> None:
-        if not self._turned_away:
+        if not self._shedding:
             super().on_body(body)
 
     def message_complete(self) -> None:
-        if not self._turned_away:
+        if not self._shedding:
             super().message_complete()
             return
         self._end_message()
-        self._turned_away = False
-        self._turn_away(self._closing)
+        self._shedding = False
+        self._shed(self._closing)
 
     def shutdown(self) -> None:
         self.release()
         super().shutdown()
 
     def release(self) -> None:
-        """Let a request that was turned away hear of it."""
+        """Send the delayed 503 response, if there is one."""
         if self._held:
             self._held = False
             if not self.transport.is_closing():
@@ -133,40 +137,42 @@ class DoorProtocol(PatientProtocol):
     def _unfinished(self) -> bool:
         return not self._held and super()._unfinished
 
-    def _is_turned_away(self) -> bool:
-        # What waits behind another request of its connection is left to the gate, when its turn has come.
+    def _must_shed(self) -> bool:
+        # A request queued behind another one of its connection is checked by ``admit`` when its turn comes.
         if not self.idle or self.parser.get_method() != b"POST":
             return False
-        early = self.loop.time() - self._refused_at < RETRY_SECONDS
-        return not self.door.admits(self.url.partition(b"?")[0], {"headers": self.headers}, early, self.loop)
+        early = self.loop.time() - self._shed_at < RETRY_SECONDS
+        return not self.load_shedder.admits(
+            self.url.partition(b"?")[0], {"headers": self.headers}, early, self.loop
+        )
 
-    def _turn_away(self, closing: bool) -> None:
+    def _shed(self, closing: bool) -> None:
         if self.transport.is_closing():
             return
         if self.flow.write_paused:
-            self.transport.abort()  # it asks and asks and never reads an answer
+            self.transport.abort()  # the client keeps sending requests and never reads a response
             return
         if closing:
-            self.transport.write(self.door.answer(closing=True))
+            self.transport.write(self.load_shedder.answer(closing=True))
             self.transport.close()
             return
-        before, self._refused_at = self._refused_at, self.loop.time()
-        if self._refused_at - before < RETRY_SECONDS:
+        before, self._shed_at = self._shed_at, self.loop.time()
+        if self._shed_at - before < RETRY_SECONDS:
             self._held = True
             self.flow.pause_reading()
-            self.door.hold(self, self.loop)
+            self.load_shedder.hold(self, self.loop)
         else:
             self._answer()
 
     def _answer(self) -> None:
-        self.transport.write(self.door.answer(closing=False))
+        self.transport.write(self.load_shedder.answer(closing=False))
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
-    def _give_up(self) -> None:
-        if self._turned_away:
-            self._turn_away(closing=True)
+    def _time_out(self) -> None:
+        if self._shedding:
+            self._shed(closing=True)
         else:
-            super()._give_up()
+            super()._time_out()

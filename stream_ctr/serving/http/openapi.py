@@ -1,7 +1,7 @@
-"""The server's description of itself: OpenAPI 3.1 at /openapi.json.
+"""The OpenAPI 3.1 description of the server, at /openapi.json.
 
-The schemas are those of the structs that decode the requests and encode the answers. Which features a
-ranking takes stands in the control's snapshot, so the description has them as soon as there is one.
+The schemas come from the structs that decode requests and encode responses. The features of a ranking come
+from the control's snapshot, so the description lists them once the control has one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from stream_ctr.serving.http.inference_protocol import (
     ServerHealth,
     ServerMetadata,
 )
-from stream_ctr.serving.http.rank_api import Candidate, RankAnswer, RankRequest
-from stream_ctr.serving.routing.arm_predictors import Arms
+from stream_ctr.serving.ranking.request import Candidate, RankAnswer, RankRequest
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors
 
 Json = dict[str, Any]
 
@@ -41,9 +41,9 @@ ERRORS: Final = {
     503: "Overloaded or not ready; come again after the seconds that Retry-After says",
     504: "Not answered within the deadline",
 }
-"""The answers that carry {"error": text}."""
+"""Descriptions of the responses that carry {"error": text}, by status code."""
 COMPUTING: Final = (400, 408, 413, 415, 422, 500, 503, 504)
-"""Errors of the requests that predict."""
+"""Error status codes of requests that predict."""
 
 
 class Error(msgspec.Struct):
@@ -83,10 +83,10 @@ STRUCTS: Final = (
 
 
 class Description:
-    """Answers /openapi.json."""
+    """Handler of /openapi.json."""
 
-    def __init__(self, arms: Arms, serve: ServeConfig, secured: bool, open_features: bool) -> None:
-        """``open_features`` says whether features that no field names are ignored."""
+    def __init__(self, arms: ArmPredictors, serve: ServeConfig, secured: bool, open_features: bool) -> None:
+        """``open_features``: whether features that are not in the schema are accepted and ignored."""
         self._open = open_features
         self._arms = arms
         self._serve = serve
@@ -107,7 +107,7 @@ def describe(
     secured: bool,
     open_features: bool,
 ) -> Json:
-    """The description of a server of these models; without ``fields``, features are any."""
+    """The description of a server of these models; without ``fields``, any features are valid."""
     paths = {
         "/v1/rank": {"post": _post("Rank candidates for a user; logs one impression", "Rank")},
         "/health/live": {"get": _get("Does the process answer?", Live, secured=None)},
@@ -164,7 +164,7 @@ def _get(
     extra: tuple[int, ...] = (),
     secured: bool | None = True,
 ) -> Json:
-    """A GET; ``unready`` is what its 503 holds. ``secured`` None: no token is ever asked for."""
+    """A GET operation. ``unready`` is the schema of its 503; ``secured`` None: it never needs a token."""
     responses = {"200": _content("OK", answer.__name__), **{str(code): _error(code) for code in extra}}
     if unready is not None:
         responses["503"] = _content("Not ready", unready.__name__)
@@ -214,7 +214,7 @@ def _ref(schema: str) -> Json:
 def _components(
     serve: ServeConfig, fields: tuple[FieldConfig, ...] | None, secured: bool, open_features: bool
 ) -> Json:
-    """The schemas of the structs, and the server's own limits in them."""
+    """The schemas of the structs, with the limits of this server's configuration."""
     _, found = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
     schemas: dict[str, Json] = dict(found)
     for owner in (RankRequest, Candidate):
@@ -229,7 +229,7 @@ def _components(
 
 
 def features_schema(fields: tuple[FieldConfig, ...] | None, open_features: bool) -> Json:
-    """JSON schema of the features of one candidate, or of the context; any of them may be left out."""
+    """JSON schema of the features of one candidate or of the context; every feature is optional."""
     if fields is None:
         return {"type": "object", "description": "No model serves yet: its fields are not known."}
     return {
@@ -261,4 +261,4 @@ _VALUES: Final[Mapping[str, Json]] = {
         ]
     },
 }
-"""JSON schema of a value of each kind of field."""
+"""JSON schema of a value, by kind of field."""

@@ -1,9 +1,9 @@
-"""Keeps web pages away from the administration, which without a token trusts who can reach its port.
+"""Protects the admin API from web pages. Without tokens, the API trusts every client that reaches its port.
 
-A page in a browser on this machine can reach loopback. It sends a POST to another origin without asking
-(a form, or ``fetch`` with ``no-cors``), and with a name that it has pointed at 127.0.0.1 (DNS rebinding)
-the browser even takes it for the same origin. Browsers tell both: by ``Origin`` and ``Sec-Fetch-Site``, and
-by the name in ``Host``. Programs such as curl send neither of the first two.
+A page in a browser on this machine can reach loopback. It can send a POST to another origin without a
+preflight (a form, or ``fetch`` with ``no-cors``). If it points its own name at 127.0.0.1 (DNS rebinding), the
+browser treats the API as the same origin. ``Origin`` and ``Sec-Fetch-Site`` reveal the first attack, the
+name in ``Host`` the second. Programs such as curl send neither ``Origin`` nor ``Sec-Fetch-Site``.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from stream_ctr.serving.http.asgi import CLOSE, Receive, Scope, Send, check_content, header, shown
-from stream_ctr.serving.http.rank_api import ApiError
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.http.asgi import CLOSE, Receive, Scope, Send, check_content, header, quoted
 from stream_ctr.serving.http.router import Route
 from stream_ctr.serving.http.tokens import Tokens
 
 OWN_SITES: Final = (None, b"same-origin", b"none")
-"""What Sec-Fetch-Site says of a request by the user, or by a page of the same host and port."""
+"""Values of Sec-Fetch-Site for requests by the user, or by a page of the same host and port."""
 
 
-def guarded(route: Route, tokens: Tokens) -> Route:
-    """The route, closed to web pages of other origins. A token cannot be known to them, so with tokens any
-    name is taken as ``Host``."""
+def same_origin_only(route: Route, tokens: Tokens) -> Route:
+    """The route, closed to web pages of other origins. With tokens any ``Host`` is allowed, because such a
+    page does not know a token."""
     methods, handler = route
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,23 +37,23 @@ def guarded(route: Route, tokens: Tokens) -> Route:
 
 
 def check_host(scope: Scope) -> None:
-    """Raises ApiError 403 unless ``Host`` is an IP address or localhost: a name can be pointed here."""
+    """Raises ApiError 403 unless ``Host`` is an IP address or localhost; any other name could be rebound."""
     host = header(scope, b"host")
     if host is not None and not _is_literal(_name_of(host)):
         raise ApiError(
             403,
-            f"Host is {shown(host)}; without a token, administration is asked by address, such as 127.0.0.1",
+            f"Host is {quoted(host)}; without a token, administration is asked by address, such as 127.0.0.1",
             (CLOSE,),
         )
 
 
 def check_origin(scope: Scope) -> None:
-    """Raises ApiError 403 for a request that a web page of another origin has sent."""
+    """Raises ApiError 403 for a request from a web page of another origin."""
     origin, site = header(scope, b"origin"), header(scope, b"sec-fetch-site")
     host = (header(scope, b"host") or b"").lower()
     own = (None, b"http://" + host, b"https://" + host)
     if origin not in own or site not in OWN_SITES:
-        sender = "another web page" if origin is None else f"a web page of {shown(origin)}"
+        sender = "another web page" if origin is None else f"a web page of {quoted(origin)}"
         raise ApiError(403, f"sent by {sender}; the admin port takes none from other origins", (CLOSE,))
 
 

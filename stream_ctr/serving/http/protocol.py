@@ -1,4 +1,4 @@
-"""HTTP as the server speaks it: uvicorn's, with an end to everybody's patience."""
+"""The HTTP protocol of the server: uvicorn's, with limits on the time and size of headers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ MAX_HEADER_BYTES: Final = 65_536
 
 
 class UpgradeIgnoringParser(httptools.HttpRequestParser):
-    """Parses every request as HTTP/1.1, whatever other protocol its `Upgrade` header offers.
+    """Parses every request as HTTP/1.1, whatever protocol its `Upgrade` header offers.
 
     A server may ignore the offer (RFC 9110, section 7.8), and the JDK's client offers h2c by default. The
-    parser of httptools cannot: it stops after the headers, and the body is lost. So a new parser gets the
-    same headers without the offer, and takes over the connection. The protocol ignores the callbacks of the
-    first pass, in which ``should_upgrade()`` is true.
+    parser of httptools cannot ignore it: it stops after the headers, and the body is lost. So a new parser
+    receives the same headers without `Upgrade` and takes over the connection. The protocol ignores the
+    callbacks of the first pass, in which ``should_upgrade()`` is true.
     """
 
-    def __init__(self, protocol: PatientProtocol) -> None:
+    def __init__(self, protocol: TimeoutProtocol) -> None:
         super().__init__(protocol)
         self._owner = protocol
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own parser
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn's own parser
 
     def feed_data(self, data: bytes | bytearray | memoryview | array[int]) -> None:
         """Parse one piece of the connection's bytes."""
@@ -35,23 +35,23 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
                 feed(parser, left)
                 return
             except httptools.HttpParserUpgrade as offer:
-                if parser.get_method() == b"CONNECT":  # there the tunnel is the request itself
+                if parser.get_method() == b"CONNECT":  # CONNECT requests a tunnel; there is nothing to ignore
                     raise
                 left = left[offer.args[0] :]
-            head = self._owner.head_without_offer()
-            # Not the same parser: after `Connection: close` it would take no second request.
+            head = self._owner.head_without_upgrade()
+            # A new parser, because after `Connection: close` the old one accepts no second request.
             parser = self._owner.parser = UpgradeIgnoringParser(self._owner)
             feed(parser, head)
 
 
-class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with timeouts for a request's headers, JSON for what is not HTTP, and no upgrades.
+class TimeoutProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP with limits on headers, JSON errors for malformed HTTP, and no upgrades.
 
-    Without it a client that sends one byte a minute holds its connection for ever, and one that sends
-    headers without end fills the memory.
+    Without the limits, a client that sends one byte a minute keeps its connection open indefinitely, and one
+    that sends endless headers exhausts memory.
     """
 
-    patience_seconds: float
+    timeout_seconds: float
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -76,12 +76,12 @@ class PatientProtocol(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered, nor waits to be."""
+        """Whether no request is being processed or queued."""
         return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
 
     @property
     def _unfinished(self) -> bool:
-        """Whether what has arrived is less than a request's headers."""
+        """Whether the headers of the next request are incomplete."""
         return self._in_headers or (self.idle and self.timeout_keep_alive_task is None)
 
     def on_message_begin(self) -> None:
@@ -89,12 +89,12 @@ class PatientProtocol(HttpToolsProtocol):
         self._in_headers = True
 
     def on_headers_complete(self) -> None:
-        if not self._offered:
+        if not self._upgrade_offered:
             self._in_headers = False
             self.headers_complete()
 
     def on_message_complete(self) -> None:
-        if not self._offered:
+        if not self._upgrade_offered:
             self.message_complete()
 
     def headers_complete(self) -> None:
@@ -102,16 +102,16 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def message_complete(self) -> None:
-        """A request has arrived to its last byte."""
+        """A request has arrived completely."""
         self._end_message()
         super().on_message_complete()
 
     @property
-    def _offered(self) -> bool:
-        """Whether the parser is about to parse these headers again, without their offer of a protocol."""
+    def _upgrade_offered(self) -> bool:
+        """Whether the parser is about to parse these headers again, without `Upgrade`."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
-    def head_without_offer(self) -> bytes:
+    def head_without_upgrade(self) -> bytes:
         """The request line and the headers as they were parsed, without `Upgrade`."""
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
@@ -126,30 +126,30 @@ class PatientProtocol(HttpToolsProtocol):
         self._refuse(b"400 Bad Request", msg)
 
     def _end_message(self) -> None:
-        """What came in the same piece as the end of a request is not counted to the next one's headers."""
+        """Exclude the piece that ends a request from the header size of the next request."""
         self._header_bytes = -self._piece_bytes
 
     def _wait(self) -> None:
         if self._due is None:
-            self._due = self.loop.call_later(self.patience_seconds, self._give_up)
+            self._due = self.loop.call_later(self.timeout_seconds, self._time_out)
 
     def _stop_waiting(self) -> None:
         if self._due is not None:
             self._due.cancel()
             self._due = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._due = None
         if self.transport is None:
             return  # the TLS handshake failed
         if not self.idle:
-            self._wait()  # an earlier request of the connection is still being answered
+            self._wait()  # an earlier request of the connection is still being processed
             return
-        text = f"the headers did not arrive within {self.patience_seconds:g} seconds"
+        text = f"the headers did not arrive within {self.timeout_seconds:g} seconds"
         self._refuse(b"408 Request Timeout", text)
 
     def _refuse(self, status: bytes, text: str) -> None:
-        """Answer without a look at the request, and close the connection."""
+        """Send an error without processing the request, and close the connection."""
         if self.transport.is_closing():
             return
         self._stop_waiting()
@@ -158,7 +158,8 @@ class PatientProtocol(HttpToolsProtocol):
 
 
 def response(status: bytes, text: str, headers: bytes = b"", *, closing: bool) -> bytes:
-    """{"error": text} with its status line (code and phrase), ready to be sent; ``headers`` end in CRLF."""
+    """The bytes of a response with the body {"error": text}; ``status`` is code and phrase, ``headers`` end
+    in CRLF."""
     body = msgspec.json.encode({"error": text})
     return (
         b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\n" + headers

@@ -1,106 +1,82 @@
-"""Requests and answers of the prediction server, and what is wrong with a request."""
+"""POST /v1/rank: decode the request, rank the candidates, log the impression."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, Final
+import time
 
 import msgspec
 
-from stream_ctr.events.records import MAX_EVENT_ID_BYTES, MAX_WORTH
-
-LATEST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999. A log refuses what is later than it can hold, and that holds up all behind it."""
-
-_SECONDS: Final = range(10**9, 10**10)
-"""Seconds since 1970 of the years 2001 to 2286. As milliseconds they are a time in early 1970."""
-
-Features = dict[str, Any]
-"""Values by name: the arm's encoder says which are features of its schema, and whether they fit it."""
-Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
-EventId = Annotated[str, msgspec.Meta(max_length=MAX_EVENT_ID_BYTES)]
-"""At most MAX_EVENT_ID_BYTES in UTF-8; a JSON schema can only count characters."""
-EventTime = Annotated[float, msgspec.Meta(ge=0, le=LATEST_MS)]
-"""JSON has one kind of number: 1e12 and 1000000000000.0 are milliseconds, too. Fractions are dropped."""
-UserId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-
-
-class ApiError(Exception):
-    """A request that is not answered with a ranking: HTTP status, one line of text, further headers."""
-
-    def __init__(self, status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.headers = headers
-
-
-class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """One thing that could be shown."""
-
-    features: Features = {}
-    """Features of the candidate; they win over context features of the same name."""
-    bid: Annotated[float, msgspec.Meta(ge=0, le=MAX_WORTH)] | None = None
-    """What a click is worth. Every candidate has one, or none has: then the ranking is by probability."""
-    truth: Probability | None = None
-    """Planted click probability, from simulators; copied into the impression, never used."""
-
-
-class RankRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Which of these candidates should this user see?"""
-
-    user: UserId
-    """Unit of assignment: the same user always meets the same arm."""
-    candidates: list[Candidate]
-    features: Features = {}
-    """Context: features that all candidates share."""
-    event_id: EventId | None = None
-    """Id of the impression; empty: the server makes one. A repeated id is learned once."""
-    ts_ms: EventTime | None = None
-    """Event time of the impression, for backfills and simulators: not later than the server's clock. Without
-    it the server's clock."""
-
-
-class CandidateAnswer(msgspec.Struct, gc=False):
-    """Click probability and score (bid x probability) of the candidate at the same place."""
-
-    p: float
-    score: float
-
-
-class RankAnswer(msgspec.Struct, gc=False):
-    """The ranking; ``best`` is the index of the candidate with the highest score, the one logged as shown."""
-
-    event_id: str
-    arm: str
-    model_version: str
-    experiment: str
-    candidates: list[CandidateAnswer]
-    best: int
-
+from stream_ctr.config.serve import ServeConfig
+from stream_ctr.events.records import MAX_EVENT_ID_BYTES
+from stream_ctr.experiments.override import HEADER as OVERRIDE
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.http.admission import Admission
+from stream_ctr.serving.http.asgi import Receive, Scope, Send, header, malformed, respond
+from stream_ctr.serving.http.load_shedding import RANK
+from stream_ctr.serving.http.router import POST, Routes
+from stream_ctr.serving.metrics import NO_ARM, ServeMetrics
+from stream_ctr.serving.ranking.impression_log import MAX_RECORD_BYTES, encode_impression
+from stream_ctr.serving.ranking.ranker import Ranker
+from stream_ctr.serving.ranking.request import Candidate, RankRequest
+from stream_ctr.serving.ranking.shadows import Shadows
+from stream_ctr.serving.routing.routing import Routing
 
 _decoder = msgspec.json.Decoder(RankRequest)
 
 
-@contextmanager
-def malformed() -> Iterator[None]:
-    """Raises ApiError 400 for a body that cannot be decoded, with the reason."""
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise ApiError(400, "the body is not valid UTF-8") from None
-    except RecursionError:
-        raise ApiError(400, "the body is nested too deeply") from None
-    except (msgspec.DecodeError, ValueError) as error:
-        raise ApiError(400, f"malformed request: {error}") from None
+class RankApi:
+    """The ranking endpoint."""
+
+    def __init__(
+        self,
+        serve: ServeConfig,
+        routing: Routing,
+        exposures: Shadows,
+        admission: Admission,
+        metrics: ServeMetrics,
+    ) -> None:
+        self._ranker = Ranker(routing, metrics, serve.max_client_ahead_seconds)
+        self._exposures = exposures
+        self._admission = admission
+        self._metrics = metrics
+        self._max_candidates = serve.max_candidates
+        self.routes: Routes = {RANK.decode(): (POST, self._rank)}
+
+    async def _rank(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        arm, body = await self._admission.admit(
+            lambda: self._answer(scope, receive, started),
+            lambda status: self._metrics.count_request(status, NO_ARM),
+        )
+        self._metrics.count_request(200, arm)
+        self._metrics.observe_answer(arm, time.perf_counter() - started)
+        await respond(send, 200, body)
+
+    async def _answer(self, scope: Scope, receive: Receive, started: float) -> tuple[str, bytes]:
+        """Arm and body of the response; the impression is queued for the log."""
+        raw = await self._admission.read(scope, receive)
+        async with self._admission.turn(started):
+            request = decode_request(raw, self._max_candidates)
+            now_ms = time.time_ns() // 1_000_000
+            ranking = self._ranker.rank(request, now_ms, header(scope, OVERRIDE))
+            record = encode_impression(ranking.impression, ranking.received_ms)
+            if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
+                raise ApiError(
+                    422,
+                    f"user and features of the best candidate take {len(record.value)} bytes, "
+                    f"more than the {MAX_RECORD_BYTES} of one impression",
+                )
+            body = msgspec.json.encode(ranking.answer)
+            self._admission.check_deadline(started)
+            self._exposures.put(ranking, record)
+            return ranking.answer.arm, body
 
 
 def decode_request(body: bytes, max_candidates: int) -> RankRequest:
-    """The request in a body.
+    """Decode and check a request.
 
     Raises:
-        ApiError: 400 for what is not JSON or not of this shape, 422 for too few or too many candidates.
+        ApiError: 400 for malformed JSON or a wrong schema, 422 for too few or too many candidates.
     """
     with malformed():
         request = _decoder.decode(body)
@@ -119,8 +95,8 @@ def decode_request(body: bytes, max_candidates: int) -> RankRequest:
 
 
 def check_bids(candidates: list[Candidate]) -> None:
-    """Raises ApiError 400 where some candidates have a bid and others have none: a default for them would
-    decide the ranking."""
+    """Raises ApiError 400 if only some candidates have a bid: a default for the others would decide the
+    ranking."""
     bids = [candidate.bid for candidate in candidates]
     if 0 < bids.count(None) < len(bids):
         raise ApiError(
@@ -128,26 +104,3 @@ def check_bids(candidates: list[Candidate]) -> None:
             f"candidates[{bids.index(None)}] has no bid, and others have one; send a bid with every "
             "candidate, or with none to rank by probability",
         )
-
-
-def event_time_ms(ts_ms: float | None, now_ms: int, max_ahead_seconds: float) -> int:
-    """Event time of an impression, never later than the server's clock ``now_ms``: a client's clock must not
-    end the label windows of others.
-
-    Raises:
-        ApiError: 400 for a ``ts_ms`` that is further ahead than clocks differ, or is in seconds.
-    """
-    if ts_ms is None:
-        return now_ms
-    time_ms = int(ts_ms)
-    if time_ms in _SECONDS:
-        raise ApiError(400, f"ts_ms = {time_ms} looks like seconds since 1970; send milliseconds")
-    ahead_seconds = (time_ms - now_ms) / 1000.0
-    if ahead_seconds > max_ahead_seconds:
-        raise ApiError(
-            400,
-            f"ts_ms = {time_ms} is {ahead_seconds:g} s ahead of the server's clock, more than "
-            f"serve.max_client_ahead_seconds = {max_ahead_seconds:g}; set the client's clock, send "
-            "milliseconds, or leave ts_ms out",
-        )
-    return min(time_ms, now_ms)

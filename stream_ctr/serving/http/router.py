@@ -1,4 +1,4 @@
-"""From a request's path to its handler, past the token check."""
+"""Routing of a request to its handler, after the token check."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import Disconnected, Receive, Scope, Send, respond_error
-from stream_ctr.serving.http.rank_api import ApiError
 from stream_ctr.serving.http.tokens import Tokens
 
 logger = logging.getLogger("stream_ctr.serving")
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 Route = tuple[tuple[str, ...], Handler]
-"""The methods that a path takes, and what answers them."""
+"""The allowed methods of a path, and their handler."""
 Routes = Mapping[str, Route]
-"""Routes by path. A segment in braces stands for any one segment, given as scope["path_params"][name]."""
+"""Routes by path. A segment in braces matches any one segment, passed as scope["path_params"][name]."""
 
 GET: Final = ("GET", "HEAD")
 POST: Final = ("POST",)
 
 
 class Router:
-    """One listener's application: finds the handler, and turns errors into answers."""
+    """The application of one listener: finds the handler, and turns errors into responses."""
 
     def __init__(self, routes: Routes, tokens: Tokens, open_paths: Collection[str], hint: str) -> None:
-        """``open_paths`` need no token; ``hint`` says in a 404 what there is."""
+        """``open_paths`` need no token; ``hint`` completes the text of a 404."""
         self._exact = {path: route for path, route in routes.items() if "{" not in path}
         self._templates = [(path.split("/"), route) for path, route in routes.items() if "{" in path]
         self._tokens = tokens
@@ -34,7 +34,7 @@ class Router:
         self._hint = hint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Process one request."""
         if scope["type"] != "http":
             return
         try:
@@ -58,12 +58,12 @@ class Router:
         except Disconnected:
             return
         except Exception:
-            # A defect, before any answer has begun: the client gets one all the same.
+            # A defect before the response has begun: the client still gets a response.
             logger.exception("a request to %s failed", scope["path"][:200])
             await respond_error(send, ApiError(500, "internal error"))
 
     def _match(self, path: str, scope: Scope) -> Route | None:
-        """The route of a path with names in it, which are put into the scope."""
+        """The route of a path with parameters, which are stored in the scope."""
         segments = path.split("/")
         for template, route in self._templates:
             if len(template) != len(segments):

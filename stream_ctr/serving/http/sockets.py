@@ -1,4 +1,4 @@
-"""The server's sockets."""
+"""Listening sockets, and their uvicorn configuration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, Final
 import uvicorn
 
 from stream_ctr.errors import UsageError
-from stream_ctr.serving.http.load_shedding import Door, DoorProtocol
-from stream_ctr.serving.http.protocol import PatientProtocol
+from stream_ctr.serving.http.load_shedding import LoadShedder, SheddingProtocol
+from stream_ctr.serving.http.protocol import TimeoutProtocol
 
 GRACE_SECONDS: Final = 5
-"""Time that requests under way have to finish after SIGTERM."""
+"""Time for requests in progress to finish after SIGTERM."""
 BACKLOG: Final = 2048
 
 
 def listen(host: str, port: int, key: str) -> socket.socket:
-    """A listening socket; ``key`` (serve.port) is named when there is none.
+    """A listening socket. ``key`` is the setting named in the error, such as serve.port.
 
     Raises:
         UsageError: the address cannot be listened on.
@@ -40,8 +40,9 @@ def listen(host: str, port: int, key: str) -> socket.socket:
 def same_socket(listener: socket.socket) -> socket.socket:
     """Another handle on a listening socket.
 
-    ``socket.dup`` would make it block, and with it the handles of all other workers: one that then takes a
-    connection which another worker has taken already would stand still until the next one comes.
+    ``socket.dup`` would switch it to blocking mode, and with it the handles of all other workers: a worker
+    that accepts a connection which another worker has already accepted would then block until the next one
+    arrives.
     """
     return socket.socket(fileno=os.dup(listener.fileno()))
 
@@ -54,7 +55,7 @@ def address(listener: socket.socket, encrypted: bool) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address.
+    """Whether the address is reachable from this machine only.
 
     >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -66,12 +67,12 @@ def is_loopback(host: str) -> bool:
 
 
 def uvicorn_config(
-    app: Any, tls: ssl.SSLContext | None, header_seconds: float, door: Door | None = None
+    app: Any, tls: ssl.SSLContext | None, header_seconds: float, load_shedder: LoadShedder | None = None
 ) -> uvicorn.Config:
-    """uvicorn's settings for one listener; with a door, requests may be turned away at it."""
-    kept = {"patience_seconds": header_seconds, "door": door}
-    protocol = type("Protocol", (PatientProtocol if door is None else DoorProtocol,), kept)
-    # What is no HTTP is answered; a line in the log for each would let any client fill the disk.
+    """uvicorn's settings for one listener, with load shedding if ``load_shedder`` is given."""
+    kept = {"timeout_seconds": header_seconds, "load_shedder": load_shedder}
+    protocol = type("Protocol", (TimeoutProtocol if load_shedder is None else SheddingProtocol,), kept)
+    # Malformed HTTP gets a response. A log line for each would let any client fill the disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,

@@ -1,19 +1,18 @@
-"""Features as tensors: how the Open Inference Protocol's columns become the features of B candidates.
+"""Input tensors of the Open Inference Protocol, converted to the features of B candidates.
 
-One input tensor a field of the schema, named as the field is:
+One input tensor per field of the schema, with the field's name:
 
-    kind of field   datatype   also taken            shape
+    kind of field   datatype   also accepted         shape
     categorical     BYTES      any number, BOOL      [B] or [B, 1]
     multi           BYTES      any number, BOOL      [B, K], or [B] for one value each
     integer         INT64      any number, if whole  [B] or [B, 1]
     float           FP64       any number            [B] or [B, 1]
 
-BYTES that spell a number are taken for it. A value has the key that it has everywhere:
+BYTES that spell a number are read as that number. A value has the same key as everywhere else:
 :mod:`stream_ctr.features.keys.values`.
 
-A value that is missing is null, or equals the tensor's parameter ``missing``; an input that is not sent is
-missing in every row. The missing values of a multi-valued row are left out, so rows may have different
-numbers of values.
+A missing value is null, or equals the tensor's parameter ``missing``; an input that is not sent is missing in
+every row. Missing values of a multi-valued row are omitted, so rows may have different numbers of values.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ import numpy as np
 from stream_ctr.config.features import FieldConfig, FieldKind
 from stream_ctr.events.records import FeatureValue
 from stream_ctr.features.keys.column import shown
-from stream_ctr.serving.http.rank_api import ApiError, Features
+from stream_ctr.serving.api_error import ApiError
+from stream_ctr.serving.ranking.request import Features
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64",
@@ -38,14 +38,14 @@ INTEGERS: Final = {
     **{f"INT{bits}": range(-(1 << (bits - 1)), 1 << (bits - 1)) for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": range(1 << bits) for bits in (8, 16, 32, 64)},
 }
-"""The integer datatypes and their values."""
+"""The integer datatypes and their ranges of values."""
 FLOATS: Final = ("FP16", "FP32", "FP64")
 NARROW: Final = {"FP16": np.float16, "FP32": np.float32}
-"""Floating-point datatypes of fewer digits than JSON's numbers."""
+"""Floating-point datatypes with less precision than the numbers of JSON."""
 DATATYPES: Final[dict[str, Datatype]] = {
     "categorical": "BYTES", "multi": "BYTES", "integer": "INT64", "float": "FP64",
 }  # fmt: skip
-"""The datatype that metadata names for each kind of field."""
+"""Datatype in the model metadata, by kind of field."""
 
 
 class InferInput(msgspec.Struct):
@@ -55,15 +55,15 @@ class InferInput(msgspec.Struct):
     shape: list[int]
     datatype: Datatype
     data: list[Any] | None = None
-    """The elements in row-major order, flat or nested as the shape says; null where one is missing. Left out
-    where they are behind the JSON."""
+    """The elements in row-major order, flat or nested according to ``shape``; null for a missing one. Absent
+    if they follow the JSON as bytes."""
     parameters: dict[str, Any] | None = None
-    """``missing``: the value that stands for a missing one. ``binary_data_size``: bytes of the elements
-    behind the JSON."""
+    """``missing``: the value that marks a missing one. ``binary_data_size``: length in bytes of the elements
+    after the JSON."""
 
 
 class TensorMetadata(msgspec.Struct):
-    """Name, datatype and shape of a tensor; -1 is a size that varies."""
+    """Name, datatype and shape of a tensor; -1 is a variable size."""
 
     name: str
     datatype: Datatype
@@ -79,10 +79,10 @@ def describe_inputs(fields: Sequence[FieldConfig]) -> list[TensorMetadata]:
 
 
 def features_of(inputs: Sequence[InferInput], fields: Sequence[FieldConfig], max_rows: int) -> list[Features]:
-    """The features of B candidates, one dict a row.
+    """The features of B candidates, one dict per row.
 
     Raises:
-        ApiError: 400 for tensors that do not fit the fields or each other, 422 for too few or many rows.
+        ApiError: 400 if tensors do not match the fields or each other, 422 for too few or too many rows.
     """
     if not inputs:
         raise ApiError(400, "inputs is empty; send one tensor for each field that has values")
@@ -120,7 +120,7 @@ def _count_of(tensor: InferInput) -> int:
 
 
 def _column(tensor: InferInput, kind: FieldKind) -> Sequence[FeatureValue]:
-    """The values of one field, row by row; a list each where the field is multi-valued."""
+    """The values of one field, row by row; each a list if the field is multi-valued."""
     multi = kind == "multi"
     rows = tensor.shape[0]
     width = tensor.shape[1] if len(tensor.shape) == 2 else 1
@@ -134,7 +134,7 @@ def _column(tensor: InferInput, kind: FieldKind) -> Sequence[FeatureValue]:
         flat = [None if type(item) is type(marker) and item == marker else item for item in flat]
     _check_elements(tensor, flat)
     if tensor.datatype in NARROW and kind in ("categorical", "multi"):
-        # The float32 nearest to 0.1 is another double than 0.1, and would have another text.
+        # float32(0.1), widened to double, is not the double 0.1 and has another text.
         narrow = NARROW[tensor.datatype]
         flat = [None if item is None else float(str(narrow(item))) for item in flat]
     if not multi:
@@ -144,7 +144,7 @@ def _column(tensor: InferInput, kind: FieldKind) -> Sequence[FeatureValue]:
 
 
 def _flat(tensor: InferInput, rows: int, width: int) -> list[Any]:
-    """The elements in row-major order, whether they came flat or nested."""
+    """The elements in row-major order, from flat or nested data."""
     data = tensor.data or []
     if data and isinstance(data[0], list):
         nested = len(tensor.shape) == 2 and len(data) == rows
@@ -162,7 +162,7 @@ def _flat(tensor: InferInput, rows: int, width: int) -> list[Any]:
 
 
 def _check_elements(tensor: InferInput, flat: list[Any]) -> None:
-    """Raises ApiError 400 for an element that is not of the tensor's datatype."""
+    """Raises ApiError 400 if an element does not match the tensor's datatype."""
     datatype = tensor.datatype
     allowed = INTEGERS.get(datatype)
     for place, item in enumerate(flat):

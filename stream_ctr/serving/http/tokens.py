@@ -1,8 +1,8 @@
-"""Bearer tokens (RFC 6750): who may ask.
+"""Bearer tokens (RFC 6750) that authorize clients.
 
-Tokens stand in a file of their own or in an environment variable, never in the configuration, and appear
-in no message and no ``repr``. Several are valid at once, so that one can be replaced without a gap: add the
-new one, let the clients change, remove the old one.
+Tokens are read from a separate file or an environment variable, never from the configuration, and appear in
+no message or ``repr``. Several tokens can be valid at once, so that a token can be replaced without downtime:
+add the new one, switch the clients over, remove the old one.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import Final
 
 from stream_ctr.config.serve import TOKENS_VARIABLE
 from stream_ctr.errors import ConfigError
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.asgi import CLOSE, Scope, header
-from stream_ctr.serving.http.rank_api import ApiError
 
 logger = logging.getLogger("stream_ctr.serving")
 
 SHORTEST: Final = 16
-"""Characters of the shortest token taken: a shorter one can be guessed."""
-LOOK_SECONDS: Final = 1.0
-"""Time between looks at the file for a change."""
+"""Minimum length of a token in characters; shorter ones can be guessed."""
+POLL_SECONDS: Final = 1.0
+"""Time between checks of the file for changes."""
 _FORM: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 """b64token of RFC 6750, section 2.1."""
 _CHALLENGE: Final = b'Bearer realm="stream-ctr"'
 
 
 class Tokens:
-    """The tokens that open the server; without any, it is open to all.
+    """The valid tokens; without any, the server is open to every client.
 
-    A file is looked at again while the server runs. One that has become unusable changes nothing but the
-    log: the tokens of before stay valid.
+    The file is checked for changes while the server runs. If it becomes unusable, that is logged and the
+    previous tokens stay valid.
 
     Raises:
-        ConfigError: the file is unreadable or empty, or a token is too short or of another form.
+        ConfigError: the file is unreadable or empty, or a token is too short or malformed.
     """
 
     def __init__(self, token_file: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -61,7 +61,7 @@ class Tokens:
         return len(self._digests)
 
     def check(self, scope: Scope) -> None:
-        """Raises ApiError 401 unless the request carries one of the tokens, or there are none."""
+        """Raises ApiError 401 unless the request carries a valid token or no tokens are configured."""
         if not self._digests:
             return
         self._look()
@@ -72,14 +72,14 @@ class Tokens:
             raise _refused("the bearer token is not valid", b', error="invalid_token"')
 
     def _knows(self, token: bytes) -> bool:
-        """Whether the token is one of ours, in a time that tells nothing about them."""
+        """Whether the token is valid, in constant time."""
         digest = hashlib.sha256(token).digest()
         return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
 
     def _look(self) -> None:
-        """Take the file's tokens if it has changed."""
+        """Reload the tokens if the file has changed."""
         now = time.monotonic()
-        if self._path is None or now - self._looked < LOOK_SECONDS:
+        if self._path is None or now - self._looked < POLL_SECONDS:
             return
         self._looked = now
         stamp = _stamp(self._path)
@@ -106,7 +106,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
-    """Digests of the tokens in a file; empty lines and those that begin with # are none."""
+    """Digests of the tokens in a file. Empty lines and lines that begin with # are skipped."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
@@ -118,7 +118,7 @@ def _read(path: Path) -> tuple[bytes, ...]:
 
 
 def _digests(tokens: list[str], where: str) -> tuple[bytes, ...]:
-    """Digests, which are of one length: comparing them takes the same time whatever was sent."""
+    """Digests of the tokens. All have one length, so that comparing takes the same time for any input."""
     if not any(tokens):
         raise ConfigError(f"{where} holds no token; give at least one of {SHORTEST} characters")
     for number, token in enumerate(tokens, 1):

@@ -1,1 +1,1 @@
-"""How an arm answers, and what is logged of it."""
+"""Ranking of candidates by an arm, and the log of impressions."""

@@ -1,4 +1,4 @@
-"""A queue of records that is bounded in number and in bytes."""
+"""A queue bounded in items and in bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stream_ctr.events.log import Record
 
 T = TypeVar("T")
 OVERHEAD_BYTES: Final = 300
-"""What a record takes besides its key and value: its objects, and its place in the queue."""
+"""Memory of a record besides its key and value: Python objects and queue entry."""
 
 
 def size_of(record: Record) -> int:
-    """Bytes of memory that a record takes.
+    """Memory of a record in bytes.
 
     >>> size_of(Record(b"key", b"value", 0)) - OVERHEAD_BYTES
     8
@@ -23,8 +23,8 @@ def size_of(record: Record) -> int:
 
 
 class ByteQueue(queue.Queue[T], Generic[T]):
-    """A queue whose items are counted in bytes from ``put`` until :meth:`release`, so that what a consumer
-    still holds counts as well.
+    """A queue that counts the bytes of an item from ``put`` until :meth:`release`, so that items which the
+    consumer is still processing count as well.
 
     >>> waiting = ByteQueue[bytes](capacity=10, capacity_bytes=5, size=len)
     >>> waiting.put_nowait(b"abc")
@@ -38,17 +38,17 @@ class ByteQueue(queue.Queue[T], Generic[T]):
     def __init__(self, capacity: int, capacity_bytes: int, size: Callable[[T], int]) -> None:
         super().__init__(capacity)
         self.bytes = 0
-        """Of all items that were put and not released."""
+        """Size of all items that were put and not released."""
         self._capacity_bytes = capacity_bytes
         self._size = size
 
     def release(self, item: T) -> None:
-        """An item that was taken is done with."""
+        """Subtract the size of an item that the consumer has finished with."""
         with self.mutex:
             self.bytes -= self._size(item)
 
     def _put(self, item: T) -> None:
-        """Called with the mutex held. Raises queue.Full when there is no room for so many bytes."""
+        """Called with the mutex held. Raises queue.Full if the item exceeds the capacity in bytes."""
         size = self._size(item)
         if self.bytes + size > self._capacity_bytes:
             raise queue.Full

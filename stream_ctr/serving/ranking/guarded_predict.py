@@ -1,4 +1,4 @@
-"""Asking one arm for probabilities: timed, counted, guarded, and never the end of the request."""
+"""Predictions of one arm: timed, counted, checked by guards; a failure does not fail the request."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ Keys = NDArray[np.uint64]
 
 
 class Prediction(NamedTuple):
-    """What an arm says about B candidates."""
+    """An arm's prediction for B candidates."""
 
     keys: Keys
     p: list[float]
-    """[B] click probabilities, all of them numbers."""
+    """[B] click probabilities, all finite."""
 
 
-class Asker:
-    """Asks arms, and tells their guards."""
+class GuardedPredictor:
+    """Runs predictors and feeds the guards of their arms."""
 
     def __init__(self, routing: Routing, metrics: ServeMetrics) -> None:
         self._routing = routing
         self._metrics = metrics
         self._failed: dict[str, Predictor] = {}
 
-    def ask(
+    def predict(
         self, plan: Plan, arm: str, predictor: Predictor, encode: Callable[[], Keys]
     ) -> Prediction | None:
-        """What the arm says; None when it fails, or says anything that is not a number.
+        """The arm's prediction; None if it fails or any probability is not finite.
 
         Raises:
-            RecordError: the features do not fit the arm's schema.
+            RecordError: the features do not match the arm's schema.
         """
         started = time.perf_counter()
         keys = None
@@ -59,7 +59,7 @@ class Asker:
         finite = all(map(math.isfinite, p))
         guard = plan.guards.get(arm)
         if guard is not None:
-            trip = guard.asked(p, finite, time.perf_counter() - started)
+            trip = guard.count_prediction(p, finite, time.perf_counter() - started)
             if trip is not None:
                 self._routing.trip(arm, trip)
         self._metrics.count_predictions(arm, len(p))
@@ -69,15 +69,15 @@ class Asker:
         return None
 
     def compare(self, plan: Plan, arm: str, p: Mapping[str, float]) -> None:
-        """Tell the arm's guard what it and the control said about one candidate."""
+        """Feed the arm's guard the probabilities of the arm and of the control for one candidate."""
         guard, control = plan.guards.get(arm), p.get(plan.control)
         if guard is not None and control is not None:
-            trip = guard.compared(p[arm], control)
+            trip = guard.count_pair(p[arm], control)
             if trip is not None:
                 self._routing.trip(arm, trip)
 
     def _fail(self, arm: str, predictor: Predictor) -> None:
-        """Count a failure, and log the first of each snapshot: a traceback a request would hide all else."""
+        """Count a failure. Only the first of each snapshot is logged, to limit the tracebacks."""
         self._metrics.routing.arm_failures.labels(arm).inc()
         if self._failed.get(arm) is not predictor:
             self._failed[arm] = predictor

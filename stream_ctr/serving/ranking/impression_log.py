@@ -1,4 +1,4 @@
-"""Impressions on their way to the log: the answer never waits for them."""
+"""Asynchronous logging of impressions: the response never waits for the log."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from stream_ctr.events.log import EventLog, Record
 from stream_ctr.events.records import Impression
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.byte_queue import ByteQueue, size_of
-from stream_ctr.serving.ranking.log_gaps import Gaps
+from stream_ctr.serving.ranking.log_gaps import LogGaps
 
 logger = logging.getLogger("stream_ctr.serving")
 
 BATCH = 500
-"""Most impressions in one append."""
+"""Maximum number of impressions in one append."""
 BATCH_BYTES = 8_388_608
-"""Their size, beyond which no more are added: a client of the log copies what it appends."""
+"""Size in bytes beyond which no more are added: a client of the log copies what it appends."""
 LINGER_SECONDS = 0.005
-"""Time in which more impressions join the first of a batch: one durable append serves them all."""
+"""Time to wait for more impressions after the first of a batch: one durable append serves them all."""
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 2.0
 MAX_RECORD_BYTES = 524_288
-"""Longest impression that is logged; a log that refuses one record would hold up all behind it."""
+"""Maximum size in bytes of a logged impression: a record that the log rejects would block later ones."""
 
 
 def encode_impression(impression: Impression, received_ms: int) -> Record:
-    """The impression as a record, keyed by its event id and stamped with the server's clock: what a client
-    says of its time (``ts_ms``) can then be compared with it."""
+    """The impression as a record, keyed by its event id. The record's timestamp is the server's clock, so
+    that the client's ``ts_ms`` can be compared with it."""
     return Record(impression.event_id.encode(), msgspec.json.encode(impression), received_ms)
 
 
 class ImpressionLog:
-    """A queue, bounded in records and bytes, and one thread that appends what is in it to the event log.
+    """A queue, bounded in records and bytes, and one thread that appends its records to the event log.
 
-    A batch that was not acknowledged is appended again until it is: an impression may come twice, which
-    its event id tells, but none is lost while there is room in the queue. What finds no room is dropped
-    and counted.
+    A batch is appended again until the log acknowledges it. An impression may therefore be logged twice,
+    which its event id reveals, but none is lost while the queue has room. When the queue is full, impressions
+    are dropped and counted.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class ImpressionLog:
         capacity_bytes: int,
         open_log: Callable[[str], EventLog],
         metrics: ServeMetrics,
-        gaps: Gaps | None = None,
+        gaps: LogGaps | None = None,
     ) -> None:
-        """``gaps`` is told of the spans in which the log takes nothing."""
+        """``gaps`` records the periods in which the log is unavailable."""
         self._config = config
         self._open_log = open_log
         self._metrics = metrics
@@ -64,38 +64,38 @@ class ImpressionLog:
         self._queue = ByteQueue[Record](capacity, capacity_bytes, size_of)
         self._stopping = threading.Event()
         self._opened = threading.Event()
-        self._refusal: UsageError | None = None
+        self._start_error: UsageError | None = None
         self._deadline = float("inf")
         self._failing = ""
-        self._in_hand = 0
+        self._batch_size = 0
         self._log: EventLog | None = None
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         metrics.watch_queue(self._queue.qsize, lambda: self._queue.bytes)
 
-    def start(self, patience_seconds: float = 5.0) -> None:
-        """Open the log; when it cannot be reached now, go on trying while the server answers.
+    def start(self, timeout_seconds: float = 5.0) -> None:
+        """Open the log. If it is unavailable, keep retrying while the server runs.
 
         Raises:
-            UsageError: the address is wrong in a way that trying again does not mend.
+            UsageError: the address is wrong, so that retrying cannot succeed.
         """
         self._thread.start()
-        self._opened.wait(patience_seconds)
-        if self._refusal is not None:
-            raise self._refusal
+        self._opened.wait(timeout_seconds)
+        if self._start_error is not None:
+            raise self._start_error
 
     def put(self, record: Record) -> None:
-        """Queue one record; it is dropped and counted when the queue is full."""
+        """Queue one record; if the queue is full, the record is dropped and counted."""
         try:
             self._queue.put_nowait(record)
         except queue.Full:
             self._drop(1)
 
-    def close(self, patience_seconds: float = 5.0) -> None:
-        """Append what is queued, for at most about ``patience_seconds``; the rest is dropped and counted."""
-        self._deadline = time.monotonic() + patience_seconds
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Append the queued records for at most about ``timeout_seconds``; drop and count the rest."""
+        self._deadline = time.monotonic() + timeout_seconds
         self._stopping.set()
-        self._thread.join(patience_seconds + LONGEST_RETRY_SECONDS)
-        left = self._queue.qsize() + (self._in_hand if self._thread.is_alive() else 0)
+        self._thread.join(timeout_seconds + LONGEST_RETRY_SECONDS)
+        left = self._queue.qsize() + (self._batch_size if self._thread.is_alive() else 0)
         if left:
             self._drop(left)
             logger.warning("%d impressions were dropped: the log did not take them before the exit", left)
@@ -110,8 +110,8 @@ class ImpressionLog:
     def _run(self) -> None:
         try:
             self._open_first()
-            while self._refusal is None and (batch := self._next_batch()):
-                self._in_hand = len(batch)
+            while self._start_error is None and (batch := self._next_batch()):
+                self._batch_size = len(batch)
                 if not self._append(batch):
                     self._drop(len(batch))
                     logger.warning("%d impressions were dropped: the log did not take them", len(batch))
@@ -119,7 +119,7 @@ class ImpressionLog:
                 for record in batch:
                     self._queue.release(record)
         except Exception:
-            # A defect: without this the queue would fill in silence while the log seems to be well.
+            # A defect. Without this the queue would fill silently while log_up stays 1.
             self._metrics.log_up.set(0)
             logger.exception("logging impressions ended; all further ones will be dropped")
         finally:
@@ -127,16 +127,16 @@ class ImpressionLog:
             self._close_log()
 
     def _open_first(self) -> None:
-        """Open the log before the first impression, so that a wrong address shows at the start."""
+        """Open the log before the first impression, so that a wrong address is reported at startup."""
         try:
             self._try_append([])
         except UsageError as error:
-            self._refusal = error
+            self._start_error = error
         self._opened.set()
 
     def _next_batch(self) -> list[Record]:
-        """Up to BATCH records or about BATCH_BYTES, waiting for the first; empty when the server stops and
-        none is left."""
+        """Wait for a record, and return up to BATCH records or about BATCH_BYTES; empty when the server stops
+        and the queue is empty."""
         while True:
             try:
                 batch = [self._queue.get(timeout=0.1)]
@@ -157,7 +157,7 @@ class ImpressionLog:
         return batch
 
     def _append(self, batch: list[Record]) -> bool:
-        """Append until it is acknowledged; False when the server stops before."""
+        """Append until the log acknowledges the batch; False if the server stops first."""
         wait = FIRST_RETRY_SECONDS
         while not self._try_append(batch):
             if not self._pause(wait):
@@ -166,7 +166,7 @@ class ImpressionLog:
         return True
 
     def _try_append(self, batch: list[Record]) -> bool:
-        """Open the log unless it is, and append the batch. An empty batch only opens."""
+        """Open the log if necessary, and append the batch. An empty batch only opens the log."""
         try:
             if self._log is None:
                 self._log = self._open_log(self._config.url)
@@ -175,14 +175,14 @@ class ImpressionLog:
                 self._log.append(self._config.impressions, batch)
         except LogError as error:
             self._fail(error)
-            self._close_log()  # opened anew at the next try: what is wrong may be this connection
+            self._close_log()  # the next try opens it again: the connection itself may be at fault
             return False
         self._recover()
         self._metrics.impressions_logged.inc(len(batch))
         return True
 
     def _ensure_topic(self, log: EventLog) -> None:
-        """Make the topic of impressions where there is none; an existing one keeps its partitions."""
+        """Create the topic of impressions if it does not exist; an existing one keeps its partitions."""
         config = self._config
         there = log.ensure_topic(config.impressions, config.partitions)
         if there != config.partitions:
@@ -190,7 +190,7 @@ class ImpressionLog:
                 "topic %s has %d partitions, log.partitions = %d: the topic's number is used",
                 *(config.impressions, there, config.partitions),
             )
-        with suppress(LogError):  # before the first click there may be no such topic
+        with suppress(LogError):  # the topic may not exist before the first click
             clicks = log.partitions(config.clicks)
             if clicks != there:
                 logger.warning(
@@ -206,7 +206,7 @@ class ImpressionLog:
                 log.close()
 
     def _pause(self, seconds: float) -> bool:
-        """Wait before the next try; False when the server stops and there is no time for one."""
+        """Wait before the next try; False if the server is stopping and the deadline has passed."""
         if not self._stopping.wait(seconds):
             return True
         left = self._deadline - time.monotonic()

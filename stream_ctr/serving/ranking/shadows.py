@@ -1,7 +1,7 @@
-"""Shadow arms: they predict what was shown, after the answer, in a thread of their own.
+"""Shadow arms: they predict the shown candidate after the response, in a separate thread.
 
-The impression waits for them before it goes to the log, but never long: what the shadows have not predicted
-by then, or what finds their queue full, is logged without them and counted.
+The impression waits for their predictions before it is logged, but only for TIMEOUT_SECONDS. Predictions that
+are late, or skipped because the queue is full, are left out of the impression and counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stream_ctr.events.log import Record
 from stream_ctr.features.keys.tally import Tally
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.byte_queue import ByteQueue, size_of
-from stream_ctr.serving.ranking.guarded_predict import Asker
+from stream_ctr.serving.ranking.guarded_predict import GuardedPredictor
 from stream_ctr.serving.ranking.impression_log import MAX_RECORD_BYTES, encode_impression
 from stream_ctr.serving.ranking.ranker import Ranking
 from stream_ctr.serving.routing.routing import Routing
@@ -29,17 +29,17 @@ from stream_ctr.serving.routing.routing import Routing
 logger = logging.getLogger("stream_ctr.serving")
 
 CAPACITY: Final = 256
-"""Impressions that may wait for the shadows."""
+"""Maximum number of impressions that wait for the shadow arms."""
 CAPACITY_BYTES: Final = 16_777_216
-"""Size of their records; what comes on top is logged without the shadows."""
-PATIENCE_SECONDS: Final = 1.0
-"""Longest wait of an impression for the shadows; late impressions would come late to the trainers, too."""
+"""Maximum size of their records; further impressions are logged without the shadow arms."""
+TIMEOUT_SECONDS: Final = 1.0
+"""Longest time that an impression waits for the shadow arms: its delay reaches the trainers, too."""
 LINGER_SECONDS: Final = 0.001
-"""Head start of the answer: the shadows share the interpreter with it."""
+"""Head start of the response: the shadow arms share the interpreter with it."""
 
 
 class Sink(Protocol):
-    """Takes impressions without making anyone wait."""
+    """Accepts impressions without blocking."""
 
     def put(self, record: Record) -> None: ...
 
@@ -47,7 +47,7 @@ class Sink(Protocol):
 class _Waiting(NamedTuple):
     ranking: Ranking
     record: Record
-    """The impression as it is without the shadows."""
+    """The impression without the predictions of shadow arms."""
     since: float
 
 
@@ -56,18 +56,18 @@ def _size_of(waiting: _Waiting | None) -> int:
 
 
 class Shadows:
-    """Between the answers and the impression log; without shadow arms it only hands on."""
+    """Adds the predictions of shadow arms to impressions; without shadow arms, forwards them to the log."""
 
     def __init__(self, sink: Sink, routing: Routing, metrics: ServeMetrics) -> None:
         self._sink = sink
-        self._asker = Asker(routing, metrics)
+        self._guarded = GuardedPredictor(routing, metrics)
         self._metrics = metrics.routing
         self._queue = ByteQueue[_Waiting | None](CAPACITY, CAPACITY_BYTES, _size_of)
         self._left_out = Tally("refuse" if metrics.left_out.refuses else "ignore")
         self._thread: threading.Thread | None = None
 
     def put(self, ranking: Ranking, record: Record) -> None:
-        """Log an impression, with what its shadow arms say where they have the time."""
+        """Log an impression, with the predictions of its shadow arms if they are in time."""
         if not ranking.shadows:
             self._sink.put(record)
             return
@@ -80,13 +80,13 @@ class Shadows:
         except queue.Full:
             self._skip(waiting)
 
-    def close(self, patience_seconds: float = 5.0) -> None:
-        """Hand on all that waits; call it before the sink is closed. A shadow that hangs is left behind."""
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Forward all waiting impressions, before the sink is closed. A hanging shadow is abandoned."""
         if self._thread is None:
             return
-        end = time.monotonic() + patience_seconds
+        end = time.monotonic() + timeout_seconds
         with suppress(queue.Full):
-            self._queue.put(None, timeout=patience_seconds)
+            self._queue.put(None, timeout=timeout_seconds)
         self._thread.join(max(0.0, end - time.monotonic()))
         with suppress(queue.Empty):
             while True:
@@ -111,25 +111,25 @@ class Shadows:
         self._sink.put(waiting.record)
 
     def _predict(self, waiting: _Waiting) -> Record:
-        """The impression with the shadows' probabilities, as far as there was time."""
+        """The impression with the probabilities of the shadow arms that were in time."""
         ranking, impression = waiting.ranking, waiting.ranking.impression
         plan, predictors = ranking.view
-        said = dict(impression.p)
+        p_by_arm = dict(impression.p)
         for arm in ranking.shadows:
-            if time.monotonic() - waiting.since > PATIENCE_SECONDS:
+            if time.monotonic() - waiting.since > TIMEOUT_SECONDS:
                 self._metrics.shadow_skips.labels(arm).inc()
                 continue
             predictor = predictors[arm]
             try:
-                found = self._asker.ask(
+                found = self._guarded.predict(
                     plan, arm, predictor, partial(predictor.encode, [impression.features], self._left_out)
                 )
             except RecordError:
-                continue  # another schema; what it cannot read it has no opinion on
+                continue  # the shadow has another schema that does not accept these features
             if found is not None:
-                said[arm] = found.p[0]
+                p_by_arm[arm] = found.p[0]
                 self._metrics.shadow_predictions.labels(arm).inc()
-                self._asker.compare(plan, arm, said)
-        record = encode_impression(msgspec.structs.replace(impression, p=said), ranking.received_ms)
+                self._guarded.compare(plan, arm, p_by_arm)
+        record = encode_impression(msgspec.structs.replace(impression, p=p_by_arm), ranking.received_ms)
         fits = record.value is not None and len(record.value) <= MAX_RECORD_BYTES
         return record if fits else waiting.record

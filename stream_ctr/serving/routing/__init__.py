@@ -1,1 +1,1 @@
-"""Which arm answers."""
+"""Routing: which arm answers a request."""

@@ -1,4 +1,4 @@
-"""The arms' predictors, exchanged for newer ones while requests are answered."""
+"""The predictors of all arms, replaced by newer ones while the server runs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from stream_ctr.serving.routing.plan import Plan
 logger = logging.getLogger("stream_ctr.serving")
 
 SNAPSHOTS = "snapshots"
-"""Folder of the snapshots inside an arm's state folder."""
+"""Folder of the snapshots in an arm's state folder."""
 
 
 class View(NamedTuple):
-    """What one request sees: one experiment, and one snapshot of each of its arms."""
+    """A consistent view for one request: one experiment, and one snapshot of each arm."""
 
     plan: Plan
     predictors: Mapping[str, Predictor]
 
 
 class Source:
-    """Where one arm's predictors come from: the snapshots of its trainer, or one snapshot for ever."""
+    """Source of one arm's predictors: the snapshots of its trainer, or one fixed snapshot."""
 
     def __init__(self, arm: ArmConfig, state_folder: Path) -> None:
         """Raises StateError: the arm is frozen and its snapshot cannot be used."""
@@ -39,7 +39,7 @@ class Source:
         self.frozen = bool(arm.snapshot)
         self.reader = SnapshotReader(state_folder / arm.name / SNAPSHOTS, self._accept)
         self._accepted: Predictor | None = None
-        """Of the snapshot that the reader took last."""
+        """Predictor of the snapshot that was accepted last."""
         self.predictor: Predictor | None = None
         self.error = ""
         self.failures = 0
@@ -47,7 +47,7 @@ class Source:
             self.predictor = frozen_predictor(arm)
 
     def poll(self) -> bool:
-        """Look for a newer snapshot; True when there is one."""
+        """Check for a newer snapshot; True if one was loaded."""
         if self.frozen:
             return False
         if not self.reader.poll():
@@ -56,7 +56,7 @@ class Source:
         return True
 
     def _accept(self, snapshot: LoadedSnapshot) -> None:
-        """Raises StateError: the snapshot is not that of its model, or predicts what is not finite."""
+        """Raises StateError: the arrays do not match the model, or predictions are not finite."""
         predictor = Predictor(snapshot, self.predictor)
         predictor.warm_up()
         predictor.check_finite()
@@ -64,10 +64,10 @@ class Source:
 
 
 def frozen_predictor(arm: ArmConfig) -> Predictor:
-    """The predictor of an arm that serves one snapshot for ever.
+    """The predictor of an arm with a fixed snapshot.
 
     Raises:
-        StateError: the snapshot cannot be used; arm and folder are named.
+        StateError: the snapshot cannot be used; the message names arm and folder.
     """
     try:
         predictor = Predictor(open_fixed(Path(arm.snapshot)))
@@ -78,11 +78,11 @@ def frozen_predictor(arm: ArmConfig) -> Predictor:
     return predictor
 
 
-class Arms:
-    """Follows the snapshots of every arm from one thread.
+class ArmPredictors:
+    """Follows the snapshots of every arm in one thread.
 
-    ``view`` is replaced whole and never changed: whoever takes it once has one experiment and one
-    snapshot of each arm for as long as it is kept.
+    ``view`` is replaced as a whole and never modified, so a request that reads it once has one experiment and
+    one snapshot of each arm throughout.
     """
 
     def __init__(self, experiment: ExperimentConfig, state_folder: Path, metrics: ServeMetrics) -> None:
@@ -108,16 +108,16 @@ class Arms:
 
     @property
     def control(self) -> str:
-        """The arm that serves whoever has no other."""
+        """Name of the control arm, which serves users without another arm."""
         return self.view.plan.control
 
     def error(self, name: str) -> str:
-        """Why an arm's newest snapshot does not serve; empty when it does."""
+        """Why an arm's newest snapshot is not in use; empty if it is."""
         source = self._sources.get(name)
         return "" if source is None else source.error
 
     def prepare(self, experiment: ExperimentConfig) -> dict[str, Source]:
-        """Sources for the arms of another experiment, each with its newest snapshot.
+        """Predictor sources for another experiment, each with its newest snapshot.
 
         Raises:
             StateError: a frozen arm's snapshot cannot be used.
@@ -132,7 +132,7 @@ class Arms:
         return found
 
     def exchange(self, plan: Plan, sources: dict[str, Source] | None = None) -> None:
-        """Serve by another plan from now on, and from these sources if they are new."""
+        """Replace the plan, and the sources if given."""
         with self._lock:
             if sources is not None:
                 self._sources = sources
@@ -145,7 +145,7 @@ class Arms:
         )
 
     def poll(self) -> None:
-        """Look once for newer snapshots of all arms, and exchange what has changed."""
+        """Check all arms for newer snapshots once, and replace those that changed."""
         sources = list(self._sources.values())
         changed = [source for source in sources if source.poll()]
         if changed:
@@ -155,13 +155,13 @@ class Arms:
             self._show(source)
 
     def start(self, poll_seconds: float) -> None:
-        """Look for snapshots once now, and then every ``poll_seconds`` in a thread."""
+        """Check for snapshots now, and then every ``poll_seconds`` in a thread."""
         self.poll()
         self._thread = threading.Thread(target=self._run, args=(poll_seconds,), name="snapshots", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -171,7 +171,7 @@ class Arms:
             try:
                 self.poll()
             except Exception:
-                # A defect here must not end the swapping for good while the server seems to be well.
+                # A defect here must not stop snapshot updates for good while the server seems healthy.
                 logger.exception("looking for snapshots failed; the loaded ones go on serving")
 
     def _show(self, source: Source) -> None:

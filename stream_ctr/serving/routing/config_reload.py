@@ -1,4 +1,4 @@
-"""The configuration file while the server runs: taken whole, or refused whole with the reason."""
+"""Reload of the configuration file while the server runs: applied as a whole, or rejected with the reason."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stream_ctr.experiments.kill_file import Stamp, stamp_of
 
 
 @dataclass(frozen=True)
-class Running:
-    """What a server was started with and cannot change while it runs."""
+class FixedSettings:
+    """Settings of a running server that require a restart to change."""
 
     serve: ServeConfig
     log: LogConfig
@@ -25,38 +25,38 @@ class Running:
 
 @dataclass(frozen=True)
 class ConfigSource:
-    """A configuration file as it was when it was loaded; make it before loading."""
+    """A configuration file and its stamp. Create it before loading the file, to miss no change."""
 
     path: str
     stamp: Stamp
 
     @classmethod
     def of(cls, path: str | None) -> ConfigSource | None:
-        """The file at that path, as it is now."""
+        """The file at this path in its present state; None without a path."""
         return None if path is None else cls(path, stamp_of(Path(path)))
 
 
 class ConfigFile:
-    """Follows the file that the server was started with. The environment stays what it was at the start."""
+    """Follows the file that the server was started with. Environment variables are read only at startup."""
 
-    def __init__(self, source: ConfigSource, running: Running) -> None:
+    def __init__(self, source: ConfigSource, running: FixedSettings) -> None:
         self.path = Path(source.path)
         self._running = running
-        self._seen = source.stamp
+        self._last_stamp = source.stamp
 
     def changed(self) -> bool:
-        """Whether the file is another one than at the last call of ``read``."""
-        return stamp_of(self.path) != self._seen
+        """Whether the file has changed since the last call of ``read``."""
+        return stamp_of(self.path) != self._last_stamp
 
     def read(self) -> ExperimentConfig:
-        """The experiment that the file describes now.
+        """The experiment in the present file.
 
         Raises:
-            ConfigError: the file is unusable, or changes what takes a restart.
+            ConfigError: the file is unusable, or changes a setting that requires a restart.
         """
         from stream_ctr.config.settings import load_settings
 
-        self._seen = stamp_of(self.path)
+        self._last_stamp = stamp_of(self.path)
         settings = load_settings(self.path)
         parts = (
             ("serve", self._running.serve, settings.serve),

@@ -1,6 +1,6 @@
-"""Guards: what an arm's predictions must keep to, judged over windows of requests.
+"""Guards: limits on an arm's predictions, checked over windows of requests.
 
-A guard counts and judges; what becomes of an arm that does not keep to it is the router's affair.
+A guard only counts and checks. :class:`.routing.Routing` kills an arm whose guard trips.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ Cause = Literal["not_ready", "non_finite", "saturated", "latency", "calibration"
 
 
 class Trip(NamedTuple):
-    """Why an arm is to be killed."""
+    """Why an arm must be killed."""
 
     cause: Cause
     reason: str
-    """One line for people, with the figure and its limit."""
+    """One line of text with the value and its limit."""
 
 
 class ArmGuard:
-    """The guard of one arm in one server process. Not for use by several threads at once."""
+    """The guard of one arm in one server process. Not thread-safe."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
-        self._asked = 0
+        self._requests = 0
         self._non_finite = 0
         self._saturated = 0.0
         self._slow = 0
-        self._compared = 0
+        self._pairs = 0
         self._own, self._control = 0.0, 0.0
 
-    def asked(self, probabilities: list[float], finite: bool, seconds: float) -> Trip | None:
-        """One request asked the arm, which took so long to say this; ``finite``: they are all numbers.
+    def count_prediction(self, probabilities: list[float], finite: bool, seconds: float) -> Trip | None:
+        """Count one prediction of the arm and its duration. ``finite``: all probabilities are finite.
 
-        A share that the rest of the window can no longer bring below its limit trips at once.
+        The guard trips as soon as a count exceeds the limit of the whole window.
         """
         config = self.config
-        self._asked += 1
+        self._requests += 1
         if not finite:
             self._non_finite += 1
         else:
@@ -50,8 +50,8 @@ class ArmGuard:
         if config.latency_seconds and seconds > config.latency_seconds:
             self._slow += 1
         trip = self._judge()
-        if self._asked >= config.window:
-            self._asked = self._non_finite = self._slow = 0
+        if self._requests >= config.window:
+            self._requests = self._non_finite = self._slow = 0
             self._saturated = 0.0
         return trip
 
@@ -60,35 +60,35 @@ class ArmGuard:
         if self._non_finite > config.max_non_finite * window:
             return Trip(
                 "non_finite",
-                f"{self._non_finite} of the last {self._asked} predictions were no numbers, more than the "
+                f"{self._non_finite} of the last {self._requests} predictions were no numbers, more than the "
                 f"{config.max_non_finite:.3g} of {window} that the guard allows",
             )
         if self._saturated > config.max_saturated * window:
             return Trip(
                 "saturated",
-                f"{self._saturated:.0f} of the last {self._asked} predictions were within "
+                f"{self._saturated:.0f} of the last {self._requests} predictions were within "
                 f"{config.saturation:g} of 0 or 1, more than the {config.max_saturated:.3g} of {window} that "
                 "the guard allows",
             )
         if self._slow > config.max_slow * window:
             return Trip(
                 "latency",
-                f"{self._slow} of the last {self._asked} predictions took longer than "
+                f"{self._slow} of the last {self._requests} predictions took longer than "
                 f"{config.latency_seconds:g} s, more than the {config.max_slow:.3g} of {window} that the "
                 "guard allows",
             )
         return None
 
-    def compared(self, own: float, control: float) -> Trip | None:
-        """The arm and the control gave these probabilities to the same candidate."""
+    def count_pair(self, own: float, control: float) -> Trip | None:
+        """Count the probabilities of the arm and of the control for the same candidate."""
         if not self.config.calibration:
             return None
-        self._compared += 1
+        self._pairs += 1
         self._own += own
         self._control += control
-        if self._compared < self.config.window:
+        if self._pairs < self.config.window:
             return None
-        count, self._compared = self._compared, 0
+        count, self._pairs = self._pairs, 0
         own_mean, control_mean = self._own / count, self._control / count
         self._own = self._control = 0.0
         ratio = _ratio(own_mean, control_mean)
@@ -102,14 +102,14 @@ class ArmGuard:
 
 
 class ObservedGuard:
-    """Compares an arm's predicted clicks with its clicks, as the watcher sums them, span by span."""
+    """Compares an arm's predicted with its observed clicks, period by period, from the watcher's sums."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
         self._from: ArmSums | None = None
 
-    def observed(self, sums: ArmSums) -> Trip | None:
-        """The watcher's newest sums; what they held at the first call is not judged."""
+    def check(self, sums: ArmSums) -> Trip | None:
+        """Check the watcher's newest sums. Only the increase since the first call counts."""
         start = self._from
         limit = self.config.observed_calibration
         if start is None or sums.impressions < start.impressions:
@@ -132,6 +132,6 @@ class ObservedGuard:
 
 
 def _ratio(one: float, other: float) -> float:
-    """How many times the larger is the smaller."""
+    """Ratio of the larger to the smaller."""
     low, high = sorted((one, other))
     return high / low if low > 0 else (math.inf if high > 0 else 1.0)

@@ -1,4 +1,4 @@
-"""Which arms are killed: what the control file says, and this process's own kills on their way into it."""
+"""The killed arms: those in the control file, and kills of this process that are not written yet."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from stream_ctr.serving.routing.guards import Trip
 logger = logging.getLogger("stream_ctr.serving")
 
 UNREAD: Stamp = (-1, -1, -1)
-"""Stamp of a file that was never read."""
+"""Stamp before the file has been read for the first time."""
 
 
-class Switch:
-    """The kill switch as one server process knows it."""
+class KillSwitch:
+    """The state of the kill switch in one server process."""
 
     def __init__(self, state_folder: Path, metrics: RoutingMetrics) -> None:
         self.error = ""
-        """Why the file cannot be read or written; empty when it can."""
+        """Why the file cannot be read or written; empty if it can."""
         self._file = ControlFile(state_folder)
         self._metrics = metrics
-        self._told: Mapping[str, Kill] = {}
-        """As the file says. Replaced whole, like the other: they are read without a lock."""
+        self._in_file: Mapping[str, Kill] = {}
+        """Kills in the file. Like ``_own``, replaced as a whole, because it is read without a lock."""
         self._own: Mapping[str, Kill] = {}
-        """Kills of this process that the file does not hold yet."""
-        self._seen = UNREAD
+        """Kills of this process that are not in the file yet."""
+        self._last_stamp = UNREAD
         self._turn = threading.Lock()
-        """One at a time looks at the file or writes it."""
+        """Serializes reads and writes of the file."""
         self._change = threading.Lock()
-        """Held for moments only: requests take it when a guard trips."""
+        """Held only briefly, because requests acquire it when a guard trips."""
 
     @property
     def killed(self) -> dict[str, Kill]:
-        """The killed arms, also such as are not in the experiment."""
-        return {**self._own, **self._told}
+        """All killed arms, including arms outside the experiment."""
+        return {**self._own, **self._in_file}
 
     def trip(self, arm: str, trip: Trip) -> None:
-        """Kill an arm in this process at once; ``follow`` writes it down."""
+        """Kill an arm in this process at once; ``follow`` writes it to the file."""
         with self._change:
             self._own = {**self._own, arm: Kill(trip.cause, trip.reason, time.time_ns() // 1_000_000)}
 
     def kill(self, arm: str, reason: str) -> bool:
-        """Kill an arm for all; False when it was killed already. Raises StateError: it cannot be written."""
+        """Kill an arm in all processes; False if it was killed already. Raises StateError: writing failed."""
         with self._turn:
             return self._file.kill(arm, reason)
 
     def revive(self, arm: str) -> bool:
-        """Let an arm serve again; False when it was not killed. Raises StateError: it cannot be written."""
+        """Revive an arm in all processes; False if it was not killed. Raises StateError: writing failed."""
         with self._turn:
             own = arm in self._own
             done = self._file.revive(arm)
@@ -62,22 +62,22 @@ class Switch:
         return done or own
 
     def follow(self, arms: Collection[str]) -> None:
-        """Write own kills down, and read what others wrote. ``arms`` are those that could be killed."""
+        """Write this process's kills, and read those of others. ``arms``: all arms that can be killed."""
         with self._turn:
             self._write()
             stamp = self._file.stamp()
-            if stamp != self._seen:
+            if stamp != self._last_stamp:
                 self._read(stamp, arms)
 
     def _write(self) -> None:
-        """Own kills that the file does not take stay, and are tried again."""
+        """Write this process's kills. If that fails, they are kept and retried."""
         for arm, kill in self._own.items():
             try:
                 self._file.kill(arm, kill.reason, kill.cause)
             except StateError as error:
                 self._fail(str(error))
                 return
-            self._told = {arm: kill, **self._told}
+            self._in_file = {arm: kill, **self._in_file}
             self._forget(arm)
 
     def _forget(self, arm: str) -> None:
@@ -86,15 +86,15 @@ class Switch:
 
     def _read(self, stamp: Stamp, arms: Collection[str]) -> None:
         try:
-            self._told = self._file.read().killed
+            self._in_file = self._file.read().killed
         except StateError as error:
             self._fail(str(error))
-            if self._seen == UNREAD:
-                # Who was killed is not known, so nobody but the control serves until it is.
+            if self._last_stamp == UNREAD:
+                # The killed arms are unknown, so only the control serves until the file can be read.
                 reason = f"the kill switch cannot be read: {error}"
-                self._told = dict.fromkeys(arms, Kill("unknown", reason, time.time_ns() // 1_000_000))
-            return  # otherwise what was known goes on
-        self._seen = stamp
+                self._in_file = dict.fromkeys(arms, Kill("unknown", reason, time.time_ns() // 1_000_000))
+            return  # otherwise keep the last known kills
+        self._last_stamp = stamp
         self._fail("")
 
     def _fail(self, error: str) -> None:

@@ -1,4 +1,4 @@
-"""What the watcher's sums say to a server: chances of sampled arms, and clicks against predictions."""
+"""Uses of the watcher's sums: sampling probabilities of arms, and predicted against observed clicks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger("stream_ctr.serving")
 NOTHING = ArmSums(0, 0)
 
 
-class Observed:
-    """Follows the sums of one experiment. Not for use by several threads at once."""
+class OutcomeMonitor:
+    """Follows the sums of one experiment. Not thread-safe."""
 
     def __init__(self, folder: Path, metrics: RoutingMetrics) -> None:
         self._folder = folder
         self._metrics = metrics
-        self._seen: Stamp = (0, 0, 0)
+        self._last_stamp: Stamp = (0, 0, 0)
         self._sums: Sums | None = None
         self._error = ""
         self._salt = ""
@@ -34,9 +34,9 @@ class Observed:
     def look(
         self, experiment: ExperimentConfig, arms: Sequence[str], killed: Collection[str]
     ) -> tuple[dict[str, float], list[tuple[str, Trip]]]:
-        """Chances of the arms that can be drawn (empty where nothing is sampled), and what is to be killed.
+        """Sampling probabilities of the arms (empty without sampling), and the arms to kill with the reason.
 
-        ``arms`` can answer now; ``killed`` ones are judged anew, from then on, when they are revived.
+        ``arms`` are those that can answer. The guard of an arm in ``killed`` starts again when it is revived.
         """
         changed = self._read()
         if experiment.salt != self._salt:
@@ -49,13 +49,13 @@ class Observed:
 
     def _read(self) -> bool:
         stamp = stamp_of(self._folder / SUMS)
-        if stamp == self._seen:
+        if stamp == self._last_stamp:
             return False
-        self._seen = stamp
+        self._last_stamp = stamp
         try:
             self._sums, error = read_sums(self._folder), ""
         except StateError as failure:
-            error = str(failure)  # the sums known so far go on
+            error = str(failure)  # keep the last known sums
         if error and error != self._error:
             logger.warning("%s", error)
         self._error = error
@@ -74,7 +74,7 @@ class Observed:
                 guard = self._guards.get(arm.name)
                 if guard is None or guard.config != config:
                     guard = self._guards[arm.name] = ObservedGuard(config)
-                trip = guard.observed(sums[arm.name])
+                trip = guard.check(sums[arm.name])
                 if trip is not None:
                     trips.append((arm.name, trip))
         return trips

@@ -1,4 +1,4 @@
-"""One experiment as it is at this moment: who meets which arm, and why."""
+"""The plan of an experiment at one moment: which user is assigned to which arm, and why."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.experiments.statistics.thompson import draw, uniform_of
 from stream_ctr.serving.routing.guards import ArmGuard
 
-NOBODY: Mapping[str, Kill] = MappingProxyType({})
+NO_KILLS: Mapping[str, Kill] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which arm is to answer a request."""
+    """The arm chosen to answer a request."""
 
     assignment: Assignment
-    """Where the user belongs, whatever happens to this request."""
+    """The user's assignment, whichever arm answers this request."""
     arm: str
     reason: Reason
     propensity: float | None = None
-    """Probability of the arm, where it was drawn for this event."""
+    """Sampling probability of the arm, if it was drawn for this event."""
 
 
 class Plan:
-    """Settings, killed arms and chances, put together; replaced whole and never changed.
+    """Configuration, killed arms and sampling probabilities. Replaced as a whole and never modified.
 
-    Only the guards in it count on: each is fed by one thread.
+    Only its guards have state: each is used by one thread.
     """
 
     def __init__(
         self,
         experiment: ExperimentConfig,
-        killed: Mapping[str, Kill] = NOBODY,
+        killed: Mapping[str, Kill] = NO_KILLS,
         secret: bytes = b"",
         chances: Mapping[str, float] | None = None,
         previous: Plan | None = None,
     ) -> None:
-        """``chances`` are the arms' probabilities for sampled events; none: nothing is sampled.
+        """``chances`` are the arms' probabilities for sampled events; without them nothing is sampled.
 
-        ``previous`` is the plan that this one replaces: what is still true of it is kept.
+        ``previous`` is the plan that this one replaces; its assigner and guards are reused if still valid.
 
         Raises:
             ConfigError: weights or coverage are unusable.
@@ -57,13 +57,13 @@ class Plan:
         self._assigner: Assigner = previous._assigner if previous and same else Assigner(experiment)
         self.intervals = intervals(experiment)
         self.answering = tuple(arm.name for arm in experiment.arms if not arm.shadow)
-        """The arms that answer users, killed ones among them."""
+        """The arms that answer users, including killed ones."""
         self.live = tuple(name for name in self.answering if name not in killed)
-        """The arms that are asked about every shown candidate before the answer."""
+        """The arms that predict every shown candidate before the response."""
         self._shadows = tuple(arm for arm in experiment.arms if arm.shadow and arm.name not in killed)
         self._testers = {user: arm.name for arm in experiment.arms for user in arm.testers}
         self.guards = {arm.name: self._guard(arm, previous) for arm in experiment.arms[1:]}
-        """Of every arm but the control, which is never killed."""
+        """Guards of every arm except the control, which is never killed."""
 
     def _guard(self, arm: ArmConfig, previous: Plan | None) -> ArmGuard:
         config = arm.guards or self.experiment.guards
@@ -72,12 +72,12 @@ class Plan:
         return before if before is not None and counts_on and before.config == config else ArmGuard(config)
 
     def choose(self, user: str, event_id: str, overridden: str | None = None) -> Choice:
-        """The arm for one request; ``overridden`` is the one that a tester's header asks for."""
+        """The arm for one request; ``overridden`` is the arm in a tester's override header."""
         assignment = self._assigner.assign(user)
         choice = self._choose(assignment, user, event_id, overridden)
         if choice.arm not in self.killed:
             return choice
-        # A tester stays one: else some of a tester's impressions would be in comparisons.
+        # Keep "override" as the reason: impressions of testers must stay excluded from comparisons.
         return Choice(assignment, self.control, "override" if choice.reason == "override" else "killed")
 
     def _choose(self, assignment: Assignment, user: str, event_id: str, overridden: str | None) -> Choice:
@@ -92,7 +92,7 @@ class Plan:
         return Choice(assignment, self.control, "not_enrolled")
 
     def _sample(self, event_id: str) -> tuple[str, float] | None:
-        """The arm drawn for an event and its probability; None when the event is not to be sampled."""
+        """The arm drawn for an event and its probability; None if the event is not sampled."""
         experiment = self.experiment
         if not self.chances or uniform_of(experiment.salt, "sample", event_id) >= experiment.thompson.share:
             return None

@@ -1,6 +1,6 @@
-"""Steers who meets which arm while requests are answered: kill switch, guards, configuration, chances.
+"""Updates the assignment of users to arms at run time: kill switch, guards, configuration, sampling.
 
-One thread follows the files; requests only read the plan that it leaves in :class:`.arm_predictors.Arms`.
+One thread follows the files. Requests only read the plan in :class:`.arm_predictors.ArmPredictors`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from stream_ctr.experiments.kill_file import check_killable
 from stream_ctr.experiments.override import read_secret
 from stream_ctr.experiments.shared_files import Kill
 from stream_ctr.serving.metrics import ServeMetrics
-from stream_ctr.serving.routing.arm_predictors import Arms, Source
+from stream_ctr.serving.routing.arm_predictors import ArmPredictors, Source
 from stream_ctr.serving.routing.config_reload import ConfigFile
 from stream_ctr.serving.routing.guards import Trip
-from stream_ctr.serving.routing.kill_switch import Switch
-from stream_ctr.serving.routing.outcomes import Observed
+from stream_ctr.serving.routing.kill_switch import KillSwitch
+from stream_ctr.serving.routing.outcomes import OutcomeMonitor
 from stream_ctr.serving.routing.plan import Plan
 
 logger = logging.getLogger("stream_ctr.serving")
@@ -33,14 +33,14 @@ logger = logging.getLogger("stream_ctr.serving")
 class Routing:
     """The routing of one server process.
 
-    All changes of the plan are made here, under one lock. A kill takes effect in this process at once, is
+    This class makes all changes of the plan, under one lock. A kill takes effect in this process at once, is
     then written to the control file, and reaches every other process at its next poll.
     """
 
     def __init__(
-        self, arms: Arms, state_folder: Path, metrics: ServeMetrics, config: ConfigFile | None = None
+        self, arms: ArmPredictors, state_folder: Path, metrics: ServeMetrics, config: ConfigFile | None = None
     ) -> None:
-        """``config`` is the file that the experiment came from, where there is one.
+        """``config`` is the file that the experiment was loaded from, if any.
 
         Raises:
             ConfigError: the secret for override headers cannot be used.
@@ -48,45 +48,45 @@ class Routing:
         self.arms = arms
         self.config = config
         self.config_error = ""
-        """Why the configuration file is not the one that serves; empty when it is."""
+        """Why the present configuration file is not applied; empty if it is."""
         self.metrics = metrics.routing
-        self.switch = Switch(state_folder, self.metrics)
-        self._observed = Observed(state_folder / FOLDER, self.metrics)
+        self.switch = KillSwitch(state_folder, self.metrics)
+        self._observed = OutcomeMonitor(state_folder / FOLDER, self.metrics)
         self._secret = read_secret(self.plan.experiment.override_secret_file, os.environ)
         self._applied: dict[str, Kill] = {}
-        """The killed arms that the plan knows of."""
+        """The kills that are part of the plan."""
         self._chances: Mapping[str, float] = {}
         self._unready: dict[str, float] = {}
         self._lock = threading.RLock()
-        """Held for moments only: requests take it when a guard trips."""
+        """Held only briefly, because requests acquire it when a guard trips."""
         self._wake = threading.Event()
         self._reload = self._stopping = False
-        self._config_turn = threading.Lock()
-        """One at a time takes a configuration."""
+        self._config_lock = threading.Lock()
+        """Serializes reloads of the configuration."""
         self._thread: threading.Thread | None = None
-        self._taking: threading.Thread | None = None
+        self._reload_thread: threading.Thread | None = None
         self._replan()
 
     @property
     def plan(self) -> Plan:
-        """The plan that serves."""
+        """The current plan."""
         return self.arms.view.plan
 
     def start(self, poll_seconds: float) -> None:
-        """Look at the files once now, and then every ``poll_seconds`` in a thread."""
+        """Check the files now, and then every ``poll_seconds`` in a thread."""
         self.poll()
         self._thread = threading.Thread(target=self._run, args=(poll_seconds,), name="routing", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
 
     def reload_soon(self) -> None:
-        """Read the configuration file anew in the thread, whether it has changed or not (SIGHUP)."""
+        """Reload the configuration file in the thread, even if it has not changed (SIGHUP)."""
         self._reload = True
         self._wake.set()
 
@@ -99,34 +99,36 @@ class Routing:
             try:
                 self._follow()
             except Exception:
-                # A defect here must not stop the kill switch for good while the server seems to be well.
+                # A defect here must not stop the kill switch for good while the server seems healthy.
                 logger.exception("looking at the experiment's files failed; the plan goes on as it was")
 
     def poll(self) -> None:
-        """Look once at all files, and exchange the plan where they have changed."""
+        """Check all files once, and replace the plan if they have changed."""
         self._follow()
-        if self._taking is not None:
-            self._taking.join()
+        if self._reload_thread is not None:
+            self._reload_thread.join()
 
     def _follow(self) -> None:
-        """Look at all files; a changed configuration is taken in a thread of its own, as snapshots of new
-        arms are loaded for it, and a kill must not wait for that."""
+        """Check all files. A changed configuration is applied in a separate thread, because it loads the
+        snapshots of new arms, and a kill must not wait for that."""
         self._follow_switch()
         self._judge_observed()
         self._judge_readiness()
-        busy = self._taking is not None and self._taking.is_alive()
+        busy = self._reload_thread is not None and self._reload_thread.is_alive()
         if self.config is not None and not busy and (self._reload or self.config.changed()):
             self._reload = False
-            self._taking = threading.Thread(target=self._take_or_tell, name="configuration", daemon=True)
-            self._taking.start()
+            self._reload_thread = threading.Thread(
+                target=self._apply_or_log, name="configuration", daemon=True
+            )
+            self._reload_thread.start()
 
     # --- kill switch ---
 
     def kill(self, arm: str, reason: str) -> bool:
-        """Kill an arm for all servers; False when it was killed already.
+        """Kill an arm in all servers; False if it was killed already.
 
         Raises:
-            UsageError: the arm is unknown, or the control.
+            UsageError: the arm is unknown or the control.
             StateError: the control file cannot be written.
         """
         check_killable(self.plan.experiment, arm)
@@ -135,7 +137,7 @@ class Routing:
         return done
 
     def revive(self, arm: str) -> bool:
-        """Let an arm serve again in all servers; False when it was not killed.
+        """Revive an arm in all servers; False if it was not killed.
 
         Raises:
             UsageError: the arm is unknown.
@@ -149,7 +151,7 @@ class Routing:
         return done
 
     def trip(self, arm: str, trip: Trip) -> None:
-        """Take an arm out by itself: here at once, elsewhere as soon as the file is written."""
+        """Kill an arm whose guard tripped: here at once, elsewhere once the file is written."""
         with self._lock:
             plan = self.plan
             if arm == plan.control or arm in plan.killed or arm not in plan.guards:
@@ -166,31 +168,31 @@ class Routing:
     # --- configuration ---
 
     def reload(self) -> bool:
-        """Read the configuration file now; True when it changed the experiment.
+        """Reload the configuration file now; True if it changed the experiment.
 
         Raises:
-            UsageError: there is no file, or it is refused; the experiment is as it was.
-            StateError: a frozen arm's snapshot cannot be used; the same.
+            UsageError: there is no file, or it was rejected; the experiment is unchanged.
+            StateError: a frozen arm's snapshot cannot be used; the experiment is unchanged.
         """
         if self.config is None:
             raise UsageError("the server was started without --config, so there is no file to read")
-        return self._take(self.config)
+        return self._apply(self.config)
 
-    def _take_or_tell(self) -> None:
+    def _apply_or_log(self) -> None:
         assert self.config is not None
         try:
-            self._take(self.config)
+            self._apply(self.config)
         except StreamCTRError as error:
             logger.warning("the experiment stays as it was: %s", error)
         except Exception:
             logger.exception("taking the configuration failed; the experiment stays as it was")
 
-    def _take(self, config: ConfigFile) -> bool:
-        """Take the file's experiment whole, or raise and change nothing."""
-        with self._config_turn:
-            return self._take_in_turn(config)
+    def _apply(self, config: ConfigFile) -> bool:
+        """Apply the experiment of the file as a whole, or raise and change nothing."""
+        with self._config_lock:
+            return self._apply_locked(config)
 
-    def _take_in_turn(self, config: ConfigFile) -> bool:
+    def _apply_locked(self, config: ConfigFile) -> bool:
         old = self.plan.experiment
         try:
             new = config.read()
@@ -225,7 +227,7 @@ class Routing:
         )  # fmt: skip
         return True
 
-    # --- what is judged at each poll ---
+    # --- checks at each poll ---
 
     def _judge_observed(self) -> None:
         plan, ready = self.plan, self.arms.current
@@ -236,7 +238,7 @@ class Routing:
         if chances != self._chances:
             with self._lock:
                 if self.plan.experiment is not plan.experiment:
-                    return  # another one was taken meanwhile, with other arms
+                    return  # another experiment was applied meanwhile, with other arms
                 self._chances = chances
                 self._replan()
             for name in plan.answering:
@@ -245,12 +247,12 @@ class Routing:
     def _judge_readiness(self) -> None:
         now, plan, ready = time.monotonic(), self.plan, self.arms.current
         for name, guard in plan.guards.items():
-            patience = guard.config.not_ready_seconds
-            if name in ready or name in plan.killed or not patience:
+            limit = guard.config.not_ready_seconds
+            if name in ready or name in plan.killed or not limit:
                 self._unready.pop(name, None)
-            elif now - self._unready.setdefault(name, now) >= patience:
+            elif now - self._unready.setdefault(name, now) >= limit:
                 self._unready.pop(name)
-                reason = f"no usable snapshot for {patience:g} s: {self.arms.error(name)}"
+                reason = f"no usable snapshot for {limit:g} s: {self.arms.error(name)}"
                 self.trip(name, Trip("not_ready", reason))
 
     # --- the plan ---
@@ -261,12 +263,12 @@ class Routing:
 
     def _plan(self, experiment: ExperimentConfig) -> Plan:
         named = self._applied = self.switch.killed
-        # The control serves whatever the file says: there is nobody to serve in its place.
+        # The control always serves, whatever the file says: it has no fallback.
         killed = {arm.name: named[arm.name] for arm in experiment.arms[1:] if arm.name in named}
         return Plan(experiment, MappingProxyType(killed), self._secret, self._chances, self.plan)
 
     def _exchange(self, plan: Plan, sources: dict[str, Source] | None = None) -> None:
-        """Serve by another plan, and tell the log and Prometheus what is different."""
+        """Replace the plan, and report the differences to the log and to Prometheus."""
         before = self.plan
         self.arms.exchange(plan, sources)
         for name, kill in plan.killed.items():

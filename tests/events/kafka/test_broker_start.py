@@ -25,8 +25,8 @@ def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProces
     ("arguments", "message"),
     [
         (["--port"], "--port needs a value; see --help"),
-        (["--port", "x1"], "--port takes a number from 0 to 65535, not 'x1'"),
-        (["--port", "65536"], "--port takes a number from 0 to 65535, not '65536'"),
+        (["--port", "x1"], "--port must be a number from 0 to 65535, got 'x1'"),
+        (["--port", "65536"], "--port must be a number from 0 to 65535, got '65536'"),
         (["--daemon"], "unknown option '--daemon'; see --help"),
     ],
 )
@@ -50,4 +50,4 @@ def test_a_taken_port_is_one_line(kafka_url: str, tmp_path: Path) -> None:
         port = server.getsockname()[1]
         result = run("--port", str(port), "--data", str(tmp_path))
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"start: port {port} on 127.0.0.1 is taken; choose another with --port\n"
+    assert result.stderr == f"start: port {port} on 127.0.0.1 is in use; choose another with --port\n"

@@ -30,8 +30,9 @@ from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decoding.batches import BatchDecoder
 from stream_ctr.pipeline.decoding.records import RecordDecoder
 from stream_ctr.river.encoding import DictEncoder
+from stream_ctr.serving.api_error import ApiError
 from stream_ctr.serving.http.binary_tensors import DTYPES, attach
-from stream_ctr.serving.http.rank_api import ApiError, decode_request
+from stream_ctr.serving.http.rank_api import decode_request
 from stream_ctr.serving.http.tensors import Datatype, InferInput, features_of
 from tests.support.dataset_files import (
     AVAZU_HEADER,

@@ -24,7 +24,7 @@ import uvloop
 
 from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.serving.http import load_shedding
-from stream_ctr.serving.http.admission import Gate
+from stream_ctr.serving.http.admission import Admission
 from stream_ctr.serving.http.certificates import tls_context
 from stream_ctr.serving.http.sockets import listen, uvicorn_config
 from tests.serving.http.test_certificates import certificate
@@ -112,7 +112,7 @@ class Listening:
         self.served = Served(state, serve=serve)
         self._listener = listen("127.0.0.1", 0, "serve.port")
         self.port = self._listener.getsockname()[1]
-        config = uvicorn_config(self.served.app, tls, header_seconds, self.served.app.door)
+        config = uvicorn_config(self.served.app, tls, header_seconds, self.served.app.load_shedder)
         self.server = uvicorn.Server(config)
         self._connections: list[Connection] = []
         self._thread = threading.Thread(target=self._run)
@@ -138,7 +138,7 @@ class Listening:
 
     @property
     def under_way(self) -> int:
-        return self.served.app.gate.under_way
+        return self.served.app.admission.under_way
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -327,10 +327,10 @@ def test_who_waits_to_hear_of_a_refusal_is_not_called_slow(tmp_path: Path) -> No
 
 def test_a_place_is_given_once_in_a_round_of_the_loop() -> None:
     async def rounds() -> list[bool]:
-        gate, loop = Gate(ServeConfig(max_waiting=2)), asyncio.get_running_loop()
-        first = [gate.expect(places, loop) for places in (1, 1, 2, 2)]
+        admission, loop = Admission(ServeConfig(max_waiting=2)), asyncio.get_running_loop()
+        first = [admission.expect(places, loop) for places in (1, 1, 2, 2)]
         await asyncio.sleep(0)
-        return [*first, gate.expect(1, loop)]
+        return [*first, admission.expect(1, loop)]
 
     assert asyncio.run(rounds()) == [True, False, True, False, True]
 

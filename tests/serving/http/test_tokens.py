@@ -84,7 +84,7 @@ def test_tokens_of_the_environment_win_and_are_split(tmp_path: Path) -> None:
 def test_a_changed_file_is_taken_and_a_damaged_one_is_not(
     tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
     path = tmp_path / "tokens"
 
     def replace(text: str) -> None:

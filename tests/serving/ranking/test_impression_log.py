@@ -21,7 +21,7 @@ from stream_ctr.experiments.shared_files import read_gaps
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.byte_queue import size_of
 from stream_ctr.serving.ranking.impression_log import BATCH_BYTES, ImpressionLog, encode_impression
-from stream_ctr.serving.ranking.log_gaps import Gaps
+from stream_ctr.serving.ranking.log_gaps import LogGaps
 from tests.support.served_arms import sample
 
 create = partial(open_log, create=True)
@@ -148,7 +148,7 @@ def test_during_an_outage_the_queue_is_bounded_in_bytes(tmp_path: Path) -> None:
     """What the append under way holds counts, too."""
     log, opener, config = outage(tmp_path)
     metrics, folder = ServeMetrics(), tmp_path / "experiment"
-    gaps = Gaps(folder, metrics.routing)
+    gaps = LogGaps(folder, metrics.routing)
     impressions = ImpressionLog(config, 1000, 4_000_000, opener, metrics, gaps)
     impressions.start()
     log.away.set()
@@ -176,7 +176,7 @@ def test_a_batch_is_bounded_in_bytes(tmp_path: Path) -> None:
     for number in range(40):
         impressions.put(record(number, "x" * 500_000))
     log.away.clear()
-    impressions.close(patience_seconds=60.0)
+    impressions.close(timeout_seconds=60.0)
     assert len(logged(config.url)) == 40
     assert max(log.appended) <= BATCH_BYTES + 501_000
 
@@ -206,7 +206,7 @@ def test_an_exit_during_an_outage_counts_what_it_drops(tmp_path: Path) -> None:
     log.away.set()
     for number in range(30):
         impressions.put(record(number))
-    impressions.close(patience_seconds=0.2)
+    impressions.close(timeout_seconds=0.2)
     assert metric(metrics, "impressions_dropped_total") == 30
     assert logged(config.url) == []
 

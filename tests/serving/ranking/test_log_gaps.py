@@ -10,7 +10,7 @@ import pytest
 from stream_ctr.experiments.shared_files import read_gaps
 from stream_ctr.serving.metrics import ServeMetrics
 from stream_ctr.serving.ranking.impression_log import ImpressionLog
-from stream_ctr.serving.ranking.log_gaps import QUIET_SECONDS, Gaps
+from stream_ctr.serving.ranking.log_gaps import QUIET_SECONDS, LogGaps
 from tests.serving.ranking.test_impression_log import eventually, metric, outage, record
 
 
@@ -30,8 +30,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def gaps(tmp_path: Path, clock: Clock) -> Gaps:
-    return Gaps(tmp_path, ServeMetrics().routing, clock)
+def gaps(tmp_path: Path, clock: Clock) -> LogGaps:
+    return LogGaps(tmp_path, ServeMetrics().routing, clock)
 
 
 def spans(folder: Path) -> list[tuple[int, int | None, int, str]]:
@@ -39,7 +39,7 @@ def spans(folder: Path) -> list[tuple[int, int | None, int, str]]:
 
 
 def test_a_span_is_open_from_its_first_failure_and_closed_when_it_is_over(
-    tmp_path: Path, gaps: Gaps, clock: Clock
+    tmp_path: Path, gaps: LogGaps, clock: Clock
 ) -> None:
     gaps.recovered()
     gaps.settle()
@@ -59,7 +59,7 @@ def test_a_span_is_open_from_its_first_failure_and_closed_when_it_is_over(
     assert len((tmp_path / "gaps.jsonl").read_bytes().splitlines()) == 2
 
 
-def test_a_queue_that_is_full_now_and_then_is_one_span(tmp_path: Path, gaps: Gaps, clock: Clock) -> None:
+def test_a_queue_that_is_full_now_and_then_is_one_span(tmp_path: Path, gaps: LogGaps, clock: Clock) -> None:
     for _ in range(10):
         gaps.dropped(2)
         clock.now += 0.9 * QUIET_SECONDS
@@ -78,7 +78,7 @@ def test_a_queue_that_is_full_now_and_then_is_one_span(tmp_path: Path, gaps: Gap
 def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path, clock: Clock) -> None:
     folder = tmp_path / "experiment"
     folder.write_text("a file where a folder is needed")
-    gaps = Gaps(folder, ServeMetrics().routing, clock)
+    gaps = LogGaps(folder, ServeMetrics().routing, clock)
     gaps.dropped(4)
     gaps.recovered()
     clock.now += 2 * QUIET_SECONDS
@@ -96,7 +96,7 @@ def test_an_outage_of_the_log_leaves_a_span_with_its_losses(tmp_path: Path) -> N
     log, opener, config = outage(tmp_path)
     metrics = ServeMetrics()
     folder = tmp_path / "experiment"
-    impressions = ImpressionLog(config, 10, 2**30, opener, metrics, Gaps(folder, metrics.routing))
+    impressions = ImpressionLog(config, 10, 2**30, opener, metrics, LogGaps(folder, metrics.routing))
     impressions.start()
     impressions.put(record(0))
     eventually(lambda: metric(metrics, "impressions_logged_total") == 1)

@@ -140,7 +140,7 @@ def test_a_shadow_that_hangs_at_the_end_is_left_behind(state: Path) -> None:
     free = threading.Event()
     served = with_fault(state, lambda: wait_for(free))
     served.rank_all(events(5))
-    served.shadows.close(patience_seconds=0.05)
+    served.shadows.close(timeout_seconds=0.05)
     assert len(served.kept.records) >= 4, "all but the one in its hands"
     free.set()
     assert len(impressions(served)) == 5

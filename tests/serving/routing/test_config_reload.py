@@ -11,7 +11,7 @@ import pytest
 from stream_ctr.config.settings import load_settings
 from stream_ctr.errors import UsageError
 from stream_ctr.events.records import Impression
-from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, Running
+from stream_ctr.serving.routing.config_reload import ConfigFile, ConfigSource, FixedSettings
 from tests.support.served_arms import Served, constant, publish, request, sample
 
 BASE = """
@@ -40,7 +40,7 @@ class Steered:
         source = ConfigSource.of(str(self.path))
         settings = load_settings(self.path)
         assert source is not None
-        running = Running(settings.serve, settings.log, settings.train.state)
+        running = FixedSettings(settings.serve, settings.log, settings.train.state)
         self.served = Served(folder, settings.experiment, config=ConfigFile(source, running))
 
     def change(self, *changes: tuple[str, str]) -> None:

@@ -19,7 +19,7 @@ CONFIG = GuardConfig(
 
 
 def ask(guard: ArmGuard, p: list[float], seconds: float = 0.001) -> Trip | None:
-    return guard.asked(p, all(map(math.isfinite, p)), seconds)
+    return guard.count_prediction(p, all(map(math.isfinite, p)), seconds)
 
 
 def first_trip(guard: ArmGuard, p: list[float], seconds: float = 0.001, most: int = 1000) -> tuple[int, str]:
@@ -59,7 +59,7 @@ def test_guards_that_are_off_never_trip() -> None:
     for _ in range(200):
         assert ask(guard, [math.nan], 100.0) is None
         assert ask(guard, [0.0], 100.0) is None
-        assert guard.compared(0.9, 0.1) is None
+        assert guard.count_pair(0.9, 0.1) is None
 
 
 EVENTS = st.lists(
@@ -96,7 +96,7 @@ def test_counts_are_those_of_a_slow_transcription(
 )
 def test_means_that_are_too_far_apart_trip_after_a_window(own: float, control: float, trips: bool) -> None:
     guard = ArmGuard(CONFIG)
-    found = [guard.compared(own, control) for _ in range(200)]
+    found = [guard.count_pair(own, control) for _ in range(200)]
     assert [trip is not None for trip in found] == [trips and n % 100 == 99 for n in range(200)]
     if trips and control:
         assert str(found[99]).count("calibration") == 1
@@ -104,13 +104,13 @@ def test_means_that_are_too_far_apart_trip_after_a_window(own: float, control: f
 
 def test_clicks_that_are_too_far_from_predictions_trip_span_by_span() -> None:
     guard = ObservedGuard(replace(CONFIG, observed_calibration=2.0, observed_impressions=1000))
-    assert guard.observed(ArmSums(5000, 10, 500.0)) is None, "what was before is not judged"
-    assert guard.observed(ArmSums(5999, 10, 600.0)) is None, "too few"
-    trip = guard.observed(ArmSums(6000, 20, 530.0))
+    assert guard.check(ArmSums(5000, 10, 500.0)) is None, "what was before is not judged"
+    assert guard.check(ArmSums(5999, 10, 600.0)) is None, "too few"
+    trip = guard.check(ArmSums(6000, 20, 530.0))
     assert trip is not None
     assert trip.cause == "observed"
     assert "30 clicks predicted, 10 seen in 1000 impressions" in trip.reason
-    assert guard.observed(ArmSums(7000, 40, 555.0)) is None, "25 predicted, 20 seen"
-    assert guard.observed(ArmSums(8000, 100, 580.0)) is not None, "25 predicted, 60 seen"
-    assert guard.observed(ArmSums(10, 0, 5.0)) is None, "sums that began anew are a new start"
-    assert guard.observed(ArmSums(1010, 0, None)) is None
+    assert guard.check(ArmSums(7000, 40, 555.0)) is None, "25 predicted, 20 seen"
+    assert guard.check(ArmSums(8000, 100, 580.0)) is not None, "25 predicted, 60 seen"
+    assert guard.check(ArmSums(10, 0, 5.0)) is None, "sums that began anew are a new start"
+    assert guard.check(ArmSums(1010, 0, None)) is None
