@@ -1,4 +1,4 @@
-"""The report as a picture: each arm against the control over time, with always-valid intervals."""
+"""The report as a plot: each arm vs the control over time, with always-valid intervals."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PANELS: Final = (
     ("auc", "AUC difference", 1.0),
 )
 WIDEST: Final = 60
-"""Characters of a line of text in a panel."""
+"""Characters in a line of text in a panel."""
 MOST_HEIGHTS: Final = 4.0
-"""Early intervals are very wide: a panel is this many times as high as the last interval."""
+"""Maximum height of a panel in multiples of the last interval, because early intervals are very wide."""
 
 
 def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write a PNG: CTR, ADVV, log loss and AUC of each arm less the control's, from the start to each moment.
+    """Write a PNG with the cumulative difference of each arm from the control: CTR, ADVV, log loss and AUC.
 
     Raises:
         UsageError: matplotlib is not installed, or no window has closed yet.
@@ -40,7 +40,7 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
-    """The picture; ``path`` is named where there is nothing to draw.
+    """The figure; ``path`` appears in the error message only.
 
     Raises:
         UsageError: as :func:`plot_report`.
@@ -76,7 +76,7 @@ def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
 
 
 def _scale(points: list[Point]) -> tuple[int, float, str]:
-    """Start, and milliseconds and name of the unit of time."""
+    """Start in ms, unit of time in ms, and name of that unit."""
     start_ms = points[0].start_ms
     length_ms = points[-1].end_ms - start_ms
     for unit_ms, unit in ((86_400_000.0, "days"), (3_600_000.0, "hours"), (60_000.0, "minutes")):
@@ -124,7 +124,7 @@ def _draw(
 
 
 def _without(report: Report, name: str) -> str:
-    """Verdicts of the arms that have no interval now, with their reasons, a line each."""
+    """Verdicts and reasons of the arms that have no interval now, one line each."""
     found = [(each.arm, each.figures[name]) for each in report.comparisons if name in each.figures]
     lines = reasons(
         (arm, f"{VERDICT_WORDS[figure.verdict]}: {figure.why}") for arm, figure in found if figure.why
@@ -137,7 +137,7 @@ def _dress(axes: Axes, title: str, without: str) -> None:
     axes.set_ylabel(title)
     dress(axes)
     axes.margins(x=0.01)
-    if len(axes.lines) == 1:  # the zero line alone: a scale would mean nothing
+    if len(axes.lines) == 1:  # only the zero line, for which a scale is meaningless
         axes.set_yticks([])
         without = without or "no interval yet"
     if without:

@@ -53,7 +53,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 
 def arms_table(title: str, arms: Iterable[str]) -> Table:
-    """A table with a column for each arm, and no row yet."""
+    """An empty table with a column for each arm."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for arm in arms:
@@ -64,8 +64,8 @@ def arms_table(title: str, arms: Iterable[str]) -> Table:
 def _arms(report: Report) -> Table:
     table = arms_table("Arms", (arm.name for arm in report.arms))
 
-    def row(name: str, told: Callable[[Arm], str]) -> None:
-        table.add_row(name, *(told(arm) for arm in report.arms))
+    def row(name: str, cell: Callable[[Arm], str]) -> None:
+        table.add_row(name, *(cell(arm) for arm in report.arms))
 
     row("serves", _serves)
     row("traffic split (expected)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
@@ -87,7 +87,7 @@ def _arms(report: Report) -> Table:
 
 
 def _without(report: Report) -> list[str]:
-    """Which figures have no interval, and why."""
+    """Figures without an interval, with the reasons."""
     found = []
     for definition in report.definitions:
         name, title = definition.name, definition.title
@@ -143,19 +143,18 @@ def _judged(figure: Figure, unit: str) -> list[str]:
 
 
 def _own(definition: Definition, arm: Arm) -> str:
-    return told(arm.figures.get(definition.name), definition.unit)
+    return figure_text(arm.figures.get(definition.name), definition.unit)
 
 
-def told(figure: Bounded | None, unit: str) -> str:
+def figure_text(figure: Bounded | None, unit: str) -> str:
     """A figure with its interval."""
     if figure is None or figure.estimate is None:
         return ""
     if figure.low is None or figure.high is None:
         return _value(figure.estimate, unit)
     half_width = (figure.high - figure.low) / 2.0
-    if (
-        abs(figure.estimate - figure.low - half_width) > 1e-3 * half_width
-    ):  # an end was impossible and cut off
+    # Not symmetric if an end was outside the possible range and cut off.
+    if abs(figure.estimate - figure.low - half_width) > 1e-3 * half_width:
         return f"{_value(figure.estimate, unit)} ({_span(figure, unit)})"
     half = _value(half_width, unit).removesuffix(" %")
     return f"{_value(figure.estimate, unit).removesuffix(' %')} ± {half}{' %' if unit == 'share' else ''}"

@@ -1,6 +1,6 @@
-"""What a report says in words: the verdict, its reasons, warnings and notes.
+"""Sentences of a report: verdicts with their reasons, warnings and notes.
 
-Every sentence is made of the figures that tables, page and picture show, so that they cannot disagree.
+Every sentence is derived from the figures that tables, page and plot display, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ VERDICT_WORDS: Final[dict[Verdict, str]] = {
     "missing": "no verdict",
     "withheld": "withheld",
 }
-"""The verdict on one figure, as tables and sentences show it; the page has the same words."""
+"""The verdict on one figure, for tables and sentences; the page uses the same words."""
 UNSOUND: Final = "the split is not sound"
 HEAVY_SHARE: Final = 0.1
-"""Share of an arm's impressions from which on its most active user is worth a warning."""
+"""Share of an arm's impressions at which its most active user causes a warning."""
 HEAVY_FROM: Final = 100
-"""Impressions of an arm before that: of the first few, any user has a large share."""
+"""Impressions that an arm needs for that warning: any user has a large share of the first few."""
 _EFFECTS: Final = (("ctr", "CTR"), ("advv", "ADVV"))
 _PREDICTION: Final = "log_loss"
 _EXCLUDED: Final = {
@@ -46,7 +46,7 @@ _EXCLUDED: Final = {
 
 
 def split_fault(split: SampleRatio, exclusions: Sequence[Exclusion]) -> str:
-    """Why the split is not sound; empty where it is."""
+    """Why the split is not sound; empty if it is."""
     found = []
     if split.p < split.level:
         users = ", ".join(f"{name} {count:,}" for name, count in split.users.items())
@@ -63,7 +63,7 @@ def split_fault(split: SampleRatio, exclusions: Sequence[Exclusion]) -> str:
 
 
 def verdict(report: Report) -> list[str]:
-    """The most important first: the split, then each arm."""
+    """The verdict in sentences, the most important first: the split, then each arm."""
     split = report.sample_ratio
     if not split.sound:
         return [f"The split is not sound: {split.why}. Effects are withheld until the cause is found."]
@@ -85,14 +85,14 @@ def _first(report: Report) -> str:
 
 
 def leading(comparison: Comparison) -> Verdict:
-    """Verdict of the figure that the sentence begins with."""
+    """Verdict of the first figure in the sentence."""
     figures = comparison.figures
     first = figures.get(_EFFECTS[0][0]) or figures.get(_PREDICTION)
     return first.verdict if first is not None else "early"
 
 
 def sentence(comparison: Comparison, report: Report) -> str:
-    """The verdict on one arm."""
+    """The verdict on one arm as a sentence."""
     arm, figures = comparison.arm, comparison.figures
     shadow = any(each.name == arm and each.shadow for each in report.arms)
     pair = f"{arm}{' (shadow, answers nobody)' if shadow else ''} vs {comparison.control}"
@@ -111,7 +111,7 @@ def _effect(title: str, name: str, figures: dict[str, Figure], probability: str)
     figure, relative = figures[name], figures.get(f"{name}_uplift", Figure())
     if relative.low is not None and relative.high is not None:
         span = f"{signed(relative.estimate)}, {probability} {signed(relative.low)} to {signed(relative.high)}"
-    else:  # the control's own interval reaches zero: there is a difference and no quotient
+    else:  # the control's own interval reaches zero: the difference is bounded, the quotient is not
         scale, unit = (100.0, " pp") if name == "ctr" else (1.0, "")
         value, low, high = (scale * (each or 0.0) for each in (figure.estimate, figure.low, figure.high))
         span = f"{value:+.3f}{unit}, {probability} {low:+.3f}{unit} to {high:+.3f}{unit}"
@@ -134,7 +134,7 @@ def _judged(title: str, subject: str, figure: Figure, span: str) -> str:
 
 
 def reasons(titled: Iterable[tuple[str, str]]) -> list[str]:
-    """Each reason once, with the titles of all figures that it is of: pairs of title and reason."""
+    """Pairs of title and reason as lines; each reason once, after the titles of all figures it applies to."""
     found: dict[str, list[str]] = {}
     for title, why in titled:
         if why:
@@ -143,7 +143,7 @@ def reasons(titled: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def warnings(report: Report) -> list[str]:
-    """What makes the figures doubtful."""
+    """Reasons to doubt the figures."""
     return [_heavy(arm, report.settings.user_impressions) for arm in report.arms if _is_heavy(arm)]
 
 
@@ -160,7 +160,7 @@ def _heavy(arm: Arm, cap: int) -> str:
 
 
 def notes(report: Report, *, capless: bool = False) -> list[str]:
-    """What a reader should know besides; ``capless``: an earlier version began the experiment."""
+    """Scope of the measurement and excluded data; ``capless``: an earlier version started the experiment."""
     found = [_measured(report)]
     progress, settings = report.progress, report.settings
     if progress.final_until_ms is not None:
@@ -203,7 +203,7 @@ def _capped(report: Report, capless: bool) -> list[str]:
 
 
 def _bids(report: Report) -> list[str]:
-    """Bids that some impressions have and others lack, and those that no sum can hold."""
+    """Notes on impressions without a bid, and on unusable bids."""
     found, serving = [], [arm for arm in report.arms if not arm.shadow and arm.impressions]
     if any(arm.with_bid for arm in serving) and any(arm.with_bid < arm.impressions for arm in serving):
         priced = ", ".join(f"{percent(arm.with_bid / arm.impressions)} of {arm.name}'s" for arm in serving)
@@ -298,10 +298,10 @@ def signed(value: float | None) -> str:
 
 
 def moment(time_ms: int) -> str:
-    """A time for people, UTC."""
+    """A time in UTC, human-readable."""
     return datetime.fromtimestamp(time_ms / 1000.0, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def percent(share: float) -> str:
-    """A share for people, with as many decimals as a small one needs."""
+    """A share in percent, with more decimals if it is small."""
     return f"{100 * share:.1f} %" if share >= 0.001 or share == 0.0 else f"{100 * share:.2g} %"

@@ -179,11 +179,11 @@ def test_salts_make_names_of_files_of_their_own() -> None:
 
 
 def test_a_figure_without_an_interval_is_shown_without_one() -> None:
-    from stream_ctr.experiments.report.table import told
+    from stream_ctr.experiments.report.table import figure_text
 
-    assert told(Bounded(estimate=0.0314), "share") == "3.140 %"
-    assert told(Bounded(estimate=0.0314, low=0.03, high=0.0328), "share") == "3.140 ± 0.140 %"
-    assert told(None, "share") == told(Bounded(), "share") == ""
+    assert figure_text(Bounded(estimate=0.0314), "share") == "3.140 %"
+    assert figure_text(Bounded(estimate=0.0314, low=0.03, high=0.0328), "share") == "3.140 ± 0.140 %"
+    assert figure_text(None, "share") == figure_text(Bounded(), "share") == ""
 
 
 def test_a_watched_log_makes_a_picture(tmp_path: Path) -> None:
