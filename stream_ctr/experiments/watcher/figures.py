@@ -1,4 +1,4 @@
-"""The figures of an experiment: what they mean, and how they come from the sums."""
+"""The figures of an experiment: their definitions, and their computation from the sums."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from stream_ctr.experiments.statistics.estimates import (
 from stream_ctr.experiments.watcher.sums import BucketSums
 
 PER_MILLE: Final = 1000.0
-"""ADVV is worth per thousand impressions."""
+"""ADVV is value per thousand impressions."""
 
 _CLUSTERED: Final = "Spread over buckets of users, by the delta method."
 _QUOTIENT: Final = "Interval of the quotient by Fieller's method, over buckets of users."
@@ -88,11 +88,11 @@ _RANGES: Final = {
     "ctr": (0.0, 1.0), "advv": (0.0, math.inf), "advv_clipped": (0.0, math.inf), "log_loss": (0.0, math.inf),
     "normalized_entropy": (0.0, math.inf), "auc": (0.0, 1.0), "calibration": (0.0, math.inf),
 }  # fmt: skip
-"""What an arm's figure can be: an interval's ends beyond say nothing, and are cut off."""
+"""Possible range of an arm's figure, to which its interval is cut."""
 _DIFFERENCES: Final = {"ctr": (-1.0, 1.0), "auc": (-1.0, 1.0)}
 """The same for differences."""
 ALL_ARMS: Final = "all arms together"
-"""Whose impressions the paired figures are taken over."""
+"""The impressions that paired figures are computed from, for messages."""
 _NO_AREA: Final = "no closed window has 10 clicks and 10 impressions without one"
 
 Counts = NDArray[np.int64]
@@ -100,21 +100,21 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A figure, what it can be, and why it has no interval, if so."""
+    """A figure with its possible range and, if it has no interval, the reason."""
 
     estimate: Estimate
     why: str = ""
-    """What an interval still needs; empty where there is one."""
+    """Why there is no interval; empty if there is one."""
     missing: bool = False
-    """Whether the log lacks what the figure is made of, so that waiting does not help."""
+    """Whether the log lacks the data for the figure, so that waiting does not help."""
     low: float = -math.inf
     high: float = math.inf
-    """Least and greatest possible value."""
+    """Smallest and largest possible value."""
     quotient: tuple[Estimate, Estimate] | None = None
-    """Of an uplift: the arm's figure and the control's."""
+    """For an uplift: the arm's estimate and the control's."""
 
     def span(self, factor: float) -> Span | None:
-        """The interval whose half-width is ``factor`` standard errors; None where there is none."""
+        """The interval whose half-width is ``factor`` standard errors; None if ``why`` is not empty."""
         if self.why:
             return None
         if self.quotient is not None:
@@ -127,7 +127,7 @@ class Judged:
 
     @property
     def tested(self) -> Estimate:
-        """What must be zero if there is no difference."""
+        """The difference whose expectation is zero under the null hypothesis."""
         return self.estimate if self.quotient is None else difference(*self.quotient)
 
 
@@ -138,14 +138,14 @@ Estimates = dict[str, Judged]
 def arm_estimates(
     sums: BucketSums, names: Sequence[str], arm: int, area: Estimate, *, shadow: bool
 ) -> Estimates:
-    """Figures of one arm by itself.
+    """Figures of one arm.
 
     Args:
-        sums: of closed windows.
-        names: of the arms.
-        arm: its index.
-        area: its AUC, pooled over windows.
-        shadow: whether it answers nobody, and so has no clicks of its own.
+        sums: sums of closed windows.
+        names: names of the arms.
+        arm: index of the arm.
+        area: AUC of the arm, pooled over windows.
+        shadow: whether it is a shadow arm, which never answers and so has no clicks of its own.
     """
     found: Estimates = {}
     who = names[arm]
@@ -176,7 +176,7 @@ def arm_estimates(
 def comparison_estimates(
     sums: BucketSums, names: Sequence[str], arm: int, area: Estimate, *, shadow: bool
 ) -> Estimates:
-    """Figures of one arm less those of the control; the arguments as in :func:`arm_estimates`."""
+    """Figures of one arm minus those of the control; arguments as in :func:`arm_estimates`."""
     found: Estimates = {}
     if not shadow:
         one, other = (arm_estimates(sums, names, index, area, shadow=False) for index in (arm, 0))
@@ -220,7 +220,7 @@ def _compared(name: str, estimate: Estimate, why: str, *, missing: bool) -> Judg
 
 
 def _unknown(estimate: Estimate) -> str:
-    """Why an estimate has no variance although there are clicks and users enough."""
+    """Why an estimate has no variance although there are enough clicks and users."""
     known = math.isfinite(estimate.value) and estimate.variance >= 0.0
     return "" if known else "every impression was clicked"
 
@@ -232,7 +232,7 @@ def _area_shortage(area: Estimate, constant: str) -> str:
 
 
 def _unpriced(sums: BucketSums, who: str, arm: int) -> str:
-    """Why there is no worth at all; empty where there is."""
+    """Why there is no value to measure; empty if there is."""
     if sums.priced[arm] or not sums.impressions[arm].any():
         return ""
     of = "" if not sums.priced.any() else f" of {who}"
@@ -266,13 +266,13 @@ def figures(estimates: Estimates, sequence: ConfidenceSequence) -> dict[str, Fig
 
 
 def fixed_figures(estimates: Estimates, level: float) -> dict[str, Figure]:
-    """Figures of a comparison with ordinary intervals: for the one look that was declared beforehand."""
+    """Figures of a comparison with ordinary intervals, for the declared look."""
     factor = fixed_factor(level)
     return {name: _figure(name, judged, factor, fixed_p_value) for name, judged in estimates.items()}
 
 
 def withheld(figures: Mapping[str, Figure], why: str) -> dict[str, Figure]:
-    """The same figures with nothing to read in them, and the reason."""
+    """The figures without estimates and intervals, with the reason ``why``."""
     return {
         name: Figure(impressions=each.impressions, verdict="withheld", why=why)
         for name, each in figures.items()
@@ -298,7 +298,7 @@ def _figure(name: str, judged: Judged, factor: float, p_value: Callable[[Estimat
 
 
 def verdict_of(name: str, span: Span | None) -> Verdict:
-    """What an interval of a difference says."""
+    """The verdict that follows from the interval of a difference."""
     if span is None or not (math.isfinite(span.low) and math.isfinite(span.high)):
         return "early"
     if not span.excludes_zero:

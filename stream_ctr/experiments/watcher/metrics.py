@@ -1,4 +1,4 @@
-"""The experiment's figures in Prometheus' terms."""
+"""The experiment's figures as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _ENDS: Final = (
 
 
 class ExperimentMetrics(Collector):
-    """Shows the last report.
+    """Exports the latest report.
 
-    Figures of closed windows: ``stream_ctr_experiment_ctr{arm}`` and so on for every figure, with ``_low``
-    and ``_high``; those of a comparison with the control: ``stream_ctr_experiment_ctr_difference{arm}``.
+    Figures of an arm over closed windows: ``stream_ctr_experiment_ctr{arm}`` and so on for every figure, with
+    ``_low`` and ``_high``. Figures of a comparison with the control:
+    ``stream_ctr_experiment_ctr_difference{arm}`` and so on.
     """
 
     def __init__(
         self, latest: Callable[[], Report | None], losses: Callable[[], LossNumbers | None] = lambda: None
     ) -> None:
-        """``losses`` gives what the watcher's run has read and lost so far."""
+        """``losses`` returns the numbers of records read and lost in this run of the watcher so far."""
         self._latest, self._losses = latest, losses
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric family, with a sample for each arm."""
+        """All metric families, with a sample for each arm."""
         yield from loss_families(PREFIX, self._losses())
         report = self._latest()
         if report is None:
