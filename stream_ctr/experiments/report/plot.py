@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream_ctr.errors import UsageError
 from stream_ctr.experiments.report.model import Point, Report
-from stream_ctr.experiments.report.text import VERDICT_WORDS, reasons
+from stream_ctr.experiments.report.text import UNSOUND, VERDICT_WORDS, reasons
 from stream_ctr.reporting.figure import BLUE, GREEN, GREY, ORANGE, dress, new_figure, write_figure
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
     if not points or not report.comparisons:
         raise UsageError(
             f"{path}: nothing to draw: the report has {len(points)} closed windows and "
-            f"{len(report.comparisons)} comparisons; let a window close"
+            f"{len(report.comparisons)} comparisons; a plot needs at least one of each"
         )
     panels = figure.subplots(2, 2, sharex=True).ravel()
     start_ms, unit_ms, unit = _scale(points)
@@ -65,12 +65,12 @@ def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
         panels[2].legend(drawn, names, frameon=False, fontsize=9, loc="best")
     control = report.comparisons[0].control
     figure.suptitle(
-        f"{report.experiment} ({report.salt}): arms less {control}", x=0.02, ha="left", fontsize=14
+        f"{report.experiment} ({report.salt}): difference from {control}", x=0.02, ha="left", fontsize=14
     )
     level = report.comparisons[0].level
-    text = f"always-valid {100 * (1 - level):.4g} % intervals, from the start to each moment"
+    text = f"cumulative, with always-valid {100 * (1 - level):.4g} % intervals"
     if not report.sample_ratio.sound:
-        text = f"withheld: {report.sample_ratio.why or 'the split is not sound'}"
+        text = f"withheld: {report.sample_ratio.why or UNSOUND}"
     panels[0].set_title(text, loc="left", fontsize=9, color=GREY)
     return figure
 

@@ -67,14 +67,14 @@ def _arms(report: Report) -> Table:
     def row(name: str, cell: Callable[[Arm], str]) -> None:
         table.add_row(name, *(cell(arm) for arm in report.arms))
 
-    row("serves", _serves)
+    row("role", _role)
     row("traffic split (expected)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
     row("users", lambda arm: f"{arm.users:,}")
     row("effective users", lambda arm: _count(arm.effective_users))
-    row("heaviest user", lambda arm: _percent(arm.heaviest_share))
+    row("most active user", lambda arm: _percent(arm.heaviest_share))
     row("impressions", lambda arm: f"{arm.impressions:,}")
     if any(arm.over_cap for arm in report.arms):
-        row("not counted: over the user cap", lambda arm: f"{arm.over_cap:,}")
+        row("over the per-user cap (not counted)", lambda arm: f"{arm.over_cap:,}")
     row("clicks", lambda arm: f"{arm.clicks:,}")
     row("model version", lambda arm: arm.model.version or "unknown")
     row("model age", lambda arm: _age(arm.model.age_seconds))
@@ -110,13 +110,14 @@ def _of(number: int, share: float | None) -> str:
 
 
 def _comparison(comparison: Comparison, definitions: list[Definition]) -> Table:
-    title = f"{comparison.arm} less {comparison.control} (uplift: over {comparison.control}, less 1)"
+    arm, control = comparison.arm, comparison.control
+    title = f"{arm} minus {control} (uplift: {arm} / {control} - 1)"
     table = Table(title=title, title_justify="left")
     taken = comparison.horizon is not None and comparison.horizon.reached_ms is not None
     probability = f"{100 * (1 - comparison.level):.4g} %"
-    columns = ["", "difference", f"always-valid {probability}", "p", "verdict"]
+    columns = ["", "difference", f"always-valid {probability} CI", "p", "verdict"]
     if taken:
-        columns += [f"declared look, {probability}", "p", "verdict"]
+        columns += [f"pre-registered look, {probability} CI", "p", "verdict"]
     for column in columns:
         table.add_column(column, justify="left" if column in ("", "verdict") else "right")
     for definition in definitions:
@@ -170,9 +171,9 @@ def _value(value: float | None, unit: str) -> str:
     return "" if value is None else _FORMS.get(unit, str)(value)
 
 
-def _serves(arm: Arm) -> str:
+def _role(arm: Arm) -> str:
     if arm.shadow:
-        return "nobody (shadow)"
+        return "shadow"
     if arm.killed:
         return "switched off"
     return "control" if arm.control else "treatment"

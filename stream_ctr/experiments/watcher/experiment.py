@@ -260,7 +260,9 @@ class Experiment:
             StateError: there are impressions that are not added up yet.
         """
         if self._waiting != Waiting():
-            raise StateError("the experiment's sums were asked for in the middle of a chunk")
+            raise StateError(
+                "the experiment's state was requested before a chunk was added up; this is a defect"
+            )
         noted = msgspec.structs.replace(
             self.noted,
             shown=self.open_windows(),
@@ -333,7 +335,7 @@ class Experiment:
             compared = ConfidenceSequence(self.comparison_level, self.watch.planned_impressions)
             noted.figures = [figures(self._compare(arm), compared) for arm in range(self.arms)]
         else:  # the sums already contain labels of the open window: figures follow when it closes
-            wait = "begun under an earlier version; the end of the open window brings the next figures"
+            wait = "started under an earlier version; available when the open window closes"
             noted.figures = [
                 {name: Figure(impressions=each.impressions, why=wait) for name, each in found.items()}
                 for found in noted.figures

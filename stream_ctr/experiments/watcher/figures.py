@@ -35,17 +35,17 @@ from stream_ctr.experiments.watcher.sums import BucketSums
 PER_MILLE: Final = 1000.0
 """ADVV is value per thousand impressions."""
 
-_CLUSTERED: Final = "Spread over buckets of users, by the delta method."
-_QUOTIENT: Final = "Interval of the quotient by Fieller's method, over buckets of users."
+_CLUSTERED: Final = "Variance by the delta method, clustered by buckets of users."
+_QUOTIENT: Final = "Interval by Fieller's method, clustered by buckets of users."
 
 DEFINITIONS: Final = (
     Definition(
         name="ctr", title="CTR", unit="share", better="higher", paired=False,
-        method=f"Clicks over impressions. {_CLUSTERED}",
+        method=f"Clicks / impressions. {_CLUSTERED}",
     ),
     Definition(
         name="ctr_uplift", title="CTR uplift", unit="relative", better="higher", paired=False,
-        method=f"CTR over the control's, less 1. {_QUOTIENT}",
+        method=f"CTR / the control's CTR - 1. {_QUOTIENT}",
     ),
     Definition(
         name="advv", title="ADVV", unit="per_mille", better="higher", paired=False,
@@ -53,15 +53,15 @@ DEFINITIONS: Final = (
     ),
     Definition(
         name="advv_uplift", title="ADVV uplift", unit="relative", better="higher", paired=False,
-        method=f"ADVV over the control's, less 1. {_QUOTIENT}",
+        method=f"ADVV / the control's ADVV - 1. {_QUOTIENT}",
     ),
     Definition(
         name="advv_clipped", title="clipped ADVV", unit="per_mille", better="higher", paired=False,
-        method=f"ADVV with each click's worth cut at the declared quantile. {_CLUSTERED}",
+        method=f"ADVV with the value of each click clipped at the declared quantile. {_CLUSTERED}",
     ),
     Definition(
         name="advv_clipped_uplift", title="clipped ADVV uplift", unit="relative", better="higher",
-        paired=False, method=f"Clipped ADVV over the control's, less 1. {_QUOTIENT}",
+        paired=False, method=f"Clipped ADVV / the control's clipped ADVV - 1. {_QUOTIENT}",
     ),
     Definition(
         name="log_loss", title="log loss", unit="nats", better="lower", paired=True,
@@ -69,16 +69,16 @@ DEFINITIONS: Final = (
     ),
     Definition(
         name="normalized_entropy", title="normalized entropy", unit="ratio", better="lower", paired=True,
-        method=f"Log loss over the entropy of the click rate. {_CLUSTERED}",
+        method=f"Log loss / entropy of the click rate. {_CLUSTERED}",
     ),
     Definition(
         name="auc", title="AUC", unit="area", better="higher", paired=True,
-        method="Area under the ROC curve within closed windows, pooled by impressions; spread of DeLong's "
-        "placements over buckets of users.",
+        method="Area under the ROC curve within closed windows, averaged with impressions as weights. "
+        "Variance from DeLong's placements, clustered by buckets of users.",
     ),
     Definition(
         name="calibration", title="calibration", unit="ratio", better="one", paired=True,
-        method=f"Sum of probabilities over clicks; in no comparison. {_CLUSTERED}",
+        method=f"Sum of predicted probabilities / clicks; not compared between arms. {_CLUSTERED}",
     ),
 )  # fmt: skip
 """Every figure, in the order in which reports show them."""
@@ -93,7 +93,7 @@ _DIFFERENCES: Final = {"ctr": (-1.0, 1.0), "auc": (-1.0, 1.0)}
 """The same for differences."""
 ALL_ARMS: Final = "all arms together"
 """The impressions that paired figures are computed from, for messages."""
-_NO_AREA: Final = "no closed window has 10 clicks and 10 impressions without one"
+_NO_AREA: Final = "no closed window has 10 clicks and 10 impressions without a click"
 
 Counts = NDArray[np.int64]
 
@@ -161,14 +161,14 @@ def arm_estimates(
     scored, clicks = _float(sums.scored[arm]), _float(sums.scored_clicks[arm])
     missing = bool(sums.impressions.any() and not sums.scored[arm].any())
     why = shortage(ALL_ARMS, sums.scored_clicks[arm], sums.scored[arm])
-    why = f"no impression has a probability of {who}" if missing else why
+    why = f"no impression has a prediction by {who}" if missing else why
     losses = {
         "log_loss": ratio(sums.loss[arm], scored),
         "normalized_entropy": over_entropy(sums.loss[arm], clicks, scored),
         "calibration": ratio(sums.predicted[arm], clicks, scored),
     }
     found |= {name: _own(name, each, why, missing=missing) for name, each in losses.items()}
-    constant = f"{who} gives all impressions of a window the same probability"
+    constant = f"{who} predicts the same probability for all impressions of a window"
     found["auc"] = _own("auc", area, why or _area_shortage(area, constant), missing=missing)
     return found
 
@@ -184,14 +184,14 @@ def comparison_estimates(
             found |= _effect(name, one[name], other[name], names[0])
     pairs, clicks = _float(sums.pairs[arm]), _float(sums.pair_clicks[arm])
     missing = bool(sums.impressions.any() and not sums.pairs[arm].any())
-    why = f"no impression has probabilities of both {names[arm]} and {names[0]}" if missing else ""
+    why = f"no impression has predictions by both {names[arm]} and {names[0]}" if missing else ""
     why = why or shortage(ALL_ARMS, sums.pair_clicks[arm], sums.pairs[arm])
     losses = {
         "log_loss": ratio(sums.pair_loss[arm], pairs),
         "normalized_entropy": over_entropy(sums.pair_loss[arm], clicks, pairs),
     }
     found |= {name: _compared(name, each, why, missing=missing) for name, each in losses.items()}
-    alike = "both arms rank all impressions alike"
+    alike = "both arms rank all impressions identically"
     found["auc"] = _compared("auc", area, why or _area_shortage(area, alike), missing=missing)
     return found
 
@@ -202,7 +202,7 @@ def _effect(name: str, one: Judged, other: Judged, control: str) -> Estimates:
     missing = one.missing or other.missing
     pair = one.estimate, other.estimate
     relative = uplift(*pair)
-    unbounded = "" if math.isfinite(relative.value) else f"{control} has no value to be compared with"
+    unbounded = "" if math.isfinite(relative.value) else f"the value of {control} is not positive"
     return {
         name: _compared(name, difference(*pair), why, missing=missing),
         f"{name}_uplift": Judged(relative, why or unbounded, missing, -1.0, quotient=pair),
@@ -283,7 +283,7 @@ def _figure(name: str, judged: Judged, factor: float, p_value: Callable[[Estimat
     span = judged.span(factor)
     why = judged.why
     if span is not None and not math.isfinite(span.high):
-        why = "the control's own interval reaches zero" if judged.quotient else "its interval is not bounded"
+        why = "the control's own interval reaches zero" if judged.quotient else "the interval is unbounded"
         span = None
     ends = _ends(span)
     return Figure(

@@ -41,7 +41,7 @@ def test_the_table_shows_every_figure(capsys: pytest.CaptureFixture[str]) -> Non
     new = report.comparisons[0].figures["ctr_uplift"]
     assert f"{100 * (new.low or 0):+.1f} % to {100 * (new.high or 0):+.1f} %" in text
     assert "not significant yet" in text
-    assert "nobody (shadow)" in text
+    assert "role control treatment shadow" in re.sub(r"[│ ]+", " ", text)
 
 
 def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +136,10 @@ def test_the_split_comes_first_and_alone_when_it_is_not_sound() -> None:
     split.sound, split.p = False, 1e-9
     split.why = split_fault(split, report.exclusions)
     (only,) = verdict(report)
-    assert only.startswith("The split is not sound: users per arm (control 4,021, helen 3,978) do not fit")
+    assert only.startswith(
+        "The traffic split is not sound: sample-ratio mismatch, users per arm (control 4,021, helen 3,978) "
+        "do not match the expected shares"
+    )
     report.arms = report.arms[:1]
     report.sample_ratio.sound = True
     assert verdict(report) == ["control is the only arm: there is nothing to compare."]
@@ -146,8 +149,8 @@ def test_the_split_comes_first_and_alone_when_it_is_not_sound() -> None:
     ("sources", "text"),
     [
         (("all", "all", "all"), "Arms learn from all traffic"),
-        (("own", "own", "own"), "Each arm learns from the impressions that it served"),
-        (("all", "own", "all"), "Only helen learns from its own impressions"),
+        (("own", "own", "own"), "Each arm learns only from the impressions that it served"),
+        (("all", "own", "all"), "Learning from their own impressions only: helen. The other arms"),
     ],
 )
 def test_the_report_says_what_arms_learn_from(sources: tuple[str, ...], text: str) -> None:
@@ -157,15 +160,15 @@ def test_the_report_says_what_arms_learn_from(sources: tuple[str, ...], text: st
     assert notes(report)[0].startswith(text)
 
 
-def test_notes_name_the_declared_look_and_a_log_that_is_away() -> None:
+def test_notes_name_the_pre_registered_look_and_an_unavailable_log() -> None:
     report = example()
-    assert any("declared for 200,000 impressions; there are 173,930" in note for note in notes(report))
+    assert any("at 200,000 impressions; 173,930 so far" in note for note in notes(report))
     for comparison in report.comparisons:
         assert comparison.horizon is not None
         comparison.horizon.reached_ms = 0
     report.progress.log_up = False
     found = notes(report)
-    assert any("it was taken at 1970-01-01 00:00:00 UTC and stands" in note for note in found)
+    assert any("it was taken at 1970-01-01 00:00:00 UTC and is final" in note for note in found)
     assert found[-1].startswith("The log is unavailable")
 
 
@@ -205,6 +208,6 @@ def test_notes_count_what_the_joiner_left_out() -> None:
         "positives": 6,
     }
     added = " ".join(note for note in notes(report) if note not in before)
-    assert "3 impressions came too late" in added
+    assert "3 impressions arrived too late" in added
     assert "4 clicks were in time" in added
-    assert "5 entries of the log are not usable records" in added
+    assert "5 log entries are invalid records" in added

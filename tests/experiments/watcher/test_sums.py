@@ -225,7 +225,7 @@ def test_without_clicks_enough_there_is_an_estimate_and_no_interval() -> None:
     assert {figure.verdict for figure in figures(found, sequence).values()} == {"early"}
     assert all(each.low is None and each.high is None for each in bounded(found, sequence).values())
     assert bounded(found, sequence)["ctr"].estimate is not None
-    hidden = withheld(figures(found, sequence), "the split is not sound")
+    hidden = withheld(figures(found, sequence), "the traffic split is not sound")
     assert {(each.estimate, each.p, each.verdict, each.why) for each in hidden.values()} == {
-        (None, None, "withheld", "the split is not sound")
+        (None, None, "withheld", "the traffic split is not sound")
     }

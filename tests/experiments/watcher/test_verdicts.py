@@ -213,8 +213,8 @@ REASONS: dict[str, tuple[Callable[[], list[Shown]], str, str, str]] = {
     "few buckets": (few_buckets, "ctr", "early", r"\d\d of 100 buckets of users needed in "),
     "a bot": (a_bot, "ctr", "early", r"^\d.* of 30 effective buckets of users needed in new"),
     "an arm is empty": (one_arm, "ctr", "early", "; no impressions in new$"),
-    "an arm without p": (silent_new, "log_loss", "missing", "has probabilities of both new and"),
-    "no p": (silent_both, "auc", "missing", "no impression has probabilities of both"),
+    "an arm without p": (silent_new, "log_loss", "missing", "has predictions by both new and"),
+    "no p": (silent_both, "auc", "missing", "no impression has predictions by both"),
     "all clicked": (all_clicked, "normalized_entropy", "early", "^every impression was clicked$"),
     "odd bids": (odd_bids, "advv", "unknown", ""),
     "mixed bids": (mixed_bids, "advv", "unknown", ""),
@@ -273,10 +273,10 @@ def test_too_many_exclusions_make_the_split_unsound(share: float, sound: bool) -
     assert ("withheld" in verdicts(found)) == (not sound)
     assert verdicts(found) == {"withheld"} or sound
     assert found.verdict[0].startswith(
-        "The split of users is sound." if sound else "The split is not sound: "
+        "The traffic split is sound: no" if sound else "The traffic split is not sound: "
     )
     if not sound:
-        assert "of control's impressions are excluded, more than 1.0 % (" in found.verdict[0]
+        assert "of control's impressions are excluded, more than the allowed 1.0 % (" in found.verdict[0]
         assert all(not point.comparisons for point in found.series)
     assert_forms_agree(found)
     assert judged(misplaced(share), max_excluded=0.5).sample_ratio.sound
@@ -316,7 +316,7 @@ def assert_forms_agree(found: Report) -> None:
     table = out.getvalue()
     encoded = json.loads(encode_report(found))
     for number, comparison in enumerate(found.comparisons):
-        rows = table.split(f"{comparison.arm} less {comparison.control}")[1:]
+        rows = table.split(f"{comparison.arm} minus {comparison.control}")[1:]
         for name, figure in comparison.figures.items():
             assert (figure.verdict in ("early", "missing", "withheld")) == bool(figure.why), name
             assert (figure.low is None) == bool(figure.why), name

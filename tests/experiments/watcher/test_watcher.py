@@ -160,7 +160,7 @@ def test_an_unsound_split_withholds_every_effect(tmp_path: Path) -> None:
     assert {figure.estimate for figure in report.comparisons[0].figures.values()} == {None}
     assert excluded_zero(report) == set()
     assert report.arms[1].figures["ctr"].estimate is not None  # what was seen of each arm stays visible
-    assert report.verdict[0].startswith("The split is not sound")
+    assert report.verdict[0].startswith("The traffic split is not sound")
 
 
 def test_the_declared_look_is_taken_once_and_stands(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_who_is_in_a_comparison(tmp_path: Path) -> None:
     assert treatment.killed
     assert not report.arms[0].killed
     assert "switched off" in " ".join(report.verdict)
-    assert any("2 impressions (0.5 %) carry a bucket that is not the user's" in n for n in report.notes)
+    assert any("2 impressions (0.5 %) with a bucket that does not match the user" in n for n in report.notes)
     found = {each.reason: each for each in report.exclusions}
     assert found.keys() == report.excluded.keys()
     assert {name for name, each in found.items() if each.fault} == {"no_user", "unknown_arm", "inconsistent"}
@@ -422,4 +422,4 @@ def test_sums_for_servers_and_gaps_from_them(tmp_path: Path) -> None:
         assert predicted is not None
         assert 0.5 < predicted / arm.clicks < 2.0
     assert [(gap.start_ms, gap.end_ms, gap.dropped) for gap in report.gaps] == [(5, 9, 3)]
-    assert any("could not log impressions in 1 span; 3 were lost" in note for note in report.notes)
+    assert any("could not log impressions in 1 span; 3 impressions were" in note for note in report.notes)

@@ -70,22 +70,26 @@ def test_an_unsound_split_and_a_killed_arm_are_told_before_all_figures(page: Pag
     report = site.report
     report.generated_ms += 1000
     report.sample_ratio.sound, report.sample_ratio.p = False, 0.0004
-    report.verdict = ["The split is not sound: effects are withheld."]
+    report.verdict = ["The traffic split is not sound: effects are withheld."]
     report.arms[1].killed = True
     for point in report.series:
         point.comparisons = {}
     for comparison in report.comparisons:
         for figure in comparison.figures.values():
             figure.estimate = figure.low = figure.high = figure.p = None
-            figure.verdict, figure.why = "withheld", "the split is not sound"
+            figure.verdict, figure.why = "withheld", "the traffic split is not sound"
     later(page)
-    expect(page.locator("#verdict li").first).to_have_text("✕The split is not sound: effects are withheld.")
-    moment = page.locator("#moment").inner_text()
-    assert "Effects are withheld" in moment
-    assert "helen is switched off" in moment
-    expect(page.locator("tr[data-figure=ctr] .says").first).to_have_text("✕ withheld: the split is not sound")
+    expect(page.locator("#verdict li").first).to_have_text(
+        "✕The traffic split is not sound: effects are withheld."
+    )
+    status = page.locator("#status").inner_text()
+    assert "Effects are withheld" in status
+    assert "helen is switched off" in status
+    expect(page.locator("tr[data-figure=ctr] .verdict-cell").first).to_have_text(
+        "✕ withheld: the traffic split is not sound"
+    )
     assert page.locator("tr[data-figure=ctr] .difference").first.inner_text().endswith("\N{EN DASH}")
-    assert page.locator(".plot-area").first.inner_text() == "withheld: the split is not sound"
+    assert page.locator(".plot-area").first.inner_text() == "withheld: the traffic split is not sound"
     assert page.locator(".plot-area[tabindex='0']").count() == 0
     assert page.locator("[data-arm=helen] .badge").inner_text() == "switched off"
 
