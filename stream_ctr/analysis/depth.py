@@ -1,4 +1,4 @@
-"""What depth does to a tower with and without skip logits (SML, section 4.4 and Fig. 5)."""
+"""Effect of depth on a tower with and without skip logits (SML, section 4.4 and Fig. 5)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.offline.scores import Scores
 
 COLLAPSED_AUC = 0.55
-"""A network whose held-out AUC is below hardly tells clicks from the others."""
+"""A network with a lower AUC on the slice hardly separates clicks from non-clicks."""
 
 
 @dataclass(frozen=True, slots=True)
 class DepthResult:
-    """One tower of equal layers, trained and measured on the slice."""
+    """Result of one tower of equal layers, trained and measured on the slice."""
 
     depth: int
     sml: bool
     quality: Scores
-    """On the slice."""
+    """Scores on the slice."""
     logit_variance: float
     """Variance of the logit over the events of the slice."""
     layers: tuple[LayerActivity, ...]
-    """First to last."""
+    """Activity of the hidden layers, first to last."""
     skipped: int
-    """Events whose update was not finite and left out."""
+    """Events whose update was skipped because it was not finite."""
 
     @property
     def base_log_loss(self) -> float:
@@ -41,13 +41,13 @@ class DepthResult:
 
     @property
     def collapsed(self) -> bool:
-        """Whether it knows no more than the click rate: by AUC, or by a log loss no lower."""
+        """Whether it is no better than the click rate: AUC below COLLAPSED_AUC, or no lower log loss."""
         found = self.quality
         return found.auc < COLLAPSED_AUC or not found.ne < 1.0
 
     @property
     def dead(self) -> float:
-        """Share of dead units over all layers."""
+        """Share of inactive units over all layers."""
         return float(np.mean([layer.dead for layer in self.layers]))
 
     @property

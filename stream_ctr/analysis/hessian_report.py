@@ -1,4 +1,4 @@
-"""What ``stream-ctr analyze hessian`` says: a table, JSON, and scatter plots."""
+"""Output of ``stream-ctr analyze hessian``: a table, JSON, and scatter plots."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ PAPER: Final = (
     "construction; times n / N it is without that part. A network that has learned less is flatter, too: "
     "read the eigenvalues beside the log loss."
 )
-"""What the paper says, in words: its figures are of other data and not repeated here."""
+"""Summary of the paper's findings, without its numbers, which come from other data."""
 CORRELATIONS: Final = ("eigenvalue", "gradient", "eigenvalue_per_event", "gradient_per_event")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldResult:
-    """One field of one trained network."""
+    """Result for one field of one trained network."""
 
     field: str
     optimizer: str
     rho: float | None
-    """Radius of its perturbation; None where it has none."""
+    """Radius of the optimizer's perturbation; None without one."""
     seed: int
     features: Curvature
-    """Those seen often enough."""
+    """Curvature at the features that occur often enough."""
     quality: Scores
-    """On the same slice."""
+    """Scores on the same slice."""
     skipped: int
 
 
 def as_json(
     arguments: argparse.Namespace, rows: Rows, model: ModelConfig, results: list[FieldResult]
 ) -> dict[str, Any]:
-    """Settings, one row a field, optimizer and seed, and every feature's figures of the first seed."""
+    """Settings, one row per field, optimizer and seed, and all features' values for the first seed."""
     settings = ("events", "slice", "batch", "epochs", "rate", "minimum_count", "seeds")
     texts = value_texts(rows)
     return {
@@ -66,7 +66,7 @@ def as_json(
 
 
 def value_texts(rows: Rows) -> dict[int, str]:
-    """The value behind each row of the fields of one slot, as it was read; other rows have no text."""
+    """The original value of each row, for fields with a single slot; other rows have no text."""
     texts: dict[int, str] = {}
     single = [s for s, field in enumerate(rows.slot_field) if (rows.slot_field == field).sum() == 1]
     for event, example in enumerate(rows.held_out.examples):
@@ -123,12 +123,12 @@ def _correlation(found: Correlation) -> dict[str, float | None]:
 
 
 def finite(value: float, digits: int) -> float | None:
-    """Rounded; None for what JSON has no word for."""
+    """The value rounded; None if it is not finite, which JSON cannot represent."""
     return round(value, digits) if math.isfinite(value) else None
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A table for each field, a row for each optimizer: means over the seeds."""
+    """Print a table per field with a column per optimizer: means over the seeds."""
     from stream_ctr.reporting.console import console as new_console
 
     console = new_console()
@@ -199,7 +199,7 @@ def _bracket(own: dict[str, float | None], part: str, form: str) -> str:
 
 
 def plot(results: list[FieldResult], path: Path, title: str) -> None:
-    """Eigenvalue and gradient norm against frequency, raw and per event: first field, first seed."""
+    """Plot eigenvalue and gradient norm over frequency, raw and per event, for the first field and seed."""
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, write_figure
 
     first = results[0]

@@ -1,4 +1,4 @@
-"""``stream-ctr bench experiment``: how often the experiment's statistics are wrong, and how soon right."""
+"""``stream-ctr bench experiment``: false positives, coverage and power of the experiment's statistics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Experiment:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run everything, with progress on a terminal."""
+    """Run all simulations, with progress on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -123,7 +123,7 @@ def _power_row(verdicts: list[Verdict]) -> dict[str, Any]:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """The same as two tables."""
+    """Print the result of :func:`measure` as two tables."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Runs of simulated experiments, and what the statistics made of them."""
+"""Runs of simulated experiments, and the outcomes of the statistics."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ BOUND_LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What three ways of looking said in one run."""
+    """Outcomes of always-valid, repeated ordinary and fixed-horizon intervals in one run."""
 
     ever: bool
-    """The always-valid interval excluded zero at some look."""
+    """Whether the always-valid interval excluded zero at some look."""
     covered: bool
-    """It held the planted uplift at every look."""
+    """Whether it contained the true uplift at every look."""
     naive: bool
-    """An ordinary interval, looked at each time as if it were the only time, excluded zero."""
+    """Whether an ordinary interval, computed at every look without correction, excluded zero at some look."""
     final: bool
-    """The ordinary interval at the end alone excluded zero: the fixed horizon."""
+    """Whether the ordinary interval at the end excluded zero (fixed horizon)."""
     final_covered: bool
-    """That interval held the planted uplift."""
+    """Whether that interval contained the true uplift."""
     stopped: float
     """Share of the impressions at the first look whose always-valid interval excluded zero; 1 if none."""
     width: float
@@ -42,13 +42,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How often something was so, with exact binomial bounds."""
+    """A share of runs, with exact binomial bounds."""
 
     count: int
     runs: int
 
     def as_json(self) -> dict[str, float]:
-        """Share, its bounds, and the runs behind it."""
+        """Share, its bounds, and the number of runs."""
         bounds = binomtest(self.count, self.runs).proportion_ci(BOUND_LEVEL, "exact")
         return {
             "share": round(self.count / self.runs, 4),
@@ -59,7 +59,7 @@ class Share:
 
 
 def judge(planted: Planted, alpha: float, seed: int) -> Verdict:
-    """One run, looked at every time."""
+    """Evaluate one run at every look."""
     sequence = ConfidenceSequence(alpha, planted.impressions)
     ever, covered, naive, stopped = False, True, False, 1.0
     ordinary = always = Span(float("-inf"), float("inf"))
@@ -87,7 +87,7 @@ def judge(planted: Planted, alpha: float, seed: int) -> Verdict:
 def judge_all(
     planted: Planted, alpha: float, seeds: Iterable[int], advance: Callable[[], object]
 ) -> list[Verdict]:
-    """Many runs; ``advance`` is called after each."""
+    """Evaluate one run per seed; ``advance`` is called after each."""
     verdicts = []
     for seed in seeds:
         verdicts.append(judge(planted, alpha, seed))
@@ -95,6 +95,6 @@ def judge_all(
     return verdicts
 
 
-def shares(verdicts: list[Verdict], what: Callable[[Verdict], bool]) -> Share:
-    """How many of the verdicts are so."""
-    return Share(sum(1 for verdict in verdicts if what(verdict)), len(verdicts))
+def shares(verdicts: list[Verdict], condition: Callable[[Verdict], bool]) -> Share:
+    """Share of the verdicts that satisfy a condition."""
+    return Share(sum(1 for verdict in verdicts if condition(verdict)), len(verdicts))

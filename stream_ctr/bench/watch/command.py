@@ -1,4 +1,4 @@
-"""``stream-ctr bench watch``: the experiment's watcher over a log."""
+"""``stream-ctr bench watch``: throughput of the experiment's watcher."""
 
 from __future__ import annotations
 

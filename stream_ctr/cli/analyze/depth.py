@@ -120,7 +120,7 @@ def measure(arguments: argparse.Namespace, depths: tuple[int, ...]) -> tuple[lis
 
 
 def as_json(arguments: argparse.Namespace, rows: Rows, results: list[DepthResult]) -> dict[str, Any]:
-    """Settings, and one row a depth and network; ``layers`` are first to last."""
+    """Settings, and one row per depth and network; ``layers`` from first to last."""
     return {
         "dataset": rows.dataset,
         "note": rows.note,
@@ -135,7 +135,7 @@ def as_json(arguments: argparse.Namespace, rows: Rows, results: list[DepthResult
 
 
 def known(value: float, digits: int = 5) -> float | None:
-    """Rounded; None for what JSON has no word for."""
+    """The value rounded; None if it is not finite, which JSON cannot represent."""
     return round(value, digits) if math.isfinite(value) else None
 
 
@@ -159,7 +159,7 @@ def _row(result: DepthResult) -> dict[str, Any]:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A row a depth: without skip logits, and with them."""
+    """Print one row per depth, each cell without and with skip logits."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import console as new_console
@@ -207,7 +207,7 @@ def print_report(found: dict[str, Any]) -> None:
 
 
 def plot(results: list[DepthResult], path: Path, title: str) -> None:
-    """Six panels, a line with and one without skip logits."""
+    """Plot six panels, each with a line for networks with skip logits and one without."""
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, plain_number, write_figure
 
     figure, axes = panels(2, 3, title, "each point one network, trained on the same rows")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adam", "sam", "helen")
 FEWEST = 3
-"""Features of a field below which there is no correlation to speak of."""
+"""Minimum number of features of a field for a correlation."""
 
 
 class Hessian:
@@ -88,7 +88,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def choose_model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
-    """The configuration's network or, without one, the paper's kind: DeepFM without skip logits."""
+    """The network of the configuration or, without one, that of the paper: DeepFM without skip logits."""
     from stream_ctr.config.model import ModelConfig
 
     model = settings.model if arguments.config else ModelConfig(backbone="deepfm", sml=False)
@@ -100,10 +100,10 @@ def choose_model(arguments: argparse.Namespace, settings: Settings) -> ModelConf
 
 
 def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, ModelConfig]:
-    """Train every optimizer from every seed on the same rows, and look at the fields on the slice.
+    """Train every optimizer from every seed on the same rows, and analyse the fields on the slice.
 
     Raises:
-        UsageError: there is no such field, or it has too few features.
+        UsageError: a field does not exist, or has too few features.
     """
     from stream_ctr.analysis.hessian import curvature
     from stream_ctr.analysis.hessian_report import FieldResult
@@ -151,10 +151,10 @@ def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, Mod
 
 
 def choose_fields(arguments: argparse.Namespace, rows: Rows) -> list[int]:
-    """Indices of the fields that are asked for, or of the one that suits best.
+    """Indices of the requested fields, or of the default field.
 
     Raises:
-        UsageError: no field has that name, or it has fewer than FEWEST features to correlate.
+        UsageError: a field does not exist, or has fewer than FEWEST features to correlate.
     """
     import numpy as np
 

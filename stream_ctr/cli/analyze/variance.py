@@ -1,4 +1,4 @@
-"""``stream-ctr analyze variance``: the logit's variance by depth, measured and predicted."""
+"""``stream-ctr analyze variance``: variance of the initial logit by depth, measured and predicted."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Variance:
 
 
 def as_json(arguments: argparse.Namespace, results: list[VarianceResult]) -> dict[str, Any]:
-    """Settings, one row a form and depth, and the growth of each form."""
+    """Settings, one row per form and depth, and the growth exponent of each form."""
     from stream_ctr.analysis.variance import FORMS, growth
 
     exponents = {form: growth([r for r in results if r.form == form]) for form in FORMS}
@@ -96,7 +96,7 @@ def _digits(value: float) -> float | None:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A row a depth, a group a form."""
+    """Print one row per depth, grouped by form."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import console as new_console
@@ -131,7 +131,7 @@ def print_report(found: dict[str, Any]) -> None:
 
 
 def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> None:
-    """Measured points over predicted lines, both axes logarithmic."""
+    """Plot measured points and predicted lines on logarithmic axes."""
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, plain_number, write_figure
 
     figure, axes = panels(

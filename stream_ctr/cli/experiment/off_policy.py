@@ -1,4 +1,4 @@
-"""``stream-ctr experiment off-policy``: a policy's value from another policy's log."""
+"""``stream-ctr experiment off-policy``: estimate a policy's value from another policy's log."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class OffPolicyCommand:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Value the policy, with progress on a terminal."""
+    """Evaluate the policy, with progress on a terminal."""
     from stream_ctr.datasets.open_bandit import OpenBandit
     from stream_ctr.experiments.statistics.confidence_sequence import check_level
     from stream_ctr.experiments.statistics.estimates import NOTHING, difference
@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     check_level(arguments.alpha)
     dataset = OpenBandit()
     with Reporter("off-policy") as reporter:
-        # Before the work of scoring every row: a wrong log is refused at once.
+        # Before scoring every row, so that a wrong log fails immediately.
         check = uniform_mean(dataset, arguments.check, arguments.path) if arguments.check else None
         log = against_uniform(
             dataset.rounds(arguments.path, arguments.limit), lambda rows: reporter.progress(rows=rows)
@@ -74,11 +74,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         value = evaluate(log)
     doubts = value.doubts()
 
-    def told(estimate: Estimate) -> dict[str, float | None]:
-        return _told(estimate, arguments.alpha)
+    def with_interval(estimate: Estimate) -> dict[str, float | None]:
+        return _with_interval(estimate, arguments.alpha)
 
     def weighted(estimate: Estimate) -> dict[str, float | None]:
-        return told(NOTHING if doubts else estimate)
+        return with_interval(NOTHING if doubts else estimate)
 
     found: dict[str, Any] = {
         "log": str(arguments.path),
@@ -87,26 +87,26 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "clicks": int(log.reward.sum()),
         "users": int(log.cluster.max()) + 1,
         "alpha": arguments.alpha,
-        "logged": told(value.logged),
+        "logged": with_interval(value.logged),
         "usable": not doubts,
         "doubts": doubts,
         "ips": weighted(value.ips),
         "snips": weighted(value.snips),
         "dr": weighted(value.dr),
-        "mean_weight": told(value.mean_weight),
+        "mean_weight": with_interval(value.mean_weight),
         "effective_rows": round(value.effective_rows, 1),
         "largest_weight": round(value.largest_weight, 2),
         "largest_share": round(value.largest_share, 4),
         "note": dataset.note,
     }
     if check is not None:
-        found["check"] = {"log": str(arguments.check), **told(check)}
+        found["check"] = {"log": str(arguments.check), **with_interval(check)}
         for name in ("ips", "snips", "dr"):
             found["check"][f"{name}_minus_check"] = weighted(difference(getattr(value, name), check))
     return found
 
 
-def _told(estimate: Estimate, alpha: float) -> dict[str, float | None]:
+def _with_interval(estimate: Estimate, alpha: float) -> dict[str, float | None]:
     from stream_ctr.experiments.statistics.confidence_sequence import fixed_interval
 
     span = fixed_interval(estimate, alpha)
@@ -115,7 +115,7 @@ def _told(estimate: Estimate, alpha: float) -> dict[str, float | None]:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """The same as a table."""
+    """Print the result of :func:`measure` as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""``stream-ctr experiment override``: a header by which a tester meets a chosen arm."""
+"""``stream-ctr experiment override``: sign a header by which a tester sees a chosen arm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stream-ctr experiment report``: who is ahead, by how much, how sure."""
+"""``stream-ctr experiment report``: show the experiment's report."""
 
 from __future__ import annotations
 
