@@ -21,8 +21,8 @@ PAPER: Final = (
     "Helen (Zhu et al. 2024, arXiv 2403.00798) reports, for batches of the full data, a strong positive "
     "correlation of top eigenvalue and frequency (Table 1), and that Helen constrains the top eigenvalues "
     "(section 4.3). The loss is a mean over all events, so the raw correlation is positive partly by "
-    "construction; times n / N it is without that part. A network that has learned less is flatter, too: "
-    "read the eigenvalues beside the log loss."
+    "construction; multiplying by n / N removes that part. A network that has learned less is also flatter: "
+    "compare eigenvalues together with the log loss."
 )
 """Summary of the paper's findings, without its numbers, which come from other data."""
 CORRELATIONS: Final = ("eigenvalue", "gradient", "eigenvalue_per_event", "gradient_per_event")
@@ -135,11 +135,11 @@ def print_report(found: dict[str, Any]) -> None:
     for field in dict.fromkeys(row["field"] for row in found["rows"]):
         console.print(_table(found, field))
     console.print(
-        f"learned: {found['events']:,} rows in batches of {found['batch']:,}, {found['epochs']} pass(es), "
-        f"rate {found['rate']:g}; measured: the {found['slice']:,} rows after them, "
-        f"features in {found['minimum_count']} or more of these. lambda: top eigenvalue of a row's own "
-        "block; N: its events; n / N: per event of the feature. In brackets: standard deviation over "
-        "features, 95 % interval of r" + ("; means over seeds." if found["seeds"] > 1 else "."),
+        f"Trained on {found['events']:,} rows in batches of {found['batch']:,}, {found['epochs']} pass(es), "
+        f"rate {found['rate']:g}; measured on the {found['slice']:,} rows after them, for "
+        f"features in at least {found['minimum_count']} of these. lambda: top eigenvalue of a row's own "
+        "block; N: its events; n / N: per event of the feature. In parentheses: standard deviation over "
+        "features, 95 % CI of r" + ("; means over seeds." if found["seeds"] > 1 else "."),
         highlight=False,
     )
     console.print(found["paper"], highlight=False)
@@ -205,7 +205,7 @@ def plot(results: list[FieldResult], path: Path, title: str) -> None:
     first = results[0]
     shown = [r for r in results if r.field == first.field and r.seed == first.seed]
     figure, axes = panels(
-        2, 2, f"{title}, field {first.field}", f"{len(first.features.row)} features, a point each"
+        2, 2, f"{title}, field {first.field}", f"{len(first.features.row)} features, one point each"
     )
     for number, result in enumerate(shown):
         found = result.features

@@ -100,8 +100,8 @@ def open_rows(
     if (found := learned + skipped + len(rest)) < events + held_out:
         wanted = f"--events {events:,}" + (f" and --slice {held_out:,}" if held_out else "")
         raise DataError(
-            f"{arguments.path or arguments.dataset}: holds {found:,} rows, fewer than {wanted} "
-            "ask for; lower them"
+            f"{arguments.path or arguments.dataset}: contains {found:,} rows, fewer than {wanted} "
+            "require; reduce them"
         )
     keys = encoder.peek_keys_many([example.features for example in rest])
     ratio = count_ratios(tables.row_count, tables.row_field.astype(np.int64), len(fields), len(fields))
@@ -121,5 +121,5 @@ def open_rows(
 def _dataset(arguments: argparse.Namespace) -> Dataset:
     if arguments.path is None and arguments.dataset not in WITHOUT_PATH:
         open_dataset(arguments.dataset, None)
-        raise UsageError(f"{arguments.dataset} needs the path of its data")
+        raise UsageError(f"{arguments.dataset} requires the path of its data")
     return open_dataset(arguments.dataset, arguments.path, parse_options(arguments.option))

@@ -17,11 +17,14 @@ DEEPEST = 1000
 def add_data_arguments(parser: argparse.ArgumentParser, events: int, held_out: int) -> None:
     """Add the options for the dataset, the rows to learn and the rows to measure on."""
     parser.add_argument("dataset", help="criteo, avazu, taobao, open-bandit, delimited, jsonl, world")
-    parser.add_argument("path", nargs="?", help="file or folder of the data; none for world")
+    parser.add_argument("path", nargs="?", help="file or folder of the data; omit it for world")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="reader option")
     parser.add_argument("--config", help="configuration file with the fields and the model to analyse")
     parser.add_argument(
-        "--events", type=int, default=events, help=f"rows to learn from, the first ones ({events:,})"
+        "--events",
+        type=int,
+        default=events,
+        help=f"rows to learn from, at the start of the data ({events:,})",
     )
     if held_out:
         parser.add_argument(
@@ -29,21 +32,21 @@ def add_data_arguments(parser: argparse.ArgumentParser, events: int, held_out: i
             type=int,
             default=held_out,
             metavar="ROWS",
-            help=f"rows after them to measure on, never learned ({held_out:,})",
+            help=f"held-out rows after them to measure on ({held_out:,})",
         )
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for seed and output."""
     parser.add_argument("--seed", type=int, default=1, help="seed of the initial weights (1)")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the figures")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="write a plot to this file")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser, batch: int, rate: float) -> None:
     """Add the options for training in batches."""
-    parser.add_argument("--batch", type=int, default=batch, help=f"events of one step ({batch:,})")
-    parser.add_argument("--rate", type=float, default=rate, help=f"learning rate of every rule ({rate:g})")
+    parser.add_argument("--batch", type=int, default=batch, help=f"events per update ({batch:,})")
+    parser.add_argument("--rate", type=float, default=rate, help=f"learning rate of all weights ({rate:g})")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
 
 
@@ -56,7 +59,7 @@ def at_least(arguments: argparse.Namespace, name: str, low: int) -> None:
     value = getattr(arguments, name)
     if not low <= value <= 2**53:
         option = f"--{name.replace('_', '-')}"
-        raise UsageError(f"{option} {value}: must be from {low} to 2^53")
+        raise UsageError(f"{option} must be from {low} to 2^53, got {value}")
 
 
 def positive(arguments: argparse.Namespace, name: str) -> None:
@@ -67,7 +70,7 @@ def positive(arguments: argparse.Namespace, name: str) -> None:
     """
     value = getattr(arguments, name)
     if not (math.isfinite(value) and value > 0.0):
-        raise UsageError(f"--{name.replace('_', '-')} {value}: must be a number above 0")
+        raise UsageError(f"--{name.replace('_', '-')} must be a number above 0, got {value}")
 
 
 def whole_numbers(option: str, text: str, most: int = DEEPEST) -> tuple[int, ...]:
@@ -99,4 +102,4 @@ def check_plot(path: Path | None) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("plots need matplotlib; install it with: pip install 'stream-ctr[plots]'")
     if not path.parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"--plot {path}: the folder {path.parent} does not exist; create it first")

@@ -22,7 +22,7 @@ OPTIMIZERS = ("default", "adam", "sam", "helen")
 class TrajectoryCommand:
     """``stream-ctr analyze trajectory``."""
 
-    help = "trajectories of several optimizers through the weights on one stream, their steps and their loss"
+    help = "optimizer trajectories in weight space on one stream, with step lengths and loss"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_data_arguments(parser, events=20_000, held_out=0)
@@ -30,9 +30,9 @@ class TrajectoryCommand:
             "--optimizer",
             action="append",
             metavar="NAME",
-            help=f"preset as of evaluate, repeatable ({', '.join(OPTIMIZERS)})",
+            help=f"preset as in evaluate, repeatable (default: {', '.join(OPTIMIZERS)})",
         )
-        parser.add_argument("--places", type=int, default=80, help="places of each path (80)")
+        parser.add_argument("--places", type=int, default=80, help="points per trajectory (80)")
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
         add_output_arguments(parser)
 
@@ -140,7 +140,14 @@ def print_report(found: dict[str, Any]) -> None:
 
     table = Table(title=f"{found['dataset']}: {found['events']:,} events, one at a time")
     table.add_column("optimizer")
-    for column in ("log loss", "last half", "path", "distance", "distance / path", "path of the rows"):
+    for column in (
+        "log loss",
+        "log loss, last half",
+        "path length",
+        "distance",
+        "distance / path length",
+        "path length, rows",
+    ):
         table.add_column(column, justify="right")
     for row in found["rows"]:
         straight = row["straightness"]
@@ -158,9 +165,9 @@ def print_report(found: dict[str, Any]) -> None:
     first, second = found["explained"]
     intervals = len(found["rows"][0]["move"])
     console.print(
-        f"path: sum of the dense weights' moves over {intervals} intervals of the stream; distance: from "
-        f"start to end. The picture's common plane holds {first + second:.0%} of the variance of all places "
-        f"({first:.0%} and {second:.0%}).",
+        f"path length: sum of the dense weights' moves over {intervals} intervals of the stream; distance: "
+        f"from start to end. The plot's common plane explains {first + second:.0%} of the variance of all "
+        f"points ({first:.0%} and {second:.0%}).",
         highlight=False,
     )
     console.print(f"note: {found['note']}", highlight=False)
@@ -172,7 +179,7 @@ def plot(trajectories: list[Trajectory], plane: Plane, path: Path, title: str) -
 
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, write_figure
 
-    figure, axes = panels(2, 2, title, "all optimizers from one start, on the same events")
+    figure, axes = panels(2, 2, title, "all optimizers from the same initial weights, on the same events")
     for number, (trajectory, place) in enumerate(zip(trajectories, plane.places, strict=True)):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         axes[0].plot(place[:, 0], place[:, 1], color=colour, linewidth=1, label=trajectory.optimizer)
@@ -190,8 +197,8 @@ def plot(trajectories: list[Trajectory], plane: Plane, path: Path, title: str) -
         axes[0], "dense weights, common plane", f"component 1 ({first:.0%})", f"component 2 ({second:.0%})"
     )
     dress_panel(axes[1], "log loss, running mean", "events", "nats / event")
-    dress_panel(axes[2], "move of the dense weights, each interval", "events", "length")
-    dress_panel(axes[3], "move of the embedding rows, each interval", "events", "length")
+    dress_panel(axes[2], "change of the dense weights per interval", "events", "norm")
+    dress_panel(axes[3], "change of the embedding rows per interval", "events", "norm")
     for panel in (axes[2], axes[3]):
         panel.set_yscale("log", nonpositive="mask")
     write_figure(figure, path)
