@@ -73,7 +73,7 @@ class ControlFile:
             raise StateError(f"{self.path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise StateError(
-                f"{self.path}: damaged ({error}); remove it and kill the arms anew that should be"
+                f"{self.path}: damaged ({error}); remove it, then kill again the arms that must not serve"
             ) from None
         if found.v != VERSION:
             raise StateError(f"{self.path}: version {found.v}; this version of stream-ctr reads {VERSION}")

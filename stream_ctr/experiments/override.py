@@ -55,8 +55,8 @@ def read_secret(path: str, environment: Mapping[str, str]) -> bytes:
             raise ConfigError(f"{where}: cannot be read: {reason}") from None
     if (found or path) and len(found) < LEAST_SECRET_BYTES:
         raise ConfigError(
-            f"{where} holds {len(found)} bytes; a secret of at least {LEAST_SECRET_BYTES} is needed "
-            "(openssl rand -hex 32 makes one)"
+            f"{where}: the secret has {len(found)} bytes, at least {LEAST_SECRET_BYTES} are required; "
+            "generate one with: openssl rand -hex 32"
         )
     return found
 
@@ -74,7 +74,7 @@ def check_override(secret: bytes, header: bytes, salt: str, user: str, now_secon
         UsageError: the header has another signature, has expired, or is for another experiment or user.
     """
     if not secret:
-        raise UsageError("this server takes no override headers: it has no secret to check them with")
+        raise UsageError("override headers are disabled: this server has no secret to verify them")
     payload, _, signature = header[:MAX_HEADER_BYTES].partition(b".")
     try:
         content = _bytes(payload)
@@ -82,15 +82,15 @@ def check_override(secret: bytes, header: bytes, salt: str, user: str, now_secon
     except (binascii.Error, ValueError):
         raise UsageError("the override header is malformed") from None
     if not hmac.compare_digest(given, _signature(secret, content)):
-        raise UsageError("the override header's signature does not fit")
+        raise UsageError("the override header's signature is invalid")
     try:
         override = msgspec.json.decode(content, type=Override)
     except (ValueError, RecursionError):
         raise UsageError("the override header is malformed") from None
     if now_seconds >= override.expires:
-        raise UsageError("the override header has expired; make a new one")
+        raise UsageError("the override header has expired; sign a new one")
     if override.salt != salt:
-        raise UsageError("the override header is for another experiment (its salt differs); make a new one")
+        raise UsageError("the override header is for another experiment (its salt differs); sign a new one")
     if override.user != user:
         raise UsageError("the override header is for another user")
     return override.arm

@@ -96,7 +96,9 @@ def read_sums(folder: Path) -> Sums | None:
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise StateError(f"{path}: not the sums that the watcher writes ({error}); start it again") from None
+        raise StateError(
+            f"{path}: not a sums file ({error}); restart the watcher, which rewrites it"
+        ) from None
 
 
 def read_gaps(folder: Path) -> list[LogGap]:

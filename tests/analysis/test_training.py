@@ -82,7 +82,7 @@ def test_rows_that_are_not_learned_are_left_out_of_the_batches_but_not_of_the_or
 
 def test_too_few_rows_are_told(tmp_path: Path) -> None:
     write_criteo(tmp_path / "rows.tsv", 30)
-    with pytest.raises(DataError, match=r"holds 30 rows, fewer than --events 25 and --slice 6 ask for"):
+    with pytest.raises(DataError, match=r"contains 30 rows, fewer than --events 25 and --slice 6 require"):
         read(tmp_path / "rows.tsv", 25, 6)
 
 

@@ -62,7 +62,7 @@ def test_the_command_reports_every_figure(capsys: pytest.CaptureFixture[str]) ->
     assert 0.0 <= found["false_positive_rate"] <= 1.0
     assert found["coverage"] == 1.0 - found["false_positive_rate"]
     assert main(["bench", "experiment", *small]) == 0
-    assert "naive looking" in capsys.readouterr().out
+    assert "naive peeking" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

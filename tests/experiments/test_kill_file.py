@@ -132,7 +132,7 @@ def test_the_command_line_kills_and_revives(
     assert "arm new is killed" in capsys.readouterr().out
     assert file.read().killed["new"].reason == "bad day"
     assert main(["experiment", "kill", "new", "--config", config]) == 0
-    assert "killed already since" in capsys.readouterr().out
+    assert "already killed since" in capsys.readouterr().out
     assert main(["experiment", "arms", "--config", config]) == 0
     shown = capsys.readouterr().out
     assert "30.00% of users" in shown

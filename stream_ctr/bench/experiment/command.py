@@ -23,14 +23,18 @@ class Experiment:
     help = "false positives, coverage and power of the A/B statistics on simulated users"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--runs", type=int, default=1_000, help="A/A runs of each kind")
-        parser.add_argument("--power-runs", type=int, default=100, help="runs with an uplift, of each size")
-        parser.add_argument("--looks", type=int, default=200, help="looks at each run")
-        parser.add_argument("--click-rate", type=float, default=0.03, help="the control's click rate")
-        parser.add_argument("--uplift", type=float, default=0.05, help="planted relative uplift")
-        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals")
+        parser.add_argument("--runs", type=int, default=1_000, help="A/A runs per scenario (1000)")
+        parser.add_argument("--power-runs", type=int, default=100, help="runs with an uplift per size (100)")
+        parser.add_argument("--looks", type=int, default=200, help="looks per run (200)")
+        parser.add_argument("--click-rate", type=float, default=0.03, help="the control's click rate (0.03)")
+        parser.add_argument("--uplift", type=float, default=0.05, help="true relative uplift (0.05)")
+        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals (0.05)")
         parser.add_argument(
-            "--impressions", type=int, nargs="+", default=list(SIZES), help="sizes at which power is reported"
+            "--impressions",
+            type=int,
+            nargs="+",
+            default=list(SIZES),
+            help="sample sizes at which power is reported",
         )
         parser.add_argument("--seed", type=int, default=0, help="first seed; run i has seed + i")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
@@ -39,7 +43,7 @@ class Experiment:
         for name in ("runs", "power_runs"):
             if getattr(arguments, name) < 1:
                 option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option} {getattr(arguments, name)}: must be at least 1")
+                raise UsageError(f"{option} must be at least 1, got {getattr(arguments, name)}")
         found = measure(arguments)
         if arguments.json:
             print(json.dumps(found, indent=2))
@@ -136,7 +140,7 @@ def print_report(found: dict[str, Any]) -> None:
         title=f"A/A: {found['runs']:,} runs of {settings['null_impressions']:,} impressions, "
         f"{settings['looks']} looks, level {settings['alpha']:g}"
     )
-    for column in ("", "always-valid", "fixed horizon", "naive looking", "truth inside at every look"):
+    for column in ("", "always-valid", "fixed horizon", "naive peeking", "coverage at every look"):
         nulls.add_column(column)
     for name, row in found["nulls"].items():
         nulls.add_row(
@@ -148,9 +152,9 @@ def print_report(found: dict[str, Any]) -> None:
     )
     for column in (
         "impressions",
-        "found always-valid",
-        "found at the end",
-        "truth inside",
+        "power, always-valid",
+        "power, fixed horizon",
+        "coverage",
         "median stop",
         "width",
     ):
@@ -164,8 +168,9 @@ def print_report(found: dict[str, Any]) -> None:
         )
     console.print(uplifts)
     console.print(
-        "Always-valid: some look excludes zero. Fixed horizon: the one look at the end does. Naive looking: "
-        "an ordinary interval taken at every look.\nWidth: always-valid over ordinary interval at the end. "
-        "Median stop: share of the impressions at the first look that excludes zero.",
+        "Always-valid: the interval excludes zero at some look. Fixed horizon: the ordinary interval at the "
+        "end excludes zero. Naive peeking: an ordinary interval excludes zero at some look.\nWidth: "
+        "always-valid over ordinary interval at the end. Median stop: share of the impressions at the first "
+        "look that excludes zero.",
         highlight=False,
     )

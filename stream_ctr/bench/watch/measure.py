@@ -77,7 +77,7 @@ def measure(data: str | None, impressions: int, arms: int, rounds: int) -> Watch
     """
     _, examples, source = stream_examples(data, impressions)
     if not examples:
-        raise DataError(f"{data}: holds no rows; choose another file")
+        raise DataError(f"{data}: contains no rows; choose another file")
     weights = [1.0 / arms] * arms
     experiment = ExperimentConfig(
         salt="bench", arms=tuple(ArmConfig(f"arm-{number}", weight) for number, weight in enumerate(weights))

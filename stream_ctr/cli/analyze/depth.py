@@ -47,7 +47,7 @@ class Depth:
             "--initial",
             choices=["he", "xavier", "torch"],
             default="he",
-            help="initialization of the hidden weights: he (default) preserves the mean square through a ReLU "
+            help="initialization of the hidden weights: he (default) keeps the mean square through a ReLU "
             "layer; xavier halves it, torch (PyTorch's linear layer) divides it by 6",
         )
         add_batch_arguments(parser, batch=256, rate=1e-3)

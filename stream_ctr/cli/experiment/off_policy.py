@@ -20,31 +20,31 @@ _WEIGHTED = (("ips", "IPS"), ("snips", "SNIPS"), ("dr", "doubly robust"))
 class OffPolicyCommand:
     """``stream-ctr experiment off-policy``."""
 
-    help = "what the uniform policy would have earned, from an Open Bandit log of another"
+    help = "estimate the value of the uniform policy from an Open Bandit log of another policy"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("path", help="Open Bandit campaign of the logged policy, as bts/all")
+        parser.add_argument("path", help="Open Bandit campaign of the logged policy, such as bts/all")
         parser.add_argument(
-            "--target", default="uniform", metavar="POLICY", help="policy to be valued: uniform"
+            "--target", default="uniform", metavar="POLICY", help="policy to evaluate: uniform"
         )
         parser.add_argument(
             "--check",
             metavar="PATH",
-            help="log of the target policy itself with the same items, as random/all: adds its own mean",
+            help="log of the target policy itself over the same items, such as random/all, to compare with",
         )
-        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals")
-        parser.add_argument("--limit", type=int, help="first rows only")
+        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals (0.05)")
+        parser.add_argument("--limit", type=int, metavar="N", help="read only the first N rows")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
         if arguments.target not in TARGETS:
             raise UsageError(
-                f"--target {arguments.target}: cannot be valued. The log holds the probability of what was "
-                "shown only, not what another policy would have shown; of the policies here only uniform is "
-                "known from the number of items alone"
+                f"--target {arguments.target}: cannot be evaluated. The log contains only the probabilities "
+                "of the logged policy; the target's are known only for the uniform policy, from the number "
+                "of items"
             )
         if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
-            raise UsageError(f"--limit {arguments.limit}: must be from 1 to {sys.maxsize}")
+            raise UsageError(f"--limit must be from 1 to {sys.maxsize}, got {arguments.limit}")
         found = measure(arguments)
         if arguments.json:
             print(json.dumps(found, indent=2))
@@ -119,8 +119,8 @@ def print_report(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{found['target']} policy, valued from {found['log']}: {found['rows']:,} rows")
-    for column in ("", "value", f"{1 - found['alpha']:.0%} interval"):
+    table = Table(title=f"value of the {found['target']} policy from {found['log']}, {found['rows']:,} rows")
+    for column in ("", "value", f"{1 - found['alpha']:.0%} CI"):
         table.add_column(column, justify="left" if not column else "right")
 
     def row(name: str, figures: dict[str, Any], form: str = ".3%") -> None:
@@ -139,7 +139,7 @@ def print_report(found: dict[str, Any]) -> None:
         table.add_section()
         row("target policy's own log", found["check"])
         for name, title in _WEIGHTED if found["usable"] else ():
-            row(f"{title} less that", found["check"][f"{name}_minus_check"])
+            row(f"{title} minus that", found["check"][f"{name}_minus_check"])
     table.add_section()
     row("mean weight (expected: 1)", found["mean_weight"], ".3f")
     console = Console()

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 class WatchCommand:
     """``stream-ctr experiment watch``."""
 
-    help = "join impressions and clicks, keep the experiment's figures, serve report, page and metrics"
+    help = "join impressions and clicks, compute the experiment's metrics, serve report and page"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_config(parser)
         add_until_idle(parser)
         add_skip_lost(parser)
-        parser.add_argument("--json", action="store_true", help="print the last report as JSON")
+        parser.add_argument("--json", action="store_true", help="print the final report as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Watch until a signal or, with ``--until-idle``, the log's end."""
@@ -87,19 +87,21 @@ class _ConfigFile:
         try:
             found = load_settings(self._path)
         except StreamCTRError as error:
-            self._reporter.say("config-refused", reason=str(error))
+            self._reporter.say("config-rejected", reason=str(error))
             return False
         now, new = self.settings.experiment, found.experiment
         if new == now:
             return False
         if new.salt == now.salt and declaration(new, found.watch) != declaration(now, self.settings.watch):
             self._reporter.say(
-                "config-refused", reason=f"another experiment under the same salt {now.salt!r}"
+                "config-rejected",
+                reason=f"the declaration changed under the same salt {now.salt!r}; "
+                "restore it or set a new experiment.salt",
             )
             return False
         # The locations of state and log are fixed at start; only the experiment may change.
         self.settings = self.settings.model_copy(update={"experiment": new, "watch": found.watch})
-        self._reporter.say("config-taken", salt=new.salt, coverage=new.coverage)
+        self._reporter.say("config-applied", salt=new.salt, coverage=new.coverage)
         return True
 
     def _stamp(self) -> tuple[int, int, int]:

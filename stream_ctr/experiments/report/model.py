@@ -318,7 +318,7 @@ def decode_report(content: bytes, where: str = "the report") -> Report:
     try:
         report = _DECODER.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not an experiment's report ({error})") from None
+        raise DataError(f"{where}: not an experiment report ({error})") from None
     if report.v > REPORT_VERSION:
         raise DataError(
             f"{where}: report version {report.v} is newer than {REPORT_VERSION}, the newest that this "

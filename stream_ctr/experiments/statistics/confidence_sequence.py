@@ -67,7 +67,7 @@ def check_level(alpha: float) -> None:
     """
     if not LEAST_LEVEL <= alpha < 1.0:
         raise ConfigError(
-            f"level alpha = {alpha:g} must lie strictly between 0 and 1, from {LEAST_LEVEL:g}; 0.05 is usual"
+            f"level alpha must be from {LEAST_LEVEL:g} to below 1, got {alpha:g}; a common value is 0.05"
         )
 
 
@@ -90,7 +90,7 @@ class ConfidenceSequence:
     def __post_init__(self) -> None:
         check_level(self.alpha)
         if not (self.planned >= 1.0 and math.isfinite(self.planned)):
-            raise ConfigError(f"planned observations = {self.planned:g}; must be a number of at least 1")
+            raise ConfigError(f"planned observations must be a number of at least 1, got {self.planned:g}")
 
     @property
     def mixture(self) -> float:

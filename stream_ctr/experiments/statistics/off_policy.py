@@ -55,8 +55,8 @@ class Logged:
         if len(bad):
             row = int(bad[0])
             raise DataError(
-                f"row {row + 1}: propensity {self.propensity[row]:g} is not in (0, 1]; without the "
-                "probability of what was shown a log says nothing about another policy"
+                f"row {row + 1}: propensity must be in (0, 1], got {self.propensity[row]:g}; off-policy "
+                "evaluation requires the probability of each shown action"
             )
 
 
@@ -91,7 +91,7 @@ class OffPolicy:
             found.append(
                 f"the mean weight is {self.mean_weight.value:.3f} ({100 * (1 - MEAN_WEIGHT_LEVEL):g} % CI "
                 f"{span.low:.3f} to {span.high:.3f}), which is not compatible with 1: propensities are "
-                "wrong, or the logged policy never shows what the target policy shows"
+                "wrong, or the logged policy never shows actions that the target policy shows"
             )
         return found
 

@@ -49,13 +49,13 @@ def uniform_mean(dataset: OpenBandit, path: str, logged: str) -> Estimate:
         if propensity is None or not math.isclose(propensity, share, rel_tol=TOLERANCE):
             raise UsageError(
                 f"{where}, row {number}: propensity_score {propensity} is not 1/{len(each.items)} = "
-                f"{share:.6g}, the uniform policy's: this is not a log of the target policy; give one, as "
-                "random/all"
+                f"{share:.6g}, that of the uniform policy: this is not a log of the target policy; pass one, "
+                "such as random/all"
             )
         cluster.append(users.setdefault(each.shown.user, len(users)))
         clicks.append(each.shown.label)
     if not clicks:
-        raise UsageError(f"{where}: holds no row")
+        raise UsageError(f"{where}: contains no rows")
     groups = np.array(cluster)
     rewards, rows = np.array(clicks, np.float64), np.ones(len(clicks))
     return ratio(*(by_cluster(groups, column, len(users)) for column in (rewards, rows)))
@@ -63,12 +63,12 @@ def uniform_mean(dataset: OpenBandit, path: str, logged: str) -> Estimate:
 
 def _check_items(where: str, items: Items, logged: str, known: Items) -> None:
     """Raises UsageError if the items differ from those of the logged policy's log."""
-    remedy = "a mean over other items is not the target policy's value; give the log of the same campaign"
+    remedy = "a mean over other items is not the target policy's value; pass the log of the same campaign"
     if items.keys() != known.keys():
         other = sorted(items.keys() ^ known.keys())
         raise UsageError(
-            f"{where}: has {len(items)} items, {logged} has {len(known)}; only one of them has "
-            f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}: {remedy}"
+            f"{where}: has {len(items)} items, {logged} has {len(known)}; not in both: "
+            f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}; {remedy}"
         )
     for item, own in items.items():
         here, there = own.get(NUMBER), known[item].get(NUMBER)
@@ -79,5 +79,5 @@ def _check_items(where: str, items: Items, logged: str, known: Items) -> None:
         )
         if here != there and not close:
             raise UsageError(
-                f"{where}: item {item} has {NUMBER} {here}, in {logged} it has {there}: {remedy}"
+                f"{where}: item {item} has {NUMBER} {here}, in {logged} it has {there}; {remedy}"
             )

@@ -60,6 +60,6 @@ def against_uniform(rounds: Iterable[Round], progress: Callable[[int], object]) 
             learner.learn(batch)
         progress(len(columns))
     if not columns:
-        raise DataError("the log holds no row")
+        raise DataError("the log contains no rows")
     reward, propensities, target, scored, averages = np.array(columns, np.float64).T
     return Logged(reward, propensities, target, scored, averages, np.array(cluster, np.int64))

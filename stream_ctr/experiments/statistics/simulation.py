@@ -42,11 +42,11 @@ class Planted:
 
     def __post_init__(self) -> None:
         if not 1 <= self.looks <= self.impressions:
-            raise UsageError(f"looks = {self.looks}: must be from 1 to the impressions, {self.impressions}")
+            raise UsageError(f"looks must be from 1 to the impressions, {self.impressions}, got {self.looks}")
         if not (0.0 < self.click_rate <= 0.1 and -1.0 <= self.uplift <= 1.0):
             raise UsageError(
-                f"click rate {self.click_rate:g} with uplift {self.uplift:g}: the rate must lie in "
-                "(0, 0.1], the uplift in [-1, 1]"
+                "the click rate must be in (0, 0.1] and the uplift in [-1, 1], got click rate "
+                f"{self.click_rate:g} and uplift {self.uplift:g}"
             )
 
 

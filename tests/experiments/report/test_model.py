@@ -34,7 +34,7 @@ def test_the_example_shows_what_a_reader_must_cope_with() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"v": 1}', b"\xff", b"[" * 100_000])
 def test_what_is_no_report_is_refused_in_one_line(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"^here: not an experiment's report") as refused:
+    with pytest.raises(DataError, match=r"^here: not an experiment report") as refused:
         decode_report(content, "here")
     assert "\n" not in str(refused.value)
 

@@ -136,8 +136,8 @@ TWO = [("0", -0.5), ("1", 0.25)]
 @pytest.mark.parametrize(
     ("propensity", "items", "text"),
     [
-        ("0.6", TWO, "row 1: propensity_score 0.6 is not 1/2 = 0.5, the uniform policy's"),
-        ("0.5", [*TWO, ("2", 1.0)], "has 3 items, .* has 2; only one of them has 2: a mean over other items"),
+        ("0.6", TWO, "row 1: propensity_score 0.6 is not 1/2 = 0.5, that of the uniform policy"),
+        ("0.5", [*TWO, ("2", 1.0)], "has 3 items, .* has 2; not in both: 2; a mean over other items"),
         ("0.5", [("0", -0.5), ("1", 0.75)], r"item 1 has item_feature_0 0\.75, in .* it has 0\.25"),
     ],
     ids=["another policy", "other items", "another item of the same id"],
@@ -197,11 +197,11 @@ def test_a_mean_weight_that_is_not_1_is_a_doubt() -> None:
     assert re.match(r"the mean weight is 1\.991 \(99 % CI 1\.\d+ to 2\.\d+\), which is not compatible", doubt)
 
 
-def test_policies_the_log_cannot_value_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_targets_other_than_uniform_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment", "off-policy", "random/all", "--target", "bts"]) == 2
-    told = capsys.readouterr().err
-    assert "holds the probability of what was shown only" in told
-    assert len(told.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert "contains only the probabilities of the logged policy" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_an_empty_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
