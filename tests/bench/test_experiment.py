@@ -74,5 +74,5 @@ def test_settings_that_mean_nothing_are_refused(wrong: list[str], capsys: pytest
 
 
 def test_more_looks_than_impressions_are_refused() -> None:
-    with pytest.raises(UsageError, match="looks = 30"):
+    with pytest.raises(UsageError, match="looks must be from 1 to the impressions, 20, got 30"):
         Planted(20, looks=30)
