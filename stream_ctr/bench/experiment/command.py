@@ -60,37 +60,37 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from stream_ctr.bench.experiment.measure import judge_all, shares
     from stream_ctr.bench.machine import describe_machine
     from stream_ctr.experiments.statistics.confidence_sequence import check_level
-    from stream_ctr.experiments.statistics.simulation import Planted
+    from stream_ctr.experiments.statistics.simulation import Scenario
 
     check_level(arguments.alpha)
     started = time.monotonic()
     smallest = min(arguments.impressions)
     kinds = {
-        "steady": Planted(smallest, arguments.click_rate, 0.0, False, arguments.looks),
-        "drift": Planted(smallest, arguments.click_rate, 0.0, True, arguments.looks),
+        "steady": Scenario(smallest, arguments.click_rate, 0.0, False, arguments.looks),
+        "drift": Scenario(smallest, arguments.click_rate, 0.0, True, arguments.looks),
     }
     sizes = [
-        Planted(size, arguments.click_rate, arguments.uplift, False, arguments.looks)
+        Scenario(size, arguments.click_rate, arguments.uplift, False, arguments.looks)
         for size in arguments.impressions
     ]
     nulls: dict[str, Any] = {}
     power: dict[str, Any] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for name, planted in kinds.items():
+        for name, scenario in kinds.items():
             task = progress.add_task(f"A/A, {name}", total=arguments.runs)
             seeds = range(arguments.seed, arguments.seed + arguments.runs)
-            verdicts = judge_all(planted, arguments.alpha, seeds, partial(progress.advance, task))
+            verdicts = judge_all(scenario, arguments.alpha, seeds, partial(progress.advance, task))
             nulls[name] = {
                 "always_valid": shares(verdicts, lambda verdict: verdict.ever).as_json(),
                 "fixed_horizon": shares(verdicts, lambda verdict: verdict.final).as_json(),
                 "naive_looking": shares(verdicts, lambda verdict: verdict.naive).as_json(),
                 "coverage": shares(verdicts, lambda verdict: verdict.covered).as_json(),
             }
-        for planted in sizes:
-            task = progress.add_task(f"uplift, {planted.impressions:,}", total=arguments.power_runs)
+        for scenario in sizes:
+            task = progress.add_task(f"uplift, {scenario.impressions:,}", total=arguments.power_runs)
             seeds = range(arguments.seed, arguments.seed + arguments.power_runs)
-            verdicts = judge_all(planted, arguments.alpha, seeds, partial(progress.advance, task))
-            power[str(planted.impressions)] = _power_row(verdicts)
+            verdicts = judge_all(scenario, arguments.alpha, seeds, partial(progress.advance, task))
+            power[str(scenario.impressions)] = _power_row(verdicts)
     return {
         "machine": describe_machine(),
         "settings": {

@@ -14,7 +14,7 @@ from stream_ctr.experiments.statistics.confidence_sequence import (
     fixed_factor,
     uplift_interval,
 )
-from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Planted, simulate
+from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Scenario, simulate
 
 BOUND_LEVEL = 0.95
 """Confidence of the binomial bounds on every share that is reported."""
@@ -58,39 +58,39 @@ class Share:
         }
 
 
-def judge(planted: Planted, alpha: float, seed: int) -> Verdict:
+def judge(scenario: Scenario, alpha: float, seed: int) -> Verdict:
     """Evaluate one run at every look."""
-    sequence = ConfidenceSequence(alpha, planted.impressions)
+    sequence = ConfidenceSequence(alpha, scenario.impressions)
     ever, covered, naive, stopped = False, True, False, 1.0
     ordinary = always = Span(float("-inf"), float("inf"))
-    for number, look in enumerate(simulate(planted, seed), start=1):
+    for number, look in enumerate(simulate(scenario, seed), start=1):
         if not enough(look.clicks, look.impressions):
             continue
         pair = look.click_rate(TREATMENT), look.click_rate(CONTROL)
         always = uplift_interval(*pair, sequence.factor(pair[0].observations + pair[1].observations))
         ordinary = uplift_interval(*pair, fixed_factor(alpha))
         if always.excludes_zero and not ever:
-            ever, stopped = True, number / planted.looks
-        covered &= always.low <= planted.uplift <= always.high
+            ever, stopped = True, number / scenario.looks
+        covered &= always.low <= scenario.uplift <= always.high
         naive |= ordinary.excludes_zero
     return Verdict(
         ever,
         covered,
         naive,
         ordinary.excludes_zero,
-        ordinary.low <= planted.uplift <= ordinary.high,
+        ordinary.low <= scenario.uplift <= ordinary.high,
         stopped,
         (always.high - always.low) / (ordinary.high - ordinary.low),
     )
 
 
 def judge_all(
-    planted: Planted, alpha: float, seeds: Iterable[int], advance: Callable[[], object]
+    scenario: Scenario, alpha: float, seeds: Iterable[int], advance: Callable[[], object]
 ) -> list[Verdict]:
     """Evaluate one run per seed; ``advance`` is called after each."""
     verdicts = []
     for seed in seeds:
-        verdicts.append(judge(planted, alpha, seed))
+        verdicts.append(judge(scenario, alpha, seed))
         advance()
     return verdicts
 

@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Planted:
+class Scenario:
     """Parameters of a simulated experiment. Its runs differ only by seed."""
 
     impressions: int
@@ -62,27 +62,27 @@ class Look:
         return ratio(self.clicks[arm].astype(np.float64), self.impressions[arm].astype(np.float64))
 
 
-def simulate(planted: Planted, seed: int) -> Iterator[Look]:
+def simulate(scenario: Scenario, seed: int) -> Iterator[Look]:
     """The looks of one run. The arrays are reused, so read a look before requesting the next.
 
     A user's share of the traffic is proportional to the inverse square root of the user's rank. Every run
     draws new users, so the estimand is that of the population.
     """
-    draws = np.random.default_rng([seed, planted.impressions])
-    users = max(2, planted.impressions // IMPRESSIONS_PER_USER)
+    draws = np.random.default_rng([seed, scenario.impressions])
+    users = max(2, scenario.impressions // IMPRESSIONS_PER_USER)
     bucket = draws.integers(0, BUCKETS, users)
     arm = (bucket >= BUCKETS // 2).astype(np.int64)
     own = np.exp(SPREAD_OF_USERS * draws.standard_normal(users) - 0.5 * SPREAD_OF_USERS**2)
-    chance = planted.click_rate * own * np.where(arm == TREATMENT, 1.0 + planted.uplift, 1.0)
+    chance = scenario.click_rate * own * np.where(arm == TREATMENT, 1.0 + scenario.uplift, 1.0)
     place = arm * BUCKETS + bucket
     clicks, shown = np.zeros(2 * BUCKETS, np.int64), np.zeros(2 * BUCKETS, np.int64)
-    cuts = np.linspace(0, planted.impressions, planted.looks + 1).astype(np.int64)
+    cuts = np.linspace(0, scenario.impressions, scenario.looks + 1).astype(np.int64)
     for start, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
         size = stop - start
         user = (users * draws.random(size) ** 2).astype(np.int64)
         rate = chance[user]
-        if planted.drift:
-            rate *= drift_at((start + np.arange(size)) / planted.impressions)
+        if scenario.drift:
+            rate *= drift_at((start + np.arange(size)) / scenario.impressions)
         clicked = draws.random(size) < rate
         where = place[user]
         shown += np.bincount(where, minlength=2 * BUCKETS)
