@@ -20,7 +20,7 @@ def last(scenario: Scenario, seed: int = 0) -> tuple[float, float, int]:
     return look.click_rate(CONTROL).value, look.click_rate(TREATMENT).value, int(look.impressions.sum())
 
 
-def test_a_simulated_experiment_holds_what_was_planted() -> None:
+def test_a_simulated_experiment_has_its_ground_truth() -> None:
     control, treatment, shown = last(Scenario(2_000_000, 0.05, uplift=0.2, looks=2))
     assert shown == 2_000_000
     assert control == pytest.approx(0.05, rel=0.03)
@@ -34,7 +34,7 @@ def test_runs_repeat_by_seed() -> None:
     assert last(scenario, 4) == last(scenario, 4) != last(scenario, 5)
 
 
-def test_a_large_uplift_is_found_soon_and_nothing_is_found_where_nothing_is() -> None:
+def test_a_large_uplift_is_detected_early_and_no_uplift_is_not() -> None:
     found = judge(Scenario(200_000, 0.05, uplift=0.5, looks=50), 0.05, seed=1)
     assert found.ever
     assert found.final
@@ -68,11 +68,11 @@ def test_the_command_reports_every_figure(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     "wrong", [["--runs", "0"], ["--looks", "0"], ["--alpha", "1"], ["--click-rate", "0.5"]]
 )
-def test_settings_that_mean_nothing_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_rejected(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "experiment", "--impressions", "1000", *wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_more_looks_than_impressions_are_refused() -> None:
+def test_more_looks_than_impressions_are_rejected() -> None:
     with pytest.raises(UsageError, match="looks must be from 1 to the impressions, 20, got 30"):
         Scenario(20, looks=30)

@@ -60,7 +60,7 @@ def test_hessian(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(means) == 6, "every optimizer and seed has weights of its own"
 
 
-def test_hessian_as_a_table_of_a_field_it_chose(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hessian_as_a_table_of_the_default_field(capsys: pytest.CaptureFixture[str]) -> None:
     printed = run(capsys, f"{HESSIAN} --optimizer adam --batch 1 --backbone deepfm --minimum-count 5")
     assert "field C" in printed
     for word in ("r(lambda, N)", "r(lambda n / N, N)", "mean lambda", "Table 1", "log loss"):

@@ -49,7 +49,7 @@ def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert decode_report(capsys.readouterr().out.encode()) == example()
 
 
-def test_the_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plot_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "report.png"
     assert main(["experiment", "report", "--state", str(EXAMPLE), "--plot", str(picture)]) == 0
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -70,7 +70,7 @@ def test_the_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--state", str(EXAMPLE), "--plot", "{folder}/no/such/folder.png"], "cannot write the plot"),
     ],
 )
-def test_what_a_user_gets_wrong_is_told_in_one_line(
+def test_wrong_arguments_give_one_line(
     tmp_path: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [each.format(folder=tmp_path) for each in arguments]
@@ -172,7 +172,7 @@ def test_notes_name_the_pre_registered_look_and_an_unavailable_log() -> None:
     assert found[-1].startswith("The log is unavailable")
 
 
-def test_salts_make_names_of_files_of_their_own() -> None:
+def test_different_salts_give_different_file_names() -> None:
     names = [
         file_of(salt) for salt in ("main-1", "main/1", "main_1", "main 1", "", "x" * 300, "x" * 301, "..")
     ]
@@ -189,7 +189,7 @@ def test_a_figure_without_an_interval_is_shown_without_one() -> None:
     assert figure_text(None, "share") == figure_text(Bounded(), "share") == ""
 
 
-def test_a_watched_log_makes_a_picture(tmp_path: Path) -> None:
+def test_a_watched_log_can_be_plotted(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     write_log(tmp_path, load_settings(config), World(3_000, uplift=0.3))
     report, _ = watch(config)

@@ -100,7 +100,7 @@ def test_a_running_watcher_shows_its_report_and_follows_its_configuration(config
     assert status == 0
 
 
-def test_a_port_in_use_is_told_with_the_watchers_settings(
+def test_a_port_in_use_is_reported_with_the_watchers_settings(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

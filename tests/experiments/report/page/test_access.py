@@ -58,7 +58,7 @@ def focused(page: Page) -> dict[str, Any]:
     return found
 
 
-def test_keys_reach_everything_in_order_and_the_focus_shows(page: Page) -> None:
+def test_tab_reaches_every_control_in_order_with_a_visible_focus(page: Page) -> None:
     walked = []
     page.keyboard.press("Tab")
     while focused(page)["tag"] != "BODY":
@@ -108,7 +108,7 @@ def test_keys_choose_the_view_move_through_time_and_open_the_table(page: Page, s
     expect(page.get_by_role("region", name="Table of CTR").locator("tbody tr")).to_have_count(last + 1)
 
 
-def test_pointing_at_a_chart_shows_that_moment_and_leaving_the_latest(page: Page) -> None:
+def test_hovering_a_chart_selects_a_time_and_leaving_it_the_latest(page: Page) -> None:
     area = page.get_by_role("slider", name="Time cursor of CTR")
     latest = page.locator(".readout .when").first.inner_text()
     area.hover(position={"x": 150, "y": 100})
@@ -118,7 +118,7 @@ def test_pointing_at_a_chart_shows_that_moment_and_leaving_the_latest(page: Page
     expect(page.locator(".readout .when").first).to_have_text(latest)
 
 
-def test_a_new_report_leaves_focus_open_table_and_moment_alone(page: Page, site: Site) -> None:
+def test_a_new_report_keeps_focus_open_table_and_selected_time(page: Page, site: Site) -> None:
     page.locator("summary", has_text="Table of ADVV").click()
     slider = page.get_by_role("slider", name="Time cursor of ADVV")
     slider.focus()
@@ -134,7 +134,7 @@ def test_a_new_report_leaves_focus_open_table_and_moment_alone(page: Page, site:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_is_enough(browser: Browser, site: Site, scheme: str) -> None:
+def test_contrast_is_sufficient(browser: Browser, site: Site, scheme: str) -> None:
     site.report.arms[1].killed = True
     site.report.gaps[0].end_ms = None
     site.report.sample_ratio.sound = False
@@ -153,7 +153,7 @@ def test_contrast_is_enough(browser: Browser, site: Site, scheme: str) -> None:
     context.close()
 
 
-def test_lines_are_told_apart_without_colour(page: Page) -> None:
+def test_lines_differ_without_colour(page: Page) -> None:
     choose(page, "total")
     lines = page.locator("#charts .chart").nth(2).locator("path[data-line]")
     dashes = lines.evaluate_all("all => all.map(e => e.getAttribute('stroke-dasharray'))")
@@ -188,7 +188,7 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, site: Site, width: int
     context.close()
 
 
-def test_nothing_moves_for_those_who_asked_for_that(browser: Browser, site: Site) -> None:
+def test_reduced_motion_disables_animation(browser: Browser, site: Site) -> None:
     def animation(motion: Any) -> str:
         context = browser.new_context(reduced_motion=motion)
         page = visit(context, site)
@@ -204,7 +204,7 @@ def test_nothing_moves_for_those_who_asked_for_that(browser: Browser, site: Site
     assert animation("reduce") == "none"
 
 
-def test_a_lost_connection_is_told_and_found_again(page: Page, site: Site) -> None:
+def test_a_lost_connection_is_reported_and_recovers(page: Page, site: Site) -> None:
     line = page.locator("#connection")
     expect(line).to_contain_text("Live.")
     site.stop()
@@ -218,7 +218,7 @@ def test_a_lost_connection_is_told_and_found_again(page: Page, site: Site) -> No
     expect(line).to_contain_text("Live.")
 
 
-def test_a_watcher_that_writes_no_more_is_told(context: BrowserContext, site: Site) -> None:
+def test_a_watcher_that_stops_writing_is_reported_as_stale(context: BrowserContext, site: Site) -> None:
     site.report.generated_ms -= 90_000
     page = context.new_page()
     page.goto(site.url)
