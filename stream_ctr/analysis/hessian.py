@@ -1,13 +1,13 @@
 """Sharpness by frequency: the top Hessian eigenvalue of every feature's embedding row.
 
-Helen (Zhu et al. 2024), Table 1 and section 4.3: for feature k of field j take the d x d diagonal block of
+Helen (Zhu et al. 2024), Table 1 and section 4.3: for feature k of field j, take the d x d diagonal block of
 the Hessian of the mean log loss of n events at its embedding row, and its largest eigenvalue lambda_k;
-correlate lambda_k with N_k, the events that hold the feature.
+correlate lambda_k with N_k, the number of events that contain the feature.
 
-The blocks are exact. An event's loss depends on a row of the field only through the field's pooled
-embedding e_b of that event, so d Hessian-vector products over all events at once give the d x d Hessian
-H_b of every event at its own e_b, and the block of row k is (1 / n) sum_b w_bk^2 H_b over the events that
-hold it; w_bk is the row's weight in the pooling, 1 where the field has one value.
+The blocks are exact. An event's loss depends on a row of the field only through the field's pooled embedding
+e_b of that event. Therefore d Hessian-vector products over all events at once give the d x d Hessian H_b of
+every event at its own e_b. The block of row k is (1 / n) sum_b w_bk^2 H_b over the events that contain it,
+where w_bk is the row's weight in the pooling, 1 if the field has one value.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from stream_ctr.analysis.surface import CHUNK, Surface, log_loss
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """K features of one field, in the order of their rows."""
+    """Curvature at the K features of one field, in the order of their rows."""
 
     events: int
-    """n, the events of the mean loss."""
+    """n, the number of events in the mean loss."""
     row: NDArray[np.int64]
     """[K] row of the feature."""
     count: NDArray[np.int64]
-    """[K] N_k, the events that hold it."""
+    """[K] N_k, the number of events that contain the feature."""
     eigenvalue: NDArray[np.float64]
     """[K] lambda_k, the largest eigenvalue of its block."""
     gradient: NDArray[np.float64]
@@ -40,7 +40,7 @@ class Curvature:
 
     @property
     def share(self) -> NDArray[np.float64]:
-        """[K] n / N_k: times this, a sum over the feature's events is the mean over them alone."""
+        """[K] n / N_k, which turns a mean over all events into one over the feature's own events."""
         return self.events / self.count
 
     def keep(self, chosen: NDArray[np.bool_]) -> Curvature:
@@ -56,7 +56,7 @@ class Curvature:
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """Pearson's r with its 95 % interval by Fisher's transformation; NaN where a side does not vary."""
+    """Pearson's r with its 95 % interval by Fisher's transformation; NaN if a column is constant."""
 
     r: float
     low: float
@@ -70,7 +70,7 @@ def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> Correlation:
     1.0
     """
     nan = float("nan")
-    # Rounding alone must not make a correlation: a column that does not vary has none.
+    # A column that varies only by rounding must not produce a correlation.
     if len(x) < 3 or any(np.ptp(column) <= 1e-12 * np.abs(column).max() for column in (x, y)):
         return Correlation(nan, nan, nan)
     found = stats.pearsonr(x, y)
@@ -82,10 +82,10 @@ def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> Correlation:
 
 @dataclass(frozen=True, slots=True)
 class FrequencyCorrelations:
-    """How sharpness and gradient go with frequency.
+    """Correlations of sharpness and gradient with frequency.
 
-    The loss is a mean over all events, so lambda_k and g_k grow with N_k by construction: both are also
-    told per event of the feature, times n / N_k.
+    The loss is a mean over all events, so lambda_k and g_k grow with N_k by construction. Both are therefore
+    also given per event of the feature, multiplied by n / N_k.
     """
 
     eigenvalue: Correlation
@@ -99,7 +99,7 @@ class FrequencyCorrelations:
 
     @classmethod
     def of(cls, found: Curvature) -> FrequencyCorrelations:
-        """Those of the features of a field."""
+        """The correlations over the features of a field."""
         count = found.count.astype(np.float64)
         return cls(
             pearson(found.eigenvalue, count),
@@ -110,9 +110,9 @@ class FrequencyCorrelations:
 
 
 def curvature(surface: Surface, rows: NDArray[np.int64], label: NDArray[np.float64], field: int) -> Curvature:
-    """All features of ``field`` in events with rows [n, S] and labels [n].
+    """Curvature at all features of ``field`` in events with rows [n, S] and labels [n].
 
-    Default rows are left out: they stand for many values.
+    Default rows are excluded, because each represents many values.
     """
     own = rows[:, surface.slot_field == field]
     known = own >= surface.fields
@@ -139,9 +139,9 @@ def curvature(surface: Surface, rows: NDArray[np.int64], label: NDArray[np.float
 def event_derivatives(
     surface: Surface, rows: NDArray[np.int64], label: NDArray[np.float64], field: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradient [B, d] and Hessian [B, d, d] of each event's own loss at its pooled embedding of ``field``.
+    """Gradient [B, d] and Hessian [B, d, d] of each event's loss at its pooled embedding of ``field``.
 
-    d Hessian-vector products, each over all B events: no event's loss depends on another's embedding.
+    Uses d Hessian-vector products, each over all B events: no event's loss depends on another's embedding.
     """
     x, d = surface.pooled(rows), surface.embedding
     e = x[:, field, :d].clone().requires_grad_()
@@ -153,16 +153,16 @@ def event_derivatives(
 
 
 LARGEST_FIELD = 500
-"""A field with more distinct values than this is not chosen by itself: most of them are seen too seldom."""
+"""A field with more distinct values is not chosen by default, because most of its values are too rare."""
 
 
 def default_field(
     rows: NDArray[np.int64], slot_field: NDArray[np.int64], fields: int, candidates: list[int], minimum: int
 ) -> int:
-    """Of ``candidates`` the field with the most features in ``minimum`` or more events with rows [n, S].
+    """The candidate field with the most features that occur in at least ``minimum`` events with rows [n, S].
 
-    Among those of at most LARGEST_FIELD features there; where all have more, among all. Of equal ones the
-    first.
+    Only fields with at most LARGEST_FIELD distinct features are considered, or all if none is that small. The
+    first wins a tie.
     """
     counts = []
     for field in candidates:

@@ -1,4 +1,4 @@
-"""What ``stream-ctr analyze hessian`` says: a table, JSON, and scatter plots."""
+"""Output of ``stream-ctr analyze hessian``: a table, JSON, and scatter plots."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ PAPER: Final = (
     "Helen (Zhu et al. 2024, arXiv 2403.00798) reports, for batches of the full data, a strong positive "
     "correlation of top eigenvalue and frequency (Table 1), and that Helen constrains the top eigenvalues "
     "(section 4.3). The loss is a mean over all events, so the raw correlation is positive partly by "
-    "construction; times n / N it is without that part. A network that has learned less is flatter, too: "
-    "read the eigenvalues beside the log loss."
+    "construction; multiplying by n / N removes that part. A network that has learned less is also flatter: "
+    "compare eigenvalues together with the log loss."
 )
-"""What the paper says, in words: its figures are of other data and not repeated here."""
+"""Summary of the paper's findings, without its numbers, which come from other data."""
 CORRELATIONS: Final = ("eigenvalue", "gradient", "eigenvalue_per_event", "gradient_per_event")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldResult:
-    """One field of one trained network."""
+    """Result for one field of one trained network."""
 
     field: str
     optimizer: str
     rho: float | None
-    """Radius of its perturbation; None where it has none."""
+    """Radius of the optimizer's perturbation; None without one."""
     seed: int
     features: Curvature
-    """Those seen often enough."""
+    """Curvature at the features that occur often enough."""
     quality: Scores
-    """On the same slice."""
+    """Scores on the same slice."""
     skipped: int
 
 
 def as_json(
     arguments: argparse.Namespace, rows: Rows, model: ModelConfig, results: list[FieldResult]
 ) -> dict[str, Any]:
-    """Settings, one row a field, optimizer and seed, and every feature's figures of the first seed."""
+    """Settings, one row per field, optimizer and seed, and all features' values for the first seed."""
     settings = ("events", "slice", "batch", "epochs", "rate", "minimum_count", "seeds")
     texts = value_texts(rows)
     return {
@@ -66,7 +66,7 @@ def as_json(
 
 
 def value_texts(rows: Rows) -> dict[int, str]:
-    """The value behind each row of the fields of one slot, as it was read; other rows have no text."""
+    """The original value of each row, for fields with a single slot; other rows have no text."""
     texts: dict[int, str] = {}
     single = [s for s, field in enumerate(rows.slot_field) if (rows.slot_field == field).sum() == 1]
     for event, example in enumerate(rows.held_out.examples):
@@ -123,23 +123,23 @@ def _correlation(found: Correlation) -> dict[str, float | None]:
 
 
 def finite(value: float, digits: int) -> float | None:
-    """Rounded; None for what JSON has no word for."""
+    """The value rounded; None if it is not finite, which JSON cannot represent."""
     return round(value, digits) if math.isfinite(value) else None
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A table for each field, a row for each optimizer: means over the seeds."""
+    """Print a table per field with a column per optimizer: means over the seeds."""
     from stream_ctr.reporting.console import new_console
 
     console = new_console()
     for field in dict.fromkeys(row["field"] for row in found["rows"]):
         console.print(_table(found, field))
     console.print(
-        f"learned: {found['events']:,} rows in batches of {found['batch']:,}, {found['epochs']} pass(es), "
-        f"rate {found['rate']:g}; measured: the {found['slice']:,} rows after them, "
-        f"features in {found['minimum_count']} or more of these. lambda: top eigenvalue of a row's own "
-        "block; N: its events; n / N: per event of the feature. In brackets: standard deviation over "
-        "features, 95 % interval of r" + ("; means over seeds." if found["seeds"] > 1 else "."),
+        f"Trained on {found['events']:,} rows in batches of {found['batch']:,}, {found['epochs']} pass(es), "
+        f"rate {found['rate']:g}; measured on the {found['slice']:,} rows after them, for "
+        f"features in at least {found['minimum_count']} of these. lambda: top eigenvalue of a row's own "
+        "block; N: its events; n / N: per event of the feature. In parentheses: standard deviation over "
+        "features, 95 % CI of r" + ("; means over seeds." if found["seeds"] > 1 else "."),
         highlight=False,
     )
     console.print(found["paper"], highlight=False)
@@ -199,13 +199,13 @@ def _bracket(own: dict[str, float | None], part: str, form: str) -> str:
 
 
 def plot(results: list[FieldResult], path: Path, title: str) -> None:
-    """Eigenvalue and gradient norm against frequency, raw and per event: first field, first seed."""
+    """Plot eigenvalue and gradient norm over frequency, raw and per event, for the first field and seed."""
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, write_figure
 
     first = results[0]
     shown = [r for r in results if r.field == first.field and r.seed == first.seed]
     figure, axes = panels(
-        2, 2, f"{title}, field {first.field}", f"{len(first.features.row)} features, a point each"
+        2, 2, f"{title}, field {first.field}", f"{len(first.features.row)} features, one point each"
     )
     for number, result in enumerate(shown):
         found = result.features

@@ -1,4 +1,4 @@
-"""The rows of an analysis: batches to learn from, and a slice after them to measure on."""
+"""Data of an analysis: batches to learn from, and a held-out slice after them to measure on."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from stream_ctr.optim.count_ratios import count_ratios
 from stream_ctr.pipeline.from_examples import direct_batches
 
 STREAM_CHUNK = 256
-"""Events that travel together where every event is a step."""
+"""Events per batch if every event is an update of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Held-out events, n of them over S slots, with the rows that the training gave their features."""
+    """n held-out events over S slots, with the rows that training assigned to their features."""
 
     rows: NDArray[np.int64]
-    """[n, S] rows; the default row of its field for a feature that was not learned, ABSENT without one."""
+    """[n, S] rows; the field's default row for a feature that was not learned, ABSENT for an empty slot."""
     label: NDArray[np.float64]
     """[n] 1 clicked, 0 not."""
     examples: tuple[Example, ...]
-    """The events as they were read."""
+    """The original events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A dataset, encoded as the trainer does."""
+    """A dataset, encoded in the same way as by the trainer."""
 
     dataset: str
     note: str
@@ -48,15 +48,15 @@ class Rows:
     batches: tuple[Batch, ...]
     """The events to learn from, in order."""
     events: int
-    """Events in them."""
+    """Number of events in the batches."""
     final_ratio: NDArray[np.float32]
-    """[V] N / M of each row after all of them."""
+    """[V] N / M of each row after all batches."""
     held_out: Slice
 
     def steps(self, count: int) -> Iterator[Batch]:
-        """``count`` batches, from the first one again after the last one.
+        """``count`` batches; after the last one, again from the first.
 
-        From the second pass on no row is started afresh, and N / M is that of the whole set.
+        From the second pass on, no row is initialized again, and N / M is that of the whole set.
         """
         again = [
             replace(
@@ -79,13 +79,13 @@ def open_rows(
     chunk: int,
     steps: int | None = None,
 ) -> Rows:
-    """Read ``events`` rows to learn from in batches of ``chunk`` and ``held_out`` rows after them.
+    """Read ``events`` rows to learn from, in batches of ``chunk``, and the ``held_out`` rows after them.
 
-    Where only ``steps`` batches will be learned, the rows between them and the slice are left out.
+    If only ``steps`` batches will be learned, the rows between them and the slice are skipped.
 
     Raises:
-        UsageError: there is no such dataset, path or option.
-        DataError: the data are unreadable, or there are too few rows.
+        UsageError: the dataset, the path or an option does not exist.
+        DataError: the data cannot be read, or have too few rows.
     """
     dataset = _dataset(arguments)
     fields = settings.features.fields if arguments.config and settings.features.fields else dataset.fields
@@ -95,13 +95,13 @@ def open_rows(
     use = events if steps is None else min(events, steps * chunk)
     batches = tuple(direct_batches(islice(examples, use), encoder, tables, chunk))
     learned = sum(len(batch) for batch in batches)
-    passed_over = sum(1 for _ in islice(examples, events - use))
+    skipped = sum(1 for _ in islice(examples, events - use))
     rest = tuple(examples)
-    if (found := learned + passed_over + len(rest)) < events + held_out:
+    if (found := learned + skipped + len(rest)) < events + held_out:
         wanted = f"--events {events:,}" + (f" and --slice {held_out:,}" if held_out else "")
         raise DataError(
-            f"{arguments.path or arguments.dataset}: holds {found:,} rows, fewer than {wanted} "
-            "ask for; lower them"
+            f"{arguments.path or arguments.dataset}: contains {found:,} rows, fewer than {wanted} "
+            "require; reduce them"
         )
     keys = encoder.peek_keys_many([example.features for example in rest])
     ratio = count_ratios(tables.row_count, tables.row_field.astype(np.int64), len(fields), len(fields))
@@ -121,5 +121,5 @@ def open_rows(
 def _dataset(arguments: argparse.Namespace) -> Dataset:
     if arguments.path is None and arguments.dataset not in WITHOUT_PATH:
         open_dataset(arguments.dataset, None)
-        raise UsageError(f"{arguments.dataset} needs the path of its data")
+        raise UsageError(f"{arguments.dataset} requires the path of its data")
     return open_dataset(arguments.dataset, arguments.path, parse_options(arguments.option))

@@ -1,6 +1,6 @@
-"""The loss as a function of the weights: a network in float64 whose every derivative can be taken.
+"""The loss surface: a network in float64 that is differentiable to any order in its embeddings.
 
-Its log loss and AUC on held-out events are computed here, too.
+The module also computes log loss and AUC on held-out events.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from stream_ctr.offline.scores import Scores, score
 from stream_ctr.state.state import State
 
 CHUNK = 1024
-"""Events of one pass: bounds its memory."""
+"""Events per pass, which bounds memory."""
 
 
 class WholeSkip(SkipMetaLogit):
     """Skip logits without the stop-gradient of eq. 16.
 
-    The stop-gradient is a rule of training, which leaves a part of the gradient out; the loss does depend on
-    s(x) through x. With it, second derivatives would be those of no function. Values are the same.
+    The stop-gradient is a training rule that omits part of the gradient, although the loss depends on s(x)
+    through x. With it, the second derivatives would not belong to any function. Values are the same.
     """
 
     def skip_logit(self, p: Weights, i: int, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Surface:
     """A network with fixed weights, as a smooth function of its pooled embeddings [B, F, D]."""
 
     def __init__(self, model: ModelConfig, slot_field: NDArray[np.int64], fields: int, state: State) -> None:
-        """``state`` is that of any learner of this model: ``rows.weight`` [V, D], ``dense.weight`` [P]."""
+        """``state``: of any learner of this model, with ``rows.weight`` [V, D] and ``dense.weight`` [P]."""
         network = build_network(model, fields)
         self.network = Network(network.backbone, WholeSkip.of(model) if model.sml else None)
         self.fields = fields
@@ -63,12 +63,12 @@ class Surface:
         return x.view(len(rows), self.fields, -1)
 
     def logit(self, x: Tensor) -> Tensor:
-        """z [B]."""
+        """Logits z [B]."""
         return self.network.logit(self.dense, x)
 
     @torch.no_grad()
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """z [B] of the rows [B, S] of any number of events."""
+        """Logits z [B] of events with rows [B, S], in chunks."""
         parts = [
             self.logit(self.pooled(rows[start : start + CHUNK])).numpy()
             for start in range(0, len(rows), CHUNK)

@@ -1,4 +1,4 @@
-"""Networks to look into: trained on the same rows, in the same order, from the same start."""
+"""Training of the networks to analyse: on the same rows, in the same order, from the same initial weights."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.state import State
 
 Initial = Literal["he", "xavier", "torch"]
-"""Start of the tower's hidden weights: the project's own, that of many published networks, or PyTorch's."""
+"""Initialization of the tower's hidden weights: the project's default, that of many published networks, or
+that of PyTorch's linear layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Weights after training."""
+    """Result of a training."""
 
     state: State
     skipped: int
-    """Events whose update was not finite and left out."""
+    """Events whose update was skipped because it was not finite."""
 
 
 def same_base(name: str, rate: float, rho: float | None = None) -> OptimizerConfig:
-    """The batch protocol's optimizer of that name: two of them differ in rule or perturbation alone.
+    """The batch protocol's optimizer ``name`` with common settings, so that optimizers differ only in method.
 
-    Rows and dense weights have the rate; ``rho`` is the radius of perturbations, None the optimizer's own.
-    N / M is what the batches say, so that the same optimizer can learn event by event.
+    Rows and dense weights use ``rate``. ``rho`` is the radius of the perturbation; None keeps the optimizer's
+    own. N / M is taken from the batches, so that the same optimizer can also learn event by event.
 
     >>> same_base("helen", 1e-3, 0.01).row_rule, same_base("helen", 1e-3, 0.01).rho_dense
     ('adam', 0.01)
 
     Raises:
-        UsageError: there is no such optimizer.
+        UsageError: the optimizer does not exist.
     """
     found = replace(batch_preset(name), counts="stream", row_rate=rate, dense_rate=rate)
     return found if rho is None else replace(found, rho=rho, rho_dense=rho)
@@ -62,12 +63,12 @@ def train(
     initial: Initial = "he",
     progress: Callable[[int], None] = lambda step: None,
 ) -> Trained:
-    """Learn ``steps`` batches: each as one update or, ``by_event``, event by event as a stream is learned.
+    """Learn ``steps`` batches, each as one update or, with ``by_event``, event by event like a stream.
 
-    ``initial`` says how the weights of the tower's hidden layers start.
+    ``initial`` is the initialization of the tower's hidden layers.
 
     Raises:
-        ModelError: model, optimizer and device do not go together.
+        ModelError: model, optimizer and device are incompatible.
     """
     slots, fields = rows.slot_field.tolist(), len(rows.fields)
     config = LearnerConfig(device=device, seed=seed)
@@ -87,10 +88,10 @@ def train(
 
 
 def started(state: State, layout: Layout, initial: Initial) -> State:
-    """The state of a learner that has learned nothing, its tower's hidden weights scaled to ``initial``.
+    """The state of an untrained learner with its tower's hidden weights rescaled to ``initial``.
 
-    A layer of He's weights has the variance 2 / inputs, of Xavier's 2 / (inputs + outputs), of PyTorch's
-    own linear layer 1 / (3 inputs).
+    The variance of a weight is 2 / inputs for He, 2 / (inputs + outputs) for Xavier, and 1 / (3 inputs) for
+    PyTorch's linear layer.
     """
     weight = state.arrays["dense.weight"].copy()
     for name, view in layout.views(torch.from_numpy(weight)).items():
@@ -101,9 +102,9 @@ def started(state: State, layout: Layout, initial: Initial) -> State:
 
 
 def progress_of(reporter: Reporter, what: str, of: int, **names: object) -> Callable[[int], None]:
-    """A function that reports how many of ``of`` steps are done, beside the names of what is running."""
+    """A function that reports how many of ``of`` steps are done, together with ``names``."""
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         reporter.progress(**names, **{what: done}, of=of)
 
-    return tell
+    return report

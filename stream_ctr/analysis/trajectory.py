@@ -1,4 +1,4 @@
-"""Ways of optimizers through the space of weights, on one stream, from one start."""
+"""Optimizer trajectories in weight space, on one stream, from the same initial weights."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from stream_ctr.metrics.sums import log_losses
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One optimizer: T intervals of the stream, T + 1 places."""
+    """Trajectory of one optimizer: T intervals of the stream, T + 1 points."""
 
     optimizer: str
     events: NDArray[np.int64]
-    """[T + 1] events learned at each place, 0 first."""
+    """[T + 1] events learned at each point, starting with 0."""
     dense: NDArray[np.float32]
-    """[T + 1, P] dense weights at each place."""
+    """[T + 1, P] dense weights at each point."""
     row_move: NDArray[np.float64]
-    """[T] length of the change of all embedding rows together, over the rows there were before."""
+    """[T] norm of the joint change of the embedding rows that existed before the interval."""
     loss: NDArray[np.float64]
     """[T] mean log loss of the interval's events, each predicted before it was learned."""
     skipped: int
-    """Updates that were not finite and left out."""
+    """Updates skipped because they were not finite."""
 
     @property
     def move(self) -> NDArray[np.float64]:
-        """[T] length of the dense weights' change over each interval."""
+        """[T] norm of the dense weights' change over each interval."""
         return np.asarray(np.linalg.norm(np.diff(self.dense.astype(np.float64), axis=0), axis=1))
 
     @property
@@ -45,7 +45,7 @@ class Trajectory:
 
     @property
     def straightness(self) -> float:
-        """Distance from start to end over the length of the way: 1 is a straight line. NaN without a way."""
+        """Distance from start to end over the path length: 1 is a straight line. NaN if the length is 0."""
         length = float(self.move.sum())
         return float(self.distance[-1]) / length if length else float("nan")
 
@@ -58,10 +58,10 @@ def follow(
     config: LearnerConfig,
     progress: Callable[[int], None] = lambda events: None,
 ) -> Trajectory:
-    """Learn the rows event by event; the weights are looked at after each batch of them.
+    """Learn the rows event by event, and record the weights after each batch.
 
     Raises:
-        ModelError: model, optimizer and device do not go together.
+        ModelError: model, optimizer and device are incompatible.
     """
     learner = build_learner(model, optimizer, config, rows.slot_field.tolist(), len(rows.fields))
     dense, table = _weights(learner)
@@ -80,30 +80,30 @@ def follow(
 
 
 def _weights(learner: Learner) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Dense weights [P] and rows [V, D]."""
+    """Dense weights [P] and embedding rows [V, D]."""
     arrays = learner.state().arrays
     return arrays["dense.weight"].astype(np.float32), arrays["rows.weight"].astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The plane that shows most of several ways at once: principal components of all their places."""
+    """The plane of the first two principal components of all points of several trajectories."""
 
     places: tuple[NDArray[np.float64], ...]
-    """Of each way the places [T + 1, 2] in the plane; the common start is (0, 0)."""
+    """For each trajectory, its points [T + 1, 2] in the plane; the common start is (0, 0)."""
     explained: tuple[float, float]
-    """Share of the variance of all places along each axis."""
+    """Share of the variance of all points along each axis."""
 
 
-def common_plane(ways: list[NDArray[np.float32]]) -> Plane:
-    """Project ways [T_i + 1, P] from one start onto their first two principal components.
+def common_plane(paths: list[NDArray[np.float32]]) -> Plane:
+    """Project trajectories [T_i + 1, P] with a common start onto their first two principal components.
 
-    The signs are chosen such that the largest number of each component is positive.
+    Signs are chosen so that the entry with the largest absolute value in each component is positive.
     """
-    start = ways[0][0].astype(np.float64)
-    stacked = np.concatenate([way.astype(np.float64) - start for way in ways])
+    start = paths[0][0].astype(np.float64)
+    stacked = np.concatenate([path.astype(np.float64) - start for path in paths])
     centred = stacked - stacked.mean(axis=0)
-    # T is small beside P: the components come from the T x T products.
+    # T is much smaller than P, so the components are computed from the T x T products.
     values, vectors = np.linalg.eigh(centred @ centred.T)
     total = float(values.clip(min=0.0).sum())
     axes = np.zeros((2, stacked.shape[1]))
@@ -115,5 +115,5 @@ def common_plane(ways: list[NDArray[np.float32]]) -> Plane:
             axes[number] = axis * np.sign(axis[np.abs(axis).argmax()])
             explained[number] = value / total
     flat = stacked @ axes.T
-    ends = np.cumsum([len(way) for way in ways])[:-1]
+    ends = np.cumsum([len(path) for path in paths])[:-1]
     return Plane(tuple(np.split(flat, ends)), (explained[0], explained[1]))

@@ -1,19 +1,19 @@
-"""The variance of the logit of networks that have not learned, against its equations (SML, eq. 6 and 12).
+"""Variance of the logit of untrained networks, compared with its equations (SML, eq. 6 and 12).
 
-L is the number of logits that are added: the base logit and one of each of the H hidden layers, so L = H + 1.
+L is the number of added logits: the base logit and one for each of the H hidden layers, so L = H + 1.
 
     Var(z)  = L Var(x)             skip logits without tanh, all of them of one variance Var(x)    (eq. 6)
     Var(z) <= Var(x) + L - 1       with tanh, whose variance is at most 1                          (eq. 12)
 
-Here Var(x) is that of the base logit, over random initial weights. Of the weights as they are drawn here it
-follows without a free number. Inputs have mean square 1; layers of He's weights keep it,
+Var(x) is the variance of the base logit over random initial weights. For the initial weights used here it
+follows without free parameters. Inputs have mean square 1, which layers with He weights preserve,
 
     q = E x_ik^2 = 1,    Var(x) = Var(v . x_H) = c q,    c = 2 h / (h + 1)  (Xavier's weights v and W_i),
 
-so eq. 6 holds in the mean. A skip logit of the full form has variance c E tanh^2(s x_ik), at most c: in
-eq. 12, which takes a weight of 1, L - 1 is to be read as c (L - 1). For wide layers x_ik is the positive part
-of a normal number of variance 2 q, and s = leaky_relu(N(beta, q)) is independent of it, which gives more than
-the bound: :func:`skip_variance`.
+so eq. 6 holds in the mean. A skip logit of the full form has variance c E tanh^2(s x_ik), at most c. Eq. 12
+assumes a weight of 1, so L - 1 becomes c (L - 1) here. In wide layers x_ik is the positive part of a normal
+variable with variance 2 q, and s = leaky_relu(N(beta, q)) is independent of it. :func:`skip_variance`
+computes the value that follows, which is tighter than the bound.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ FORMS: Final[tuple[Form, ...]] = ("plain", "vanilla", "meta_tanh")
 FIELDS, EMBEDDING = 39, 16
 """The shape of Criteo's input."""
 NODES: Final = 201
-"""Of the quadrature over normal numbers."""
+"""Quadrature nodes for expectations over a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class VarianceResult:
-    """Networks of one depth and form."""
+    """Result for networks of one depth and form."""
 
     depth: int
     form: Form
@@ -52,20 +52,20 @@ class VarianceResult:
     median: float
     """Median over seeds of each network's own mean square over inputs."""
     predicted: float
-    """Of wide layers, with the weights as they are drawn: eq. 6; with tanh, the mean-field value."""
+    """Prediction for wide layers with the initial weights used: eq. 6 or, with tanh, the mean-field value."""
     bound: float
-    """The most that eq. 12 allows; infinite where it says nothing."""
+    """Upper bound of eq. 12; infinite for forms to which it does not apply."""
 
 
 def model_of(form: Form, depth: int, width: int) -> ModelConfig:
-    """A tower of equal layers in this form, whose logit starts at a mean of 0."""
+    """A tower of equal layers in this form, whose initial logit has mean 0."""
     hidden, sml = (width,) * depth, form != "plain"
     skip: Literal["vanilla", "meta_tanh"] = "vanilla" if form == "vanilla" else "meta_tanh"
     return ModelConfig(embedding=EMBEDDING, hidden=hidden, sml=sml, skip=skip, base_rate=0.5)
 
 
 def weight_share(width: int) -> float:
-    """c = h times the variance of one of Xavier's weights of a vector [h]: 2 h / (h + 1)."""
+    """c = h times the variance of a Xavier weight in a vector [h]: 2 h / (h + 1)."""
     return 2.0 * width / (width + 1.0)
 
 
@@ -84,7 +84,7 @@ def skip_variance(width: int, slope: float, beta: float) -> float:
 
 
 def predicted(form: Form, depth: int, width: int) -> float:
-    """Variance of the logit in the mean over the initial weights of wide layers."""
+    """Predicted variance of the logit, averaged over the initial weights of wide layers."""
     base = weight_share(width)
     if form == "plain":
         return base
@@ -95,7 +95,7 @@ def predicted(form: Form, depth: int, width: int) -> float:
 
 
 def bound(form: Form, depth: int, width: int) -> float:
-    """Var(x) + c (L - 1), eq. 12 with the weights as they are drawn."""
+    """Var(x) + c (L - 1): eq. 12 for the initial weights used."""
     return weight_share(width) * (1 + depth) if form == "meta_tanh" else math.inf
 
 
@@ -115,10 +115,10 @@ def measure(
     first_seed: int = 1,
     progress: Callable[[int], None] = lambda seed: None,
 ) -> VarianceResult:
-    """The variance over ``seeds`` networks, each with ``samples`` inputs of its own.
+    """Measure the variance over ``seeds`` networks, each with its own ``samples`` inputs.
 
     Raises:
-        ModelError: depth or width are out of their range.
+        ModelError: depth or width is out of range.
     """
     network = build_network(model_of(form, depth, width), FIELDS)
     squares = np.empty(seeds)
@@ -142,7 +142,7 @@ def measure(
 
 
 def growth(results: list[VarianceResult]) -> float:
-    """Slope of ln Var(z) over ln L by least squares: 1 is linear in depth, 0 is none. NaN for one depth."""
+    """Least-squares slope of ln Var(z) over ln L: 1 is linear in depth, 0 is constant. NaN for one depth."""
     if len(results) < 2 or any(result.measured <= 0.0 for result in results):
         return math.nan
     x = np.log([result.depth + 1 for result in results])

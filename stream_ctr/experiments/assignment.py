@@ -1,7 +1,7 @@
-"""Which user is sent to which arm: a hash, the same in every process, version and language.
+"""Assignment of users to arms by a hash that is the same in every process, version and language.
 
-The bucket of a user is an 8-byte BLAKE2b hash of salt and user, modulo 10,000. Arm i starts at its
-cumulative weight and owns ``coverage`` of its share, so raising the coverage adds users and moves none.
+The bucket of a user is an 8-byte BLAKE2b hash of salt and user, modulo 10,000. Arm i starts at its cumulative
+weight and owns ``coverage`` of its share. Raising the coverage therefore adds users and moves none.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Literal
 from stream_ctr.config.experiment import BUCKETS, ExperimentConfig, intervals
 
 Reason = Literal["assigned", "not_enrolled", "fallback", "killed", "override", "sampled"]
-"""Why an arm answered. assigned: the user's own arm. not_enrolled: the control, as the user takes no part.
-fallback: the control, as the arm meant to could not answer. killed: the control, as that arm is killed.
-override: an arm chosen for a tester. sampled: an arm drawn for this event of a user who takes no part."""
+"""Why an arm answered. assigned: the user's own arm. not_enrolled: the control, because the user is not
+enrolled. fallback: the control, because the assigned arm could not answer. killed: the control, because the
+assigned arm is killed. override: an arm chosen for a tester. sampled: an arm drawn for this event of a user
+who is not enrolled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where one user belongs; says nothing about whether that arm can answer."""
+    """Bucket and arm of one user, whether or not that arm can answer."""
 
     bucket: int
     """0 to 9,999."""
@@ -31,9 +32,9 @@ class Assignment:
 def bucket_of(salt: str, unit: str) -> int:
     """Bucket of a unit (a user) in the experiment with this salt.
 
-    The hash is BLAKE2b with an 8-byte digest, unkeyed, over: length of the salt's UTF-8 bytes (4 bytes,
-    big-endian), the salt's bytes, length of the unit's bytes (the same), the unit's bytes. The digest is
-    read as an unsigned big-endian number and taken modulo 10,000.
+    The hash is unkeyed BLAKE2b with an 8-byte digest over, in this order: the length of the salt's UTF-8
+    bytes (4 bytes, big-endian), those bytes, the length of the unit's UTF-8 bytes (4 bytes, big-endian),
+    those bytes. The digest is read as an unsigned big-endian number and taken modulo 10,000.
 
     >>> bucket_of("main-1", "user-1")
     1306
@@ -46,7 +47,7 @@ def bucket_of(salt: str, unit: str) -> int:
 
 
 class Assigner:
-    """Assignment of users under one experiment.
+    """Assigns users to the arms of one experiment.
 
     >>> from stream_ctr.config.experiment import ArmConfig, ExperimentConfig
     >>> arms = (ArmConfig("control", 0.5), ArmConfig("new", 0.5))

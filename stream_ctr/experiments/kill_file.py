@@ -1,4 +1,4 @@
-"""The kill switch as a file: written by the command line and by any server, followed by all servers."""
+"""The kill switch: a file that the command line and any server can write and that all servers poll."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MAX_REASON: Final = 500
 """Longest reason, in characters."""
 
 Stamp = tuple[int, int, int]
-"""Identity, size and time of a file; zeros where there is none."""
+"""Inode, size and modification time (ns) of a file; zeros if it does not exist."""
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What changes when a file is replaced or written."""
+    """A value that changes whenever the file is replaced or written."""
     try:
         status = path.stat()
     except OSError:
@@ -34,7 +34,7 @@ def stamp_of(path: Path) -> Stamp:
 
 
 def check_killable(experiment: ExperimentConfig, arm: str) -> None:
-    """Refuse to kill what cannot be killed.
+    """Check that an arm can be killed.
 
     Raises:
         UsageError: the arm is unknown, or is the control.
@@ -50,20 +50,20 @@ def check_killable(experiment: ExperimentConfig, arm: str) -> None:
 
 
 class ControlFile:
-    """``control.json`` of one state folder. Writers take turns by a lock; readers need none."""
+    """``control.json`` of one state folder. Writers hold a lock; readers need none."""
 
     def __init__(self, state_folder: Path) -> None:
         self.path = state_folder / FOLDER / CONTROL
 
     def stamp(self) -> Stamp:
-        """Changes whenever the file does."""
+        """A value that changes whenever the file does."""
         return stamp_of(self.path)
 
     def read(self) -> Control:
-        """Which arms are killed; none where there is no file.
+        """The killed arms; empty if there is no file.
 
         Raises:
-            StateError: the file cannot be read, or is none of this kind.
+            StateError: the file cannot be read or parsed, or has another version.
         """
         try:
             found = msgspec.json.decode(self.path.read_bytes(), type=Control)
@@ -73,19 +73,19 @@ class ControlFile:
             raise StateError(f"{self.path}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise StateError(
-                f"{self.path}: damaged ({error}); remove it and kill the arms anew that should be"
+                f"{self.path}: damaged ({error}); remove it, then kill again the arms that must not serve"
             ) from None
         if found.v != VERSION:
             raise StateError(f"{self.path}: version {found.v}; this version of stream-ctr reads {VERSION}")
         return found
 
     def kill(self, arm: str, reason: str, cause: str = MANUAL) -> bool:
-        """Kill an arm; False when it was killed already, whose reason then stays.
+        """Kill an arm. False if it was killed already; the earlier reason is kept.
 
         Raises:
             StateError: the file is damaged, or cannot be written.
         """
-        with self._turn():
+        with self._locked():
             killed = self.read().killed
             if arm in killed:
                 return False
@@ -94,12 +94,12 @@ class ControlFile:
         return True
 
     def revive(self, arm: str) -> bool:
-        """Let an arm serve again; False when it was not killed.
+        """Let a killed arm serve again. False if it was not killed.
 
         Raises:
             StateError: the file is damaged, or cannot be written.
         """
-        with self._turn():
+        with self._locked():
             killed = self.read().killed
             if arm not in killed:
                 return False
@@ -113,8 +113,8 @@ class ControlFile:
             raise StateError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One writer at a time: without it, of two kills at once one could be lost."""
+    def _locked(self) -> Iterator[None]:
+        """Exclusive access for one writer: without it, one of two concurrent kills could be lost."""
         path = self.path.with_name(LOCK)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Headers by which a tester meets a chosen arm: signed, for one user and one experiment, until a moment.
+"""Override headers, by which a tester sees a chosen arm: signed, expiring, for one user and one experiment.
 
     X-Stream-CTR-Override: <base64url of JSON {salt, arm, user, expires}>.<base64url of its HMAC-SHA-256>
 
-The secret comes from the environment variable ``STREAM_CTR_OVERRIDE_SECRET`` or from a file, is never a
-setting, and appears in no message.
+The secret comes from the environment variable ``STREAM_CTR_OVERRIDE_SECRET`` or from a file. It is not part
+of the configuration and appears in no message.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ MAX_HEADER_BYTES: Final = 8192
 
 
 class Override(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a header says."""
+    """Payload of an override header."""
 
     salt: str
-    """The experiment it is for; a new salt ends all headers of the old one."""
+    """Salt of the experiment. A new salt invalidates every header signed for the old one."""
     arm: str
     user: str
-    """The one user it is for."""
+    """The only user the header is valid for."""
     expires: int
-    """Seconds since 1970 from which it is worth nothing."""
+    """Unix time in seconds from which the header is invalid."""
 
 
 def read_secret(path: str, environment: Mapping[str, str]) -> bytes:
-    """The secret; empty where neither variable nor file is given.
+    """The signing secret; empty if neither the variable nor the file is set.
 
     Raises:
-        ConfigError: the file cannot be read, or the secret is too short to keep anyone out.
+        ConfigError: the file cannot be read, or the secret has fewer than LEAST_SECRET_BYTES bytes.
     """
     found = environment.get(SECRET_VARIABLE, "").encode()
     where = f"the environment variable {SECRET_VARIABLE}"
@@ -55,26 +55,26 @@ def read_secret(path: str, environment: Mapping[str, str]) -> bytes:
             raise ConfigError(f"{where}: cannot be read: {reason}") from None
     if (found or path) and len(found) < LEAST_SECRET_BYTES:
         raise ConfigError(
-            f"{where} holds {len(found)} bytes; a secret of at least {LEAST_SECRET_BYTES} is needed "
-            "(openssl rand -hex 32 makes one)"
+            f"{where}: the secret has {len(found)} bytes, at least {LEAST_SECRET_BYTES} are required; "
+            "generate one with: openssl rand -hex 32"
         )
     return found
 
 
 def sign_override(secret: bytes, override: Override) -> str:
-    """The header's value."""
+    """Value of the header for ``override``."""
     payload = msgspec.json.encode(override)
     return f"{_text(payload)}.{_text(_signature(secret, payload))}"
 
 
 def check_override(secret: bytes, header: bytes, salt: str, user: str, now_seconds: float) -> str:
-    """The arm that a header asks for.
+    """The arm that a valid header requests.
 
     Raises:
-        UsageError: it is not signed with this secret, has expired, or is for another experiment or user.
+        UsageError: the header has another signature, has expired, or is for another experiment or user.
     """
     if not secret:
-        raise UsageError("this server takes no override headers: it has no secret to check them with")
+        raise UsageError("override headers are disabled: this server has no secret to verify them")
     payload, _, signature = header[:MAX_HEADER_BYTES].partition(b".")
     try:
         content = _bytes(payload)
@@ -82,15 +82,15 @@ def check_override(secret: bytes, header: bytes, salt: str, user: str, now_secon
     except (binascii.Error, ValueError):
         raise UsageError("the override header is malformed") from None
     if not hmac.compare_digest(given, _signature(secret, content)):
-        raise UsageError("the override header's signature does not fit")
+        raise UsageError("the override header's signature is invalid")
     try:
         override = msgspec.json.decode(content, type=Override)
     except (ValueError, RecursionError):
         raise UsageError("the override header is malformed") from None
     if now_seconds >= override.expires:
-        raise UsageError("the override header has expired; make a new one")
+        raise UsageError("the override header has expired; sign a new one")
     if override.salt != salt:
-        raise UsageError("the override header is for another experiment (its salt differs); make a new one")
+        raise UsageError("the override header is for another experiment (its salt differs); sign a new one")
     if override.user != user:
         raise UsageError("the override header is for another user")
     return override.arm
@@ -105,7 +105,7 @@ def _text(content: bytes) -> str:
 
 
 def _bytes(text: bytes) -> bytes:
-    """Raises ValueError unless this is what _text would have made: one signature has one form."""
+    """Decode; raises ValueError for anything :func:`_text` would not return: a signature has one form."""
     content = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     if _text(content).encode() != text:
         raise ValueError

@@ -1,12 +1,13 @@
-"""The small files by which servers, watcher and command line tell each other about an experiment.
+"""The files that servers, watcher and command line share about an experiment.
 
-All lie in ``{train.state}/experiment``:
+All of them are in ``{train.state}/experiment``:
 
-    control.json   which arms are killed, and why; written by the command line and by servers
+    control.json   killed arms and the reasons; written by the command line and by servers
     sums.json      impressions and clicks of each arm; written by the watcher, read by servers
-    gaps.jsonl     spans in which servers could not log impressions; a line each time one opens or closes
+    gaps.jsonl     spans in which servers could not log impressions; a line when one opens and when it ends
 
-A reader finds a whole file or none: each is written beside and renamed, and lines are appended in one write.
+A reader never sees a partial file: each is written under a temporary name and renamed, and a line is appended
+in one write.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ VERSION: Final = 1
 
 
 class Kill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why and since when an arm does not serve."""
+    """Why an arm is killed, and since when."""
 
     cause: str
-    """manual, or the guard that did it: not_ready, non_finite, saturated, latency, calibration, observed."""
+    """manual, or the guard that killed the arm: not_ready, non_finite, saturated, latency, calibration,
+    observed."""
     reason: str
-    """One line for people."""
+    """Explanation for operators, one line."""
     since_ms: int
-    """Wall clock."""
+    """Wall-clock time of the kill."""
 
 
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,16 +43,16 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     v: int = VERSION
     killed: dict[str, Kill] = {}
-    """By arm; it stays, also over a new salt, until the arm is revived."""
+    """Killed arms by name. A kill outlives a change of salt and ends only when the arm is revived."""
 
 
 class ArmSums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known about the impressions of the users assigned to an arm, labels final."""
+    """Sums over the impressions of the users assigned to an arm whose labels are final."""
 
     impressions: int
     clicks: int
     predicted: float | None = None
-    """Sum over the same impressions of the probability that the served arm gave; None where not summed."""
+    """Sum over the same impressions of the probability from the arm that served; None if not computed."""
 
 
 class Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,10 +60,10 @@ class Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     experiment: str
     salt: str
-    """Sums of another salt are another experiment's, and are not used."""
+    """Salt of the experiment. Servers ignore sums under another salt: they belong to another experiment."""
     arms: dict[str, ArmSums]
     updated_ms: int
-    """Wall clock at which they were written."""
+    """Wall-clock time at which the sums were written."""
     v: int = VERSION
 
 
@@ -69,22 +71,22 @@ class LogGap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A span in which a server could not log impressions, as a line of gaps.jsonl."""
 
     worker: str
-    """Which server process: host and process id."""
+    """Server process: host and process id."""
     start_ms: int
-    """Wall clock of the first refused append or dropped impression; with ``worker`` the span's identity."""
+    """Wall-clock time of the first failed append or dropped impression; with ``worker``, the span's key."""
     end_ms: int | None = None
-    """Wall clock of the next append that the log took; None while it lasts, or if the server ended in it."""
+    """Wall-clock time of the next successful append; None while the span lasts or if the server exited."""
     dropped: int = 0
-    """Impressions that were lost; those that only waited are in the log."""
+    """Impressions lost. Delayed impressions are in the log and do not count."""
     reason: str = ""
     v: int = VERSION
 
 
 def read_sums(folder: Path) -> Sums | None:
-    """The sums in ``folder``; None when there is no file.
+    """The sums in ``folder``; None if there is no file.
 
     Raises:
-        StateError: it is there and is no such file.
+        StateError: the file cannot be read or parsed.
     """
     path = folder / SUMS
     try:
@@ -94,16 +96,18 @@ def read_sums(folder: Path) -> Sums | None:
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise StateError(f"{path}: not the sums that the watcher writes ({error}); start it again") from None
+        raise StateError(
+            f"{path}: not a sums file ({error}); restart the watcher, which rewrites it"
+        ) from None
 
 
 def read_gaps(folder: Path) -> list[LogGap]:
-    """The spans in ``folder`` in the order of their starts, each as its last line tells it.
+    """The spans in ``folder`` by start time. The last line about a span wins.
 
-    A line that was not written whole is passed over: its span is told by the line that opened it.
+    Partially written lines are skipped; the line that opened the span still describes it.
 
     Raises:
-        StateError: the file is there and cannot be read.
+        StateError: the file exists and cannot be read.
     """
     path = folder / GAPS
     try:
@@ -123,7 +127,7 @@ def read_gaps(folder: Path) -> list[LogGap]:
 
 
 def append_gap(folder: Path, gap: LogGap) -> None:
-    """Add one line in one write, which readers and other processes see whole.
+    """Append one line in a single write, so that other processes never see part of it.
 
     Raises:
         OSError: the file cannot be written.
@@ -138,21 +142,21 @@ def append_gap(folder: Path, gap: LogGap) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside and put it in place, so that a reader finds the old one or the new one.
+    """Replace a file atomically: a reader finds either the old content or the new.
 
     Raises:
-        OSError: it cannot be written; the old one is as it was.
+        OSError: the file cannot be written; the old content is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.writing-{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.writing-{os.getpid()}")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.rename(path)
+        temporary.rename(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -108,7 +108,7 @@ def test_chunks_of_events_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(parts.gradient, whole.gradient, rtol=1e-12, atol=1e-18)
 
 
-def test_the_surface_has_the_logits_of_the_network_it_was_made_of() -> None:
+def test_the_surface_has_the_logits_of_its_network() -> None:
     surface, rows, _ = trained_surface(replace(SMALL, sml=True), SINGLE)
     network = build_network(replace(SMALL, sml=True), SINGLE.fields)
     expected = network.logit(surface.dense, surface.pooled(rows)).numpy()
@@ -151,7 +151,7 @@ def test_sharpness_that_is_frequency_alone_has_no_correlation_per_event() -> Non
     assert math.isnan(pearson(np.ones(2), np.arange(2.0)).r)
 
 
-def test_the_field_chosen_by_itself_has_the_most_features_seen_often_enough() -> None:
+def test_the_default_field_has_the_most_frequent_features() -> None:
     fields = 3
     rows = np.array([[3 + event % 2, 10 + event % 4, 100 + event] for event in range(12)], np.int64)
     slots = np.arange(3)

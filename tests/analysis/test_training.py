@@ -34,7 +34,7 @@ def read(path: Path, events: int, held_out: int, steps: int | None = None) -> Ro
     return open_rows(arguments, Settings(), events=events, held_out=held_out, chunk=16, steps=steps)
 
 
-def test_optimizers_of_one_base_differ_in_the_perturbation_alone() -> None:
+def test_optimizers_on_one_base_differ_only_in_the_perturbation() -> None:
     own = {"method", "perturb", "rho", "rho_dense", "xi"}
     base = dataclasses.asdict(same_base("adam", 2e-3))
     assert (base["row_rate"], base["dense_rate"], base["counts"]) == (2e-3, 2e-3, "stream")
@@ -47,7 +47,7 @@ def test_optimizers_of_one_base_differ_in_the_perturbation_alone() -> None:
         same_base("adan", 0.01)
 
 
-def test_held_out_rows_come_after_the_learned_ones_and_create_nothing(rows: Rows) -> None:
+def test_held_out_rows_follow_the_learned_ones_and_create_no_row(rows: Rows) -> None:
     assert [len(batch) for batch in rows.batches] == [16] * 4
     assert rows.events == 64
     own = rows.held_out
@@ -57,7 +57,7 @@ def test_held_out_rows_come_after_the_learned_ones_and_create_nothing(rows: Rows
     assert own.label.tolist() == [example.label for example in own.examples]
 
 
-def test_later_passes_start_no_row_afresh_and_know_all_counts(rows: Rows) -> None:
+def test_later_passes_initialize_no_row_and_use_all_counts(rows: Rows) -> None:
     passes = list(rows.steps(6))
     assert passes[:4] == list(rows.batches)
     for first, again in zip(rows.batches, passes[4:], strict=False):
@@ -71,7 +71,7 @@ def test_later_passes_start_no_row_afresh_and_know_all_counts(rows: Rows) -> Non
             assert ratio == pytest.approx(share[int(row)])
 
 
-def test_rows_that_are_not_learned_are_left_out_of_the_batches_but_not_of_the_order(tmp_path: Path) -> None:
+def test_rows_beyond_the_steps_are_skipped_before_the_slice(tmp_path: Path) -> None:
     write_criteo(tmp_path / "rows.tsv", 90)
     few = read(tmp_path / "rows.tsv", 64, 20, steps=2)
     assert few.events == 32
@@ -80,13 +80,13 @@ def test_rows_that_are_not_learned_are_left_out_of_the_batches_but_not_of_the_or
     assert {int(row) for row in few.held_out.rows.ravel()} <= used
 
 
-def test_too_few_rows_are_told(tmp_path: Path) -> None:
+def test_too_few_rows_are_reported(tmp_path: Path) -> None:
     write_criteo(tmp_path / "rows.tsv", 30)
-    with pytest.raises(DataError, match=r"holds 30 rows, fewer than --events 25 and --slice 6 ask for"):
+    with pytest.raises(DataError, match=r"contains 30 rows, fewer than --events 25 and --slice 6 require"):
         read(tmp_path / "rows.tsv", 25, 6)
 
 
-def test_events_one_at_a_time_and_batches_are_two_ways_to_learn(rows: Rows) -> None:
+def test_learning_by_event_differs_from_learning_in_batches(rows: Rows) -> None:
     def dense(by_event: bool, seed: int = 1) -> NDArray[np.float32]:
         optimizer = OptimizerConfig(dense_rule="sgd", dense_rate=0.1)
         model = dataclasses.replace(MODEL, backbone="deepfm")
@@ -99,7 +99,7 @@ def test_events_one_at_a_time_and_batches_are_two_ways_to_learn(rows: Rows) -> N
     assert not np.array_equal(dense(False), dense(False, seed=2))
 
 
-def test_the_hidden_weights_start_as_asked(rows: Rows) -> None:
+def test_the_hidden_weights_have_the_requested_initialization(rows: Rows) -> None:
     def first_layers(initial: Initial) -> list[NDArray[np.float32]]:
         network = build_network(MODEL, 39)
         optimizer = OptimizerConfig(dense_rule="sgd", dense_rate=1e-30)

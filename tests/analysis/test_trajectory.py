@@ -8,7 +8,7 @@ import pytest
 from stream_ctr.analysis.trajectory import Trajectory, common_plane
 
 
-def test_the_plane_holds_as_much_as_the_first_two_singular_vectors() -> None:
+def test_the_plane_explains_as_much_as_the_first_two_singular_vectors() -> None:
     rng = np.random.default_rng(3)
     start = rng.standard_normal(30)
     steps = [np.concatenate([np.zeros((1, 30)), rng.standard_normal((n, 30))]) for n in (6, 4)]
@@ -26,7 +26,7 @@ def test_the_plane_holds_as_much_as_the_first_two_singular_vectors() -> None:
     np.testing.assert_allclose(plane.places[1][0], 0.0, atol=1e-6)
 
 
-def test_ways_that_go_nowhere_or_along_one_line_have_their_plane() -> None:
+def test_constant_and_straight_trajectories_have_a_plane() -> None:
     still = np.ones((3, 4), np.float32)
     assert common_plane([still, still]).explained == (0.0, 0.0)
     line = np.arange(4, dtype=np.float32)[:, None] * np.array([[3.0, 4.0]], np.float32)

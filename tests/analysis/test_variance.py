@@ -26,7 +26,7 @@ WIDTH = 48
 
 @pytest.mark.parametrize("form", ["plain", "vanilla", "meta_tanh"])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_the_measured_variance_is_the_predicted_one(form: Form, depth: int) -> None:
+def test_the_measured_variance_matches_the_prediction(form: Form, depth: int) -> None:
     found = measure(form, depth, WIDTH, seeds=120, samples=8)
     assert abs(found.measured - found.predicted) < 4.0 * found.error
     assert found.error < 0.2 * found.measured

@@ -11,36 +11,36 @@ import pytest
 from stream_ctr.bench.experiment.measure import Share, judge
 from stream_ctr.cli import main
 from stream_ctr.errors import UsageError
-from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Planted, drift_at, simulate
+from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Scenario, drift_at, simulate
 
 
-def last(planted: Planted, seed: int = 0) -> tuple[float, float, int]:
+def last(scenario: Scenario, seed: int = 0) -> tuple[float, float, int]:
     """Click rates of control and treatment, and impressions, at the last look."""
-    (look,) = deque(simulate(planted, seed), maxlen=1)
+    (look,) = deque(simulate(scenario, seed), maxlen=1)
     return look.click_rate(CONTROL).value, look.click_rate(TREATMENT).value, int(look.impressions.sum())
 
 
-def test_a_simulated_experiment_holds_what_was_planted() -> None:
-    control, treatment, shown = last(Planted(2_000_000, 0.05, uplift=0.2, looks=2))
+def test_a_simulated_experiment_has_its_ground_truth() -> None:
+    control, treatment, shown = last(Scenario(2_000_000, 0.05, uplift=0.2, looks=2))
     assert shown == 2_000_000
     assert control == pytest.approx(0.05, rel=0.03)
     assert treatment / control == pytest.approx(1.2, rel=0.03)
-    drifted, _, _ = last(Planted(2_000_000, 0.05, drift=True, looks=2))
+    drifted, _, _ = last(Scenario(2_000_000, 0.05, drift=True, looks=2))
     assert drifted == pytest.approx(0.05 * drift_at(np.linspace(0, 1, 10_001)).mean(), rel=0.03)
 
 
 def test_runs_repeat_by_seed() -> None:
-    planted = Planted(20_000, looks=3)
-    assert last(planted, 4) == last(planted, 4) != last(planted, 5)
+    scenario = Scenario(20_000, looks=3)
+    assert last(scenario, 4) == last(scenario, 4) != last(scenario, 5)
 
 
-def test_a_large_uplift_is_found_soon_and_nothing_is_found_where_nothing_is() -> None:
-    found = judge(Planted(200_000, 0.05, uplift=0.5, looks=50), 0.05, seed=1)
+def test_a_large_uplift_is_detected_early_and_no_uplift_is_not() -> None:
+    found = judge(Scenario(200_000, 0.05, uplift=0.5, looks=50), 0.05, seed=1)
     assert found.ever
     assert found.final
     assert found.stopped < 0.5
     assert 1.3 < found.width < 1.8
-    silent = judge(Planted(200_000, 0.05, looks=50), 0.05, seed=1)
+    silent = judge(Scenario(200_000, 0.05, looks=50), 0.05, seed=1)
     assert not silent.ever
     assert silent.covered
     assert silent.stopped == 1.0
@@ -62,17 +62,17 @@ def test_the_command_reports_every_figure(capsys: pytest.CaptureFixture[str]) ->
     assert 0.0 <= found["false_positive_rate"] <= 1.0
     assert found["coverage"] == 1.0 - found["false_positive_rate"]
     assert main(["bench", "experiment", *small]) == 0
-    assert "naive looking" in capsys.readouterr().out
+    assert "naive peeking" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "wrong", [["--runs", "0"], ["--looks", "0"], ["--alpha", "1"], ["--click-rate", "0.5"]]
 )
-def test_settings_that_mean_nothing_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_rejected(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "experiment", "--impressions", "1000", *wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_more_looks_than_impressions_are_refused() -> None:
-    with pytest.raises(UsageError, match="looks = 30"):
-        Planted(20, looks=30)
+def test_more_looks_than_impressions_are_rejected() -> None:
+    with pytest.raises(UsageError, match="looks must be from 1 to the impressions, 20, got 30"):
+        Scenario(20, looks=30)

@@ -103,7 +103,7 @@ CASES = [
     ("bench optimizers criteo good.tsv --test-to 99999999999999999999", 2, "--test-to 9999"),
     ("experiment off-policy loop", 1, "cannot read 'loop': Symlink loop"),
     ("experiment off-policy a\0b", 1, "embedded null byte"),
-    ("bench experiment --alpha 1e-300", 2, "level alpha = 1e-300 must lie"),
+    ("bench experiment --alpha 1e-300", 2, "level alpha must be from 1e-12 to below 1, got 1e-300"),
     ("dead-letters list --limit -1", 2, "--limit -1"),
     ("demo --rate nan", 2, "--rate"),
     ("demo --metrics-port -1", 2, "--metrics-port -1"),

@@ -32,7 +32,7 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("salt", "unit", "bucket"), VECTORS)
-def test_buckets_are_those_of_every_other_process_version_and_language(
+def test_buckets_match_the_vectors_fixed_for_all_versions_and_languages(
     salt: str, unit: str, bucket: int
 ) -> None:
     assert bucket_of(salt, unit) == bucket
@@ -91,7 +91,7 @@ def test_assigner_agrees_with_the_intervals(weights: list[float], unit: str, cov
     assert owners == ([] if assignment.arm is None else [assignment.arm])
 
 
-def test_assignment_does_not_depend_on_who_asked_before() -> None:
+def test_assignment_does_not_depend_on_earlier_calls() -> None:
     settings = experiment([0.3, 0.7], 0.8)
     users = [f"user-{n}" for n in range(1000)]
     forward = {user: Assigner(settings).assign(user) for user in users[:10]}
@@ -112,12 +112,12 @@ def test_assignment_does_not_depend_on_who_asked_before() -> None:
         ([1.0], float("nan"), "outside 0 to 1"),
     ],
 )
-def test_unusable_experiments_are_refused(weights: list[float], coverage: float, text: str) -> None:
+def test_invalid_experiments_are_rejected(weights: list[float], coverage: float, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         Assigner(experiment(weights, coverage))
 
 
-def test_two_arms_of_one_name_are_refused() -> None:
+def test_duplicate_arm_names_are_rejected() -> None:
     arms = (ArmConfig("a", 0.5), ArmConfig("a", 0.5))
     with pytest.raises(ConfigError, match="not all different"):
         Assigner(ExperimentConfig(arms=arms))

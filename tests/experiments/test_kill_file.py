@@ -37,7 +37,7 @@ def test_kills_and_revivals_are_read_back(tmp_path: Path) -> None:
     assert file.read().killed == {}
 
 
-def test_of_many_writers_at_once_none_undoes_another(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_kill(tmp_path: Path) -> None:
     def work(number: int) -> None:
         file = ControlFile(tmp_path)
         file.kill(f"stays-{number}", "r")
@@ -57,7 +57,7 @@ def test_of_many_writers_at_once_none_undoes_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"killed":{"a":1}}', b'{"v":2}', b'{"surprise":1}', b"\xff"]
 )
-def test_a_damaged_file_is_told_and_not_overwritten(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_reported_and_not_overwritten(tmp_path: Path, content: bytes) -> None:
     file = ControlFile(tmp_path)
     file.path.parent.mkdir()
     file.path.write_bytes(content)
@@ -68,7 +68,7 @@ def test_a_damaged_file_is_told_and_not_overwritten(tmp_path: Path, content: byt
     assert file.path.read_bytes() == content
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "experiment").write_text("a file where a folder is needed")
     with pytest.raises(StateError, match=r"control\.lock"):
         ControlFile(tmp_path).kill("new", "reason")
@@ -83,7 +83,7 @@ def test_the_control_and_unknown_arms_cannot_be_killed() -> None:
         check_killable(experiment, "other")
 
 
-def test_gaps_are_told_by_their_last_line(tmp_path: Path) -> None:
+def test_the_last_line_of_a_gap_wins(tmp_path: Path) -> None:
     assert read_gaps(tmp_path) == []
     append_gap(tmp_path, LogGap("a", 200))
     append_gap(tmp_path, LogGap("b", 100, reason="full"))
@@ -93,7 +93,7 @@ def test_gaps_are_told_by_their_last_line(tmp_path: Path) -> None:
     assert read_gaps(tmp_path) == [LogGap("b", 100, reason="full"), LogGap("a", 200, 900, 7, "away")]
 
 
-def test_sums_are_read_or_told(tmp_path: Path) -> None:
+def test_sums_are_read_and_damage_is_reported(tmp_path: Path) -> None:
     assert read_sums(tmp_path) is None
     path = tmp_path / "sums.json"
     replace_file(
@@ -132,7 +132,7 @@ def test_the_command_line_kills_and_revives(
     assert "arm new is killed" in capsys.readouterr().out
     assert file.read().killed["new"].reason == "bad day"
     assert main(["experiment", "kill", "new", "--config", config]) == 0
-    assert "killed already since" in capsys.readouterr().out
+    assert "already killed since" in capsys.readouterr().out
     assert main(["experiment", "arms", "--config", config]) == 0
     shown = capsys.readouterr().out
     assert "30.00% of users" in shown

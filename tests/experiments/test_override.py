@@ -20,7 +20,7 @@ GOOD = Override("salt", "new", "tester", 1000)
 HEADER = sign_override(SECRET, GOOD).encode()
 
 
-def test_what_was_signed_is_granted_until_it_expires() -> None:
+def test_a_signed_header_is_valid_until_it_expires() -> None:
     assert check_override(SECRET, HEADER, "salt", "tester", 999.9) == "new"
     with pytest.raises(UsageError, match="expired"):
         check_override(SECRET, HEADER, "salt", "tester", 1000.0)
@@ -35,7 +35,9 @@ def test_what_was_signed_is_granted_until_it_expires() -> None:
         (b"", "salt", "tester", "no secret"),
     ],
 )
-def test_for_others_it_is_refused(secret: bytes, salt: str, user: str, reason: str) -> None:
+def test_a_header_is_rejected_for_another_user_salt_or_secret(
+    secret: bytes, salt: str, user: str, reason: str
+) -> None:
     with pytest.raises(UsageError, match=reason) as refused:
         check_override(secret, HEADER, salt, user, 0.0)
     assert "tester" not in str(refused.value)
@@ -43,7 +45,7 @@ def test_for_others_it_is_refused(secret: bytes, salt: str, user: str, reason: s
 
 
 @given(st.integers(0, len(HEADER) - 1), st.integers(1, 255))
-def test_no_changed_byte_is_granted(place: int, change: int) -> None:
+def test_a_header_with_a_changed_byte_is_rejected(place: int, change: int) -> None:
     altered = bytearray(HEADER)
     altered[place] ^= change
     with pytest.raises(UsageError):
@@ -51,13 +53,13 @@ def test_no_changed_byte_is_granted(place: int, change: int) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_nothing_else_is_granted_or_brings_it_down(header: bytes) -> None:
+def test_arbitrary_bytes_are_rejected_without_a_crash(header: bytes) -> None:
     with pytest.raises(UsageError):
         check_override(SECRET, header, "salt", "tester", 0.0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{", b'{"salt":"salt","arm":1}', b"\xff", b"[" * 5000])
-def test_a_signed_payload_that_says_nothing_usable_is_refused(payload: bytes) -> None:
+def test_a_signed_but_malformed_payload_is_rejected(payload: bytes) -> None:
     parts = (payload, hmac.new(SECRET, payload, hashlib.sha256).digest())
     header = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     with pytest.raises(UsageError, match=r"malformed|signature"):
@@ -73,7 +75,7 @@ def test_the_secret_comes_from_the_environment_or_a_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"short"])
-def test_a_secret_that_keeps_nobody_out_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_short_secret_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="16") as refused:

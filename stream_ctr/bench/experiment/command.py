@@ -1,4 +1,4 @@
-"""``stream-ctr bench experiment``: how often the experiment's statistics are wrong, and how soon right."""
+"""``stream-ctr bench experiment``: false positives, coverage and power of the experiment's statistics."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ class Experiment:
     help = "false positives, coverage and power of the A/B statistics on simulated users"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--runs", type=int, default=1_000, help="A/A runs of each kind")
-        parser.add_argument("--power-runs", type=int, default=100, help="runs with an uplift, of each size")
-        parser.add_argument("--looks", type=int, default=200, help="looks at each run")
-        parser.add_argument("--click-rate", type=float, default=0.03, help="the control's click rate")
-        parser.add_argument("--uplift", type=float, default=0.05, help="planted relative uplift")
-        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals")
+        parser.add_argument("--runs", type=int, default=1_000, help="A/A runs per scenario (1000)")
+        parser.add_argument("--power-runs", type=int, default=100, help="runs with an uplift per size (100)")
+        parser.add_argument("--looks", type=int, default=200, help="looks per run (200)")
+        parser.add_argument("--click-rate", type=float, default=0.03, help="the control's click rate (0.03)")
+        parser.add_argument("--uplift", type=float, default=0.05, help="true relative uplift (0.05)")
+        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals (0.05)")
         parser.add_argument(
-            "--impressions", type=int, nargs="+", default=list(SIZES), help="sizes at which power is reported"
+            "--impressions",
+            type=int,
+            nargs="+",
+            default=list(SIZES),
+            help="sample sizes at which power is reported",
         )
         parser.add_argument("--seed", type=int, default=0, help="first seed; run i has seed + i")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
@@ -39,7 +43,7 @@ class Experiment:
         for name in ("runs", "power_runs"):
             if getattr(arguments, name) < 1:
                 option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option} {getattr(arguments, name)}: must be at least 1")
+                raise UsageError(f"{option} must be at least 1, got {getattr(arguments, name)}")
         found = measure(arguments)
         if arguments.json:
             print(json.dumps(found, indent=2))
@@ -49,44 +53,44 @@ class Experiment:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run everything, with progress on a terminal."""
+    """Run all simulations, with progress on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
     from stream_ctr.bench.experiment.measure import judge_all, shares
     from stream_ctr.bench.machine import describe_machine
     from stream_ctr.experiments.statistics.confidence_sequence import check_level
-    from stream_ctr.experiments.statistics.simulation import Planted
+    from stream_ctr.experiments.statistics.simulation import Scenario
 
     check_level(arguments.alpha)
     started = time.monotonic()
     smallest = min(arguments.impressions)
     kinds = {
-        "steady": Planted(smallest, arguments.click_rate, 0.0, False, arguments.looks),
-        "drift": Planted(smallest, arguments.click_rate, 0.0, True, arguments.looks),
+        "steady": Scenario(smallest, arguments.click_rate, 0.0, False, arguments.looks),
+        "drift": Scenario(smallest, arguments.click_rate, 0.0, True, arguments.looks),
     }
     sizes = [
-        Planted(size, arguments.click_rate, arguments.uplift, False, arguments.looks)
+        Scenario(size, arguments.click_rate, arguments.uplift, False, arguments.looks)
         for size in arguments.impressions
     ]
     nulls: dict[str, Any] = {}
     power: dict[str, Any] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for name, planted in kinds.items():
+        for name, scenario in kinds.items():
             task = progress.add_task(f"A/A, {name}", total=arguments.runs)
             seeds = range(arguments.seed, arguments.seed + arguments.runs)
-            verdicts = judge_all(planted, arguments.alpha, seeds, partial(progress.advance, task))
+            verdicts = judge_all(scenario, arguments.alpha, seeds, partial(progress.advance, task))
             nulls[name] = {
                 "always_valid": shares(verdicts, lambda verdict: verdict.ever).as_json(),
                 "fixed_horizon": shares(verdicts, lambda verdict: verdict.final).as_json(),
                 "naive_looking": shares(verdicts, lambda verdict: verdict.naive).as_json(),
                 "coverage": shares(verdicts, lambda verdict: verdict.covered).as_json(),
             }
-        for planted in sizes:
-            task = progress.add_task(f"uplift, {planted.impressions:,}", total=arguments.power_runs)
+        for scenario in sizes:
+            task = progress.add_task(f"uplift, {scenario.impressions:,}", total=arguments.power_runs)
             seeds = range(arguments.seed, arguments.seed + arguments.power_runs)
-            verdicts = judge_all(planted, arguments.alpha, seeds, partial(progress.advance, task))
-            power[str(planted.impressions)] = _power_row(verdicts)
+            verdicts = judge_all(scenario, arguments.alpha, seeds, partial(progress.advance, task))
+            power[str(scenario.impressions)] = _power_row(verdicts)
     return {
         "machine": describe_machine(),
         "settings": {
@@ -123,7 +127,7 @@ def _power_row(verdicts: list[Verdict]) -> dict[str, Any]:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """The same as two tables."""
+    """Print the result of :func:`measure` as two tables."""
     from rich.console import Console
     from rich.table import Table
 
@@ -136,7 +140,7 @@ def print_report(found: dict[str, Any]) -> None:
         title=f"A/A: {found['runs']:,} runs of {settings['null_impressions']:,} impressions, "
         f"{settings['looks']} looks, level {settings['alpha']:g}"
     )
-    for column in ("", "always-valid", "fixed horizon", "naive looking", "truth inside at every look"):
+    for column in ("", "always-valid", "fixed horizon", "naive peeking", "coverage at every look"):
         nulls.add_column(column)
     for name, row in found["nulls"].items():
         nulls.add_row(
@@ -148,9 +152,9 @@ def print_report(found: dict[str, Any]) -> None:
     )
     for column in (
         "impressions",
-        "found always-valid",
-        "found at the end",
-        "truth inside",
+        "power, always-valid",
+        "power, fixed horizon",
+        "coverage",
         "median stop",
         "width",
     ):
@@ -164,8 +168,9 @@ def print_report(found: dict[str, Any]) -> None:
         )
     console.print(uplifts)
     console.print(
-        "Always-valid: some look excludes zero. Fixed horizon: the one look at the end does. Naive looking: "
-        "an ordinary interval taken at every look.\nWidth: always-valid over ordinary interval at the end. "
-        "Median stop: share of the impressions at the first look that excludes zero.",
+        "Always-valid: the interval excludes zero at some look. Fixed horizon: the ordinary interval at the "
+        "end excludes zero. Naive peeking: an ordinary interval excludes zero at some look.\nWidth: "
+        "always-valid over ordinary interval at the end. Median stop: share of the impressions at the first "
+        "look that excludes zero.",
         highlight=False,
     )

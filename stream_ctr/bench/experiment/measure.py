@@ -1,4 +1,4 @@
-"""Runs of simulated experiments, and what the statistics made of them."""
+"""Runs of simulated experiments, and the outcomes of the statistics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream_ctr.experiments.statistics.confidence_sequence import (
     fixed_factor,
     uplift_interval,
 )
-from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Planted, simulate
+from stream_ctr.experiments.statistics.simulation import CONTROL, TREATMENT, Scenario, simulate
 
 BOUND_LEVEL = 0.95
 """Confidence of the binomial bounds on every share that is reported."""
@@ -22,18 +22,18 @@ BOUND_LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What three ways of looking said in one run."""
+    """Outcomes of always-valid, repeated ordinary and fixed-horizon intervals in one run."""
 
     ever: bool
-    """The always-valid interval excluded zero at some look."""
+    """Whether the always-valid interval excluded zero at some look."""
     covered: bool
-    """It held the planted uplift at every look."""
+    """Whether it contained the true uplift at every look."""
     naive: bool
-    """An ordinary interval, looked at each time as if it were the only time, excluded zero."""
+    """Whether an ordinary interval, computed at every look without correction, excluded zero at some look."""
     final: bool
-    """The ordinary interval at the end alone excluded zero: the fixed horizon."""
+    """Whether the ordinary interval at the end excluded zero (fixed horizon)."""
     final_covered: bool
-    """That interval held the planted uplift."""
+    """Whether that interval contained the true uplift."""
     stopped: float
     """Share of the impressions at the first look whose always-valid interval excluded zero; 1 if none."""
     width: float
@@ -42,13 +42,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How often something was so, with exact binomial bounds."""
+    """A share of runs, with exact binomial bounds."""
 
     count: int
     runs: int
 
     def as_json(self) -> dict[str, float]:
-        """Share, its bounds, and the runs behind it."""
+        """Share, its bounds, and the number of runs."""
         bounds = binomtest(self.count, self.runs).proportion_ci(BOUND_LEVEL, "exact")
         return {
             "share": round(self.count / self.runs, 4),
@@ -58,43 +58,43 @@ class Share:
         }
 
 
-def judge(planted: Planted, alpha: float, seed: int) -> Verdict:
-    """One run, looked at every time."""
-    sequence = ConfidenceSequence(alpha, planted.impressions)
+def judge(scenario: Scenario, alpha: float, seed: int) -> Verdict:
+    """Evaluate one run at every look."""
+    sequence = ConfidenceSequence(alpha, scenario.impressions)
     ever, covered, naive, stopped = False, True, False, 1.0
     ordinary = always = Span(float("-inf"), float("inf"))
-    for number, look in enumerate(simulate(planted, seed), start=1):
+    for number, look in enumerate(simulate(scenario, seed), start=1):
         if not enough(look.clicks, look.impressions):
             continue
         pair = look.click_rate(TREATMENT), look.click_rate(CONTROL)
         always = uplift_interval(*pair, sequence.factor(pair[0].observations + pair[1].observations))
         ordinary = uplift_interval(*pair, fixed_factor(alpha))
         if always.excludes_zero and not ever:
-            ever, stopped = True, number / planted.looks
-        covered &= always.low <= planted.uplift <= always.high
+            ever, stopped = True, number / scenario.looks
+        covered &= always.low <= scenario.uplift <= always.high
         naive |= ordinary.excludes_zero
     return Verdict(
         ever,
         covered,
         naive,
         ordinary.excludes_zero,
-        ordinary.low <= planted.uplift <= ordinary.high,
+        ordinary.low <= scenario.uplift <= ordinary.high,
         stopped,
         (always.high - always.low) / (ordinary.high - ordinary.low),
     )
 
 
 def judge_all(
-    planted: Planted, alpha: float, seeds: Iterable[int], advance: Callable[[], object]
+    scenario: Scenario, alpha: float, seeds: Iterable[int], advance: Callable[[], object]
 ) -> list[Verdict]:
-    """Many runs; ``advance`` is called after each."""
+    """Evaluate one run per seed; ``advance`` is called after each."""
     verdicts = []
     for seed in seeds:
-        verdicts.append(judge(planted, alpha, seed))
+        verdicts.append(judge(scenario, alpha, seed))
         advance()
     return verdicts
 
 
-def shares(verdicts: list[Verdict], what: Callable[[Verdict], bool]) -> Share:
-    """How many of the verdicts are so."""
-    return Share(sum(1 for verdict in verdicts if what(verdict)), len(verdicts))
+def shares(verdicts: list[Verdict], condition: Callable[[Verdict], bool]) -> Share:
+    """Share of the verdicts that satisfy a condition."""
+    return Share(sum(1 for verdict in verdicts if condition(verdict)), len(verdicts))

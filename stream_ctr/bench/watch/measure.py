@@ -1,8 +1,8 @@
-"""The experiment's watcher over one log: how many impressions a second it keeps up with.
+"""Throughput of the experiment's watcher in impressions per second, on one log.
 
-The log is filled first, with the rows of the daemon's bench and what a server adds to them: user, arm, bucket
-and the probabilities of every arm. Then the watcher reads it to its end, round by round, each with a state
-of its own, in a process that has imported and compiled everything before.
+The log is filled first, with the rows of ``bench stream`` plus the fields that a server adds: user, arm,
+bucket and the probabilities of all arms. The watcher then reads the log to its end in several rounds, each
+with a new state folder, in a process that has already imported and compiled everything.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from stream_ctr.reporting.progress import Reporter
 
 IMPRESSIONS_PER_USER: Final = 10
 WARM_UP: Final = 2_000
-"""Impressions of a first run that is not counted."""
+"""Impressions of the warm-up run, which is not counted."""
 
 
 @dataclass(frozen=True)
 class WatchBench:
-    """What was measured."""
+    """Measurements of all rounds."""
 
     impressions: int
     entries: int
     windows: int
     arms: int
     wall_seconds: list[float]
-    """Of each round, checkpoints and reports included."""
+    """Wall-clock time of each round, including checkpoints and reports."""
     cpu_seconds: list[float]
     data: str
 
@@ -70,14 +70,14 @@ class WatchBench:
 
 
 def measure(data: str | None, impressions: int, arms: int, rounds: int) -> WatchBench:
-    """Fill a log and watch it.
+    """Fill a log and run the watcher over it.
 
     Raises:
-        DataError: the file cannot be read, or holds no row.
+        DataError: the file cannot be read, or contains no rows.
     """
     _, examples, source = stream_examples(data, impressions)
     if not examples:
-        raise DataError(f"{data}: holds no rows; choose another file")
+        raise DataError(f"{data}: contains no rows; choose another file")
     weights = [1.0 / arms] * arms
     experiment = ExperimentConfig(
         salt="bench", arms=tuple(ArmConfig(f"arm-{number}", weight) for number, weight in enumerate(weights))
@@ -92,7 +92,7 @@ def measure(data: str | None, impressions: int, arms: int, rounds: int) -> Watch
                     log=log_config,
                     experiment=experiment,
                     join=JoinConfig(window_seconds=10.0),
-                    order=OrderConfig(idle_seconds=0.05),  # what is waited at the log's end is no work
+                    order=OrderConfig(idle_seconds=0.05),  # keeps the wait at the log's end short
                     watch=WatchConfig(window_seconds=10.0, port=-1),
                 )
                 runs = [_run(settings, log, Path(folder) / f"{name}-{number}") for number in range(rounds)]
@@ -105,7 +105,7 @@ def measure(data: str | None, impressions: int, arms: int, rounds: int) -> Watch
 
 
 def _run(settings: Settings, log: EventLog, state: Path) -> tuple[float, float, Watcher]:
-    """Wall and CPU seconds of one watcher from the log's start to its end."""
+    """Wall-clock and CPU seconds of one watcher from the log's start to its end."""
     settings = settings.model_copy(update={"train": replace(settings.train, state=str(state))})
     with Reporter("bench", quiet=True) as reporter:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -130,7 +130,7 @@ def _impressions(experiment: ExperimentConfig, examples: list[Example]) -> Itera
     for example in examples:
         user = f"user-{int(users * draws.random() ** 2)}"
         found = assigner.assign(user)
-        said = (0.2 + 0.2 * example.label + 0.1 * draws.random(len(names))).tolist()
+        probabilities = (0.2 + 0.2 * example.label + 0.1 * draws.random(len(names))).tolist()
         arm = found.arm or names[0]
         yield _record(
             Impression(
@@ -140,7 +140,7 @@ def _impressions(experiment: ExperimentConfig, examples: list[Example]) -> Itera
                 features=example.features,
                 user=user,
                 bid=round(float(draws.exponential(2.0)), 3),
-                p=dict(zip(names, said, strict=True)),
+                p=dict(zip(names, probabilities, strict=True)),
                 experiment=experiment.name,
                 salt=experiment.salt,
                 bucket=found.bucket,

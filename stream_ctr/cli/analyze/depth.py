@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Depth:
     """``stream-ctr analyze depth``."""
 
-    help = "quality, logit variance, dead units and similarity of events by depth, with and without SML"
+    help = "quality, logit variance, inactive units and similarity of events by depth, with and without SML"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_data_arguments(parser, events=60_000, held_out=10_000)
@@ -36,16 +36,18 @@ class Depth:
         parser.add_argument("--depths", default=listed, metavar="N,N,...", help=f"hidden layers ({listed})")
         parser.add_argument("--width", type=int, default=64, help="units of each layer (64; the paper: 400)")
         parser.add_argument(
-            "--steps", type=int, help="batches to learn (one pass over the rows; more go round again)"
+            "--steps",
+            type=int,
+            help="batches to learn (default: one pass over the rows; more repeat it)",
         )
         parser.add_argument(
-            "--optimizer", default="adam", metavar="NAME", help="as of the batch protocol (adam)"
+            "--optimizer", default="adam", metavar="NAME", help="optimizer of the batch protocol (adam)"
         )
         parser.add_argument(
             "--initial",
             choices=["he", "xavier", "torch"],
             default="he",
-            help="start of the hidden weights: he, the project's own, keeps the mean square through a ReLU "
+            help="initialization of the hidden weights: he (default) keeps the mean square through a ReLU "
             "layer; xavier halves it, torch (PyTorch's linear layer) divides it by 6",
         )
         add_batch_arguments(parser, batch=256, rate=1e-3)
@@ -120,7 +122,7 @@ def measure(arguments: argparse.Namespace, depths: tuple[int, ...]) -> tuple[lis
 
 
 def as_json(arguments: argparse.Namespace, rows: Rows, results: list[DepthResult]) -> dict[str, Any]:
-    """Settings, and one row a depth and network; ``layers`` are first to last."""
+    """Settings, and one row per depth and network; ``layers`` from first to last."""
     return {
         "dataset": rows.dataset,
         "note": rows.note,
@@ -135,7 +137,7 @@ def as_json(arguments: argparse.Namespace, rows: Rows, results: list[DepthResult
 
 
 def known(value: float, digits: int = 5) -> float | None:
-    """Rounded; None for what JSON has no word for."""
+    """The value rounded; None if it is not finite, which JSON cannot represent."""
     return round(value, digits) if math.isfinite(value) else None
 
 
@@ -159,14 +161,22 @@ def _row(result: DepthResult) -> dict[str, Any]:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A row a depth: without skip logits, and with them."""
+    """Print one row per depth, each cell without and with skip logits."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console
 
     title = f"{found['dataset']}: towers of width {found['width']}, plain | with SML"
     table = Table(title=title)
-    for column in ("depth", "AUC", "log loss", "logit variance", "dead", "always on", "cosine, last layer"):
+    for column in (
+        "depth",
+        "AUC",
+        "log loss",
+        "logit variance",
+        "inactive",
+        "always on",
+        "cosine, last layer",
+    ):
         table.add_column(column, justify="right")
     forms = {
         "auc": ".4f",
@@ -197,20 +207,20 @@ def print_report(found: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"{found['steps']:,} batches of {found['batch']:,} from {found['events']:,} rows, "
-        f"{found['optimizer']} at {found['rate']:g}, hidden weights from {found['initial']}; measured on the "
-        f"{found['slice']:,} rows after them, whose click rate alone has log loss "
-        f"{base}. * collapsed: no lower log loss than that, or AUC below 0.55. dead, "
-        "always on: units of all layers that are 0, or above 0, for every row. cosine: mean over pairs.",
+        f"{found['optimizer']} with rate {found['rate']:g}, hidden weights by {found['initial']}; measured "
+        f"on the {found['slice']:,} rows after them, where the click rate alone has log loss "
+        f"{base}. * collapsed: log loss not below that, or AUC below 0.55. inactive, always on: "
+        "units of all layers that are 0, or above 0, for every row. cosine: mean over pairs of rows.",
         highlight=False,
     )
     console.print(f"note: {found['note']}", highlight=False)
 
 
 def plot(results: list[DepthResult], path: Path, title: str) -> None:
-    """Six panels, a line with and one without skip logits."""
+    """Plot six panels, each with a line for networks with skip logits and one without."""
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, plain_number, write_figure
 
-    figure, axes = panels(2, 3, title, "each point one network, trained on the same rows")
+    figure, axes = panels(2, 3, title, "each point is one network, trained on the same rows")
     for number, (sml, name) in enumerate(((False, "plain"), (True, "SML"))):
         shown = [result for result in results if result.sml is sml]
         depth = [result.depth for result in shown]
@@ -231,7 +241,7 @@ def plot(results: list[DepthResult], path: Path, title: str) -> None:
         ("AUC", "AUC"),
         ("log loss", "nats / event"),
         ("variance of the logit", "variance over events"),
-        ("dead units", "share"),
+        ("inactive units", "share"),
         ("always-on units", "share"),
         ("similarity of events, last layer", "mean cosine"),
     )

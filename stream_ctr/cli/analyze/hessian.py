@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adam", "sam", "helen")
 FEWEST = 3
-"""Features of a field below which there is no correlation to speak of."""
+"""Minimum number of features of a field for a correlation."""
 
 
 class Hessian:
     """``stream-ctr analyze hessian``."""
 
-    help = "top Hessian eigenvalue and gradient norm of every feature's row against its frequency"
+    help = "top Hessian eigenvalue and gradient norm of every feature's row by frequency"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_data_arguments(parser, events=60_000, held_out=10_000)
@@ -40,26 +40,29 @@ class Hessian:
             action="append",
             default=[],
             metavar="NAME",
-            help="field whose features are looked at, repeatable; without it, the categorical one with the "
-            "most features seen often enough, among those of at most 500 values on the slice",
+            help="field to analyse, repeatable (default: the categorical field with the most features that "
+            "occur often enough, among fields with at most 500 values on the slice)",
         )
         parser.add_argument(
             "--optimizer",
             action="append",
             metavar="NAME",
-            help="as of the batch protocol, repeatable: perturbations are over Adam (adam, sam and helen)",
+            help="optimizer of the batch protocol, repeatable; perturbations are over Adam "
+            "(default: adam, sam, helen)",
         )
         parser.add_argument(
-            "--rho", type=float, help="radius of the perturbations (the batch protocol's: 0.05)"
+            "--rho",
+            type=float,
+            help="radius of the perturbations (default: that of the batch protocol, 0.05)",
         )
-        parser.add_argument("--backbone", metavar="NAME", help="network, instead of the configuration's")
-        parser.add_argument("--sml", action="store_true", help="with skip meta logits")
+        parser.add_argument("--backbone", metavar="NAME", help="network to use instead of the configured one")
+        parser.add_argument("--sml", action="store_true", help="add skip meta logits")
         add_batch_arguments(parser, batch=256, rate=1e-3)
         parser.add_argument("--epochs", type=int, default=1, help="passes over the rows (1)")
         parser.add_argument(
-            "--minimum-count", type=int, default=10, help="events of the slice a feature must be in (10)"
+            "--minimum-count", type=int, default=10, help="minimum events of the slice per feature (10)"
         )
-        parser.add_argument("--seeds", type=int, default=1, help="networks of each optimizer (1)")
+        parser.add_argument("--seeds", type=int, default=1, help="networks per optimizer (1)")
         add_output_arguments(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -88,7 +91,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def choose_model(arguments: argparse.Namespace, settings: Settings) -> ModelConfig:
-    """The configuration's network or, without one, the paper's kind: DeepFM without skip logits."""
+    """The network of the configuration or, without one, that of the paper: DeepFM without skip logits."""
     from stream_ctr.config.model import ModelConfig
 
     model = settings.model if arguments.config else ModelConfig(backbone="deepfm", sml=False)
@@ -100,10 +103,10 @@ def choose_model(arguments: argparse.Namespace, settings: Settings) -> ModelConf
 
 
 def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, ModelConfig]:
-    """Train every optimizer from every seed on the same rows, and look at the fields on the slice.
+    """Train every optimizer from every seed on the same rows, and analyse the fields on the slice.
 
     Raises:
-        UsageError: there is no such field, or it has too few features.
+        UsageError: a field does not exist, or has too few features.
     """
     from stream_ctr.analysis.hessian import curvature
     from stream_ctr.analysis.hessian_report import FieldResult
@@ -151,10 +154,10 @@ def measure(arguments: argparse.Namespace) -> tuple[list[FieldResult], Rows, Mod
 
 
 def choose_fields(arguments: argparse.Namespace, rows: Rows) -> list[int]:
-    """Indices of the fields that are asked for, or of the one that suits best.
+    """Indices of the requested fields, or of the default field.
 
     Raises:
-        UsageError: no field has that name, or it has fewer than FEWEST features to correlate.
+        UsageError: a field does not exist, or has fewer than FEWEST features to correlate.
     """
     import numpy as np
 
@@ -163,7 +166,7 @@ def choose_fields(arguments: argparse.Namespace, rows: Rows) -> list[int]:
     names = [item.name for item in rows.fields]
     for name in arguments.field:
         if name not in names:
-            raise UsageError(f"--field {name}: there is no such field; the data have {', '.join(names)}")
+            raise UsageError(f"--field {name}: unknown field; the fields are {', '.join(names)}")
     own, fields, minimum = rows.held_out.rows, len(names), arguments.minimum_count
     chosen = [names.index(name) for name in dict.fromkeys(arguments.field)]
     if not chosen:

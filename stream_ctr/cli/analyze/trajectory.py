@@ -1,4 +1,4 @@
-"""``stream-ctr analyze trajectory``: the ways of several optimizers on one stream."""
+"""``stream-ctr analyze trajectory``: trajectories of several optimizers on one stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIMIZERS = ("default", "adam", "sam", "helen")
 class TrajectoryCommand:
     """``stream-ctr analyze trajectory``."""
 
-    help = "ways of several optimizers through the weights on one stream, their steps and their loss"
+    help = "optimizer trajectories in weight space on one stream, with step lengths and loss"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_data_arguments(parser, events=20_000, held_out=0)
@@ -30,9 +30,9 @@ class TrajectoryCommand:
             "--optimizer",
             action="append",
             metavar="NAME",
-            help=f"preset as of evaluate, repeatable ({', '.join(OPTIMIZERS)})",
+            help=f"preset as in evaluate, repeatable (default: {', '.join(OPTIMIZERS)})",
         )
-        parser.add_argument("--places", type=int, default=80, help="places of each way (80)")
+        parser.add_argument("--places", type=int, default=80, help="points per trajectory (80)")
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:N]")
         add_output_arguments(parser)
 
@@ -43,15 +43,16 @@ class TrajectoryCommand:
         at_least(arguments, "places", 2)
         at_least(arguments, "seed", 0)
         check_plot(arguments.plot)
-        ways, rows = measure(arguments)
-        plane = common_plane([way.dense for way in ways])
-        found = as_json(arguments, rows, ways, plane)
+        trajectories, rows = measure(arguments)
+        plane = common_plane([trajectory.dense for trajectory in trajectories])
+        found = as_json(arguments, rows, trajectories, plane)
         if arguments.json:
             print(json.dumps(found, indent=2))
         else:
             print_report(found)
         if arguments.plot:
-            plot(ways, plane, arguments.plot, f"{rows.dataset}, {rows.events:,} events, one at a time")
+            title = f"{rows.dataset}, {rows.events:,} events, one at a time"
+            plot(trajectories, plane, arguments.plot, title)
         return 0
 
 
@@ -71,11 +72,11 @@ def measure(arguments: argparse.Namespace) -> tuple[list[Trajectory], Rows]:
     names = list(dict.fromkeys(arguments.optimizer or OPTIMIZERS))
     optimizers = {name: settings.optimizer if name == "default" else preset(name) for name in names}
     chunk = max(1, math.ceil(arguments.events / arguments.places))
-    ways = []
+    trajectories = []
     with Reporter("analyze trajectory") as reporter:
         rows = open_rows(arguments, settings, events=arguments.events, held_out=0, chunk=chunk)
         for name, optimizer in optimizers.items():
-            way = follow(
+            trajectory = follow(
                 rows,
                 dataclasses.replace(settings.model, dropout=0.0),
                 name,
@@ -83,63 +84,70 @@ def measure(arguments: argparse.Namespace) -> tuple[list[Trajectory], Rows]:
                 learner,
                 progress=progress_of(reporter, "events", rows.events, optimizer=name),
             )
-            ways.append(way)
-    return ways, rows
+            trajectories.append(trajectory)
+    return trajectories, rows
 
 
 def as_json(
-    arguments: argparse.Namespace, rows: Rows, ways: list[Trajectory], plane: Plane
+    arguments: argparse.Namespace, rows: Rows, trajectories: list[Trajectory], plane: Plane
 ) -> dict[str, Any]:
-    """A row an optimizer, with its places in the common plane and its figures along the stream."""
+    """One row per optimizer, with its points in the common plane and its values along the stream."""
     return {
         "dataset": rows.dataset,
         "note": rows.note,
         "events": rows.events,
         "seed": arguments.seed,
         "explained": [round(share, 4) for share in plane.explained],
-        "rows": [_row(way, plane, number) for number, way in enumerate(ways)],
+        "rows": [_row(trajectory, plane, number) for number, trajectory in enumerate(trajectories)],
     }
 
 
-def _row(way: Trajectory, plane: Plane, number: int) -> dict[str, Any]:
+def _row(trajectory: Trajectory, plane: Plane, number: int) -> dict[str, Any]:
     def listed(values: Any) -> list[float]:
         return [float(f"{value:.5g}") for value in values.tolist()]
 
-    intervals = way.events[1:] - way.events[:-1]
-    straightness = way.straightness
+    intervals = trajectory.events[1:] - trajectory.events[:-1]
+    straightness = trajectory.straightness
     return {
-        "optimizer": way.optimizer,
-        "log_loss": round(float((way.loss * intervals).sum() / intervals.sum()), 5),
-        "log_loss_last_half": round(_last_half(way), 5),
-        "length": float(f"{way.move.sum():.5g}"),
-        "distance": float(f"{way.distance[-1]:.5g}"),
+        "optimizer": trajectory.optimizer,
+        "log_loss": round(float((trajectory.loss * intervals).sum() / intervals.sum()), 5),
+        "log_loss_last_half": round(_last_half(trajectory), 5),
+        "length": float(f"{trajectory.move.sum():.5g}"),
+        "distance": float(f"{trajectory.distance[-1]:.5g}"),
         "straightness": round(straightness, 4) if math.isfinite(straightness) else None,
-        "row_length": float(f"{way.row_move.sum():.5g}"),
-        "skipped_updates": way.skipped,
-        "at_events": way.events.tolist(),
+        "row_length": float(f"{trajectory.row_move.sum():.5g}"),
+        "skipped_updates": trajectory.skipped,
+        "at_events": trajectory.events.tolist(),
         "place": [listed(place) for place in plane.places[number]],
-        "move": listed(way.move),
-        "row_move": listed(way.row_move),
-        "loss": listed(way.loss),
+        "move": listed(trajectory.move),
+        "row_move": listed(trajectory.row_move),
+        "loss": listed(trajectory.loss),
     }
 
 
-def _last_half(way: Trajectory) -> float:
-    late = way.events[:-1] >= way.events[-1] // 2
+def _last_half(trajectory: Trajectory) -> float:
+    late = trajectory.events[:-1] >= trajectory.events[-1] // 2
     late[-1] = True
-    intervals = (way.events[1:] - way.events[:-1])[late]
-    return float((way.loss[late] * intervals).sum() / intervals.sum())
+    intervals = (trajectory.events[1:] - trajectory.events[:-1])[late]
+    return float((trajectory.loss[late] * intervals).sum() / intervals.sum())
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A row an optimizer."""
+    """Print one row per optimizer."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console
 
     table = Table(title=f"{found['dataset']}: {found['events']:,} events, one at a time")
     table.add_column("optimizer")
-    for column in ("log loss", "last half", "way", "distance", "distance / way", "way of the rows"):
+    for column in (
+        "log loss",
+        "log loss, last half",
+        "path length",
+        "distance",
+        "distance / path length",
+        "path length, rows",
+    ):
         table.add_column(column, justify="right")
     for row in found["rows"]:
         straight = row["straightness"]
@@ -157,31 +165,31 @@ def print_report(found: dict[str, Any]) -> None:
     first, second = found["explained"]
     intervals = len(found["rows"][0]["move"])
     console.print(
-        f"way: sum of the dense weights' moves over {intervals} intervals of the stream; distance: from "
-        f"start to end. The picture's common plane holds {first + second:.0%} of the variance of all places "
-        f"({first:.0%} and {second:.0%}).",
+        f"path length: sum of the dense weights' moves over {intervals} intervals of the stream; distance: "
+        f"from start to end. The plot's common plane explains {first + second:.0%} of the variance of all "
+        f"points ({first:.0%} and {second:.0%}).",
         highlight=False,
     )
     console.print(f"note: {found['note']}", highlight=False)
 
 
-def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
-    """The ways in their common plane, moves and loss along the stream."""
+def plot(trajectories: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
+    """Plot the trajectories in their common plane, and step lengths and loss along the stream."""
     import numpy as np
 
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, write_figure
 
-    figure, axes = panels(2, 2, title, "all optimizers from one start, on the same events")
-    for number, (way, place) in enumerate(zip(ways, plane.places, strict=True)):
+    figure, axes = panels(2, 2, title, "all optimizers from the same initial weights, on the same events")
+    for number, (trajectory, place) in enumerate(zip(trajectories, plane.places, strict=True)):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        axes[0].plot(place[:, 0], place[:, 1], color=colour, linewidth=1, label=way.optimizer)
+        axes[0].plot(place[:, 0], place[:, 1], color=colour, linewidth=1, label=trajectory.optimizer)
         axes[0].plot(*place[-1], color=colour, marker=marker)
-        at, width = way.events[1:], max(1, len(way.loss) // 20)
-        axes[1].plot(at, _smooth(way.loss, width), color=colour)
-        intervals = np.diff(way.events)
-        whole = intervals == intervals[0]  # the last one may be shorter, and its move too
-        axes[2].plot(at[whole], way.move[whole], color=colour)
-        axes[3].plot(at[whole], way.row_move[whole], color=colour)
+        at, width = trajectory.events[1:], max(1, len(trajectory.loss) // 20)
+        axes[1].plot(at, _smooth(trajectory.loss, width), color=colour)
+        intervals = np.diff(trajectory.events)
+        whole = intervals == intervals[0]  # the last interval may be shorter, and so its move
+        axes[2].plot(at[whole], trajectory.move[whole], color=colour)
+        axes[3].plot(at[whole], trajectory.row_move[whole], color=colour)
     axes[0].plot(0.0, 0.0, marker="*", color=COLOURS[-2], markersize=10, linestyle="none", label="start")
     axes[0].legend(frameon=False, fontsize=8)
     first, second = plane.explained
@@ -189,15 +197,15 @@ def plot(ways: list[Trajectory], plane: Plane, path: Path, title: str) -> None:
         axes[0], "dense weights, common plane", f"component 1 ({first:.0%})", f"component 2 ({second:.0%})"
     )
     dress_panel(axes[1], "log loss, running mean", "events", "nats / event")
-    dress_panel(axes[2], "move of the dense weights, each interval", "events", "length")
-    dress_panel(axes[3], "move of the embedding rows, each interval", "events", "length")
+    dress_panel(axes[2], "change of the dense weights per interval", "events", "norm")
+    dress_panel(axes[3], "change of the embedding rows per interval", "events", "norm")
     for panel in (axes[2], axes[3]):
         panel.set_yscale("log", nonpositive="mask")
     write_figure(figure, path)
 
 
 def _smooth(values: Any, width: int) -> Any:
-    """Mean over the last ``width`` values at each place, over fewer at the beginning."""
+    """Running mean over the last ``width`` values, or over fewer at the beginning."""
     import numpy as np
 
     total = np.concatenate([[0.0], np.cumsum(values)])

@@ -1,4 +1,4 @@
-"""``stream-ctr analyze variance``: the logit's variance by depth, measured and predicted."""
+"""``stream-ctr analyze variance``: variance of the initial logit by depth, measured and predicted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TITLES = {
 class Variance:
     """``stream-ctr analyze variance``."""
 
-    help = "variance of the logit by depth before anything was learned, against the equations for it"
+    help = "variance of the initial logit by depth, measured and predicted"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         listed = ",".join(map(str, DEPTHS))
         parser.add_argument("--depths", default=listed, metavar="N,N,...", help=f"hidden layers ({listed})")
         parser.add_argument("--width", type=int, default=64, help="units of each layer (64; the paper: 400)")
-        parser.add_argument("--seeds", type=int, default=100, help="networks of each depth and form (100)")
-        parser.add_argument("--samples", type=int, default=32, help="random inputs of each network (32)")
+        parser.add_argument("--seeds", type=int, default=100, help="networks per depth and form (100)")
+        parser.add_argument("--samples", type=int, default=32, help="random inputs per network (32)")
         add_output_arguments(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -69,7 +69,7 @@ class Variance:
 
 
 def as_json(arguments: argparse.Namespace, results: list[VarianceResult]) -> dict[str, Any]:
-    """Settings, one row a form and depth, and the growth of each form."""
+    """Settings, one row per form and depth, and the growth exponent of each form."""
     from stream_ctr.analysis.variance import FORMS, growth
 
     exponents = {form: growth([r for r in results if r.form == form]) for form in FORMS}
@@ -96,7 +96,7 @@ def _digits(value: float) -> float | None:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """A row a depth, a group a form."""
+    """Print one row per depth, grouped by form."""
     from rich.table import Table
 
     from stream_ctr.reporting.console import new_console
@@ -123,19 +123,19 @@ def print_report(found: dict[str, Any]) -> None:
         for form, value in found["growth_exponent"].items()
     )
     console.print(
-        f"{found['seeds']} networks a row, {found['samples']} inputs of mean square 1 each; +- is the "
+        f"{found['seeds']} networks per row, {found['samples']} inputs of mean square 1 each; +- is the "
         "standard error over networks. predicted: mean over initial weights of wide layers. bound: eq. 12 "
-        f"with the weights as they are drawn. Var(z) grows as (layers + 1) to the power of: {shown}.",
+        f"for the initial weights used. Var(z) grows with (layers + 1) to the power of: {shown}.",
         highlight=False,
     )
 
 
 def plot(results: list[VarianceResult], path: Path, width: int, seeds: int) -> None:
-    """Measured points over predicted lines, both axes logarithmic."""
+    """Plot measured points and predicted lines on logarithmic axes."""
     from stream_ctr.reporting.figure import COLOURS, MARKERS, dress_panel, panels, plain_number, write_figure
 
     figure, axes = panels(
-        1, 2, f"variance of the logit before learning, width {width}", f"{seeds} networks a point"
+        1, 2, f"variance of the initial logit, width {width}", f"{seeds} networks per point"
     )
     for number, (form, title) in enumerate(TITLES.items()):
         shown = [result for result in results if result.form == form]

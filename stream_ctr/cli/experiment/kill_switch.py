@@ -1,4 +1,4 @@
-"""``stream-ctr experiment arms|kill|revive``: the kill switch, by its file: no server need be reached."""
+"""``stream-ctr experiment arms|kill|revive``: the kill switch. It uses a file and needs no running server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ArmsCommand:
     """``stream-ctr experiment arms``."""
 
-    help = "the arms, their shares of users, and which are killed"
+    help = "list the arms, their shares of users, and which are killed"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         _add_common(parser)
@@ -44,7 +44,7 @@ class ArmsCommand:
         for arm, row in zip(experiment.arms, rows, strict=True):
             start, stop = owned[arm.name]
             frozen = f"  frozen: {arm.snapshot}" if arm.snapshot else ""
-            state = f"  killed {_told(killed[arm.name])}" if row["killed"] else ""
+            state = f"  killed {_kill_text(killed[arm.name])}" if row["killed"] else ""
             share = f"{(stop - start) / BUCKETS:.2%}"
             print(f"{arm.name:<{width}}  {row['role']:<7}  {share:>7} of users{frozen}{state}")
         return 0
@@ -53,11 +53,11 @@ class ArmsCommand:
 class KillCommand:
     """``stream-ctr experiment kill``."""
 
-    help = "take an arm out: its users meet the control from the servers' next poll on"
+    help = "stop an arm: the control answers its users from the servers' next poll on"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("arm", help="arm to take out; not the control, which serves in its place")
-        parser.add_argument("--reason", default="", help="why, for whoever looks at it later")
+        parser.add_argument("arm", help="arm to stop; not the control, which serves in its place")
+        parser.add_argument("--reason", default="", help="reason to record")
         _add_common(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -73,9 +73,9 @@ class KillCommand:
         if arguments.json:
             print(json.dumps({"arm": arm, "changed": done, "killed": _as_json(kill)}))
         elif done:
-            print(f"arm {arm} is killed; servers on {settings.train.state} follow {_soon(settings)}")
+            print(f"arm {arm} is killed; servers on {settings.train.state} apply it {_delay(settings)}")
         else:
-            print(f"arm {arm} was killed already {'' if kill is None else _told(kill)}".rstrip())
+            print(f"arm {arm} was already killed {'' if kill is None else _kill_text(kill)}".rstrip())
         return 0
 
 
@@ -103,7 +103,7 @@ class ReviveCommand:
         if arguments.json:
             print(json.dumps({"arm": arm, "changed": done, "killed": None}))
         elif done:
-            print(f"arm {arm} is revived; servers on {settings.train.state} follow {_soon(settings)}")
+            print(f"arm {arm} is revived; servers on {settings.train.state} apply it {_delay(settings)}")
         else:
             print(f"arm {arm} was not killed")
         return 0
@@ -114,11 +114,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def _soon(settings: Any) -> str:
+def _delay(settings: Any) -> str:
     return f"within {settings.serve.poll_seconds:g} s"
 
 
-def _told(kill: Kill) -> str:
+def _kill_text(kill: Kill) -> str:
     since = datetime.fromtimestamp(kill.since_ms / 1000, UTC).isoformat(timespec="seconds")
     return f"since {since} ({kill.cause}): {kill.reason}"
 

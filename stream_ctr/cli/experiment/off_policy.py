@@ -1,4 +1,4 @@
-"""``stream-ctr experiment off-policy``: a policy's value from another policy's log."""
+"""``stream-ctr experiment off-policy``: estimate a policy's value from another policy's log."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _WEIGHTED = (("ips", "IPS"), ("snips", "SNIPS"), ("dr", "doubly robust"))
 class OffPolicyCommand:
     """``stream-ctr experiment off-policy``."""
 
-    help = "what the uniform policy would have earned, from an Open Bandit log of another"
+    help = "estimate the value of the uniform policy from an Open Bandit log of another policy"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("path", help="Open Bandit campaign of the logged policy, as bts/all")
+        parser.add_argument("path", help="Open Bandit campaign of the logged policy, such as bts/all")
         parser.add_argument(
-            "--target", default="uniform", metavar="POLICY", help="policy to be valued: uniform"
+            "--target", default="uniform", metavar="POLICY", help="policy to evaluate: uniform"
         )
         parser.add_argument(
             "--check",
             metavar="PATH",
-            help="log of the target policy itself with the same items, as random/all: adds its own mean",
+            help="log of the target policy itself over the same items, such as random/all, to compare with",
         )
-        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals")
-        parser.add_argument("--limit", type=int, help="first rows only")
+        parser.add_argument("--alpha", type=float, default=0.05, help="level of the intervals (0.05)")
+        parser.add_argument("--limit", type=int, metavar="N", help="read only the first N rows")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
         if arguments.target not in TARGETS:
             raise UsageError(
-                f"--target {arguments.target}: cannot be valued. The log holds the probability of what was "
-                "shown only, not what another policy would have shown; of the policies here only uniform is "
-                "known from the number of items alone"
+                f"--target {arguments.target}: cannot be evaluated. The log contains only the probabilities "
+                "of the logged policy; the target's are known only for the uniform policy, from the number "
+                "of items"
             )
         if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
-            raise UsageError(f"--limit {arguments.limit}: must be from 1 to {sys.maxsize}")
+            raise UsageError(f"--limit must be from 1 to {sys.maxsize}, got {arguments.limit}")
         found = measure(arguments)
         if arguments.json:
             print(json.dumps(found, indent=2))
@@ -54,7 +54,7 @@ class OffPolicyCommand:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Value the policy, with progress on a terminal."""
+    """Evaluate the policy, with progress on a terminal."""
     from stream_ctr.datasets.open_bandit import OpenBandit
     from stream_ctr.experiments.statistics.confidence_sequence import check_level
     from stream_ctr.experiments.statistics.estimates import NOTHING, difference
@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     check_level(arguments.alpha)
     dataset = OpenBandit()
     with Reporter("off-policy") as reporter:
-        # Before the work of scoring every row: a wrong log is refused at once.
+        # Before scoring every row, so that a wrong log fails immediately.
         check = uniform_mean(dataset, arguments.check, arguments.path) if arguments.check else None
         log = against_uniform(
             dataset.rounds(arguments.path, arguments.limit), lambda rows: reporter.progress(rows=rows)
@@ -74,11 +74,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         value = evaluate(log)
     doubts = value.doubts()
 
-    def told(estimate: Estimate) -> dict[str, float | None]:
-        return _told(estimate, arguments.alpha)
+    def with_interval(estimate: Estimate) -> dict[str, float | None]:
+        return _with_interval(estimate, arguments.alpha)
 
     def weighted(estimate: Estimate) -> dict[str, float | None]:
-        return told(NOTHING if doubts else estimate)
+        return with_interval(NOTHING if doubts else estimate)
 
     found: dict[str, Any] = {
         "log": str(arguments.path),
@@ -87,26 +87,26 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "clicks": int(log.reward.sum()),
         "users": int(log.cluster.max()) + 1,
         "alpha": arguments.alpha,
-        "logged": told(value.logged),
+        "logged": with_interval(value.logged),
         "usable": not doubts,
         "doubts": doubts,
         "ips": weighted(value.ips),
         "snips": weighted(value.snips),
         "dr": weighted(value.dr),
-        "mean_weight": told(value.mean_weight),
+        "mean_weight": with_interval(value.mean_weight),
         "effective_rows": round(value.effective_rows, 1),
         "largest_weight": round(value.largest_weight, 2),
         "largest_share": round(value.largest_share, 4),
         "note": dataset.note,
     }
     if check is not None:
-        found["check"] = {"log": str(arguments.check), **told(check)}
+        found["check"] = {"log": str(arguments.check), **with_interval(check)}
         for name in ("ips", "snips", "dr"):
             found["check"][f"{name}_minus_check"] = weighted(difference(getattr(value, name), check))
     return found
 
 
-def _told(estimate: Estimate, alpha: float) -> dict[str, float | None]:
+def _with_interval(estimate: Estimate, alpha: float) -> dict[str, float | None]:
     from stream_ctr.experiments.statistics.confidence_sequence import fixed_interval
 
     span = fixed_interval(estimate, alpha)
@@ -115,12 +115,12 @@ def _told(estimate: Estimate, alpha: float) -> dict[str, float | None]:
 
 
 def print_report(found: dict[str, Any]) -> None:
-    """The same as a table."""
+    """Print the result of :func:`measure` as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{found['target']} policy, valued from {found['log']}: {found['rows']:,} rows")
-    for column in ("", "value", f"{1 - found['alpha']:.0%} interval"):
+    table = Table(title=f"value of the {found['target']} policy from {found['log']}, {found['rows']:,} rows")
+    for column in ("", "value", f"{1 - found['alpha']:.0%} CI"):
         table.add_column(column, justify="left" if not column else "right")
 
     def row(name: str, figures: dict[str, Any], form: str = ".3%") -> None:
@@ -139,7 +139,7 @@ def print_report(found: dict[str, Any]) -> None:
         table.add_section()
         row("target policy's own log", found["check"])
         for name, title in _WEIGHTED if found["usable"] else ():
-            row(f"{title} less that", found["check"][f"{name}_minus_check"])
+            row(f"{title} minus that", found["check"][f"{name}_minus_check"])
     table.add_section()
     row("mean weight (expected: 1)", found["mean_weight"], ".3f")
     console = Console()

@@ -1,4 +1,4 @@
-"""``stream-ctr experiment override``: a header by which a tester meets a chosen arm."""
+"""``stream-ctr experiment override``: sign a header by which a tester sees a chosen arm."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DAY_SECONDS = 86_400.0
 class OverrideCommand:
     """``stream-ctr experiment override``."""
 
-    help = "sign a header by which one user meets a chosen arm for a while"
+    help = "sign a header that gives one user a chosen arm until it expires"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("arm", help="arm that the user is to meet")
-        parser.add_argument("--user", required=True, help="the user that it is for")
+        parser.add_argument("arm", help="arm that the user sees")
+        parser.add_argument("--user", required=True, help="user that the header is valid for")
         parser.add_argument("--config", help="configuration file; without it, defaults and environment")
         parser.add_argument(
-            "--valid-seconds", type=float, default=DAY_SECONDS, help="how long it is good for; a day"
+            "--valid-seconds", type=float, default=DAY_SECONDS, help="validity in seconds (86400, one day)"
         )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -34,14 +34,16 @@ class OverrideCommand:
         answering = [arm.name for arm in experiment.arms if not arm.shadow]
         if arguments.arm not in answering:
             raise UsageError(
-                f"no arm named {arguments.arm!r} answers users; those that do are {', '.join(answering)}"
+                f"no arm named {arguments.arm!r} answers users; choose one of {', '.join(answering)}"
             )
         if not 1 <= arguments.valid_seconds <= 366 * DAY_SECONDS:  # NaN fails, too
-            raise UsageError(f"--valid-seconds {arguments.valid_seconds:g} is outside 1 to {366 * 86_400}")
+            raise UsageError(
+                f"--valid-seconds must be from 1 to {366 * 86_400}, got {arguments.valid_seconds:g}"
+            )
         secret = read_secret(experiment.override_secret_file, os.environ)
         if not secret:
             raise UsageError(
-                f"there is no secret to sign with; set {SECRET_VARIABLE} in the environment, or "
+                f"no secret to sign the header with; set {SECRET_VARIABLE} in the environment, or "
                 "experiment.override_secret_file, for this command and for the server"
             )
         expires = int(time.time() + arguments.valid_seconds)

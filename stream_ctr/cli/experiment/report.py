@@ -1,4 +1,4 @@
-"""``stream-ctr experiment report``: who is ahead, by how much, how sure."""
+"""``stream-ctr experiment report``: show the experiment's report."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 class ReportCommand:
     """``stream-ctr experiment report``."""
 
-    help = "what the experiment's watcher knows: a table, JSON, a picture"
+    help = "show the experiment's report as a table, JSON or a plot"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         where = parser.add_mutually_exclusive_group()
         where.add_argument("--config", help="configuration file; without it, defaults and environment")
-        where.add_argument("--state", type=Path, metavar="FOLDER", help="state folder, or a report's file")
-        parser.add_argument("--salt", help="an earlier experiment, by its salt")
+        where.add_argument("--state", type=Path, metavar="FOLDER", help="state folder, or a report file")
+        parser.add_argument("--salt", help="salt of an earlier experiment whose report to show")
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
         parser.add_argument(
-            "--plot", type=Path, metavar="PNG", help="CTR, ADVV, log loss and AUC over time, with intervals"
+            "--plot", type=Path, metavar="PNG", help="plot CTR, ADVV, log loss and AUC over time to this file"
         )
 
     def run(self, arguments: argparse.Namespace) -> int:

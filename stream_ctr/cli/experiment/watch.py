@@ -1,4 +1,4 @@
-"""``stream-ctr experiment watch``: joins outcomes, keeps the sums, and shows them."""
+"""``stream-ctr experiment watch``: join impressions with clicks, and publish the experiment's metrics."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 class WatchCommand:
     """``stream-ctr experiment watch``."""
 
-    help = "join impressions and clicks, keep the experiment's figures, serve report, page and metrics"
+    help = "join impressions and clicks, compute the experiment's metrics, serve report and page"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_config(parser)
         add_until_idle(parser)
         add_skip_lost(parser)
-        parser.add_argument("--json", action="store_true", help="print the last report as JSON")
+        parser.add_argument("--json", action="store_true", help="print the final report as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Watch until a signal or, with ``--until-idle``, the log's end."""
@@ -51,10 +51,10 @@ class WatchCommand:
 
         def work(log: EventLog, stop: Event, reporter: Reporter) -> tuple[Report, RunReport]:
             tune_interpreter()
-            follow = _Follow(arguments.config, settings, reporter)
+            config = _ConfigFile(arguments.config, settings, reporter)
             with contextlib.ExitStack() as stack:
                 report, outcomes = _watch(
-                    follow, log, reporter, stop, idle_seconds, arguments.skip_lost, stack
+                    config, log, reporter, stop, idle_seconds, arguments.skip_lost, stack
                 )
                 reporter.say("stopped", impressions=sum(arm.impressions for arm in report.arms))
             return report, outcomes
@@ -67,15 +67,15 @@ class WatchCommand:
         return 0
 
 
-class _Follow:
-    """Looks whether the configuration file names another experiment, or another coverage."""
+class _ConfigFile:
+    """Detects changes of the experiment in the configuration file."""
 
     def __init__(self, path: str | None, settings: Settings, reporter: Reporter) -> None:
         self._path, self.settings, self._reporter = path, settings, reporter
         self._seen = self._stamp()
 
     def changed(self) -> bool:
-        """Whether :attr:`settings` are others than before."""
+        """Whether the file changed and :attr:`settings` now contain a new experiment or coverage."""
         from stream_ctr.config.settings import load_settings
         from stream_ctr.errors import StreamCTRError
         from stream_ctr.experiments.watcher.experiment_state import declaration
@@ -87,19 +87,21 @@ class _Follow:
         try:
             found = load_settings(self._path)
         except StreamCTRError as error:
-            self._reporter.say("config-refused", reason=str(error))
+            self._reporter.say("config-rejected", reason=str(error))
             return False
         now, new = self.settings.experiment, found.experiment
         if new == now:
             return False
         if new.salt == now.salt and declaration(new, found.watch) != declaration(now, self.settings.watch):
             self._reporter.say(
-                "config-refused", reason=f"another experiment under the same salt {now.salt!r}"
+                "config-rejected",
+                reason=f"the declaration changed under the same salt {now.salt!r}; "
+                "restore it or set a new experiment.salt",
             )
             return False
-        # Where state and log are is settled at the start; only who is compared may change.
+        # The locations of state and log are fixed at start; only the experiment may change.
         self.settings = self.settings.model_copy(update={"experiment": new, "watch": found.watch})
-        self._reporter.say("config-taken", salt=new.salt, coverage=new.coverage)
+        self._reporter.say("config-applied", salt=new.salt, coverage=new.coverage)
         return True
 
     def _stamp(self) -> tuple[int, int, int]:
@@ -113,7 +115,7 @@ class _Follow:
 
 
 def _watch(
-    follow: _Follow,
+    config: _ConfigFile,
     log: EventLog,
     reporter: Reporter,
     stop: Event,
@@ -121,24 +123,24 @@ def _watch(
     skip_lost: bool,
     stack: contextlib.ExitStack,
 ) -> tuple[Report, RunReport]:
-    """Watch one experiment after the other, shown on one port."""
+    """Watch experiments one after another, all on the same port."""
     from stream_ctr.experiments.watcher.daemon import Watcher
 
-    watcher = Watcher(follow.settings, log, reporter, skip_lost=skip_lost)
-    if follow.settings.watch.port >= 0:
-        _serve(follow.settings, lambda: watcher, reporter, stack)
+    watcher = Watcher(config.settings, log, reporter, skip_lost=skip_lost)
+    if config.settings.watch.port >= 0:
+        _serve(config.settings, lambda: watcher, reporter, stack)
     while True:
-        before = follow.settings
-        report, outcomes = watcher.run(stop, until_idle, follow.changed)
-        if follow.settings is before:
+        before = config.settings
+        report, outcomes = watcher.run(stop, until_idle, config.changed)
+        if config.settings is before:
             return report, outcomes
-        watcher = Watcher(follow.settings, log, reporter)
+        watcher = Watcher(config.settings, log, reporter)
 
 
 def _serve(
     settings: Settings, watcher: Callable[[], Watcher], reporter: Reporter, stack: contextlib.ExitStack
 ) -> None:
-    """Open the port; it is closed with ``stack``."""
+    """Open the HTTP port; ``stack`` closes it."""
     from stream_ctr.experiments.report.page import page_routes
     from stream_ctr.experiments.watcher.metrics import ExperimentMetrics
     from stream_ctr.monitoring.http_server import MetricsServer

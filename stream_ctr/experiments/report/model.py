@@ -1,8 +1,8 @@
-"""The experiment's report as it is written, served and read back: plain structs, JSON by msgspec.
+"""Data model of the experiment's report: plain structs, written and read as JSON by msgspec.
 
-Times ``_ms`` are Unix milliseconds; event time unless told otherwise. A figure that is not known is null,
-and so is the end of an interval that has none. Figures are keyed by the names in ``definitions``, which
-say what they mean, so that a reader can show figures that it does not know by name.
+Times ``_ms`` are Unix milliseconds, in event time unless stated otherwise. An unknown figure is null, and so
+is the end of an interval that does not exist. Figures are keyed by the names in ``definitions``, which
+explain them, so that a reader can display figures that it does not know by name.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ import msgspec
 from stream_ctr.errors import DataError
 
 REPORT_VERSION = 2
-"""Version of the structure; additions do not change it, readers skip what they do not know. Version 2 added
-the verdict ``missing``; reports of version 1 are read, too."""
+"""Version of the structure. Added fields do not change it: readers skip unknown fields. Version 2 added the
+verdict ``missing``; reports of version 1 can still be read."""
 
 Verdict = Literal["better", "worse", "unknown", "early", "missing", "withheld"]
-"""better, worse: the interval excludes zero, on that side for this arm. unknown: it holds zero.
-early: no interval yet, as too few clicks or users are behind it. missing: the log lacks what the figure is
-made of. withheld: the split is not sound. For the last three ``why`` gives the reason."""
+"""better, worse: the interval excludes zero, in this arm's favour or against it. unknown: it contains zero.
+early: no interval yet, because there are too few clicks or users. missing: the log lacks the data for the
+figure. withheld: the split is not sound. For the last three ``why`` gives the reason."""
 
 
 class Definition(msgspec.Struct, kw_only=True):
-    """What a figure means."""
+    """Definition of a figure."""
 
     name: str
     """Key of the figure in this report."""
     title: str
-    """A few words for a table's or a chart's heading."""
+    """Heading for a table or a chart."""
     unit: str
-    """share, relative, per_mille (worth per thousand impressions), nats, ratio or area."""
+    """share, relative, per_mille (value per thousand impressions), nats, ratio or area."""
     better: Literal["higher", "lower", "one"]
-    """Which way is better; one: the nearer to 1."""
+    """Which direction is better; one: the closer to 1."""
     paired: bool
-    """Whether every arm is judged on the same impressions, whoever answered."""
+    """Whether every arm is evaluated on the same impressions, whichever arm answered."""
     method: str
-    """How estimate and interval are made, in a sentence."""
+    """How estimate and interval are computed, in a sentence."""
 
 
 class Bounded(msgspec.Struct, kw_only=True):
@@ -50,28 +50,28 @@ class Bounded(msgspec.Struct, kw_only=True):
 
 
 class Figure(Bounded, kw_only=True):
-    """One figure of a comparison: the arm's less the control's; of unit relative, over it, less 1."""
+    """One figure of a comparison: arm minus control or, if the unit is relative, arm / control - 1."""
 
     p: float | None = None
-    """Always-valid p-value: below the level where the interval excludes zero."""
+    """Always-valid p-value: below the level if the interval excludes zero."""
     impressions: int = 0
-    """Impressions behind it."""
+    """Impressions that the figure is computed from."""
     verdict: Verdict = "early"
     why: str = ""
-    """Why there is no interval, in a few words; empty where there is one."""
+    """Why there is no interval, in a few words; empty if there is one."""
     final: bool = True
-    """Whether all labels behind it are settled."""
+    """Whether the labels of all its impressions are settled."""
 
 
 class Horizon(msgspec.Struct, kw_only=True):
-    """The look that was declared beforehand: ordinary intervals, taken once and never again."""
+    """The pre-registered look: ordinary intervals, computed exactly once."""
 
     impressions: int
-    """Impressions in comparisons at which the look was to be taken."""
+    """Impressions in comparisons at which the look is due."""
     reached_ms: int | None = None
-    """End of the window in which they were reached; null: not yet."""
+    """End of the window in which they were reached; null: not yet reached."""
     figures: dict[str, Figure] = {}
-    """Figures at that moment, ``p`` of the ordinary two-sided test."""
+    """Figures at that time; ``p`` is that of the ordinary two-sided test."""
 
 
 class Comparison(msgspec.Struct, kw_only=True):
@@ -80,67 +80,66 @@ class Comparison(msgspec.Struct, kw_only=True):
     arm: str
     control: str
     level: float
-    """Probability that one of the intervals of a figure is ever wrong: the experiment's level, split over
-    the comparisons."""
+    """Probability that a figure's interval is ever wrong: the experiment's level, split over the
+    comparisons."""
     figures: dict[str, Figure] = {}
     """A shadow arm has paired figures only."""
     horizon: Horizon | None = None
-    """Null where no look was declared."""
+    """Null if no look was declared."""
     verdict: str = ""
     """The verdict on the arm as a sentence."""
     leading: Verdict = "early"
-    """Verdict of the figure that the sentence begins with: CTR or, for a shadow arm, log loss."""
+    """Verdict of the first figure in the sentence: CTR or, for a shadow arm, log loss."""
 
 
 class Model(msgspec.Struct, kw_only=True):
-    """What an arm serves."""
+    """The model that an arm serves."""
 
     version: str = ""
-    """As the latest impressions of the arm carry it."""
+    """Version in the arm's latest impression."""
     created_ms: int | None = None
-    """Wall time at which the newest snapshot was written; null where the watcher cannot see it."""
+    """Wall-clock time at which the newest snapshot was written; null if the watcher cannot read it."""
     event_time_ms: int | None = None
     """Event time up to which that snapshot has learned."""
     age_seconds: float | None = None
-    """Wall time from then to the report."""
+    """Wall-clock time from ``created_ms`` to the report."""
 
 
 class Arm(msgspec.Struct, kw_only=True):
-    """One arm by itself."""
+    """State and figures of one arm."""
 
     name: str
     control: bool = False
     shadow: bool = False
-    """Whether it predicts and never answers."""
+    """Whether it predicts but never answers."""
     killed: bool = False
-    """Whether its users were last answered by the control because the arm was switched off."""
+    """Whether its latest impression was answered by the control because the arm was killed."""
     weight: float = 0.0
-    """Share of the enrolled users that it should have."""
+    """Expected share of the enrolled users."""
     share: float | None = None
-    """Share of the enrolled users met that it has."""
+    """Actual share of the enrolled users seen so far."""
     users: int = 0
     """Distinct users assigned to it."""
     impressions: int = 0
     """Impressions of its users with settled labels, in closed windows."""
     clicks: int = 0
-    """Those that were clicked."""
+    """Impressions among these that were clicked."""
     over_cap: int = 0
-    """Impressions that do not count, as their user had more than ``user_impressions`` before."""
+    """Impressions that do not count because their user already had ``user_impressions``."""
     effective_users: float | None = None
-    """Users of equal activity that would be as informative: squared number of impressions that count over the
-    sum of squares by user."""
+    """Effective number of users: squared number of counted impressions over the sum of squares by user."""
     heaviest_impressions: int = 0
     """Impressions of its most active user, before the cap."""
     heaviest_share: float | None = None
-    """Their share of the arm's impressions, before the cap."""
+    """That user's share of the arm's impressions, before the cap."""
     with_bid: int = 0
-    """Impressions that have a usable bid; the others are worth nothing."""
+    """Impressions with a usable bid; the others have value 0."""
     unusable_bids: int = 0
     """Impressions whose bid is negative, not finite or too large to be summed."""
     reasons: dict[str, int] = {}
-    """Impressions of its users by why an arm answered: assigned, fallback, killed."""
+    """Impressions of its users by the reason why an arm answered: assigned, fallback, killed."""
     learn_from: str = "all"
-    """all: its trainer learns from all traffic. own: from the impressions that it served."""
+    """all: its trainer learns from all traffic. own: only from the impressions that the arm served."""
     model: Model = msgspec.field(default_factory=Model)
     figures: dict[str, Bounded] = {}
     """ctr, advv, advv_clipped of its users; log_loss, normalized_entropy, auc and calibration of its
@@ -150,42 +149,43 @@ class Arm(msgspec.Struct, kw_only=True):
 
 
 class SampleRatio(msgspec.Struct, kw_only=True):
-    """Is the split itself sound? Looked at after every new user."""
+    """Checks for a sample-ratio mismatch, repeated after every new user."""
 
     users: dict[str, int] = {}
     """Distinct users by arm."""
     expected: dict[str, float] = {}
-    """Shares that they should have."""
+    """Expected share of users by arm."""
     p: float = 1.0
     """Smallest always-valid p-value so far."""
     level: float = 0.01
-    """Below this p the split is not sound, and stays so."""
+    """Level of the test. Once p is below it, the split is not sound and stays so."""
     excluded: dict[str, float] = {}
-    """By arm: share of its impressions that are excluded by a fault."""
+    """By arm: share of its impressions that are excluded because of a fault."""
     excluded_share: float = 0.0
-    """The same over all arms, with impressions that name no arm."""
+    """The same over all arms, including impressions that name no arm."""
     max_excluded: float = 1.0
-    """Above this share, of an arm or over all, the split is not sound."""
+    """The split is not sound if an arm's share, or that over all arms, exceeds this."""
     sound: bool = True
     why: str = ""
-    """Why it is not sound; empty where it is."""
+    """Why the split is not sound; empty if it is."""
 
 
 class Exclusion(msgspec.Struct, kw_only=True):
-    """Impressions in no comparison, for one reason."""
+    """Impressions excluded from all comparisons for one reason."""
 
     reason: str
     """not_enrolled, override, no_user, inconsistent (a bucket that is not the user's, or not the arm's),
     other_salt or unknown_arm."""
     fault: bool
-    """Whether a sound experiment has none of these."""
+    """Whether the reason indicates a fault: a sound experiment has no such impressions."""
     impressions: int
     share: float
-    """Of a fault: share of the experiment's impressions, faults included. Else of all impressions read."""
+    """For a fault: share of the experiment's impressions, faults included. Otherwise: of all impressions
+    read."""
     arms: dict[str, int] = {}
-    """By the arm that the impression names, if it names one."""
+    """By the arm that the impression names, if any."""
     arm_shares: dict[str, float] = {}
-    """Of a fault: share of that arm's impressions, faults included."""
+    """For a fault, by arm: share of that arm's impressions, faults included."""
 
 
 class ArmPoint(msgspec.Struct, kw_only=True):
@@ -194,12 +194,12 @@ class ArmPoint(msgspec.Struct, kw_only=True):
     shown: int = 0
     """Impressions of its users in the window."""
     impressions: int = 0
-    """Those whose label is settled."""
+    """Impressions among these whose label is settled."""
     clicks: int = 0
     window: dict[str, float | None] = {}
-    """Figures of this window alone, without intervals."""
+    """Figures of this window only, without intervals."""
     total: dict[str, Bounded] = {}
-    """Figures from the start of the experiment to the end of this window; empty while provisional."""
+    """Cumulative figures up to the end of this window; empty while provisional."""
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -207,99 +207,98 @@ class Point(msgspec.Struct, kw_only=True):
 
     start_ms: int
     end_ms: int
-    """Windows are half open: the end belongs to the next."""
+    """End of the half-open window, which does not contain it."""
     final: bool
-    """Whether its label window closed; before, figures are of the impressions that are settled so far."""
+    """Whether all its labels are settled. Until then figures cover the impressions settled so far."""
     arms: dict[str, ArmPoint] = {}
     comparisons: dict[str, dict[str, Bounded]] = {}
-    """By arm: each figure of its comparison from the start to the end of this window."""
+    """By arm: each cumulative figure of its comparison up to the end of this window."""
 
 
 class Gap(msgspec.Struct, kw_only=True):
-    """A span of wall time in which a server could not log impressions."""
+    """A span of wall-clock time in which a server could not log impressions."""
 
     start_ms: int
     end_ms: int | None = None
-    """Null: it lasts."""
+    """Null while the span lasts."""
     worker: str = ""
     dropped: int = 0
-    """Impressions lost in it."""
+    """Impressions lost in the span."""
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """How far the watcher is."""
+    """Progress of the watcher."""
 
     watermark_ms: int | None = None
-    """Event time that it has reached; null before the first entry."""
+    """Event time reached; null before the first entry."""
     final_until_ms: int | None = None
-    """End of the last closed window: the figures are of what was shown before."""
+    """End of the last closed window; the figures cover impressions shown before it."""
     behind_seconds: float | None = None
-    """Wall time of the report less the watermark."""
+    """Wall-clock time of the report minus the watermark."""
     lag_entries: int = 0
     """Entries of the log that are not applied yet."""
     open_impressions: int = 0
     """Impressions that wait for their label."""
     log_up: bool = True
-    """Whether the log answers."""
+    """Whether the log is available."""
     outcomes: dict[str, int] = {}
-    """What became of the log's entries, over all experiments: see
-    :mod:`stream_ctr.pipeline.joining.joiner`."""
+    """Entries of the log by outcome, over all experiments; see :mod:`stream_ctr.pipeline.joining.joiner`."""
 
 
 class WatchSettings(msgspec.Struct, kw_only=True):
-    """What was declared before the first impression."""
+    """Settings declared before the first impression."""
 
     level: float
-    """Probability of a wrong statement about any arm, for one figure."""
+    """For each figure, probability of a wrong statement about any arm."""
     planned_impressions: float
-    """Where the always-valid intervals are narrowest."""
+    """Impressions at which the always-valid intervals are narrowest."""
     window_seconds: float
-    """Width of a window, in event time; windows of a long experiment are merged for display."""
+    """Width of a window in event time. Windows of a long experiment are merged for display."""
     label_window_seconds: float
-    """A label means: clicked within this long after the impression."""
+    """A click counts if it follows the impression within this time."""
     clip_quantile: float
-    """Quantile of what clicks are worth at which ``advv_clipped`` cuts."""
+    """Quantile of click values at which ``advv_clipped`` clips."""
     clip_value: float | None = None
-    """That worth, from the first clicks; null while there are none."""
+    """The clip value, computed from the first clicks; null before the first click."""
     horizon_impressions: int = 0
-    """The declared fixed look; 0: none."""
+    """Impressions at which the declared look is due; 0: no look declared."""
     user_impressions: int = 0
     """Impressions of a user that count; 0: all."""
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What is known of one experiment, and how sure."""
+    """Everything known about one experiment."""
 
     v: int = REPORT_VERSION
     experiment: str
     salt: str
     """A new salt is a new experiment."""
     generated_ms: int
-    """Wall time of the report."""
+    """Wall-clock time of the report."""
     verdict: list[str] = []
-    """The verdict in plain sentences, the most important first."""
+    """The verdict in sentences, the most important first."""
     warnings: list[str] = []
-    """What makes the figures doubtful, in plain sentences."""
+    """Reasons to doubt the figures, in sentences."""
     notes: list[str] = []
-    """What a reader should know besides: what was measured, what was left out."""
+    """Scope of the measurement and excluded data, in sentences."""
     coverage: float = 1.0
     """Share of all users that are enrolled."""
     sample_ratio: SampleRatio = msgspec.field(default_factory=SampleRatio)
     arms: list[Arm] = []
-    """In the order of the configuration; the first is the control."""
+    """In configuration order; the first is the control."""
     comparisons: list[Comparison] = []
     definitions: list[Definition] = []
     series: list[Point] = []
-    """Windows in order of time, the provisional ones last."""
+    """Windows in chronological order, the provisional ones last."""
     progress: Progress = msgspec.field(default_factory=Progress)
     excluded: dict[str, int] = {}
-    """Impressions in no comparison, by reason."""
+    """Excluded impressions by reason."""
     exclusions: list[Exclusion] = []
-    """The same by arm and with shares; reasons with no impression are left out."""
+    """The same by arm and with shares, without reasons that have no impression."""
     gaps: list[Gap] = []
     settings: WatchSettings
     earlier: list[str] = []
-    """Salts of earlier experiments whose reports are kept beside this one."""
+    """Salts of earlier experiments whose reports are kept."""
 
 
 _DECODER = msgspec.json.Decoder(Report)
@@ -314,12 +313,12 @@ def decode_report(content: bytes, where: str = "the report") -> Report:
     """A report from its JSON.
 
     Raises:
-        DataError: it is none, or of a newer version.
+        DataError: the content is not a report, or is of a newer version.
     """
     try:
         report = _DECODER.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not an experiment's report ({error})") from None
+        raise DataError(f"{where}: not an experiment report ({error})") from None
     if report.v > REPORT_VERSION:
         raise DataError(
             f"{where}: report version {report.v} is newer than {REPORT_VERSION}, the newest that this "
@@ -332,7 +331,7 @@ def read_report(path: Path) -> Report:
     """The report in a file.
 
     Raises:
-        DataError: there is none, or it cannot be read.
+        DataError: the file does not exist, or cannot be read.
     """
     try:
         content = path.read_bytes()

@@ -1,7 +1,7 @@
-"""The experiment's page for people: one HTML document that asks for ``report.json`` and shows it.
+"""The experiment's web page: one HTML document that polls ``report.json`` and displays it.
 
-Style and script are inside the document. Its content security policy allows them by their hashes, allows
-requests to where the page came from, and nothing else.
+Style and script are inline. The content security policy allows them by hash, allows requests to the page's
+own origin, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from stream_ctr.monitoring.http_server import Route
 
 SCRIPTS: Final = ("text.js", "chart.js", "series.js", "view.js", "page.js")
-"""In this order they are one script."""
+"""Parts of the script, in order of concatenation."""
 NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
 
 
@@ -31,7 +31,7 @@ def page_html() -> bytes:
 def page_routes(report: Callable[[], bytes]) -> dict[str, Route]:
     """The page and its report, by path, for the watcher's port.
 
-    ``report`` gives the newest report as JSON; empty while there is none.
+    ``report`` returns the newest report as JSON, or empty bytes if there is none yet.
     """
     page = Route("text/html; charset=utf-8", page_html, _page_headers())
     return {"/": page, "/report.json": Route("application/json", report, (NO_SNIFFING,))}
@@ -39,7 +39,7 @@ def page_routes(report: Callable[[], bytes]) -> dict[str, Route]:
 
 def _page_headers() -> tuple[tuple[str, str], ...]:
     return (
-        # Not to be put into a frame is the one thing that a document cannot say of itself.
+        # A <meta> element cannot set frame-ancestors, so the header has to.
         ("Content-Security-Policy", f"{_policy(_style(), _script())}; frame-ancestors 'none'"),
         NO_SNIFFING,
         ("Referrer-Policy", "no-referrer"),

@@ -1,4 +1,4 @@
-"""The report as a picture: each arm against the control over time, with always-valid intervals."""
+"""The report as a plot: each arm vs the control over time, with always-valid intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from stream_ctr.errors import UsageError
 from stream_ctr.experiments.report.model import Point, Report
-from stream_ctr.experiments.report.text import VERDICT_WORDS, reasons
+from stream_ctr.experiments.report.text import UNSOUND, VERDICT_WORDS, reasons
 from stream_ctr.reporting.figure import COLOURS, GREY, LINE_STYLES, dress, new_figure, write_figure
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ PANELS: Final = (
     ("auc", "AUC difference", 1.0),
 )
 WIDEST: Final = 60
-"""Characters of a line of text in a panel."""
+"""Characters in a line of text in a panel."""
 MOST_HEIGHTS: Final = 4.0
-"""Early intervals are very wide: a panel is this many times as high as the last interval."""
+"""Maximum height of a panel in multiples of the last interval, because early intervals are very wide."""
 
 
 def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write a PNG: CTR, ADVV, log loss and AUC of each arm less the control's, from the start to each moment.
+    """Write a PNG with the cumulative difference of each arm from the control: CTR, ADVV, log loss and AUC.
 
     Raises:
         UsageError: matplotlib is not installed, or no window has closed yet.
@@ -38,7 +38,7 @@ def plot_report(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
-    """The picture; ``path`` is named where there is nothing to draw.
+    """The figure; ``path`` appears in the error message only.
 
     Raises:
         UsageError: as :func:`plot_report`.
@@ -48,7 +48,7 @@ def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
     if not points or not report.comparisons:
         raise UsageError(
             f"{path}: nothing to draw: the report has {len(points)} closed windows and "
-            f"{len(report.comparisons)} comparisons; let a window close"
+            f"{len(report.comparisons)} comparisons; a plot needs at least one of each"
         )
     panels = figure.subplots(2, 2, sharex=True).ravel()
     start_ms, unit_ms, unit = _scale(points)
@@ -63,18 +63,18 @@ def draw_report(report: Report, path: str | os.PathLike[str]) -> Drawing:
         panels[2].legend(drawn, names, frameon=False, fontsize=9, loc="best")
     control = report.comparisons[0].control
     figure.suptitle(
-        f"{report.experiment} ({report.salt}): arms less {control}", x=0.02, ha="left", fontsize=14
+        f"{report.experiment} ({report.salt}): difference from {control}", x=0.02, ha="left", fontsize=14
     )
     level = report.comparisons[0].level
-    text = f"always-valid {100 * (1 - level):.4g} % intervals, from the start to each moment"
+    text = f"cumulative, with always-valid {100 * (1 - level):.4g} % intervals"
     if not report.sample_ratio.sound:
-        text = f"withheld: {report.sample_ratio.why or 'the split is not sound'}"
+        text = f"withheld: {report.sample_ratio.why or UNSOUND}"
     panels[0].set_title(text, loc="left", fontsize=9, color=GREY)
     return figure
 
 
 def _scale(points: list[Point]) -> tuple[int, float, str]:
-    """Start, and milliseconds and name of the unit of time."""
+    """Start in ms, unit of time in ms, and name of that unit."""
     start_ms = points[0].start_ms
     length_ms = points[-1].end_ms - start_ms
     for unit_ms, unit in ((86_400_000.0, "days"), (3_600_000.0, "hours"), (60_000.0, "minutes")):
@@ -122,7 +122,7 @@ def _draw(
 
 
 def _without(report: Report, name: str) -> str:
-    """Verdicts of the arms that have no interval now, with their reasons, a line each."""
+    """Verdicts and reasons of the arms that have no interval now, one line each."""
     found = [(each.arm, each.figures[name]) for each in report.comparisons if name in each.figures]
     lines = reasons(
         (arm, f"{VERDICT_WORDS[figure.verdict]}: {figure.why}") for arm, figure in found if figure.why
@@ -135,7 +135,7 @@ def _dress(axes: Axes, title: str, without: str) -> None:
     axes.set_ylabel(title)
     dress(axes)
     axes.margins(x=0.01)
-    if len(axes.lines) == 1:  # the zero line alone: a scale would mean nothing
+    if len(axes.lines) == 1:  # only the zero line, for which a scale is meaningless
         axes.set_yticks([])
         without = without or "no interval yet"
     if without:

@@ -53,7 +53,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 
 def arms_table(title: str, arms: Iterable[str]) -> Table:
-    """A table with a column for each arm, and no row yet."""
+    """An empty table with a column for each arm."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for arm in arms:
@@ -64,17 +64,17 @@ def arms_table(title: str, arms: Iterable[str]) -> Table:
 def _arms(report: Report) -> Table:
     table = arms_table("Arms", (arm.name for arm in report.arms))
 
-    def row(name: str, told: Callable[[Arm], str]) -> None:
-        table.add_row(name, *(told(arm) for arm in report.arms))
+    def row(name: str, cell: Callable[[Arm], str]) -> None:
+        table.add_row(name, *(cell(arm) for arm in report.arms))
 
-    row("serves", _serves)
+    row("role", _role)
     row("traffic split (expected)", lambda arm: f"{_percent(arm.share)} ({_percent(arm.weight)})")
     row("users", lambda arm: f"{arm.users:,}")
     row("effective users", lambda arm: _count(arm.effective_users))
-    row("heaviest user", lambda arm: _percent(arm.heaviest_share))
+    row("most active user", lambda arm: _percent(arm.heaviest_share))
     row("impressions", lambda arm: f"{arm.impressions:,}")
     if any(arm.over_cap for arm in report.arms):
-        row("not counted: over the user cap", lambda arm: f"{arm.over_cap:,}")
+        row("over the per-user cap (not counted)", lambda arm: f"{arm.over_cap:,}")
     row("clicks", lambda arm: f"{arm.clicks:,}")
     row("model version", lambda arm: arm.model.version or "unknown")
     row("model age", lambda arm: _age(arm.model.age_seconds))
@@ -87,7 +87,7 @@ def _arms(report: Report) -> Table:
 
 
 def _without(report: Report) -> list[str]:
-    """Which figures have no interval, and why."""
+    """Figures without an interval, with the reasons."""
     found = []
     for definition in report.definitions:
         name, title = definition.name, definition.title
@@ -110,13 +110,14 @@ def _of(number: int, share: float | None) -> str:
 
 
 def _comparison(comparison: Comparison, definitions: list[Definition]) -> Table:
-    title = f"{comparison.arm} less {comparison.control} (uplift: over {comparison.control}, less 1)"
+    arm, control = comparison.arm, comparison.control
+    title = f"{arm} minus {control} (uplift: {arm} / {control} - 1)"
     table = Table(title=title, title_justify="left")
     taken = comparison.horizon is not None and comparison.horizon.reached_ms is not None
     probability = f"{100 * (1 - comparison.level):.4g} %"
-    columns = ["", "difference", f"always-valid {probability}", "p", "verdict"]
+    columns = ["", "difference", f"always-valid {probability} CI", "p", "verdict"]
     if taken:
-        columns += [f"declared look, {probability}", "p", "verdict"]
+        columns += [f"pre-registered look, {probability} CI", "p", "verdict"]
     for column in columns:
         table.add_column(column, justify="left" if column in ("", "verdict") else "right")
     for definition in definitions:
@@ -143,19 +144,18 @@ def _judged(figure: Figure, unit: str) -> list[str]:
 
 
 def _own(definition: Definition, arm: Arm) -> str:
-    return told(arm.figures.get(definition.name), definition.unit)
+    return figure_text(arm.figures.get(definition.name), definition.unit)
 
 
-def told(figure: Bounded | None, unit: str) -> str:
+def figure_text(figure: Bounded | None, unit: str) -> str:
     """A figure with its interval."""
     if figure is None or figure.estimate is None:
         return ""
     if figure.low is None or figure.high is None:
         return _value(figure.estimate, unit)
     half_width = (figure.high - figure.low) / 2.0
-    if (
-        abs(figure.estimate - figure.low - half_width) > 1e-3 * half_width
-    ):  # an end was impossible and cut off
+    # Not symmetric if an end was outside the possible range and cut off.
+    if abs(figure.estimate - figure.low - half_width) > 1e-3 * half_width:
         return f"{_value(figure.estimate, unit)} ({_span(figure, unit)})"
     half = _value(half_width, unit).removesuffix(" %")
     return f"{_value(figure.estimate, unit).removesuffix(' %')} ± {half}{' %' if unit == 'share' else ''}"
@@ -171,9 +171,9 @@ def _value(value: float | None, unit: str) -> str:
     return "" if value is None else _FORMS.get(unit, str)(value)
 
 
-def _serves(arm: Arm) -> str:
+def _role(arm: Arm) -> str:
     if arm.shadow:
-        return "nobody (shadow)"
+        return "shadow"
     if arm.killed:
         return "switched off"
     return "control" if arm.control else "treatment"

@@ -1,6 +1,6 @@
-"""What a report says in words: the verdict, its reasons, warnings and notes.
+"""Sentences of a report: verdicts with their reasons, warnings and notes.
 
-Every sentence is made of the figures that tables, page and picture show, so that they cannot disagree.
+Every sentence is derived from the figures that tables, page and plot display, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -27,30 +27,34 @@ VERDICT_WORDS: Final[dict[Verdict, str]] = {
     "missing": "no verdict",
     "withheld": "withheld",
 }
-"""The verdict on one figure, as tables and sentences show it; the page has the same words."""
-UNSOUND: Final = "the split is not sound"
+"""The verdict on one figure, for tables and sentences; the page uses the same words."""
+UNSOUND: Final = "the traffic split is not sound"
 HEAVY_SHARE: Final = 0.1
-"""Share of an arm's impressions from which on its most active user is worth a warning."""
+"""Share of an arm's impressions at which its most active user causes a warning."""
 HEAVY_FROM: Final = 100
-"""Impressions of an arm before that: of the first few, any user has a large share."""
+"""Impressions that an arm needs for that warning: any user has a large share of the first few."""
 _EFFECTS: Final = (("ctr", "CTR"), ("advv", "ADVV"))
 _PREDICTION: Final = "log_loss"
 _EXCLUDED: Final = {
-    "inconsistent": "carry a bucket that is not the user's, or not the arm's",
-    "unknown_arm": "name an arm that the configuration does not have",
-    "no_user": "have no user",
-    "other_salt": "belong to another experiment (another salt)",
-    "not_enrolled": "are of users who are not enrolled",
-    "override": "are of testers",
+    "inconsistent": "with a bucket that does not match the user or the arm",
+    "unknown_arm": "of an arm that is not configured",
+    "no_user": "without a user",
+    "other_salt": "of another experiment (different salt)",
+    "not_enrolled": "of users who are not enrolled",
+    "override": "served by an override",
 }
+"""Reasons for exclusion, to follow a number of impressions."""
 
 
 def split_fault(split: SampleRatio, exclusions: Sequence[Exclusion]) -> str:
-    """Why the split is not sound; empty where it is."""
+    """Why the split is not sound; empty if it is."""
     found = []
     if split.p < split.level:
         users = ", ".join(f"{name} {count:,}" for name, count in split.users.items())
-        found.append(f"users per arm ({users}) do not fit the expected shares (p = {split.p:.2g})")
+        found.append(
+            f"sample-ratio mismatch, users per arm ({users}) do not match the expected shares "
+            f"(p = {split.p:.2g})"
+        )
     shares = [("all", split.excluded_share), *split.excluded.items()]
     who, share = max(shares, key=lambda each: each[1])
     if share > split.max_excluded:
@@ -58,15 +62,17 @@ def split_fault(split: SampleRatio, exclusions: Sequence[Exclusion]) -> str:
         whys = "; ".join(f"{each.impressions:,} {_EXCLUDED[each.reason]}" for each in faults)
         of = "all impressions" if who == "all" else f"{who}'s impressions"
         limit = percent(split.max_excluded)
-        found.append(f"{percent(share)} of {of} are excluded, more than {limit} ({whys})")
+        found.append(f"{percent(share)} of {of} are excluded, more than the allowed {limit} ({whys})")
     return "; ".join(found)
 
 
 def verdict(report: Report) -> list[str]:
-    """The most important first: the split, then each arm."""
+    """The verdict in sentences, the most important first: the split, then each arm."""
     split = report.sample_ratio
     if not split.sound:
-        return [f"The split is not sound: {split.why}. Effects are withheld until the cause is found."]
+        return [
+            f"The traffic split is not sound: {split.why}. Effects are withheld until the cause is found."
+        ]
     if len(report.arms) == 1:
         return [f"{report.arms[0].name} is the only arm: there is nothing to compare."]
     killed = [
@@ -79,23 +85,23 @@ def verdict(report: Report) -> list[str]:
 
 def _first(report: Report) -> str:
     if sum(report.sample_ratio.users.values()):
-        return "The split of users is sound."
+        return "The traffic split is sound: no sample-ratio mismatch."
     reasons = "; ".join(f"{e.impressions:,} {_EXCLUDED[e.reason]}" for e in report.exclusions)
-    return f"No impression is in the comparison yet{f': {reasons}' if reasons else ''}."
+    return f"The comparison has no impressions yet{f'; excluded: {reasons}' if reasons else ''}."
 
 
 def leading(comparison: Comparison) -> Verdict:
-    """Verdict of the figure that the sentence begins with."""
+    """Verdict of the first figure in the sentence."""
     figures = comparison.figures
     first = figures.get(_EFFECTS[0][0]) or figures.get(_PREDICTION)
     return first.verdict if first is not None else "early"
 
 
 def sentence(comparison: Comparison, report: Report) -> str:
-    """The verdict on one arm."""
+    """The verdict on one arm as a sentence."""
     arm, figures = comparison.arm, comparison.figures
     shadow = any(each.name == arm and each.shadow for each in report.arms)
-    pair = f"{arm}{' (shadow, answers nobody)' if shadow else ''} vs {comparison.control}"
+    pair = f"{arm}{' (shadow)' if shadow else ''} vs {comparison.control}"
     if not figures:
         return f"{pair}: {VERDICT_WORDS['early']}: no window has closed."
     hidden = next((figure.why for figure in figures.values() if figure.verdict == "withheld"), None)
@@ -111,7 +117,7 @@ def _effect(title: str, name: str, figures: dict[str, Figure], probability: str)
     figure, relative = figures[name], figures.get(f"{name}_uplift", Figure())
     if relative.low is not None and relative.high is not None:
         span = f"{signed(relative.estimate)}, {probability} {signed(relative.low)} to {signed(relative.high)}"
-    else:  # the control's own interval reaches zero: there is a difference and no quotient
+    else:  # the control's own interval reaches zero: the difference is bounded, the quotient is not
         scale, unit = (100.0, " pp") if name == "ctr" else (1.0, "")
         value, low, high = (scale * (each or 0.0) for each in (figure.estimate, figure.low, figure.high))
         span = f"{value:+.3f}{unit}, {probability} {low:+.3f}{unit} to {high:+.3f}{unit}"
@@ -134,7 +140,7 @@ def _judged(title: str, subject: str, figure: Figure, span: str) -> str:
 
 
 def reasons(titled: Iterable[tuple[str, str]]) -> list[str]:
-    """Each reason once, with the titles of all figures that it is of: pairs of title and reason."""
+    """Pairs of title and reason as lines; each reason once, after the titles of all figures it applies to."""
     found: dict[str, list[str]] = {}
     for title, why in titled:
         if why:
@@ -143,7 +149,7 @@ def reasons(titled: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def warnings(report: Report) -> list[str]:
-    """What makes the figures doubtful."""
+    """Reasons to doubt the figures."""
     return [_heavy(arm, report.settings.user_impressions) for arm in report.arms if _is_heavy(arm)]
 
 
@@ -152,68 +158,70 @@ def _is_heavy(arm: Arm) -> bool:
 
 
 def _heavy(arm: Arm, cap: int) -> str:
-    counted = "all of them count" if arm.over_cap == 0 else f"the first {cap:,} of them count"
+    counted = "all of them count" if arm.over_cap == 0 else f"only the first {cap:,} of them count"
     return (
         f"One user has {percent(arm.heaviest_share or 0.0)} of {arm.name}'s impressions "
-        f"({arm.heaviest_impressions:,}); {counted}. Is it a crawler or a shared device?"
+        f"({arm.heaviest_impressions:,}); {counted}. Check for a crawler or a shared device."
     )
 
 
 def notes(report: Report, *, capless: bool = False) -> list[str]:
-    """What a reader should know besides; ``capless``: an earlier version began the experiment."""
+    """Scope of the measurement and excluded data; ``capless``: an earlier version started the experiment."""
     found = [_measured(report)]
     progress, settings = report.progress, report.settings
     if progress.final_until_ms is not None:
         found.append(
-            f"Figures are final: they cover impressions before {moment(progress.final_until_ms)}, "
+            f"Metrics are final: they cover impressions before {moment(progress.final_until_ms)}, "
             f"whose labels (clicked within {settings.label_window_seconds:g} s) are settled. "
-            f"{progress.open_impressions:,} later ones wait for theirs."
+            f"{progress.open_impressions:,} later impressions await their label."
         )
     if report.comparisons:
         level = report.comparisons[0].level
-        split = f", level {settings.level:g} split over {len(report.comparisons)} comparisons"
+        split = f" (level {settings.level:g}, split over {len(report.comparisons)} comparisons)"
         found.append(
-            "Intervals are always valid: you may look at any time and stop at any time. For one figure, the "
-            f"truth is inside at all looks together with probability {1 - level:.4g}"
+            "Intervals are always valid: you may look, and stop the experiment, at any time. A metric's "
+            f"interval contains the true value at every look with probability {1 - level:.4g}"
             f"{split if len(report.comparisons) > 1 else ''}."
         )
     if settings.horizon_impressions:
         found.append(_horizon(report))
-    found += [*_capped(report, capless), *_bids(report), *_answered_by_others(report), *_left_out(report)]
+    found += [*_capped(report, capless), *_bids(report), *_answered_by_others(report), *_missing(report)]
     if not progress.log_up:
-        found.append("The log is unavailable: these figures are as of the last answer.")
+        found.append("The log is unavailable: metrics cover only the entries read so far.")
     return found
 
 
 def _capped(report: Report, capless: bool) -> list[str]:
     if capless:
         return [
-            "This experiment began under an earlier version, which declared no cap on impressions per user: "
-            "none applies. Numbers by user, bid and excluded arm cover what was read since the update. A new "
-            "salt has the cap."
+            "This experiment started under an earlier version, without a cap on impressions per user: none "
+            "applies. Counts by user and by bid, and exclusions by arm, cover impressions read since the "
+            "update. An experiment under a new salt has the cap."
         ]
     over = [f"{arm.over_cap:,} of {arm.name}" for arm in report.arms if arm.over_cap]
     if not over:
         return []
     cap = report.settings.user_impressions
     return [
-        f"The first {cap:,} impressions of each user count (watch.user_impressions); later ones do not: "
+        f"Only the first {cap:,} impressions of each user count (watch.user_impressions). Not counted: "
         f"{', '.join(over)}."
     ]
 
 
 def _bids(report: Report) -> list[str]:
-    """Bids that some impressions have and others lack, and those that no sum can hold."""
+    """Notes on impressions without a bid, and on unusable bids."""
     found, serving = [], [arm for arm in report.arms if not arm.shadow and arm.impressions]
     if any(arm.with_bid for arm in serving) and any(arm.with_bid < arm.impressions for arm in serving):
         priced = ", ".join(f"{percent(arm.with_bid / arm.impressions)} of {arm.name}'s" for arm in serving)
         found.append(
-            f"Only some impressions have a bid ({priced}): a click without one is worth 0 in ADVV. If the "
-            "shares differ for another reason than the arms' choices, ADVV does not compare the arms."
+            f"Only some impressions have a bid ({priced}): a click without one has value 0 in ADVV. If the "
+            "shares differ for a reason other than the arms' choices, the ADVV comparison is invalid."
         )
     unusable = sum(arm.unusable_bids for arm in report.arms)
     if unusable:
-        found.append(f"{unusable:,} bids are negative, not finite or above 1e12: they count as no bid.")
+        found.append(
+            f"{unusable:,} bids are negative, not finite or above 1e12. They are treated as missing."
+        )
     return found
 
 
@@ -225,7 +233,7 @@ def _answered_by_others(report: Report) -> list[str]:
         if share > 0.01 and not arm.control:
             found.append(
                 f"{percent(share)} of {arm.name}'s impressions were answered by another arm (fallback or "
-                "switched off). They count as assigned, which makes differences smaller."
+                f"switched off). They still count for {arm.name}, which makes measured differences smaller."
             )
     return found
 
@@ -234,56 +242,55 @@ def _measured(report: Report) -> str:
     sources = {arm.learn_from for arm in report.arms}
     if sources == {"own"}:
         return (
-            "Each arm learns from the impressions that it served: what is measured is one system against "
-            "another, each with the data that it makes for itself."
+            "Each arm learns only from the impressions that it served: the experiment compares complete "
+            "systems, each with the training data that it generates."
         )
     if sources == {"all"}:
         return (
-            "Arms learn from all traffic: what is measured is serving one model against another, not the "
-            "systems apart."
+            "Arms learn from all traffic: the experiment compares the models that are served, not systems "
+            "that each learn from their own data."
         )
     own = ", ".join(arm.name for arm in report.arms if arm.learn_from == "own")
     return (
-        f"Only {own} learns from its own impressions, the others from all traffic: what is measured mixes "
-        "the models with the data that they learn from."
+        f"Learning from their own impressions only: {own}. The other arms learn from all traffic, so the "
+        "experiment mixes the effect of the models with the effect of their training data."
     )
 
 
 def _horizon(report: Report) -> str:
     reached = next((c.horizon.reached_ms for c in report.comparisons if c.horizon is not None), None)
-    declared = f"One look at ordinary intervals was declared for {report.settings.horizon_impressions:,} "
+    planned = f"One look at ordinary intervals is pre-registered at {report.settings.horizon_impressions:,} "
     if reached is None:
         shown = sum(arm.impressions for arm in report.arms)
-        return f"{declared}impressions; there are {shown:,}."
-    return f"{declared}impressions; it was taken at {moment(reached)} and stands."
+        return f"{planned}impressions; {shown:,} so far."
+    return f"{planned}impressions; it was taken at {moment(reached)} and is final."
 
 
-def _left_out(report: Report) -> list[str]:
+def _missing(report: Report) -> list[str]:
+    """Notes on impressions, clicks and log entries that are in no metric."""
     found = []
     for each in report.exclusions:
         if each.reason in ("not_enrolled", "override"):
             continue  # by design
-        text = "impression" if each.impressions == 1 else "impressions"
-        found.append(
-            f"{each.impressions:,} {text} ({percent(each.share)}) {_EXCLUDED[each.reason]}: excluded."
-        )
+        number = f"{each.impressions:,} impression{_s(each.impressions)} ({percent(each.share)})"
+        found.append(f"Excluded: {number} {_EXCLUDED[each.reason]}.")
     outcomes = report.progress.outcomes
     late = outcomes.get("impressions_late", 0) + outcomes.get("impressions_ahead", 0)
     if late:
-        found.append(f"{late:,} impressions came too late, or too far ahead of the others, to be joined.")
+        found.append(f"{late:,} impressions arrived too late, or too far ahead in event time, to be joined.")
     if outcomes.get("clicks_too_late"):
         found.append(
             f"{outcomes['clicks_too_late']:,} clicks were in time but reached the log after their label was "
-            "settled: they do not count."
+            "settled. They do not count."
         )
     if outcomes.get("rejected"):
-        found.append(f"{outcomes['rejected']:,} entries of the log are not usable records.")
+        found.append(f"{outcomes['rejected']:,} log entries are invalid records.")
     if report.gaps:
         dropped = sum(gap.dropped for gap in report.gaps)
-        lasting = " (one lasts)" if any(gap.end_ms is None for gap in report.gaps) else ""
+        lasting = " (one is ongoing)" if any(gap.end_ms is None for gap in report.gaps) else ""
         found.append(
             f"Servers could not log impressions in {len(report.gaps)} span{_s(len(report.gaps))}{lasting}; "
-            f"{dropped:,} were lost and are in no figure."
+            f"{dropped:,} impressions were lost and are missing from all metrics."
         )
     return found
 
@@ -298,10 +305,10 @@ def signed(value: float | None) -> str:
 
 
 def moment(time_ms: int) -> str:
-    """A time for people, UTC."""
+    """A time in UTC, human-readable."""
     return datetime.fromtimestamp(time_ms / 1000.0, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def percent(share: float) -> str:
-    """A share for people, with as many decimals as a small one needs."""
+    """A share in percent, with more decimals if it is small."""
     return f"{100 * share:.1f} %" if share >= 0.001 or share == 0.0 else f"{100 * share:.2g} %"

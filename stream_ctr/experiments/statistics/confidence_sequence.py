@@ -1,16 +1,16 @@
-"""Intervals that may be looked at as often as one likes.
+"""Always-valid intervals for continuous monitoring.
 
-An ordinary 95 % interval holds at one moment that was fixed in advance. Whoever looks again and again and
-stops when it excludes zero is wrong far more often than 5 %. A confidence sequence holds at all moments
-together: with probability 1 - alpha the truth is inside at every look. The price is width.
+An ordinary 95 % interval is valid at one time that was fixed in advance. Checking it repeatedly and stopping
+once it excludes zero produces far more than 5 % false positives. A confidence sequence is valid at all times
+simultaneously: with probability 1 - alpha it contains the true value at every look. The price is width.
 
 The boundary is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024
 ("Time-uniform central limit theory and asymptotic confidence sequences", Theorem 2.2), a mixture of normal
-likelihood ratios (Robbins 1970). It holds from a first look on that rests on enough observations, so
-there is no interval before that.
+likelihood ratios (Robbins 1970). It is valid from a first look with enough observations, so no interval is
+given before that.
 
-The intervals rest on a normal approximation over buckets of users. It needs clicks, buckets, and impressions
-that are spread over many of them: the impressions of one user in a thousand buckets count as one bucket.
+The intervals use a normal approximation over buckets of users. It requires clicks, buckets, and impressions
+spread over many buckets. If one user makes nearly all impressions, a thousand buckets are worth one.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from stream_ctr.errors import ConfigError
 from stream_ctr.experiments.statistics.estimates import Estimate
 
 FIRST_LOOK_CLICKS = 100
-"""Clicks in each arm before an interval is given: the normal approximation needs some."""
+"""Clicks that each arm needs before an interval is given, for the normal approximation."""
 FIRST_LOOK_BUCKETS = 100
-"""Buckets of users with events in each arm before an interval is given."""
+"""Buckets of users with events that each arm needs before an interval is given."""
 FIRST_LOOK_EFFECTIVE = 30
-"""Effective buckets of users (squared sum over sum of squares) in each arm before an interval is given.
+"""Effective buckets of users (squared sum over sum of squares) that each arm needs for an interval.
 
-Where few users have most impressions the normal approximation fails: with a quarter of the impressions made
-by some two users who never click, 6 % of 300 A/A runs excluded zero at level 0.05, and none from 30 on.
+The normal approximation fails if a few users have most of the impressions. With a quarter of the impressions
+from about two users who never click, 6 % of 300 A/A runs excluded zero at level 0.05; none did from 30 on.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An interval; infinite where nothing can be said yet."""
+    """An interval; an infinite end is unbounded."""
 
     low: float
     high: float
@@ -53,21 +53,21 @@ class Span:
 
 
 EVERYTHING = Span(-math.inf, math.inf)
-"""The interval of which nothing is known."""
+"""The interval that excludes no value."""
 
 LEAST_LEVEL: Final = 1e-12
-"""Below it the boundary's terms leave the range of a float."""
+"""Smallest level; below it, terms of the boundary leave the range of a float."""
 
 
 def check_level(alpha: float) -> None:
-    """Refuse a level that is none.
+    """Check a significance level.
 
     Raises:
-        ConfigError: alpha is not strictly between 0 and 1, or too small to reckon with.
+        ConfigError: alpha is below LEAST_LEVEL, or not below 1.
     """
     if not LEAST_LEVEL <= alpha < 1.0:
         raise ConfigError(
-            f"level alpha = {alpha:g} must lie strictly between 0 and 1, from {LEAST_LEVEL:g}; 0.05 is usual"
+            f"level alpha must be from {LEAST_LEVEL:g} to below 1, got {alpha:g}; a common value is 0.05"
         )
 
 
@@ -75,7 +75,7 @@ def check_level(alpha: float) -> None:
 class ConfidenceSequence:
     """The boundary of level ``alpha`` that is narrowest at ``planned`` observations.
 
-    The plan moves width from one moment to another; it never touches validity.
+    The planned number determines when the interval is narrow. It has no effect on validity.
 
     >>> sequence = ConfidenceSequence(alpha=0.05, planned=100_000.0)
     >>> sequence.interval(Estimate(0.01, 1e-6, 100_000.0))  # doctest: +ELLIPSIS
@@ -83,25 +83,25 @@ class ConfidenceSequence:
     """
 
     alpha: float
-    """Probability that the truth is ever outside."""
+    """Probability that the interval ever excludes the true value."""
     planned: float
     """Observations at which the interval is narrowest."""
 
     def __post_init__(self) -> None:
         check_level(self.alpha)
         if not (self.planned >= 1.0 and math.isfinite(self.planned)):
-            raise ConfigError(f"planned observations = {self.planned:g}; must be a number of at least 1")
+            raise ConfigError(f"planned observations must be a number of at least 1, got {self.planned:g}")
 
     @property
     def mixture(self) -> float:
-        """Observations that weigh as much as the mixture's prior: 1 / rho^2 in the paper.
+        """Observations that have the weight of the mixture's prior: 1 / rho^2 in the paper.
 
         See :func:`_mixture`.
         """
         return _mixture(self.alpha, self.planned)
 
     def factor(self, observations: float) -> float:
-        """Half-width over standard error (1.96 in an ordinary interval); infinite at no observations."""
+        """Half-width over standard error (ordinary 95 % interval: 1.96); infinite without observations."""
         if not observations > 0.0:
             return math.inf
         mixture = self.mixture
@@ -109,16 +109,16 @@ class ConfidenceSequence:
         return math.sqrt((observations + mixture) / observations * math.log(grown / self.alpha**2))
 
     def interval(self, estimate: Estimate) -> Span:
-        """The interval of an estimate now; everything where its variance is not known."""
+        """The interval of an estimate; EVERYTHING if its variance is unknown."""
         if not (math.isfinite(estimate.value) and estimate.variance >= 0.0):
             return EVERYTHING
         half = self.factor(estimate.observations) * estimate.standard_error
         return Span(estimate.value - half, estimate.value + half) if math.isfinite(half) else EVERYTHING
 
     def p_value(self, estimate: Estimate) -> float:
-        """The smallest level whose interval excludes zero, always-valid; 1 where nothing is known.
+        """Always-valid p-value, the smallest level whose interval excludes zero; 1 without a variance.
 
-        Its running minimum stays below a level with at most that probability if there is no difference.
+        If there is no difference, its running minimum ever falls below a level with at most that probability.
         """
         if not (math.isfinite(estimate.value) and estimate.variance > 0.0 and estimate.observations > 0.0):
             return 1.0
@@ -143,13 +143,13 @@ def _mixture(alpha: float, planned: float) -> float:
 
 
 def uplift_interval(treatment: Estimate, control: Estimate, factor: float) -> Span:
-    """Interval of treatment over control less 1, for two figures that cannot be negative.
+    """Interval of treatment / control - 1, for two metrics that cannot be negative.
 
-    Fieller 1954, "Some Problems in Interval Estimation": a quotient q is inside while the difference
-    treatment - q control is less than ``factor`` of its own standard errors away from zero. So the interval
-    has the level of that difference at any size of the effect, and excludes zero exactly when the
-    interval of the plain difference does. Quotients below 0 are impossible and are cut off. Everything where
-    the control's own interval reaches zero: then no quotient is too large.
+    Fieller 1954, "Some Problems in Interval Estimation": a quotient q is inside if the difference
+    treatment - q control is within ``factor`` of its own standard errors of zero. The interval therefore has
+    the level of that difference at any effect size, and excludes zero exactly if the interval of the plain
+    difference does. Quotients below 0 are impossible and are cut off. The interval is EVERYTHING if the
+    control's own interval reaches zero, because no quotient is then too large.
 
     >>> span = uplift_interval(Estimate(0.033, 1e-6, 1.0), Estimate(0.030, 1e-6, 1.0), 1.96)
     >>> round(span.low, 4), round(span.high, 4)
@@ -178,7 +178,7 @@ def fixed_factor(alpha: float) -> float:
 
 
 def fixed_interval(estimate: Estimate, alpha: float) -> Span:
-    """The ordinary interval: valid at one moment that was fixed before the experiment began.
+    """The ordinary interval: valid at one time that was fixed before the experiment began.
 
     >>> fixed_interval(Estimate(0.0, 1.0, 10.0), 0.05)  # doctest: +ELLIPSIS
     Span(low=-1.9599..., high=1.9599...)
@@ -191,7 +191,7 @@ def fixed_interval(estimate: Estimate, alpha: float) -> Span:
 
 
 def fixed_p_value(estimate: Estimate) -> float:
-    """The ordinary two-sided p-value of no difference; 1 where nothing is known.
+    """The ordinary two-sided p-value of no difference; 1 without a variance.
 
     >>> round(fixed_p_value(Estimate(1.96, 1.0, 10.0)), 3)
     0.05
@@ -202,7 +202,7 @@ def fixed_p_value(estimate: Estimate) -> float:
 
 
 def effective_number(amounts: NDArray[Any]) -> float:
-    """Number of equal amounts that are as informative: squared sum over sum of squares; 0 of nothing.
+    """Effective sample size, the squared sum over the sum of squares; 0 if no amount is positive.
 
     Kish 1965, "Survey Sampling".
 
@@ -214,15 +214,15 @@ def effective_number(amounts: NDArray[Any]) -> float:
     largest = float(values.max(initial=0.0))
     if largest <= 0.0:
         return 0.0
-    shares = values / largest  # squares of large amounts would leave the range of a float
+    shares = values / largest  # the squares of large amounts would overflow
     return float(shares.sum()) ** 2 / float(shares @ shares)
 
 
 def shortage(who: str, clicks: NDArray[Any], impressions: NDArray[Any]) -> str:
-    """What an interval still needs, in a few words; empty when nothing.
+    """Why there is no interval yet, in a few words; empty if there are enough data.
 
     Args:
-        who: whose impressions these are.
+        who: name of the arm, or of the group of arms, that the impressions belong to.
         clicks: [buckets] sums of clicks.
         impressions: [buckets] sums of impressions.
 
@@ -242,7 +242,7 @@ def shortage(who: str, clicks: NDArray[Any], impressions: NDArray[Any]) -> str:
 
 
 def concentration(who: str, what: str, amounts: NDArray[Any]) -> str:
-    """Whether too few users hold most of ``amounts`` [buckets], in a few words; empty when not."""
+    """Why ``amounts`` [buckets] are too concentrated on few users, in a few words; empty if they are not."""
     number = effective_number(amounts)
     if number >= FIRST_LOOK_EFFECTIVE:
         return ""
@@ -254,5 +254,5 @@ def concentration(who: str, what: str, amounts: NDArray[Any]) -> str:
 
 
 def enough(clicks: NDArray[Any], impressions: NDArray[Any]) -> bool:
-    """Whether each arm has what an interval needs; sums [arms, buckets] as in :func:`shortage`."""
+    """Whether each arm has enough data for an interval; sums [arms, buckets] as in :func:`shortage`."""
     return not any(shortage("", *arm) for arm in zip(clicks, impressions, strict=True))

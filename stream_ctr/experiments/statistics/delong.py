@@ -4,9 +4,9 @@ DeLong, DeLong and Clarke-Pearson 1988, "Comparing the Areas under Two or More C
 Operating Characteristic Curves": the AUC is a two-sample U-statistic, and its placements give the
 covariance. Placements come from mid-ranks (Sun and Xu 2014), so the cost is that of sorting.
 
-DeLong's variance takes events as independent. Where models err by user and users come back, its intervals are
-too narrow; the same placements summed by user give the variance for clustered data (Obuchowski 1997,
-"Nonparametric Analysis of Clustered ROC Curve Data").
+DeLong's variance treats events as independent. If errors correlate within users and users return, its
+intervals are too narrow. The same placements summed by user give the variance for clustered data (Obuchowski
+1997, "Nonparametric Analysis of Clustered ROC Curve Data").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def mid_ranks(values: Floats) -> Floats:
-    """Ranks from 1, float64 [n]; equal values share the mean of theirs.
+    """Ranks from 1, float64 [n]; tied values get the mean of their ranks.
 
     >>> import numpy as np
     >>> mid_ranks(np.array([0.3, 0.1, 0.3])).tolist()
@@ -36,11 +36,11 @@ def mid_ranks(values: Floats) -> Floats:
 
 
 def placements(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats, Floats]:
-    """AUC, and the share of the other class that each click and each non-click is placed before.
+    """AUC with the placements: the share of non-clicks below each click, and of clicks above each non-click.
 
     Args:
         scores: float64 [n], higher for likelier clicks.
-        labels: bool [n], at least one of each.
+        labels: bool [n], at least one click and one non-click.
     """
     clicks, others = scores[labels], scores[~labels]
     ranks = mid_ranks(np.concatenate([clicks, others]))
@@ -50,7 +50,7 @@ def placements(scores: Floats, labels: NDArray[np.bool_]) -> tuple[float, Floats
 
 
 class Area(NamedTuple):
-    """An AUC, or a difference of two on the same events, and what it is the mean of."""
+    """An AUC, or a difference of two AUCs on the same events, with the placements whose mean it is."""
 
     value: float
     of_clicks: Floats
@@ -59,7 +59,7 @@ class Area(NamedTuple):
     """Placements of the other events."""
 
     def estimate(self) -> Estimate:
-        """With DeLong's variance; NaN where a class has fewer than two events."""
+        """The value with DeLong's variance; variance NaN if a class has fewer than two events."""
         events = float(len(self.of_clicks) + len(self.of_others))
         if len(self.of_clicks) < 2 or len(self.of_others) < 2:
             return Estimate(self.value, math.nan, events)
@@ -68,7 +68,7 @@ class Area(NamedTuple):
         return Estimate(self.value, variance, events)
 
     def influence(self, labels: NDArray[np.bool_]) -> Floats:
-        """What each event moves the value by, float64 [n], to first order; sums to zero."""
+        """First-order influence of each event on the value, float64 [n]; sums to zero."""
         found = np.empty(len(labels))
         found[labels] = (self.of_clicks - self.value) / len(self.of_clicks)
         found[~labels] = (self.of_others - self.value) / len(self.of_others)
@@ -76,13 +76,13 @@ class Area(NamedTuple):
 
 
 def area(scores: Floats, labels: NDArray[np.bool_]) -> Area | None:
-    """AUC of one model; None where a class is missing."""
+    """AUC of one model; None if a class is missing."""
     clicks = int(np.count_nonzero(labels))
     return Area(*placements(scores, labels)) if 0 < clicks < len(labels) else None
 
 
 def area_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]) -> Area | None:
-    """AUC of the treatment's scores less that of the control's, on the same events; None as above."""
+    """AUC of the treatment's scores minus the control's, on the same events; None if a class is missing."""
     one, other = area(treatment, labels), area(control, labels)
     if one is None or other is None:
         return None
@@ -90,9 +90,9 @@ def area_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_
 
 
 def auc_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]) -> Estimate:
-    """:func:`area_difference` with DeLong's variance, which takes events as independent.
+    """:func:`area_difference` with DeLong's variance, which treats events as independent.
 
-    NaN where a class is missing, and a variance of NaN where one has fewer than two events.
+    NaN if a class is missing; variance NaN if a class has fewer than two events.
     """
     found = area_difference(treatment, control, labels)
     return Estimate(math.nan, math.nan, float(len(labels))) if found is None else found.estimate()
@@ -100,11 +100,11 @@ def auc_difference(treatment: Floats, control: Floats, labels: NDArray[np.bool_]
 
 @dataclass(slots=True)
 class AreaPool:
-    """Mean of windows' AUCs (or differences), weighted by their events, clustered by bucket of users.
+    """Mean of windows' AUCs (or AUC differences), weighted by events, clustered by bucket of users.
 
-    AUC is taken within windows, since scores of different moments do not compare, and pooled over them. A
-    user who comes back in several windows moves them together, so what each bucket moves is summed over
-    windows before it is squared.
+    AUC is computed within windows, because scores from different times are not comparable, and then pooled. A
+    returning user influences several windows in the same direction, so the influence of each bucket is summed
+    over windows before it is squared.
     """
 
     buckets: int
@@ -112,7 +112,7 @@ class AreaPool:
     weighted: float = 0.0
     """Sum of events x value."""
     influence: Floats = field(default_factory=lambda: np.zeros(0))
-    """[buckets] sum of events x what the bucket moves the window's value by."""
+    """[buckets] sum over windows of events x the bucket's influence on the window's value."""
     filled: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[buckets] whether the bucket has events."""
 
@@ -121,7 +121,7 @@ class AreaPool:
             self.influence, self.filled = np.zeros(self.buckets), np.zeros(self.buckets, np.bool_)
 
     def add(self, window: Area, labels: NDArray[np.bool_], bucket: NDArray[np.int64]) -> None:
-        """Take a window in: its AUC, and label and bucket of each event."""
+        """Add a window: its AUC, and the label and bucket of each event."""
         events = float(len(labels))
         self.events += events
         self.weighted += events * window.value
@@ -131,8 +131,9 @@ class AreaPool:
     def estimate(self) -> Estimate:
         """The mean and its variance.
 
-        The variance is NaN with fewer than two buckets, and while nothing has moved the value (both arms have
-        ranked alike so far, or each has given all one probability): that tells nothing of its spread.
+        The variance is NaN with fewer than two buckets, and while every influence is zero (both arms have
+        ranked alike so far, or each has predicted one probability for all events): the data then contain no
+        information about the spread.
         """
         if self.events <= 0.0:
             return NOTHING

@@ -1,10 +1,10 @@
-"""Ratios of sums over users, and how sure they are.
+"""Ratio metrics and their variance, clustered by user.
 
-Users come back, so impressions are not independent, but users are. Every figure of an experiment is
-therefore a ratio of two sums (clicks to impressions, loss to impressions) whose spread is taken over
-buckets of users: the buckets of the assignment, which split users at random and never move. The variance
-is the delta method's (Deng, Knoblich and Lu 2018, "Applying the Delta Method in Metric Analytics"). Only
-sums per bucket are needed, and those of two disjoint sets of events add up.
+Users return, so impressions are not independent, but users are. Every metric of an experiment is therefore a
+ratio of two sums (clicks to impressions, loss to impressions) whose variance is computed over buckets of
+users: the buckets of the assignment, which split users at random and never change. The variance follows the
+delta method (Deng, Knoblich and Lu 2018, "Applying the Delta Method in Metric Analytics"). Only sums per
+bucket are needed, and the sums of two disjoint sets of events add up.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its variance.
+    """A metric's value and its variance.
 
     >>> Estimate(0.5, 0.0004, 100.0).standard_error
     0.02
     """
 
     value: float
-    """The figure; NaN where there is nothing to take it from."""
+    """The metric; NaN without data."""
     variance: float
     """Its squared standard error; NaN with fewer than two buckets of users."""
     observations: float
@@ -40,20 +40,20 @@ class Estimate:
 
 
 NOTHING = Estimate(math.nan, math.nan, 0.0)
-"""The estimate from no events."""
+"""The estimate without events."""
 
 
 def ratio(numerator: Floats, denominator: Floats, observations: Floats | None = None) -> Estimate:
     """Sum of ``numerator`` over sum of ``denominator``, float64 [buckets] each.
 
-    With r the ratio, the residual of a bucket is its numerator less r times its denominator. Residuals
-    sum to zero, and the ratio's variance is B / (B - 1) times their sum of squares over the squared
-    denominator, B the number of buckets that have events.
+    With r the ratio, the residual of a bucket is its numerator minus r times its denominator. Residuals
+    sum to zero. The ratio's variance is B / (B - 1) times their sum of squares over the squared total
+    denominator, where B is the number of buckets with events.
 
     Args:
-        numerator: sums of what is measured, by bucket.
-        denominator: sums of what it is measured against, by bucket.
-        observations: impressions by bucket, where they are not the denominator.
+        numerator: sums by bucket.
+        denominator: sums by bucket.
+        observations: impressions by bucket, if the denominator counts something else.
 
     >>> import numpy as np
     >>> clicks, impressions = np.array([1.0, 0.0, 2.0, 1.0]), np.array([10.0, 10.0, 10.0, 10.0])
@@ -82,7 +82,7 @@ def by_cluster(cluster: NDArray[np.int64], values: Floats, clusters: int) -> Flo
 
 
 def difference(treatment: Estimate, control: Estimate) -> Estimate:
-    """Treatment less control, over disjoint users."""
+    """Treatment minus control, over disjoint users."""
     return Estimate(
         treatment.value - control.value,
         treatment.variance + control.variance,
@@ -91,9 +91,9 @@ def difference(treatment: Estimate, control: Estimate) -> Estimate:
 
 
 def uplift(treatment: Estimate, control: Estimate) -> Estimate:
-    """Treatment over control less 1, over disjoint users; NaN where the control's figure is not positive.
+    """Treatment / control - 1, over disjoint users; NaN if the control's value is not positive.
 
-    Variance by the delta method for the quotient of two independent figures.
+    Variance by the delta method for the quotient of two independent estimates.
 
     >>> found = uplift(Estimate(0.033, 1e-6, 1.0), Estimate(0.030, 1e-6, 1.0))
     >>> round(found.value, 3), round(found.standard_error, 4)
@@ -108,17 +108,18 @@ def uplift(treatment: Estimate, control: Estimate) -> Estimate:
 
 
 def entropy(rate: float) -> float:
-    """Entropy in nats of a click that comes with this probability, strictly between 0 and 1."""
+    """Entropy in nats of a click with this probability, which must be strictly between 0 and 1."""
     return -rate * math.log(rate) - (1.0 - rate) * math.log1p(-rate)
 
 
 def over_entropy(loss: Floats, clicks: Floats, impressions: Floats) -> Estimate:
-    """Mean ``loss`` over the entropy of the click rate, sums by bucket, float64 [buckets] each.
+    """Mean ``loss`` over the entropy of the click rate; sums by bucket, float64 [buckets] each.
 
-    With the loss of one model this is its normalized entropy (He et al. 2014), with the difference of two
-    the difference of theirs. Delta method in loss and click rate: with m the mean loss, r the click rate and
-    H its entropy, a bucket's share in the figure is (loss - m n) / H - m H'(r) / H^2 (clicks - r n), over the
-    impressions n, where H'(r) = ln((1 - r) / r). NaN where no impression or every one was clicked.
+    For the loss of one model this is its normalized entropy (He et al. 2014); for the difference of two
+    losses, the difference of their normalized entropies. Delta method in loss and click rate: with m the mean
+    loss, r the click rate, H its entropy and n a bucket's impressions, the bucket's influence is
+    (loss - m n) / H - m H'(r) / H^2 (clicks - r n), over all impressions, where H'(r) = ln((1 - r) / r).
+    NaN if no impression was clicked, or all were.
 
     >>> import numpy as np
     >>> found = over_entropy(np.array([3.0, 4.0]), np.array([5.0, 5.0]), np.array([10.0, 10.0]))

@@ -1,13 +1,13 @@
-"""What another policy would have earned, from the log of the one that ran.
+"""Off-policy evaluation: the value of a target policy from the log of another policy.
 
-The logged policy showed action a with probability ``propensity``; the target policy would have shown it
-with probability ``target``. Weighting each reward by target / propensity makes the logged mean speak for
-the target. Dudik, Langford and Li 2011 ("Doubly Robust Policy Evaluation and Learning") for all three:
+The logged policy showed action a with probability ``propensity``; the target policy would have shown it with
+probability ``target``. Weighting each reward by target / propensity turns the logged mean into an estimate
+for the target. Dudik, Langford and Li 2011 ("Doubly Robust Policy Evaluation and Learning") for all three:
 
-- IPS: mean of weight times reward. Unbiased, and wide where weights are large.
-- SNIPS: the same over the mean weight. A little biased, usually narrower.
-- DR: the reward that a model predicts under the target, plus the weighted error of that model on what was
-  shown. Unbiased as long as each prediction was made before its row was learned, however bad the model.
+- IPS: mean of weight times reward. Unbiased; high variance if weights are large.
+- SNIPS: IPS over the mean weight. Slightly biased, usually narrower.
+- DR: the reward that a model predicts under the target, plus the weighted error of that model on the shown
+  action. Unbiased, however bad the model, as long as each row is predicted before it is learned.
 
 Rows of one user are not independent, so intervals cluster by user.
 """
@@ -27,42 +27,42 @@ from stream_ctr.experiments.statistics.estimates import Estimate, by_cluster, ra
 Floats = NDArray[np.float64]
 
 LEAST_EFFECTIVE_ROWS: Final = 100
-"""Effective rows below which no weighted figure is given: a few rows decide it, and its interval is too
-narrow, as the log lacks the rows that would widen it."""
+"""Effective rows below which no weighted estimate is given. Below it a few rows decide the estimate, and its
+interval is too narrow because the log lacks the rows that would widen it."""
 MEAN_WEIGHT_LEVEL: Final = 0.01
 """Level of the test that the mean weight is 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """N rows of a log, with what the target policy and the reward model say of them."""
+    """N rows of a log, with the target policy's probabilities and the reward model's predictions."""
 
     reward: Floats
     """[N] 1 clicked, 0 not."""
     propensity: Floats
-    """[N] probability with which the logged policy showed what it showed."""
+    """[N] probability with which the logged policy showed the action."""
     target: Floats
-    """[N] probability with which the target policy would have shown the same."""
+    """[N] probability with which the target policy would have shown the same action."""
     predicted: Floats
-    """[N] model's reward of what was shown."""
+    """[N] reward that the model predicts for the shown action."""
     expected: Floats
-    """[N] model's reward averaged over the target policy's choice."""
+    """[N] reward that the model predicts, averaged over the target policy's actions."""
     cluster: NDArray[np.int64]
-    """[N] number of the row's user, from 0."""
+    """[N] index of the row's user, from 0."""
 
     def __post_init__(self) -> None:
         bad = np.flatnonzero(~((self.propensity > 0.0) & (self.propensity <= 1.0)))
         if len(bad):
             row = int(bad[0])
             raise DataError(
-                f"row {row + 1}: propensity {self.propensity[row]:g} is not in (0, 1]; without the "
-                "probability of what was shown a log says nothing about another policy"
+                f"row {row + 1}: propensity must be in (0, 1], got {self.propensity[row]:g}; off-policy "
+                "evaluation requires the probability of each shown action"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class OffPolicy:
-    """The target policy's value, three ways, and whether the log can carry the question."""
+    """The target policy's value by three estimators, with diagnostics of whether the log supports them."""
 
     logged: Estimate
     """Mean reward of the policy that ran."""
@@ -70,16 +70,16 @@ class OffPolicy:
     snips: Estimate
     dr: Estimate
     mean_weight: Estimate
-    """1 if the propensities are right: an interval without 1 says that they are not, or that the target
-    policy shows what the logged one never does."""
+    """1 if the propensities are right. An interval that excludes 1 means that they are not, or that the
+    target policy shows actions that the logged policy never shows."""
     effective_rows: float
-    """Rows of equal weight that would be as informative: squared sum of weights over sum of squares."""
+    """Effective sample size: squared sum of weights over sum of squares."""
     largest_weight: float
     largest_share: float
-    """Share of the sum of all weights that the largest one has."""
+    """Largest weight over the sum of all weights."""
 
     def doubts(self) -> list[str]:
-        """Why IPS, SNIPS and DR cannot be used; empty where they can."""
+        """Reasons why IPS, SNIPS and DR are unusable; empty if they are usable."""
         found = []
         if self.effective_rows < LEAST_EFFECTIVE_ROWS:
             found.append(
@@ -91,13 +91,13 @@ class OffPolicy:
             found.append(
                 f"the mean weight is {self.mean_weight.value:.3f} ({100 * (1 - MEAN_WEIGHT_LEVEL):g} % CI "
                 f"{span.low:.3f} to {span.high:.3f}), which is not compatible with 1: propensities are "
-                "wrong, or the logged policy never shows what the target policy shows"
+                "wrong, or the logged policy never shows actions that the target policy shows"
             )
         return found
 
 
 def evaluate(log: Logged) -> OffPolicy:
-    """All figures of one log."""
+    """All estimates and diagnostics of one log."""
     weight = log.target / log.propensity
     ones = np.ones_like(weight)
 

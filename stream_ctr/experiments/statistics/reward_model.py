@@ -1,4 +1,4 @@
-"""A reward model for off-policy evaluation: the product's own learner, always predicting before it learns."""
+"""Reward model for off-policy evaluation: the default learner, which predicts each row before learning it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from stream_ctr.learners.build import build_learner
 from stream_ctr.pipeline.from_examples import direct_batches
 
 CHUNK = 50
-"""Rows scored before they are learned together: within a chunk the model is as of its start."""
+"""Rows per chunk. All rows of a chunk are scored before any of them is learned."""
 
 
 def against_uniform(rounds: Iterable[Round], progress: Callable[[int], object]) -> Logged:
-    """The log's rows with the uniform policy as the target; ``progress`` is told the rows done.
+    """The log's rows with the uniform policy as the target; ``progress`` receives the number of rows done.
 
-    Every item of a row's candidates is scored with weights that have seen earlier rows only.
+    Every candidate item of a row is scored with weights learned from earlier rows only.
 
     Raises:
         DataError: the log is empty, or a row has no propensity.
@@ -60,6 +60,6 @@ def against_uniform(rounds: Iterable[Round], progress: Callable[[int], object]) 
             learner.learn(batch)
         progress(len(columns))
     if not columns:
-        raise DataError("the log holds no row")
+        raise DataError("the log contains no rows")
     reward, propensities, target, scored, averages = np.array(columns, np.float64).T
     return Logged(reward, propensities, target, scored, averages, np.array(cluster, np.int64))

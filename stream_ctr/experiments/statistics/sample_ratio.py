@@ -1,9 +1,9 @@
-"""Is the split itself sound? Users per arm against the weights, testable after every user.
+"""Sample-ratio mismatch: an always-valid test of the users per arm against the weights.
 
-If users do not arrive in the arms as the weights say, something loses or moves them, and no comparison of
-the arms can be trusted. The test is the Dirichlet mixture of multinomial likelihood ratios (Lindon and
-Malek 2022, "Anytime-Valid Inference for Multinomial Count Data", eq. 10): its Bayes factor against the
-weights exceeds 1 / alpha at any time with probability at most alpha if the split is sound.
+If the users per arm do not match the weights, some component loses or moves users, and no comparison of the
+arms is valid. The test is the Dirichlet mixture of multinomial likelihood ratios (Lindon and Malek 2022,
+"Anytime-Valid Inference for Multinomial Count Data", eq. 10). If the split is sound, its Bayes factor against
+the weights ever exceeds 1 / alpha with probability at most alpha.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 PRIOR_USERS = 100.0
-"""Users that the mixture's prior weighs: it is centred on the weights. A larger one sees small mismatches
-sooner and large ones later."""
+"""Weight of the mixture's prior, in users. The prior is centred on the weights. A larger value detects small
+mismatches sooner and large ones later."""
 
 
 def log_bayes_factor(users: Sequence[int], weights: Sequence[float]) -> float:
-    """Natural logarithm of the evidence against the weights.
+    """Natural logarithm of the Bayes factor against the weights.
 
     Args:
-        users: distinct users met in each arm.
-        weights: share that each arm should have; positive, any sum.
+        users: distinct users seen in each arm.
+        weights: expected share of each arm; positive, any sum.
 
     >>> round(log_bayes_factor([500, 500], [0.5, 0.5]), 2), round(log_bayes_factor([600, 400], [0.5, 0.5]), 1)
     (-1.2, 17.1)
@@ -41,15 +41,15 @@ def log_bayes_factor(users: Sequence[int], weights: Sequence[float]) -> float:
 
 
 def log_bayes_factors(users: NDArray[np.int64], weights: Sequence[float]) -> NDArray[np.float64]:
-    """:func:`log_bayes_factor` of many moments, float64 [N].
+    """:func:`log_bayes_factor` at N times, float64 [N].
 
     Args:
-        users: int64 [N, arms], distinct users met in each arm at each moment.
-        weights: [arms] share that each arm should have; positive, any sum.
+        users: int64 [N, arms], distinct users seen in each arm by each time.
+        weights: [arms] expected share of each arm; positive, any sum.
     """
     whole = math.fsum(weights)
     evidence = math.lgamma(PRIOR_USERS) - gammaln(PRIOR_USERS + users.sum(axis=1))
-    for arm, weight in enumerate(weights):  # one arm after the other: the sum must not depend on N
+    for arm, weight in enumerate(weights):  # one arm at a time, so that the rounding does not depend on N
         share, count = weight / whole, users[:, arm]
         start = PRIOR_USERS * share
         evidence = evidence + (gammaln(start + count) - math.lgamma(start) - count * math.log(share))

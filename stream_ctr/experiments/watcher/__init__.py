@@ -1,1 +1,1 @@
-"""The experiment's watcher: joins outcomes and keeps the sums."""
+"""The experiment's watcher: joins impressions with clicks and maintains the sums."""

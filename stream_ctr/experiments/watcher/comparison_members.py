@@ -1,4 +1,4 @@
-"""Which impressions are in an experiment's comparisons, as whose, and why others are in none."""
+"""Which impressions enter an experiment's comparisons, for which arm, and why the others are excluded."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from stream_ctr.events.records import ImpressionRecord
 from stream_ctr.experiments.watcher.users import UserHash
 
 ANALYSED: Final = ("assigned", "fallback", "killed")
-"""Reasons of the impressions that are in comparisons, as their assigned arm's, whoever answered."""
+"""Reasons of the impressions that enter comparisons. They count for the assigned arm, whichever arm
+answered."""
 EXCLUDED: Final = ("not_enrolled", "override", "no_user", "inconsistent", "other_salt", "unknown_arm")
-"""Why impressions are in none."""
+"""Reasons for exclusion from all comparisons."""
 FAULTS: Final = ("no_user", "inconsistent", "unknown_arm")
-"""Those that a sound experiment lacks: its servers name a user and the arm that owns the user's bucket."""
-NOBODY: Final = -1
+"""Reasons that a sound experiment never has: its servers name a user and the arm that owns the user's
+bucket."""
+NO_ARM: Final = -1
 
 
 class Member(NamedTuple):
-    """Where an impression belongs."""
+    """Membership of an impression."""
 
     excluded: str
-    """Why it is in no comparison; empty where it is in one, and the others have a meaning."""
+    """Why the impression is excluded. If empty, it is included and the other fields are valid."""
     bucket: int = 0
-    arm: int = NOBODY
+    arm: int = NO_ARM
     """Index of the arm that its user is assigned to."""
     user: int = 0
     """Hash of the user."""
 
 
 class Members:
-    """Finds where impressions belong.
+    """Determines the membership of impressions.
 
     Raises:
-        ConfigError: weights or coverage are unusable.
+        ConfigError: weights or coverage are invalid.
     """
 
     def __init__(self, experiment: ExperimentConfig) -> None:
         self._salt = experiment.salt
         self._index = {arm.name: index for index, arm in enumerate(experiment.arms)}
         self._hash = UserHash(experiment.salt)
-        # At full coverage: a server may have raised it before this process knows.
-        self._owner = [NOBODY] * BUCKETS
+        # At full coverage, because a server may raise the coverage before this process learns of it.
+        self._owner = [NO_ARM] * BUCKETS
         for each in intervals(replace(experiment, coverage=1.0)):
             self._owner[each.start : each.stop] = [self._index[each.arm]] * (each.stop - each.start)
 
     def find(self, record: ImpressionRecord[Any]) -> Member:
-        """Where an impression belongs, by what its server wrote and by what is declared."""
+        """Membership of an impression, from its fields and the declared arms."""
         if record.salt != self._salt:
             return Member("other_salt")
         if record.reason not in ANALYSED or not record.assigned_arm:
@@ -63,9 +65,9 @@ class Members:
         return Member("", bucket, arm, user)
 
     def named(self, record: ImpressionRecord[Any]) -> int:
-        """Index of the arm that an impression is assigned to or, without one, was answered by; or NOBODY."""
-        return self._index.get(record.assigned_arm or record.arm, NOBODY)
+        """Index of the assigned arm or, without one, of the arm that answered; NO_ARM if it is unknown."""
+        return self._index.get(record.assigned_arm or record.arm, NO_ARM)
 
     def serving(self, record: ImpressionRecord[Any]) -> int:
-        """Index of the arm that answered; NOBODY where it is none of this experiment's."""
-        return self._index.get(record.arm, NOBODY) if record.salt == self._salt else NOBODY
+        """Index of the arm that answered; NO_ARM if it is not an arm of this experiment."""
+        return self._index.get(record.arm, NO_ARM) if record.salt == self._salt else NO_ARM

@@ -1,6 +1,6 @@
-"""The experiment as a fold: impressions as they are shown and as their labels settle, in the order's order.
+"""The experiment as a fold over impressions and settled labels, in the merged order of the log's entries.
 
-Nothing here reads a clock, a file or the log. The same entries give the same bits, in chunks of any size.
+This module reads no clock, file or log. The same entries give bit-identical results in chunks of any size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stream_ctr.experiments.report.model import Bounded, Figure
 from stream_ctr.experiments.statistics.confidence_sequence import ConfidenceSequence
 from stream_ctr.experiments.statistics.delong import AreaPool
 from stream_ctr.experiments.statistics.estimates import Estimate
-from stream_ctr.experiments.watcher.comparison_members import EXCLUDED, NOBODY, Members
+from stream_ctr.experiments.watcher.comparison_members import EXCLUDED, NO_ARM, Members
 from stream_ctr.experiments.watcher.experiment_state import Noted, declaration
 from stream_ctr.experiments.watcher.exposure import Exposure
 from stream_ctr.experiments.watcher.figures import (
@@ -43,7 +43,7 @@ NAN: Final = float("nan")
 
 @dataclass(slots=True)
 class Waiting:
-    """What a chunk came to, before it is added up."""
+    """Users and labelled rows of the current chunk, before :meth:`Experiment.absorb` adds them up."""
 
     users: list[int] = field(default_factory=list)
     arms: list[int] = field(default_factory=list)
@@ -58,11 +58,11 @@ class Experiment:
 
     Args:
         experiment: arms, weights and salt.
-        watch: what was declared beforehand.
-        settling_ms: a label is settled so long after its impression: label window and grace.
+        watch: settings declared before the first impression.
+        settling_ms: time from an impression until its label is settled: label window plus grace.
 
     Raises:
-        ConfigError: weights or coverage are unusable.
+        ConfigError: weights or coverage are invalid.
     """
 
     def __init__(self, experiment: ExperimentConfig, watch: WatchConfig, settling_ms: int) -> None:
@@ -78,7 +78,7 @@ class Experiment:
         self._settling_ms = settling_ms
         self._members = Members(experiment)
         self._row_type = row_type(arms)
-        self._pack = struct.Struct(f"<hhdd{arms}dQ").pack  # the same bytes
+        self._pack = struct.Struct(f"<hhdd{arms}dQ").pack  # the same layout as row_type
         table = UserTable()
         self.users = DistinctUsers(self.expected, table)
         self.exposure = Exposure(arms, watch.user_impressions, table)
@@ -98,18 +98,18 @@ class Experiment:
         self._waiting = Waiting()
 
     def shown(self, record: ImpressionRecord[Any], time_ms: int) -> bytes:
-        """Note an impression that is new; what is to be held of it until its label settles.
+        """Count a new impression; returns the payload to keep until its label settles.
 
-        Empty where it is in no comparison. ``time_ms`` is where its label window begins.
+        The payload is empty if the impression is excluded. ``time_ms`` is the start of its label window.
         """
         serving = self._members.serving(record)
-        if serving != NOBODY:
+        if serving != NO_ARM:
             self.noted.versions[serving] = record.model_version
         excluded, bucket, arm, user = self._members.find(record)
         if excluded:
             self.noted.excluded[excluded] += 1
             named = self._members.named(record)
-            if named != NOBODY:
+            if named != NO_ARM:
                 self.noted.excluded_arms[excluded][named] += 1
             return b""
         reasons = self.noted.reasons[arm]
@@ -123,16 +123,16 @@ class Experiment:
             shown = self._shown[window] = [0] * self.arms
         shown[arm] += 1
         p = record.p
-        said = [p.get(name, NAN) for name in self.names]
-        return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *said, user)
+        probabilities = [p.get(name, NAN) for name in self.names]
+        return self._pack(arm, bucket, record.bid, p.get(record.arm, NAN), *probabilities, user)
 
     def settled(self, payload: bytes, number: int, time_ms: int, label: float) -> None:
-        """Note that the label of an impression is settled; calls come in the order of ``time_ms``.
+        """Record the settled label of an impression; must be called in order of ``time_ms``.
 
         Args:
-            payload: what :meth:`shown` gave.
-            number: its running number.
-            time_ms: where its label window began.
+            payload: return value of :meth:`shown`.
+            number: running number of the impression.
+            time_ms: start of its label window.
             label: 1 for a click, else 0.
         """
         if payload and number >= self.noted.first_number:
@@ -143,11 +143,11 @@ class Experiment:
             waiting.numbers.append(number)
 
     def absorb(self, watermark_ms: int, *, ended: bool = False) -> None:
-        """Add up what was noted, and close the windows that end.
+        """Add the pending impressions to the sums, and close the windows that are complete.
 
         Args:
-            watermark_ms: time of the order.
-            ended: whether the log ends here: the open window is closed.
+            watermark_ms: event time that the merged log has reached.
+            ended: whether the log ends here, which closes the open window.
         """
         waiting, self._waiting = self._waiting, Waiting()
         if waiting.users:
@@ -164,7 +164,7 @@ class Experiment:
 
     def _add(self, waiting: Waiting) -> None:
         size = self._row_type.itemsize
-        # What an earlier version held ends before the user: those are UNKNOWN_USER's.
+        # Payloads from an earlier version have no user: zero padding makes them UNKNOWN_USER.
         rows = np.frombuffer(b"".join(row.ljust(size, b"\0") for row in waiting.rows), self._row_type)
         labels, numbers = np.array(waiting.labels), np.array(waiting.numbers, np.int64)
         windows = np.array(waiting.times_ms, np.int64) // self.window_ms
@@ -176,13 +176,13 @@ class Experiment:
                 self._close((self.noted.window + 1) * self.window_ms)
             self.noted.window = window
             kept = counts[part]
-            taken, their = rows[part][kept], labels[part][kept]
-            self.sums.add(taken, their)
-            bucket = taken["bucket"].astype(np.int64)
-            self._scores.add(numbers[part][kept], bucket, taken["p"], their)
+            counted, counted_labels = rows[part][kept], labels[part][kept]
+            self.sums.add(counted, counted_labels)
+            bucket = counted["bucket"].astype(np.int64)
+            self._scores.add(numbers[part][kept], bucket, counted["p"], counted_labels)
 
     def _close(self, end_ms: int) -> None:
-        """The labels of the open window are settled: take the figures."""
+        """Close the open window, whose labels are all settled, and compute its figures."""
         window, noted = self.noted.window, self.noted
         assert window is not None
         self._scores.close(self._pools, self._pair_pools)
@@ -211,7 +211,7 @@ class Experiment:
             del self._shown[shown]
 
     def _look(self, estimates: list[Estimates], end_ms: int) -> None:
-        """Take the one look that was declared, when it is due."""
+        """Take the declared look if it is due; it is taken only once."""
         horizon = self.watch.horizon_impressions
         if horizon and self.noted.horizon_ms is None and int(self.sums.impressions.sum()) >= horizon:
             self.noted.horizon_ms = end_ms
@@ -228,7 +228,7 @@ class Experiment:
         return comparison_estimates(self.sums, self.names, arm, area, shadow=self.shadow[arm])
 
     def totals(self) -> list[Totals]:
-        """What each arm came to, with everything settled so far."""
+        """Totals of each arm over all impressions settled so far."""
         sums, clipped = self.sums, self.sums.clipped
         return [
             Totals(
@@ -247,20 +247,22 @@ class Experiment:
         ]
 
     def open_windows(self) -> list[tuple[int, list[int]]]:
-        """Windows that are not closed: number, and impressions shown by arm."""
+        """Open windows: number, and impressions shown by arm."""
         return [(number, list(shown)) for number, shown in sorted(self._shown.items())]
 
     def _every_pool(self) -> list[AreaPool]:
         return [*self._pools, *self._pair_pools]
 
     def state(self) -> State:
-        """Everything; call it when what was noted is added up.
+        """The complete state; call it only after :meth:`absorb`.
 
         Raises:
-            StateError: something noted is not added up.
+            StateError: there are impressions that are not added up yet.
         """
         if self._waiting != Waiting():
-            raise StateError("the experiment's sums were asked for in the middle of a chunk")
+            raise StateError(
+                "the experiment's state was requested before a chunk was added up; this is a defect"
+            )
         noted = msgspec.structs.replace(
             self.noted,
             shown=self.open_windows(),
@@ -284,17 +286,17 @@ class Experiment:
 
     @property
     def capless(self) -> bool:
-        """Whether an earlier version declared the experiment, which knew no cap on impressions of a user."""
+        """Whether an earlier version declared the experiment, without a cap on impressions per user."""
         return "user_impressions" not in self.noted.declared
 
     def load_state(self, state: State) -> None:
-        """Become the experiment that handed out ``state``; its declaration must be the same.
+        """Restore the experiment from :meth:`state`; its declaration must be the same.
 
-        An experiment that an earlier version began continues as declared: without a cap on impressions of a
-        user. Its shares of heavy users and its exclusions by arm then cover later impressions only.
+        An experiment that an earlier version started continues as declared, without a cap on impressions per
+        user. Its heavy-user shares and exclusions by arm then cover only impressions read since the update.
 
         Raises:
-            StateError: it is damaged.
+            StateError: the state is damaged.
         """
         own = state.part("noted")
         try:
@@ -317,12 +319,12 @@ class Experiment:
         if "exposure" in state.values:
             self.exposure.load_state(state.part("exposure"))
         else:
-            self._judge_again()
+            self._recompute_verdicts()
 
-    def _judge_again(self) -> None:
-        """Judge what an earlier version left by the rules of this one, which knows when users are too few.
+    def _recompute_verdicts(self) -> None:
+        """Apply this version's minimum numbers of users to figures from an earlier version.
 
-        Sums are kept by bucket, so the latest figures can be made again; the intervals at the ends of earlier
+        Sums are kept by bucket, so the latest figures can be recomputed. The intervals at the ends of earlier
         windows cannot and are dropped.
         """
         noted = self.noted
@@ -332,8 +334,8 @@ class Experiment:
         if noted.window is None:
             compared = ConfidenceSequence(self.comparison_level, self.watch.planned_impressions)
             noted.figures = [figures(self._compare(arm), compared) for arm in range(self.arms)]
-        else:  # labels of the open window are in the sums: its end brings the figures
-            wait = "begun under an earlier version; the end of the open window brings the next figures"
+        else:  # the sums already contain labels of the open window: figures follow when it closes
+            wait = "started under an earlier version; available when the open window closes"
             noted.figures = [
                 {name: Figure(impressions=each.impressions, why=wait) for name, each in found.items()}
                 for found in noted.figures

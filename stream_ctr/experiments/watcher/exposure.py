@@ -1,10 +1,9 @@
-"""How many impressions each user has, and which of them count.
+"""Exposure: impressions per user, and the cap that limits how many of them count.
 
-One user may have more impressions than all others together: a crawler, a shared device, a test script. If
-nothing bounds what one user adds, that user decides the figures of an arm. The bound is declared beforehand
-and depends on the order of the user's own impressions only: the first ``cap`` of them count, with their
-clicks.
-So figures describe the first ``cap`` impressions of each user, in all arms alike, and intervals stay valid.
+A single user (a crawler, a shared device, a test script) can have more impressions than all others together,
+and would determine the figures of an arm. The cap is declared beforehand and depends only on the order of the
+user's own impressions: the first ``cap`` count, with their clicks. Figures therefore describe the first
+``cap`` impressions of each user, in all arms alike, and intervals stay valid.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from stream_ctr.experiments.watcher.user_table import Keys, UserTable
 from stream_ctr.state.state import State
 
 UNKNOWN_USER = 0
-"""Hash that stands for a user whom an earlier version did not write down; such impressions count."""
+"""Hash of impressions whose user an earlier version did not store; they always count."""
 
 Ints = NDArray[np.int64]
 
@@ -28,7 +27,7 @@ class Exposure:
     Args:
         arms: number of arms.
         cap: impressions of a user that count; 0 counts all.
-        table: where the numbers are held.
+        table: impressions by user; shared with the counter of distinct users.
     """
 
     def __init__(self, arms: int, cap: int, table: UserTable) -> None:
@@ -37,14 +36,14 @@ class Exposure:
             np.zeros(arms, np.int64) for _ in range(5)
         )
         """[arms] impressions of known users; those that count; those over the cap; sum over users of the
-        squared number that counts; impressions of the most active user."""
+        squared number that counts; impressions of the most active user. In the order of the names above."""
 
     def take(self, users: Keys, arms: Ints) -> NDArray[np.bool_]:
-        """Which of the next impressions count.
+        """Add the next impressions; returns which of them count, bool [N].
 
         Args:
             users: uint64 [N] hashes, in order.
-            arms: int64 [N] arm of each; a user has one arm for good.
+            arms: int64 [N] arm of each; a user's arm never changes.
         """
         known = users != UNKNOWN_USER
         counts = np.ones(len(users), np.bool_)
@@ -76,25 +75,25 @@ class Exposure:
         return np.asarray(before[inverse] + rank < self.cap, np.bool_)
 
     def effective_users(self, arm: int) -> float | None:
-        """Users of equal activity that would be as informative; None before the first."""
+        """Effective number of users: squared sum over sum of squares; None before the first."""
         squares = int(self.squares[arm])
         return int(self.counted[arm]) ** 2 / squares if squares else None
 
     def heaviest_share(self, arm: int) -> float | None:
-        """Share of the arm's impressions by its most active user, before the cap; None before the first."""
+        """Share of the arm's impressions from its most active user, before the cap; None before the first."""
         shown = int(self.shown[arm])
         return int(self.heaviest[arm]) / shown if shown else None
 
     def state(self) -> State:
-        """The sums by arm; the table's owner saves the table."""
+        """The sums by arm, without the table, which its owner saves."""
         names = ("shown", "counted", "over", "squares", "heaviest")
         return State({name: getattr(self, name).copy() for name in names})
 
     def load_state(self, state: State) -> None:
-        """Become what handed out ``state``.
+        """Restore the sums from :meth:`state`.
 
         Raises:
-            StateError: it is damaged, or of other arms.
+            StateError: the state is damaged, or of other arms.
         """
         for name in ("shown", "counted", "over", "squares", "heaviest"):
             saved = state.arrays.get(name)

@@ -1,4 +1,4 @@
-"""The figures of an experiment: what they mean, and how they come from the sums."""
+"""The figures of an experiment: their definitions, and their computation from the sums."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from stream_ctr.experiments.statistics.estimates import (
 from stream_ctr.experiments.watcher.sums import BucketSums
 
 PER_MILLE: Final = 1000.0
-"""ADVV is worth per thousand impressions."""
+"""ADVV is value per thousand impressions."""
 
-_CLUSTERED: Final = "Spread over buckets of users, by the delta method."
-_QUOTIENT: Final = "Interval of the quotient by Fieller's method, over buckets of users."
+_CLUSTERED: Final = "Variance by the delta method, clustered by buckets of users."
+_QUOTIENT: Final = "Interval by Fieller's method, clustered by buckets of users."
 
 DEFINITIONS: Final = (
     Definition(
         name="ctr", title="CTR", unit="share", better="higher", paired=False,
-        method=f"Clicks over impressions. {_CLUSTERED}",
+        method=f"Clicks / impressions. {_CLUSTERED}",
     ),
     Definition(
         name="ctr_uplift", title="CTR uplift", unit="relative", better="higher", paired=False,
-        method=f"CTR over the control's, less 1. {_QUOTIENT}",
+        method=f"CTR / the control's CTR - 1. {_QUOTIENT}",
     ),
     Definition(
         name="advv", title="ADVV", unit="per_mille", better="higher", paired=False,
@@ -53,15 +53,15 @@ DEFINITIONS: Final = (
     ),
     Definition(
         name="advv_uplift", title="ADVV uplift", unit="relative", better="higher", paired=False,
-        method=f"ADVV over the control's, less 1. {_QUOTIENT}",
+        method=f"ADVV / the control's ADVV - 1. {_QUOTIENT}",
     ),
     Definition(
         name="advv_clipped", title="clipped ADVV", unit="per_mille", better="higher", paired=False,
-        method=f"ADVV with each click's worth cut at the declared quantile. {_CLUSTERED}",
+        method=f"ADVV with the value of each click clipped at the declared quantile. {_CLUSTERED}",
     ),
     Definition(
         name="advv_clipped_uplift", title="clipped ADVV uplift", unit="relative", better="higher",
-        paired=False, method=f"Clipped ADVV over the control's, less 1. {_QUOTIENT}",
+        paired=False, method=f"Clipped ADVV / the control's clipped ADVV - 1. {_QUOTIENT}",
     ),
     Definition(
         name="log_loss", title="log loss", unit="nats", better="lower", paired=True,
@@ -69,16 +69,16 @@ DEFINITIONS: Final = (
     ),
     Definition(
         name="normalized_entropy", title="normalized entropy", unit="ratio", better="lower", paired=True,
-        method=f"Log loss over the entropy of the click rate. {_CLUSTERED}",
+        method=f"Log loss / entropy of the click rate. {_CLUSTERED}",
     ),
     Definition(
         name="auc", title="AUC", unit="area", better="higher", paired=True,
-        method="Area under the ROC curve within closed windows, pooled by impressions; spread of DeLong's "
-        "placements over buckets of users.",
+        method="Area under the ROC curve within closed windows, averaged with impressions as weights. "
+        "Variance from DeLong's placements, clustered by buckets of users.",
     ),
     Definition(
         name="calibration", title="calibration", unit="ratio", better="one", paired=True,
-        method=f"Sum of probabilities over clicks; in no comparison. {_CLUSTERED}",
+        method=f"Sum of predicted probabilities / clicks; not compared between arms. {_CLUSTERED}",
     ),
 )  # fmt: skip
 """Every figure, in the order in which reports show them."""
@@ -88,33 +88,33 @@ _RANGES: Final = {
     "ctr": (0.0, 1.0), "advv": (0.0, math.inf), "advv_clipped": (0.0, math.inf), "log_loss": (0.0, math.inf),
     "normalized_entropy": (0.0, math.inf), "auc": (0.0, 1.0), "calibration": (0.0, math.inf),
 }  # fmt: skip
-"""What an arm's figure can be: an interval's ends beyond say nothing, and are cut off."""
+"""Possible range of an arm's figure, to which its interval is cut."""
 _DIFFERENCES: Final = {"ctr": (-1.0, 1.0), "auc": (-1.0, 1.0)}
 """The same for differences."""
 ALL_ARMS: Final = "all arms together"
-"""Whose impressions the paired figures are taken over."""
-_NO_AREA: Final = "no closed window has 10 clicks and 10 impressions without one"
+"""The impressions that paired figures are computed from, for messages."""
+_NO_AREA: Final = "no closed window has 10 clicks and 10 impressions without a click"
 
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A figure, what it can be, and why it has no interval, if so."""
+    """A figure with its possible range and, if it has no interval, the reason."""
 
     estimate: Estimate
     why: str = ""
-    """What an interval still needs; empty where there is one."""
+    """Why there is no interval; empty if there is one."""
     missing: bool = False
-    """Whether the log lacks what the figure is made of, so that waiting does not help."""
+    """Whether the log lacks the data for the figure, so that waiting does not help."""
     low: float = -math.inf
     high: float = math.inf
-    """Least and greatest possible value."""
+    """Smallest and largest possible value."""
     quotient: tuple[Estimate, Estimate] | None = None
-    """Of an uplift: the arm's figure and the control's."""
+    """For an uplift: the arm's estimate and the control's."""
 
     def span(self, factor: float) -> Span | None:
-        """The interval whose half-width is ``factor`` standard errors; None where there is none."""
+        """The interval whose half-width is ``factor`` standard errors; None if ``why`` is not empty."""
         if self.why:
             return None
         if self.quotient is not None:
@@ -127,7 +127,7 @@ class Judged:
 
     @property
     def tested(self) -> Estimate:
-        """What must be zero if there is no difference."""
+        """The difference whose expectation is zero under the null hypothesis."""
         return self.estimate if self.quotient is None else difference(*self.quotient)
 
 
@@ -138,14 +138,14 @@ Estimates = dict[str, Judged]
 def arm_estimates(
     sums: BucketSums, names: Sequence[str], arm: int, area: Estimate, *, shadow: bool
 ) -> Estimates:
-    """Figures of one arm by itself.
+    """Figures of one arm.
 
     Args:
-        sums: of closed windows.
-        names: of the arms.
-        arm: its index.
-        area: its AUC, pooled over windows.
-        shadow: whether it answers nobody, and so has no clicks of its own.
+        sums: sums of closed windows.
+        names: names of the arms.
+        arm: index of the arm.
+        area: AUC of the arm, pooled over windows.
+        shadow: whether it is a shadow arm, which never answers and so has no clicks of its own.
     """
     found: Estimates = {}
     who = names[arm]
@@ -161,14 +161,14 @@ def arm_estimates(
     scored, clicks = _float(sums.scored[arm]), _float(sums.scored_clicks[arm])
     missing = bool(sums.impressions.any() and not sums.scored[arm].any())
     why = shortage(ALL_ARMS, sums.scored_clicks[arm], sums.scored[arm])
-    why = f"no impression has a probability of {who}" if missing else why
+    why = f"no impression has a prediction by {who}" if missing else why
     losses = {
         "log_loss": ratio(sums.loss[arm], scored),
         "normalized_entropy": over_entropy(sums.loss[arm], clicks, scored),
         "calibration": ratio(sums.predicted[arm], clicks, scored),
     }
     found |= {name: _own(name, each, why, missing=missing) for name, each in losses.items()}
-    constant = f"{who} gives all impressions of a window the same probability"
+    constant = f"{who} predicts the same probability for all impressions of a window"
     found["auc"] = _own("auc", area, why or _area_shortage(area, constant), missing=missing)
     return found
 
@@ -176,7 +176,7 @@ def arm_estimates(
 def comparison_estimates(
     sums: BucketSums, names: Sequence[str], arm: int, area: Estimate, *, shadow: bool
 ) -> Estimates:
-    """Figures of one arm less those of the control; the arguments as in :func:`arm_estimates`."""
+    """Figures of one arm minus those of the control; arguments as in :func:`arm_estimates`."""
     found: Estimates = {}
     if not shadow:
         one, other = (arm_estimates(sums, names, index, area, shadow=False) for index in (arm, 0))
@@ -184,14 +184,14 @@ def comparison_estimates(
             found |= _effect(name, one[name], other[name], names[0])
     pairs, clicks = _float(sums.pairs[arm]), _float(sums.pair_clicks[arm])
     missing = bool(sums.impressions.any() and not sums.pairs[arm].any())
-    why = f"no impression has probabilities of both {names[arm]} and {names[0]}" if missing else ""
+    why = f"no impression has predictions by both {names[arm]} and {names[0]}" if missing else ""
     why = why or shortage(ALL_ARMS, sums.pair_clicks[arm], sums.pairs[arm])
     losses = {
         "log_loss": ratio(sums.pair_loss[arm], pairs),
         "normalized_entropy": over_entropy(sums.pair_loss[arm], clicks, pairs),
     }
     found |= {name: _compared(name, each, why, missing=missing) for name, each in losses.items()}
-    alike = "both arms rank all impressions alike"
+    alike = "both arms rank all impressions identically"
     found["auc"] = _compared("auc", area, why or _area_shortage(area, alike), missing=missing)
     return found
 
@@ -202,7 +202,7 @@ def _effect(name: str, one: Judged, other: Judged, control: str) -> Estimates:
     missing = one.missing or other.missing
     pair = one.estimate, other.estimate
     relative = uplift(*pair)
-    unbounded = "" if math.isfinite(relative.value) else f"{control} has no value to be compared with"
+    unbounded = "" if math.isfinite(relative.value) else f"the value of {control} is not positive"
     return {
         name: _compared(name, difference(*pair), why, missing=missing),
         f"{name}_uplift": Judged(relative, why or unbounded, missing, -1.0, quotient=pair),
@@ -220,7 +220,7 @@ def _compared(name: str, estimate: Estimate, why: str, *, missing: bool) -> Judg
 
 
 def _unknown(estimate: Estimate) -> str:
-    """Why an estimate has no variance although there are clicks and users enough."""
+    """Why an estimate has no variance although there are enough clicks and users."""
     known = math.isfinite(estimate.value) and estimate.variance >= 0.0
     return "" if known else "every impression was clicked"
 
@@ -232,7 +232,7 @@ def _area_shortage(area: Estimate, constant: str) -> str:
 
 
 def _unpriced(sums: BucketSums, who: str, arm: int) -> str:
-    """Why there is no worth at all; empty where there is."""
+    """Why there is no value to measure; empty if there is."""
     if sums.priced[arm] or not sums.impressions[arm].any():
         return ""
     of = "" if not sums.priced.any() else f" of {who}"
@@ -266,13 +266,13 @@ def figures(estimates: Estimates, sequence: ConfidenceSequence) -> dict[str, Fig
 
 
 def fixed_figures(estimates: Estimates, level: float) -> dict[str, Figure]:
-    """Figures of a comparison with ordinary intervals: for the one look that was declared beforehand."""
+    """Figures of a comparison with ordinary intervals, for the declared look."""
     factor = fixed_factor(level)
     return {name: _figure(name, judged, factor, fixed_p_value) for name, judged in estimates.items()}
 
 
 def withheld(figures: Mapping[str, Figure], why: str) -> dict[str, Figure]:
-    """The same figures with nothing to read in them, and the reason."""
+    """The figures without estimates and intervals, with the reason ``why``."""
     return {
         name: Figure(impressions=each.impressions, verdict="withheld", why=why)
         for name, each in figures.items()
@@ -283,7 +283,7 @@ def _figure(name: str, judged: Judged, factor: float, p_value: Callable[[Estimat
     span = judged.span(factor)
     why = judged.why
     if span is not None and not math.isfinite(span.high):
-        why = "the control's own interval reaches zero" if judged.quotient else "its interval is not bounded"
+        why = "the control's own interval reaches zero" if judged.quotient else "the interval is unbounded"
         span = None
     ends = _ends(span)
     return Figure(
@@ -298,7 +298,7 @@ def _figure(name: str, judged: Judged, factor: float, p_value: Callable[[Estimat
 
 
 def verdict_of(name: str, span: Span | None) -> Verdict:
-    """What an interval of a difference says."""
+    """The verdict that follows from the interval of a difference."""
     if span is None or not (math.isfinite(span.low) and math.isfinite(span.high)):
         return "early"
     if not span.excludes_zero:

@@ -1,4 +1,4 @@
-"""The experiment's figures in Prometheus' terms."""
+"""The experiment's figures as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ _ENDS: Final = (
 
 
 class ExperimentMetrics(Collector):
-    """Shows the last report.
+    """Exports the latest report.
 
-    Figures of closed windows: ``stream_ctr_experiment_ctr{arm}`` and so on for every figure, with ``_low``
-    and ``_high``; those of a comparison with the control: ``stream_ctr_experiment_ctr_difference{arm}``.
+    Figures of an arm over closed windows: ``stream_ctr_experiment_ctr{arm}`` and so on for every figure, with
+    ``_low`` and ``_high``. Figures of a comparison with the control:
+    ``stream_ctr_experiment_ctr_difference{arm}`` and so on.
     """
 
     def __init__(
         self, latest: Callable[[], Report | None], losses: Callable[[], LossNumbers | None] = lambda: None
     ) -> None:
-        """``losses`` gives what the watcher's run has read and lost so far."""
+        """``losses`` returns the numbers of records read and lost in this run of the watcher so far."""
         self._latest, self._losses = latest, losses
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric family, with a sample for each arm."""
+        """All metric families, with a sample for each arm."""
         yield from loss_families(PREFIX, self._losses())
         report = self._latest()
         if report is None:
@@ -50,15 +51,17 @@ class ExperimentMetrics(Collector):
                 each.arm: each.figures[name] for each in report.comparisons if name in each.figures
             }
             uplift = definition.unit == "relative"
-            suffix, of = ("", title) if uplift else ("_difference", f"{title}, less the control's")
-            yield from _bounded(name + suffix, of, compared)
+            suffix, text = ("", title) if uplift else ("_difference", f"{title}, minus the control's")
+            yield from _bounded(name + suffix, text, compared)
 
 
 def _counts(report: Report) -> Iterator[Metric]:
     shown = _counter("impressions", "Impressions of the arm's users with settled labels.", "arm")
-    clicks = _counter("clicks", "Clicks on those.", "arm")
+    clicks = _counter("clicks", "Clicks on these impressions.", "arm")
     users = _gauge("users", "Distinct users assigned to the arm.", "arm")
-    reasons = _counter("exposures", "Impressions of the arm's users by why an arm answered.", "arm", "reason")
+    reasons = _counter(
+        "exposures", "Impressions of the arm's users by the reason why an arm answered.", "arm", "reason"
+    )
     for arm in report.arms:
         shown.add_metric([arm.name], arm.impressions)
         clicks.add_metric([arm.name], arm.clicks)
@@ -67,14 +70,16 @@ def _counts(report: Report) -> Iterator[Metric]:
             reasons.add_metric([arm.name, reason], count)
     of_user = _gauge(
         "heaviest_user_share",
-        "Share of the arm's impressions by its most active user, before the cap.",
+        "Share of the arm's impressions from its most active user, before the per-user cap.",
         "arm",
     )
-    effective = _gauge("effective_users", "Users of equal activity that would be as informative.", "arm")
-    over = _counter(
-        "over_cap_impressions", "Impressions over the cap of their user, which do not count.", "arm"
+    effective = _gauge(
+        "effective_users",
+        "Effective number of users: squared number of counted impressions over the sum of squares by user.",
+        "arm",
     )
-    faulty = _gauge("excluded_share", "Share of the arm's impressions that are excluded by a fault.", "arm")
+    over = _counter("over_cap_impressions", "Impressions over the per-user cap, which do not count.", "arm")
+    faulty = _gauge("excluded_share", "Share of the arm's impressions excluded because of a fault.", "arm")
     for arm in report.arms:
         over.add_metric([arm.name], arm.over_cap)
         for family, value in ((of_user, arm.heaviest_share), (effective, arm.effective_users)):
@@ -82,7 +87,7 @@ def _counts(report: Report) -> Iterator[Metric]:
                 family.add_metric([arm.name], value)
     for name, share in report.sample_ratio.excluded.items():
         faulty.add_metric([name], share)
-    excluded = _counter("excluded_impressions", "Impressions in no comparison.", "reason")
+    excluded = _counter("excluded_impressions", "Impressions excluded from all comparisons.", "reason")
     for reason, count in report.excluded.items():
         excluded.add_metric([reason], count)
     yield from (shown, clicks, users, reasons, of_user, effective, over, faulty, excluded)
@@ -91,35 +96,36 @@ def _counts(report: Report) -> Iterator[Metric]:
 def _progress(report: Report) -> Iterator[Metric]:
     split, progress = report.sample_ratio, report.progress
     values = [
-        ("sample_ratio_p_value", "Smallest always-valid p-value of a sound split.", split.p),
+        ("sample_ratio_p_value", "Smallest always-valid p-value of the sample-ratio test so far.", split.p),
         (
             "sample_ratio_sound",
-            "Whether users fit their shares and few enough impressions are excluded.",
+            "1 without a sample-ratio mismatch and with the share of excluded impressions within its limit.",
             float(split.sound),
         ),
-        ("lag_entries", "Entries of the log that the watcher has not applied.", progress.lag_entries),
-        ("open_impressions", "Impressions that wait for their label.", progress.open_impressions),
-        ("log_up", "Whether the log answers the watcher.", float(progress.log_up)),
-        ("report_timestamp_seconds", "Wall time of the report.", report.generated_ms / 1000.0),
+        ("lag_entries", "Log entries that the watcher has not applied yet.", progress.lag_entries),
+        ("open_impressions", "Impressions that await their label.", progress.open_impressions),
+        ("log_up", "1 if the log is available to the watcher.", float(progress.log_up)),
+        ("report_timestamp_seconds", "Unix time of the latest report.", report.generated_ms / 1000.0),
         ("log_gaps", "Spans in which servers could not log impressions.", float(len(report.gaps))),
     ]
     if progress.watermark_ms is not None:
-        what = "Event time that the watcher has reached."
-        values.append(("watermark_timestamp_seconds", what, progress.watermark_ms / 1000.0))
+        text = "Event time that the watcher has reached."
+        values.append(("watermark_timestamp_seconds", text, progress.watermark_ms / 1000.0))
     if progress.behind_seconds is not None:
-        values.append(("behind_seconds", "Wall time less that event time.", progress.behind_seconds))
+        text = "Wall-clock time of the report minus the event time reached."
+        values.append(("behind_seconds", text, progress.behind_seconds))
     if progress.final_until_ms is not None:
-        what = "End of the last closed window: figures are of what was shown before."
-        values.append(("final_timestamp_seconds", what, progress.final_until_ms / 1000.0))
-    for name, what, value in values:
-        yield GaugeMetricFamily(PREFIX + name, what, value=value)
+        text = "End of the last closed window; metrics cover impressions shown before it."
+        values.append(("final_timestamp_seconds", text, progress.final_until_ms / 1000.0))
+    for name, text, value in values:
+        yield GaugeMetricFamily(PREFIX + name, text, value=value)
 
 
 def _bounded(name: str, title: str, figures: dict[str, Bounded]) -> Iterator[Metric]:
     if not figures:
         return
-    for suffix, what in _ENDS:
-        family = _gauge(name + suffix, f"{title}: {what}.", "arm")
+    for suffix, end in _ENDS:
+        family = _gauge(name + suffix, f"{title}: {end}.", "arm")
         for arm, figure in figures.items():
             value = (figure.low if suffix == "_low" else figure.high) if suffix else figure.estimate
             if value is not None:
@@ -127,9 +133,9 @@ def _bounded(name: str, title: str, figures: dict[str, Bounded]) -> Iterator[Met
         yield family
 
 
-def _gauge(name: str, what: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(PREFIX + name, what, labels=labels)
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, text, labels=labels)
 
 
-def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(PREFIX + name, what, labels=labels)
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(PREFIX + name, text, labels=labels)

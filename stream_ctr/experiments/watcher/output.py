@@ -1,4 +1,4 @@
-"""What the watcher hands out: report.json, sums.json, and the last report for its port."""
+"""Outputs of the watcher: report.json, sums.json, and the latest report for its HTTP port."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ REPORT: Final = "report.json"
 EARLIER: Final = "earlier"
 """Folder of the reports of earlier experiments."""
 SHOWN_GAPS: Final = 100
-"""Most recent spans that the report shows."""
+"""Maximum number of gaps in the report, the most recent ones."""
 
 
 class _Snapshot(msgspec.Struct):
-    """What the report says of a snapshot, out of its manifest."""
+    """The fields of a snapshot's manifest that the report needs."""
 
     created_ms: int
     event_time_ms: int
@@ -42,10 +42,10 @@ class WatchOutput:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._settings, self._folder = settings, folder
         self.latest: tuple[Report, bytes] | None = None
-        """The last report and its JSON."""
+        """The latest report and its JSON."""
 
     def write(self, experiment: Experiment, progress: Progress, now_ms: int) -> tuple[Report, str]:
-        """Build the report, show it and write it; the second is why it could not be written, if so."""
+        """Build, publish and write the report; returns it with the error of writing, empty on success."""
         report = build_report(
             experiment,
             self._settings,
@@ -65,10 +65,10 @@ class WatchOutput:
         return report, ""
 
     def archive(self, salt: str) -> None:
-        """Keep the report of the experiment that was, under its salt.
+        """Keep the current report file as that of the earlier experiment ``salt``.
 
         Raises:
-            OSError: the file system refuses.
+            OSError: the file cannot be read or written.
         """
         written = self._folder / REPORT
         if written.exists():
@@ -80,7 +80,7 @@ class WatchOutput:
             try:
                 found.append(msgspec.json.decode(path.read_bytes(), type=_Salted).salt)
             except (OSError, msgspec.MsgspecError, ValueError):
-                continue  # someone else's file
+                continue  # not written by this class
         return [salt for salt in found if salt != self._settings.experiment.salt]
 
     def _gaps(self) -> list[Gap]:
@@ -94,7 +94,7 @@ class WatchOutput:
         ]
 
     def _model(self, arm: str, progress: Progress, now_ms: int) -> Model:
-        """The arm's newest snapshot, where its folder can be seen from here."""
+        """The arm's newest snapshot; empty if its folder cannot be read from this machine."""
         config = next(each for each in self._settings.experiment.arms if each.name == arm)
         folder = self._settings.arm_state(arm) / "snapshots"
         current = read_current(folder)
@@ -117,7 +117,7 @@ class _Salted(msgspec.Struct):
 
 
 def file_of(salt: str) -> str:
-    """Name of the file that keeps the report of a salt, whatever characters that has."""
+    """File name for the report of a salt; any characters are allowed in the salt."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in salt)[:80]
     if plain == salt and salt:
         return f"{plain}.json"
@@ -125,7 +125,7 @@ def file_of(salt: str) -> str:
 
 
 def report_path(config: str | None, place: Path | None, salt: str | None) -> Path:
-    """Where a report lies: by configuration file, or by state folder or report file.
+    """Path of a report, given a configuration file, a state folder or the report file itself.
 
     Raises:
         ConfigError: the configuration cannot be read.

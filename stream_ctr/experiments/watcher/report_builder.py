@@ -1,4 +1,4 @@
-"""From the watcher's sums to the report: what is known, and what may be said."""
+"""Builds the report from the watcher's sums."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def build_report(
     gaps: Sequence[Gap] = (),
     earlier: Sequence[str] = (),
 ) -> Report:
-    """The report of what the experiment's closed windows hold.
+    """The report on the experiment's closed windows.
 
     Args:
         experiment: sums, users and windows.
-        settings: the configuration that it runs under.
-        progress: how far the watcher is; the end of the last closed window is filled in.
-        now_ms: wall time.
-        models: each arm's newest snapshot, in the order of the arms.
-        gaps: spans in which servers could not log.
-        earlier: salts of experiments before.
+        settings: the watcher's configuration.
+        progress: progress of the watcher; ``final_until_ms`` is filled in here.
+        now_ms: wall-clock time.
+        models: newest snapshot of each arm, in the order of the arms.
+        gaps: spans in which servers could not log impressions.
+        earlier: salts of earlier experiments.
     """
     ends = experiment.noted.ends
     exclusions = _exclusions(experiment)
@@ -215,7 +215,7 @@ def _series(experiment: Experiment, split: SampleRatio) -> list[Point]:
         if last_ms is not None:
             point.start_ms = max(start_ms, last_ms)
         for arm, name in enumerate(names):
-            # Labels settle in order: only those of the first open window are any.
+            # Labels settle in order, so only the first open window can have settled labels.
             since, until = (before[arm], now[arm]) if place == 0 else (now[arm], now[arm])
             point.arms[name] = _arm_point(since, until, shown[arm])
         points.append(point)
@@ -234,7 +234,7 @@ def _final_point(end: End, before: list[Totals], names: list[str], split: Sample
 
 
 def _arm_point(since: Totals, until: Totals, shown: int) -> ArmPoint:
-    """What came between two moments."""
+    """Figures of the impressions between two totals."""
     impressions, clicks = until.impressions - since.impressions, until.clicks - since.clicks
     scored, scored_clicks = until.scored - since.scored, until.scored_clicks - since.scored_clicks
     loss, predicted = until.loss - since.loss, until.predicted - since.predicted
@@ -248,7 +248,7 @@ def _arm_point(since: Totals, until: Totals, shown: int) -> ArmPoint:
         window={
             "ctr": _over(clicks, impressions),
             "advv": _over(PER_MILLE * (until.worth - since.worth), impressions),
-            # Where clicks are cut is settled by the first of them: before, it may move.
+            # Until the first clicks have fixed the clip value it may fall, and the clipped sums with it.
             "advv_clipped": _over(PER_MILLE * max(0.0, until.clipped - since.clipped), impressions),
             "log_loss": log_loss,
             "normalized_entropy": log_loss / entropy(rate) if mixed and log_loss and rate else None,

@@ -1,4 +1,4 @@
-"""What is kept of an experiment's impressions: sums by arm and bucket of users, which merge by addition."""
+"""Sums of an experiment's impressions by arm and bucket of users; sums of disjoint impressions add up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stream_ctr.metrics.sums import EPSILON
 from stream_ctr.state.state import State
 
 FIRST_CLICKS: Final = 1000
-"""Clicks whose worth settles where the clipped ADVV cuts."""
+"""Clicks after which the clip value of the clipped ADVV is fixed."""
 MOST_BID: Final = 1e12
-"""Largest bid that is usable: sums of larger ones, and their squares, would leave the range of a float."""
+"""Largest usable bid. Larger bids, their sums or their squares could leave the range of a float."""
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.void]
-"""Impressions, one row each, of :func:`row_type`."""
+"""Impressions, one row each, with dtype :func:`row_type`."""
 
 _COUNTS: Final = ("impressions", "clicks", "scored", "scored_clicks", "pairs", "pair_clicks")
 _AMOUNTS: Final = ("worth", "clipped", "served", "loss", "predicted", "pair_loss")
@@ -28,7 +28,7 @@ _BIDS: Final = ("priced", "priced_clicks", "unusable_bids")
 
 
 def row_type(arms: int) -> np.dtype[np.void]:
-    """One impression in a comparison, packed: what is held of it until its label is settled."""
+    """Packed record of an impression in a comparison, kept until its label is settled."""
     return np.dtype(
         [
             ("arm", "<i2"),
@@ -36,7 +36,7 @@ def row_type(arms: int) -> np.dtype[np.void]:
             ("bid", "<f8"),
             ("served", "<f8"),
             ("p", "<f8", (arms,)),
-            ("user", "<u8"),  # last, as earlier versions ended before it
+            ("user", "<u8"),  # last, because records of earlier versions end before it
         ]
     )
 
@@ -44,18 +44,21 @@ def row_type(arms: int) -> np.dtype[np.void]:
 class BucketSums:
     """Sums over impressions with settled labels, each array [arms, 10,000 buckets].
 
-    By the arm that an impression's user is assigned to: ``impressions``, ``clicks``, ``worth`` (bid x
-    click), ``clipped`` (the same, each click's worth cut), ``served`` (probability given by the arm that
-    answered). By the arm that predicted, over all impressions, whoever answered: ``scored`` impressions,
-    ``scored_clicks``, ``loss`` (log loss in nats), ``predicted`` (sum of probabilities). By the arm that is
-    compared with the first, the control, where both predicted: ``pairs``, ``pair_clicks``, ``pair_loss``
-    (the arm's loss less the control's).
+    By the arm that the impression's user is assigned to: ``impressions``, ``clicks``, ``worth`` (bid x
+    click), ``clipped`` (the same with each click's value clipped), ``served`` (probability from the arm that
+    answered).
 
-    By the assigned arm only, [arms]: ``priced`` impressions with a usable bid, ``priced_clicks`` among them,
-    and impressions with ``unusable_bids``: negative, not finite or above MOST_BID. An impression without a
-    usable bid is worth nothing.
+    By the arm that predicted, over all impressions, whichever arm answered: ``scored`` impressions,
+    ``scored_clicks``, ``loss`` (log loss in nats), ``predicted`` (sum of probabilities).
 
-    Rows are added one after the other, so that sums are equal bit for bit in chunks of any size.
+    By the arm compared with the control, over impressions that both predicted: ``pairs``, ``pair_clicks``,
+    ``pair_loss`` (the arm's loss minus the control's).
+
+    By the assigned arm, [arms]: ``priced`` impressions with a usable bid, ``priced_clicks`` among them, and
+    impressions with ``unusable_bids``: negative, not finite or above MOST_BID. An impression without a usable
+    bid has value 0.
+
+    Rows are added one at a time, so that sums are bit-identical in chunks of any size.
     """
 
     def __init__(self, arms: int, clip_quantile: float) -> None:
@@ -70,19 +73,19 @@ class BucketSums:
         )
         self.priced, self.priced_clicks, self.unusable_bids = (np.zeros(arms, np.int64) for _ in _BIDS)
         self._first: list[tuple[int, float]] = []
-        """Place and worth of the first clicks, until there are enough to settle where to cut."""
+        """Place and value of the first clicks, until there are enough to fix the clip value."""
         self._cut: float | None = None
 
     @property
     def clip_value(self) -> float | None:
-        """Worth at which clicks are cut; preliminary before FIRST_CLICKS clicks, None before the first."""
+        """Value at which clicks are clipped; None before the first click, preliminary before FIRST_CLICKS."""
         if self._cut is not None:
             return self._cut
         return self._quantile_of([worth for _, worth in self._first]) if self._first else None
 
     @property
     def clipped(self) -> Floats:
-        """Sums of worth with each click's cut at :attr:`clip_value`, [arms, buckets]."""
+        """Sums of value with each click clipped at :attr:`clip_value`, [arms, buckets]."""
         if self._cut is not None or not self._first:
             return self._clipped
         found = self._clipped.copy()
@@ -90,10 +93,10 @@ class BucketSums:
         return found
 
     def add(self, rows: Rows, labels: Floats) -> None:
-        """Take in impressions with settled labels.
+        """Add impressions with settled labels.
 
         Args:
-            rows: [N] of :func:`row_type`; a probability that an arm did not give is NaN.
+            rows: [N] of dtype :func:`row_type`; the probability of an arm that did not predict is NaN.
             labels: [N] 1 for a click within the label window, else 0.
         """
         bucket = rows["bucket"].astype(np.int64)
@@ -114,7 +117,7 @@ class BucketSums:
                 self._pair(arm, bucket, losses[:, arm] - losses[:, 0], labels)
 
     def _bids(self, arm: NDArray[np.int64], bid: Floats, clicked: NDArray[np.bool_]) -> Floats:
-        """Count the impressions that have a usable bid; the bids, 0 where there is none."""
+        """Count usable and unusable bids; returns the bids with 0 in place of unusable ones."""
         usable = (bid > 0.0) & (bid <= MOST_BID)
         _add(self.priced, arm[usable], 1)
         _add(self.priced_clicks, arm[usable & clicked], 1)
@@ -157,7 +160,7 @@ class BucketSums:
         _add(sums, places, np.minimum([worth for _, worth in first], cut))
 
     def state(self) -> State:
-        """Every array, and the first clicks."""
+        """All arrays, and the first clicks."""
         arrays = {name: getattr(self, name).copy() for name in _COUNTS}
         arrays |= {name: getattr(self, name).copy() for name in _AMOUNTS if name != "clipped"}
         arrays |= {name: getattr(self, name).copy() for name in _BIDS}
@@ -167,7 +170,7 @@ class BucketSums:
         return State(arrays, {"cut": self._cut})
 
     def load_state(self, state: State) -> None:
-        """Become the sums that handed out ``state``.
+        """Restore the sums from :meth:`state`.
 
         Raises:
             StateError: an array is missing or has another shape.
@@ -193,7 +196,7 @@ class BucketSums:
         self._cut = None if cut is None else float(cut)
 
     def _load_bids(self, state: State) -> None:
-        """Earlier versions did not count bids: then all impressions had one, or none had."""
+        """Load the counts of bids. For states of earlier versions: all impressions had a bid, or none had."""
         priced = bool(self.worth.any())
         for name, counts in (("priced", self.impressions), ("priced_clicks", self.clicks)):
             saved = state.arrays.get(name, counts.sum(axis=1) * priced)
@@ -202,7 +205,7 @@ class BucketSums:
 
 
 def log_losses(p: Floats, labels: Floats) -> Floats:
-    """Log loss in nats of each probability, float64 [N, arms]; NaN where there is none.
+    """Log loss in nats of each probability, float64 [N, arms]; NaN for a NaN probability.
 
     Probabilities are clipped to [EPSILON, 1 - EPSILON], as in the trainer's metrics.
     """
@@ -213,5 +216,5 @@ def log_losses(p: Floats, labels: Floats) -> Floats:
 def _add(
     sums: NDArray[np.int64] | Floats, places: NDArray[np.int64], values: NDArray[np.int64] | Floats | int
 ) -> None:
-    """Add values at places of the flattened sums, one after the other."""
+    """Add values at places of the flattened sums, one at a time."""
     np.add.at(sums.reshape(-1), places, values)

@@ -1,4 +1,4 @@
-"""A number for each user of an experiment, by the user's 64-bit hash."""
+"""A map from the 64-bit hash of each user to a number."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 RECENT: Final = 65_536
-"""New users that are kept apart before they are merged into the others."""
+"""Minimum capacity of the table for new users, which is merged into the main table when it is full."""
 
 Keys = NDArray[np.uint64]
 Numbers = NDArray[np.uint32]
 
 
 class UserTable:
-    """Impressions by user: 12 bytes each, in sorted arrays; new users wait in small ones."""
+    """Impressions by user in sorted arrays, 12 bytes per user; new users are collected in small arrays."""
 
     def __init__(self) -> None:
         self._known, self._recent = _empty(), _empty()
 
     def insert(self, users: Keys) -> NDArray[np.bool_]:
-        """Add users with the number 0; which of ``users``, sorted and distinct, are new."""
+        """Insert users with the number 0; returns which of ``users``, sorted and distinct, are new."""
         new = ~(_places(self._known[0], users)[1] | _places(self._recent[0], users)[1])
         if new.any():
             added = users[new]
@@ -31,7 +31,7 @@ class UserTable:
         return new
 
     def add(self, users: Keys, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Add to the numbers of ``users``, sorted and distinct; the numbers before. New users had 0."""
+        """Add to the numbers of ``users``, sorted and distinct; returns the previous numbers, 0 if new."""
         self.insert(users)
         before = np.zeros(len(users), np.int64)
         for keys, held in (self._known, self._recent):
@@ -47,7 +47,7 @@ class UserTable:
         return self._known[0].copy(), self._known[1].copy()
 
     def load(self, users: Keys, numbers: Numbers) -> None:
-        """Hold what :meth:`arrays` gave."""
+        """Restore the table from :meth:`arrays`."""
         self._known = users.astype(np.uint64), numbers.astype(np.uint32)
         self._recent = _empty()
 
@@ -60,7 +60,7 @@ def _empty() -> tuple[Keys, Numbers]:
 
 
 def _places(known: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Place of each of ``keys`` [N] among the sorted ``known``, and whether it is there."""
+    """Position of each of ``keys`` [N] in the sorted ``known``, and whether it is present."""
     if not len(known):
         return np.zeros(len(keys), np.int64), np.zeros(len(keys), np.bool_)
     places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
@@ -68,7 +68,7 @@ def _places(known: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool
 
 
 def _merged(one: tuple[Keys, Numbers], other: tuple[Keys, Numbers]) -> tuple[Keys, Numbers]:
-    """Both, sorted by key; no key is in both."""
+    """Union of two tables with disjoint keys, sorted by key."""
     if not len(other[0]):
         return one
     keys = np.concatenate([one[0], other[0]])

@@ -1,4 +1,4 @@
-"""Who is in the experiment: distinct users by arm, and whether their split is sound."""
+"""Distinct users by arm, and the sample-ratio test on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stream_ctr.state.state import Arrays, State
 
 
 class UserHash:
-    """64-bit hash of a user under a salt: the one whose remainder is the bucket of the assignment.
+    """64-bit hash of a user under a salt; modulo BUCKETS it is the bucket of the assignment.
 
     >>> from stream_ctr.config.experiment import BUCKETS
     >>> UserHash("main-1")("user-1") % BUCKETS
@@ -35,59 +35,59 @@ class UserHash:
 
 
 class DistinctUsers:
-    """Counts the distinct users of each arm, and tests the split after every new one.
+    """Counts the distinct users of each arm, and tests the split after every new user.
 
-    Users are distinguished by 64-bit hashes: two of 10^9 share one with probability 2.7 %.
+    Users are identified by 64-bit hashes. Among 10^9 users, a collision has probability 2.7 %.
 
     Args:
-        weights: [arms] share that each arm should have; arms of weight 0 are in no test.
-        table: where users are held.
+        weights: [arms] expected share of each arm; arms of weight 0 are not tested.
+        table: storage for the users.
     """
 
     def __init__(self, weights: Sequence[float], table: UserTable | None = None) -> None:
         self.counts = np.zeros(len(weights), np.int64)
         """[arms] distinct users."""
         self.peak = -math.inf
-        """Largest logarithm of the evidence against the split so far."""
+        """Largest log Bayes factor against the split so far."""
         self._tested = [arm for arm, weight in enumerate(weights) if weight > 0.0]
         self._weights = [weights[arm] for arm in self._tested]
         self._table = UserTable() if table is None else table
 
     @property
     def p_value(self) -> float:
-        """Smallest always-valid p-value of a sound split so far."""
+        """Smallest always-valid p-value so far; the null hypothesis is a sound split."""
         return math.exp(min(0.0, -self.peak))
 
     def add(self, users: Keys, arms: NDArray[np.int64]) -> None:
-        """Meet users, in order.
+        """Add users in order of appearance; known users are ignored.
 
         Args:
             users: uint64 [N] hashes.
-            arms: int64 [N] arm of each; a user has one arm for good.
+            arms: int64 [N] arm of each; a user's arm never changes.
         """
         distinct, first = np.unique(users, return_index=True)
         new = self._table.insert(distinct)
         if not new.any():
             return
-        met = arms[np.sort(first[new])]
+        new_arms = arms[np.sort(first[new])]
         if len(self._tested) > 1:
             tested = np.array(self._tested, np.int64)
             before = self.counts[tested]
-            moments = before + np.cumsum(met[:, None] == tested[None, :], axis=0)
-            self.peak = max(self.peak, float(log_bayes_factors(moments, self._weights).max()))
-        self.counts += np.bincount(met, minlength=len(self.counts))
+            after_each = before + np.cumsum(new_arms[:, None] == tested[None, :], axis=0)
+            self.peak = max(self.peak, float(log_bayes_factors(after_each, self._weights).max()))
+        self.counts += np.bincount(new_arms, minlength=len(self.counts))
 
     def state(self) -> State:
-        """Hashes, the number of each in the table, counts and the peak."""
+        """Hashes with their numbers in the table, counts by arm, and the peak."""
         known, numbers = self._table.arrays()
         arrays: Arrays = {"known": known, "impressions": numbers, "counts": self.counts.copy()}
         return State(arrays, {"peak": self.peak})
 
     def load_state(self, state: State) -> None:
-        """Become what handed out ``state``; earlier versions held no numbers: they begin at 0.
+        """Restore the users from :meth:`state`; without numbers (earlier versions) they start at 0.
 
         Raises:
-            StateError: it is damaged, or of other arms.
+            StateError: the state is damaged, or of other arms.
         """
         known, counts = state.arrays.get("known"), state.arrays.get("counts")
         peak = state.values.get("peak")

@@ -1,11 +1,11 @@
-"""Windows of event time: the order in which an experiment's figures become final.
+"""Windows of event time, in whose order an experiment's figures become final.
 
-An impression belongs to the window in which its label window begins: its own time or, when it came late,
-its place in the order. Labels settle in that order. A window closes when the labels of all its impressions
-are settled; nothing can come into it after that.
+An impression belongs to the window in which its label window starts: at its own time or, if it arrived late,
+at its position in the merged order. Labels settle in that order. A window closes when the labels of all its
+impressions are settled; no impression can enter it afterwards.
 
-A long experiment has many windows. When there are too many to show, every second end is dropped, which
-merges two windows into one: what is kept of a window's end are totals from the start of the experiment.
+A long experiment has many windows. If there are too many to display, every second end is dropped. This merges
+two windows into one, because each end stores totals from the start of the experiment.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from stream_ctr.experiments.report.model import Bounded
 from stream_ctr.experiments.statistics.delong import AreaPool, area, area_difference
 
 MOST_ENDS: Final = 400
-"""Ends of windows that are kept."""
+"""Maximum number of ends that are kept."""
 MOST_SCORED: Final = 500_000
-"""Impressions of one window that enter its AUC; of more, every second, fourth, ... is taken."""
+"""Maximum number of impressions in a window's AUC; beyond it, only every second, fourth, ... is used."""
 FEWEST_OF_CLASS: Final = 10
-"""Clicks, and impressions without one, below which a window has no AUC: its variance would be guesswork."""
+"""Minimum clicks, and minimum impressions without a click, for the AUC of a window: with fewer, its variance
+would be unreliable."""
 
 
 class Totals(msgspec.Struct, kw_only=True):
-    """What one arm came to from the start to the end of a window."""
+    """Totals of one arm from the start of the experiment to the end of a window."""
 
     impressions: int = 0
     clicks: int = 0
@@ -53,13 +54,13 @@ class End(msgspec.Struct, kw_only=True):
     totals: list[Totals]
     """By arm."""
     arms: list[dict[str, Bounded]]
-    """Figures of each arm from the start to here."""
+    """Cumulative figures of each arm."""
     comparisons: list[dict[str, Bounded]]
-    """Figures of each arm against the control from the start to here; those of the control are empty."""
+    """Cumulative figures of each arm against the control; empty for the control."""
 
 
 def thinned(ends: list[End]) -> list[End]:
-    """The ends, with every second dropped when there are more than MOST_ENDS; the last one stays."""
+    """The ends; if there are more than MOST_ENDS, every second is dropped and the last one kept."""
     if len(ends) <= MOST_ENDS:
         return ends
     kept = []
@@ -73,8 +74,8 @@ def thinned(ends: list[End]) -> list[End]:
 class Scores:
     """Probabilities and labels of the open window, for its AUC.
 
-    At most ``most`` impressions are held: beyond, those whose running number is a multiple of a power of
-    two, so that which they are does not depend on chunks.
+    At most ``most`` impressions are kept. Beyond that, only impressions whose running number is a multiple of
+    a power of two are kept, so that the selection does not depend on chunks.
     """
 
     def __init__(self, arms: int, most: int = MOST_SCORED) -> None:
@@ -90,13 +91,13 @@ class Scores:
         p: NDArray[np.float64],
         labels: NDArray[np.float64],
     ) -> None:
-        """Take in impressions: running numbers, buckets and labels [N], probabilities [N, arms]."""
+        """Add impressions: running numbers, buckets and labels [N], probabilities [N, arms]."""
         rows = np.column_stack([numbers.astype(np.float64), bucket.astype(np.float64), labels, p])
         while True:
             rows = rows[rows[:, 0] % self._stride == 0]
             if self._held + len(rows) <= self._most:
                 break
-            # Halved at the row that is one too many, whatever chunk it came in.
+            # Halve at the first row that exceeds the limit, independently of the chunk it came in.
             room = self._most - self._held
             self._take(rows[:room])
             rows = rows[room:]
@@ -112,9 +113,9 @@ class Scores:
             self._held += len(rows)
 
     def close(self, own: Sequence[AreaPool], differences: Sequence[AreaPool]) -> None:
-        """Add AUC of each arm, and its difference to the control's, to their pools; then nothing is held.
+        """Add each arm's AUC, and its difference from the control's, to their pools; then drop the window.
 
-        A window with fewer than FEWEST_OF_CLASS of either class adds none.
+        A window with fewer than FEWEST_OF_CLASS impressions of either class adds nothing.
         """
         rows = self.rows()
         self._rows, self._held, self._stride = [], 0, 1
@@ -132,16 +133,16 @@ class Scores:
                     differences[arm].add(found, labels[known], bucket[known])
 
     def rows(self) -> NDArray[np.float64]:
-        """What is held, float64 [N, 3 + arms]."""
+        """The kept impressions, float64 [N, 3 + arms]: running number, bucket, label, probabilities."""
         return np.concatenate([np.zeros((0, 3 + self._arms)), *self._rows])
 
     def load(self, rows: NDArray[np.float64], stride: int) -> None:
-        """Hold what :meth:`rows` gave."""
+        """Restore from :meth:`rows` and :attr:`stride`."""
         self._rows, self._held, self._stride = ([rows] if len(rows) else []), len(rows), stride
 
     @property
     def stride(self) -> int:
-        """Every how manieth impression is held."""
+        """Sampling interval: one impression in this many is kept."""
         return self._stride
 
 
@@ -151,5 +152,5 @@ def _enough(labels: NDArray[np.bool_]) -> bool:
 
 
 def pools(arms: int) -> list[AreaPool]:
-    """An empty pool for each arm."""
+    """One empty pool for each arm."""
     return [AreaPool(BUCKETS) for _ in range(arms)]

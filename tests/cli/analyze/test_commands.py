@@ -47,8 +47,8 @@ def test_hessian(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
     found = run_json(capsys, f"{HESSIAN} --field C1 --field C2 --seeds 2 --plot h.png")
     assert_png("h.png")
-    told = {(row["field"], row["optimizer"], row["seed"]) for row in found["rows"]}
-    assert told == {(f, o, s) for f in ("C1", "C2") for o in ("adam", "sam", "helen") for s in (1, 2)}
+    reported = {(row["field"], row["optimizer"], row["seed"]) for row in found["rows"]}
+    assert reported == {(f, o, s) for f in ("C1", "C2") for o in ("adam", "sam", "helen") for s in (1, 2)}
     for row in found["rows"]:
         assert row["features"] >= 3
         assert -1.0 <= row["r_eigenvalue"]["r"] <= 1.0
@@ -60,7 +60,7 @@ def test_hessian(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(means) == 6, "every optimizer and seed has weights of its own"
 
 
-def test_hessian_as_a_table_of_a_field_it_chose(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hessian_as_a_table_of_the_default_field(capsys: pytest.CaptureFixture[str]) -> None:
     printed = run(capsys, f"{HESSIAN} --optimizer adam --batch 1 --backbone deepfm --minimum-count 5")
     assert "field C" in printed
     for word in ("r(lambda, N)", "r(lambda n / N, N)", "mean lambda", "Table 1", "log loss"):
@@ -117,7 +117,7 @@ def test_trajectory(capsys: pytest.CaptureFixture[str]) -> None:
         run_evaluate(capsys, "criteo rows.tsv --config small.toml --optimizer adam --limit 100 --json")
     )
     assert found["rows"][0]["log_loss"] == pytest.approx(evaluated["log_loss"], abs=1e-5)
-    assert "picture" in run(capsys, f"{words} --optimizer sgd")
+    assert "common plane" in run(capsys, f"{words} --optimizer sgd")
 
 
 def run_evaluate(capsys: pytest.CaptureFixture[str], words: str) -> str:
@@ -127,27 +127,27 @@ def run_evaluate(capsys: pytest.CaptureFixture[str], words: str) -> str:
 
 WRONG = [
     ("hessian criteo none.tsv", 2, "no file or folder none.tsv"),
-    ("hessian criteo", 2, "criteo needs the path"),
+    ("hessian criteo", 2, "criteo requires the path"),
     ("hessian nothing rows.tsv", 2, "no dataset named 'nothing'"),
-    (f"{HESSIAN} --field C99", 2, "--field C99: there is no such field"),
+    (f"{HESSIAN} --field C99", 2, "--field C99: unknown field; the fields are"),
     (f"{HESSIAN} --field C1 --minimum-count 90", 2, "a correlation needs 3"),
     (f"{HESSIAN} --optimizer adan", 2, "no optimizer named 'adan' in the batch protocol"),
     (f"{HESSIAN} --backbone resnet", 2, "model.backbone = 'resnet' is unknown"),
-    (f"{HESSIAN} --rho -1", 2, "--rho -1.0: must be a number above 0"),
-    (f"{HESSIAN} --rate nan", 2, "--rate nan: must be a number above 0"),
-    (f"{HESSIAN} --batch 0", 2, "--batch 0: must be from 1"),
-    (f"{HESSIAN} --plot none/h.png", 2, "there is no folder none"),
-    (f"{HESSIAN} --events 500", 1, "holds 240 rows, fewer than --events 500"),
+    (f"{HESSIAN} --rho -1", 2, "--rho must be a number above 0, got -1.0"),
+    (f"{HESSIAN} --rate nan", 2, "--rate must be a number above 0, got nan"),
+    (f"{HESSIAN} --batch 0", 2, "--batch must be from 1 to 2^53, got 0"),
+    (f"{HESSIAN} --plot none/h.png", 2, "the folder none does not exist"),
+    (f"{HESSIAN} --events 500", 1, "contains 240 rows, fewer than --events 500"),
     (f"{DEPTH} --depths 1,x", 2, "--depths 1,x: 'x' is not a whole number from 1 to 1,000"),
     (f"{DEPTH} --depths 0", 2, "--depths 0: '0' is not a whole number"),
-    (f"{DEPTH} --width 0", 2, "--width 0: must be from 1"),
-    (f"{DEPTH} --steps 0", 2, "--steps 0: must be from 1"),
-    ("variance --seeds 1", 2, "--seeds 1: must be from 2"),
+    (f"{DEPTH} --width 0", 2, "--width must be from 1 to 2^53, got 0"),
+    (f"{DEPTH} --steps 0", 2, "--steps must be from 1 to 2^53, got 0"),
+    ("variance --seeds 1", 2, "--seeds must be from 2 to 2^53, got 1"),
     ("variance --depths 2000", 2, "is not a whole number from 1 to 1,000"),
     ("trajectory criteo rows.tsv --events 10 --optimizer helem", 2, "did you mean 'helen"),
     ("trajectory criteo rows.tsv --events 10 --config river.toml", 2, "choose auto, compiled or torch"),
-    ("trajectory criteo rows.tsv --events 10 --places 1", 2, "--places 1: must be from 2"),
-    ("trajectory criteo rows.tsv --events 500", 1, "holds 240 rows, fewer than --events 500 ask for"),
+    ("trajectory criteo rows.tsv --events 10 --places 1", 2, "--places must be from 2 to 2^53, got 1"),
+    ("trajectory criteo rows.tsv --events 500", 1, "contains 240 rows, fewer than --events 500 require"),
 ]
 
 

@@ -14,14 +14,14 @@ from stream_ctr.experiments.report.model import REPORT_VERSION, decode_report, e
 EXAMPLE = Path(__file__).parent / "report_example.json"
 
 
-def test_the_example_is_a_report_and_comes_back_as_it_was() -> None:
+def test_the_example_report_survives_a_round_trip() -> None:
     report = read_report(EXAMPLE)
     assert decode_report(encode_report(report)) == report
     # Nothing in the file is unknown to the structs: what a reader finds there is documented.
     assert msgspec.to_builtins(report) == json.loads(EXAMPLE.read_bytes())
 
 
-def test_the_example_shows_what_a_reader_must_cope_with() -> None:
+def test_the_example_covers_the_special_cases() -> None:
     report = read_report(EXAMPLE)
     named = {definition.name for definition in report.definitions}
     assert [arm.control for arm in report.arms] == [True, False, False]
@@ -33,13 +33,13 @@ def test_the_example_shows_what_a_reader_must_cope_with() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"v": 1}', b"\xff", b"[" * 100_000])
-def test_what_is_no_report_is_refused_in_one_line(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"^here: not an experiment's report") as refused:
+def test_an_invalid_report_is_rejected_in_one_line(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"^here: not an experiment report") as refused:
         decode_report(content, "here")
     assert "\n" not in str(refused.value)
 
 
-def test_a_newer_report_is_refused_and_an_addition_is_not() -> None:
+def test_a_newer_version_is_rejected_and_an_added_field_is_not() -> None:
     table = json.loads(EXAMPLE.read_bytes())
     assert decode_report(json.dumps({**table, "addition": 1}).encode()).salt == "main-2"
     table["v"] = REPORT_VERSION + 1

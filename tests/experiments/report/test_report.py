@@ -41,7 +41,7 @@ def test_the_table_shows_every_figure(capsys: pytest.CaptureFixture[str]) -> Non
     new = report.comparisons[0].figures["ctr_uplift"]
     assert f"{100 * (new.low or 0):+.1f} % to {100 * (new.high or 0):+.1f} %" in text
     assert "not significant yet" in text
-    assert "nobody (shadow)" in text
+    assert "role control treatment shadow" in re.sub(r"[│ ]+", " ", text)
 
 
 def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert decode_report(capsys.readouterr().out.encode()) == example()
 
 
-def test_the_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plot_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "report.png"
     assert main(["experiment", "report", "--state", str(EXAMPLE), "--plot", str(picture)]) == 0
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -70,7 +70,7 @@ def test_the_picture_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--state", str(EXAMPLE), "--plot", "{folder}/no/such/folder.png"], "cannot write the plot"),
     ],
 )
-def test_what_a_user_gets_wrong_is_told_in_one_line(
+def test_wrong_arguments_give_one_line(
     tmp_path: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [each.format(folder=tmp_path) for each in arguments]
@@ -136,7 +136,10 @@ def test_the_split_comes_first_and_alone_when_it_is_not_sound() -> None:
     split.sound, split.p = False, 1e-9
     split.why = split_fault(split, report.exclusions)
     (only,) = verdict(report)
-    assert only.startswith("The split is not sound: users per arm (control 4,021, helen 3,978) do not fit")
+    assert only.startswith(
+        "The traffic split is not sound: sample-ratio mismatch, users per arm (control 4,021, helen 3,978) "
+        "do not match the expected shares"
+    )
     report.arms = report.arms[:1]
     report.sample_ratio.sound = True
     assert verdict(report) == ["control is the only arm: there is nothing to compare."]
@@ -146,8 +149,8 @@ def test_the_split_comes_first_and_alone_when_it_is_not_sound() -> None:
     ("sources", "text"),
     [
         (("all", "all", "all"), "Arms learn from all traffic"),
-        (("own", "own", "own"), "Each arm learns from the impressions that it served"),
-        (("all", "own", "all"), "Only helen learns from its own impressions"),
+        (("own", "own", "own"), "Each arm learns only from the impressions that it served"),
+        (("all", "own", "all"), "Learning from their own impressions only: helen. The other arms"),
     ],
 )
 def test_the_report_says_what_arms_learn_from(sources: tuple[str, ...], text: str) -> None:
@@ -157,19 +160,19 @@ def test_the_report_says_what_arms_learn_from(sources: tuple[str, ...], text: st
     assert notes(report)[0].startswith(text)
 
 
-def test_notes_name_the_declared_look_and_a_log_that_is_away() -> None:
+def test_notes_name_the_pre_registered_look_and_an_unavailable_log() -> None:
     report = example()
-    assert any("declared for 200,000 impressions; there are 173,930" in note for note in notes(report))
+    assert any("at 200,000 impressions; 173,930 so far" in note for note in notes(report))
     for comparison in report.comparisons:
         assert comparison.horizon is not None
         comparison.horizon.reached_ms = 0
     report.progress.log_up = False
     found = notes(report)
-    assert any("it was taken at 1970-01-01 00:00:00 UTC and stands" in note for note in found)
+    assert any("it was taken at 1970-01-01 00:00:00 UTC and is final" in note for note in found)
     assert found[-1].startswith("The log is unavailable")
 
 
-def test_salts_make_names_of_files_of_their_own() -> None:
+def test_different_salts_give_different_file_names() -> None:
     names = [
         file_of(salt) for salt in ("main-1", "main/1", "main_1", "main 1", "", "x" * 300, "x" * 301, "..")
     ]
@@ -179,14 +182,14 @@ def test_salts_make_names_of_files_of_their_own() -> None:
 
 
 def test_a_figure_without_an_interval_is_shown_without_one() -> None:
-    from stream_ctr.experiments.report.table import told
+    from stream_ctr.experiments.report.table import figure_text
 
-    assert told(Bounded(estimate=0.0314), "share") == "3.140 %"
-    assert told(Bounded(estimate=0.0314, low=0.03, high=0.0328), "share") == "3.140 ± 0.140 %"
-    assert told(None, "share") == told(Bounded(), "share") == ""
+    assert figure_text(Bounded(estimate=0.0314), "share") == "3.140 %"
+    assert figure_text(Bounded(estimate=0.0314, low=0.03, high=0.0328), "share") == "3.140 ± 0.140 %"
+    assert figure_text(None, "share") == figure_text(Bounded(), "share") == ""
 
 
-def test_a_watched_log_makes_a_picture(tmp_path: Path) -> None:
+def test_a_watched_log_can_be_plotted(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     write_log(tmp_path, load_settings(config), World(3_000, uplift=0.3))
     report, _ = watch(config)
@@ -205,6 +208,6 @@ def test_notes_count_what_the_joiner_left_out() -> None:
         "positives": 6,
     }
     added = " ".join(note for note in notes(report) if note not in before)
-    assert "3 impressions came too late" in added
+    assert "3 impressions arrived too late" in added
     assert "4 clicks were in time" in added
-    assert "5 entries of the log are not usable records" in added
+    assert "5 log entries are invalid records" in added

@@ -15,7 +15,7 @@ from stream_ctr.experiments.statistics.confidence_sequence import ConfidenceSequ
 from stream_ctr.experiments.statistics.estimates import Estimate
 
 
-def test_intervals_of_a_mean_agree_with_a_second_opinion() -> None:
+def test_intervals_of_a_mean_match_an_independent_package() -> None:
     draws = np.random.default_rng(5).gamma(2.0, 1.5, 4_000)
     other = ville.AsymptoticCS(alpha=0.1, t_opt=1_000, min_samples=100).fit(draws)
     sequence = ConfidenceSequence(0.1, 1_000)
@@ -27,7 +27,7 @@ def test_intervals_of_a_mean_agree_with_a_second_opinion() -> None:
 
 
 @given(st.floats(1e-4, 0.5), st.floats(10.0, 1e8))
-def test_the_width_is_least_at_the_plan(alpha: float, planned: float) -> None:
+def test_the_interval_is_narrowest_at_the_planned_number(alpha: float, planned: float) -> None:
     def width(sequence: ConfidenceSequence) -> float:
         return sequence.factor(planned)
 
@@ -49,7 +49,7 @@ def test_the_p_value_is_the_smallest_level_that_excludes_zero(
         assert excluded == (p_value < 0.05)
 
 
-def test_looking_all_the_time_keeps_the_level_and_an_ordinary_interval_does_not() -> None:
+def test_continuous_monitoring_keeps_the_level_and_an_ordinary_interval_does_not() -> None:
     draws = np.random.default_rng(11).standard_normal((1_000, 5_000))
     looks = np.arange(100, 5_001, 25)
     means = (np.cumsum(draws, axis=1) / np.arange(1, 5_001))[:, looks - 1]
@@ -62,7 +62,7 @@ def test_looking_all_the_time_keeps_the_level_and_an_ordinary_interval_does_not(
     assert naive > 0.25
 
 
-def test_without_a_variance_everything_is_possible() -> None:
+def test_without_a_variance_the_interval_is_unbounded() -> None:
     sequence = ConfidenceSequence(0.05, 1_000)
     for estimate in (
         Estimate(math.nan, math.nan, 0.0),
@@ -75,6 +75,6 @@ def test_without_a_variance_everything_is_possible() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "planned"), [(0.0, 10.0), (1.0, 10.0), (math.nan, 10.0), (0.05, 0.0)])
-def test_levels_and_plans_that_are_none_are_refused(alpha: float, planned: float) -> None:
+def test_invalid_levels_and_plans_are_rejected(alpha: float, planned: float) -> None:
     with pytest.raises(ConfigError, match=r"level alpha|planned observations"):
         ConfidenceSequence(alpha, planned)

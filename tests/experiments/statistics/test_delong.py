@@ -36,7 +36,7 @@ def slow(treatment: np.ndarray, control: np.ndarray, labels: np.ndarray) -> tupl
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_difference_and_variance_are_those_of_all_pairs(ties: bool) -> None:
+def test_difference_and_variance_match_a_loop_over_all_pairs(ties: bool) -> None:
     treatment, control, labels = scores(1, 80, ties)
     found = auc_difference(treatment, control, labels)
     value, variance = slow(treatment, control, labels)
@@ -44,14 +44,14 @@ def test_difference_and_variance_are_those_of_all_pairs(ties: bool) -> None:
     assert found.variance == pytest.approx(variance, rel=1e-9)
 
 
-def test_a_second_opinion_agrees() -> None:
+def test_the_variance_matches_an_independent_package() -> None:
     treatment, control, labels = scores(2, 3_000)
     found = auc_difference(treatment, control, labels)
     z, _ = Delong_test(labels.astype(int), control, treatment, return_ci=False, return_auc=False)
     assert found.value / found.standard_error == pytest.approx(z, rel=1e-6)
 
 
-def test_one_class_says_nothing() -> None:
+def test_one_class_has_no_auc() -> None:
     found = auc_difference(np.array([0.1, 0.2]), np.array([0.1, 0.2]), np.array([True, True]))
     assert math.isnan(found.value)
     assert math.isnan(found.variance)
@@ -89,7 +89,7 @@ def slow_clustered(windows: Sequence[tuple[np.ndarray, ...]], buckets: int) -> t
     return value, len(met) / (len(met) - 1) * sum(each**2 for each in moved)
 
 
-def test_pooled_windows_and_their_spread_over_buckets_are_those_of_all_pairs() -> None:
+def test_pooled_windows_and_their_variance_match_a_loop_over_all_pairs() -> None:
     draws, windows = np.random.default_rng(9), []
     pool = AreaPool(30)
     for seed, count in ((3, 70), (4, 40), (5, 90)):
@@ -105,7 +105,7 @@ def test_pooled_windows_and_their_spread_over_buckets_are_those_of_all_pairs() -
     assert pool.estimate().observations == 200.0
 
 
-def test_with_every_event_a_user_of_its_own_it_is_delongs_variance() -> None:
+def test_with_one_event_per_user_the_variance_is_delongs() -> None:
     treatment, control, labels = scores(6, 4_000)
     found = area_difference(treatment, control, labels)
     assert found is not None
@@ -114,7 +114,7 @@ def test_with_every_event_a_user_of_its_own_it_is_delongs_variance() -> None:
     assert pool.estimate().variance == pytest.approx(found.estimate().variance, rel=5e-3)
 
 
-def test_models_that_err_by_user_are_told_apart_by_delongs_variance_and_not_by_that_over_users() -> None:
+def test_user_level_errors_mislead_delongs_variance_but_not_the_clustered_one() -> None:
     """A/A: two models of the same kind, whose errors are each user's own."""
     plain = clustered = 0
     for seed in range(120):
@@ -135,7 +135,7 @@ def test_models_that_err_by_user_are_told_apart_by_delongs_variance_and_not_by_t
     assert plain >= 12
 
 
-def test_an_empty_pool_and_one_bucket_say_nothing() -> None:
+def test_an_empty_pool_and_a_single_bucket_have_no_variance() -> None:
     assert math.isnan(AreaPool(5).estimate().value)
     treatment, control, labels = scores(7, 50)
     found = area_difference(treatment, control, labels)
@@ -146,7 +146,7 @@ def test_an_empty_pool_and_one_bucket_say_nothing() -> None:
     assert math.isnan(pool.estimate().variance)
 
 
-def test_a_difference_that_nothing_has_moved_yet_has_no_spread() -> None:
+def test_a_difference_without_influence_has_no_variance() -> None:
     labels = np.array([True, False, True, False, False, True])
     bucket = np.arange(6)
     flat = area_difference(np.full(6, 0.2), np.full(6, 0.1), labels)

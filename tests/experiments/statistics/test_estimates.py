@@ -42,7 +42,7 @@ def slow_ratio(numerator: list[float], denominator: list[float]) -> tuple[float,
         max_size=40,
     )
 )
-def test_a_ratio_and_its_variance_are_the_textbooks(pairs: list[tuple[float, float]]) -> None:
+def test_a_ratio_and_its_variance_match_the_textbook(pairs: list[tuple[float, float]]) -> None:
     numerator, denominator = [n for n, _ in pairs], [d for _, d in pairs]
     found = ratio(np.array(numerator), np.array(denominator))
     value, variance = slow_ratio(numerator, denominator)
@@ -50,14 +50,14 @@ def test_a_ratio_and_its_variance_are_the_textbooks(pairs: list[tuple[float, flo
     assert found.variance == pytest.approx(variance, rel=1e-6, abs=1e-9)
 
 
-def test_buckets_without_events_count_for_nothing() -> None:
+def test_buckets_without_events_are_ignored() -> None:
     clicks, shown = users(1, 500, 0.1)
     found = ratio(clicks, shown)
     padded = ratio(np.concatenate([clicks, np.zeros(300)]), np.concatenate([shown, np.zeros(300)]))
     assert padded == found
 
 
-def test_the_variance_is_that_of_repeated_draws_and_the_naive_one_is_not() -> None:
+def test_the_variance_matches_repeated_draws_and_the_naive_one_does_not() -> None:
     found = [ratio(*users(seed, 800, 0.1)) for seed in range(400)]
     spread = float(np.var([estimate.value for estimate in found], ddof=1))
     told = float(np.mean([estimate.variance for estimate in found]))
@@ -66,7 +66,7 @@ def test_the_variance_is_that_of_repeated_draws_and_the_naive_one_is_not() -> No
     assert naive < 0.8 * spread
 
 
-def test_difference_and_uplift_agree_with_a_second_opinion() -> None:
+def test_difference_and_uplift_match_an_independent_package() -> None:
     control, treatment = users(3, 3_000, 0.10), users(4, 2_000, 0.12)
     data = {
         "variant": np.repeat([0, 1], [3_000, 2_000]),
@@ -83,7 +83,7 @@ def test_difference_and_uplift_agree_with_a_second_opinion() -> None:
     assert relative.value == pytest.approx(other.rel_effect_size, rel=1e-9)
 
 
-def test_the_uplifts_variance_is_that_of_repeated_draws() -> None:
+def test_the_variance_of_an_uplift_matches_repeated_draws() -> None:
     found = [
         uplift(ratio(*users(2 * seed, 600, 0.2)), ratio(*users(2 * seed + 1, 600, 0.2)))
         for seed in range(300)
@@ -92,7 +92,7 @@ def test_the_uplifts_variance_is_that_of_repeated_draws() -> None:
     assert float(np.mean([estimate.variance for estimate in found])) == pytest.approx(spread, rel=0.25)
 
 
-def test_nothing_is_claimed_from_nothing() -> None:
+def test_without_data_there_is_no_estimate() -> None:
     nothing = ratio(np.zeros(4), np.zeros(4))
     assert math.isnan(nothing.value)
     assert nothing.observations == 0.0

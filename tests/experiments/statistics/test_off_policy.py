@@ -38,7 +38,7 @@ def planted(seed: int, rows: int = 2_000, model: np.ndarray = CLICK, click: np.n
     )
 
 
-def test_values_are_their_definitions() -> None:
+def test_values_match_their_definitions() -> None:
     log = planted(1, 50)
     found = evaluate(log)
     weights = [log.target[i] / log.propensity[i] for i in range(50)]
@@ -53,7 +53,7 @@ def test_values_are_their_definitions() -> None:
 
 
 @pytest.mark.parametrize("model", [CLICK, np.full(4, 0.9)], ids=["good model", "bad model"])
-def test_the_truth_is_inside_as_often_as_stated(model: np.ndarray) -> None:
+def test_intervals_have_the_stated_coverage(model: np.ndarray) -> None:
     truth, runs = float(UNIFORM @ CLICK), 300
     inside = dict.fromkeys(("ips", "snips", "dr"), 0)
     for seed in range(runs):
@@ -71,7 +71,7 @@ def test_a_good_model_narrows_the_interval() -> None:
     assert found.dr.variance < 0.5 * found.ips.variance
 
 
-def test_wrong_propensities_show_in_the_mean_weight() -> None:
+def test_wrong_propensities_change_the_mean_weight() -> None:
     log = planted(2)
     wrong = Logged(log.reward, log.propensity / 2, log.target, log.predicted, log.expected, log.cluster)
     span = fixed_interval(evaluate(wrong).mean_weight, 0.01)
@@ -79,7 +79,7 @@ def test_wrong_propensities_show_in_the_mean_weight() -> None:
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.5, float("nan")])
-def test_a_row_without_a_propensity_is_refused(bad: float) -> None:
+def test_a_row_without_a_propensity_is_rejected(bad: float) -> None:
     log = planted(3, 20)
     propensity = log.propensity.copy()
     propensity[6] = bad
@@ -105,7 +105,7 @@ def test_a_row_is_scored_before_it_is_learned(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logs[0].target, 0.5)
 
 
-def test_what_is_shown_is_one_of_the_candidates(tmp_path: Path) -> None:
+def test_the_shown_action_is_one_of_the_candidates(tmp_path: Path) -> None:
     for each in OpenBandit().rounds(open_bandit_folder(tmp_path, [row(n) for n in range(4)])):
         assert each.shown.features in list(each.candidates())
 
@@ -136,13 +136,13 @@ TWO = [("0", -0.5), ("1", 0.25)]
 @pytest.mark.parametrize(
     ("propensity", "items", "text"),
     [
-        ("0.6", TWO, "row 1: propensity_score 0.6 is not 1/2 = 0.5, the uniform policy's"),
-        ("0.5", [*TWO, ("2", 1.0)], "has 3 items, .* has 2; only one of them has 2: a mean over other items"),
+        ("0.6", TWO, "row 1: propensity_score 0.6 is not 1/2 = 0.5, that of the uniform policy"),
+        ("0.5", [*TWO, ("2", 1.0)], "has 3 items, .* has 2; not in both: 2; a mean over other items"),
         ("0.5", [("0", -0.5), ("1", 0.75)], r"item 1 has item_feature_0 0\.75, in .* it has 0\.25"),
     ],
     ids=["another policy", "other items", "another item of the same id"],
 )
-def test_a_check_against_another_policy_or_other_items_is_refused(
+def test_a_check_against_another_policy_or_other_items_is_rejected(
     tmp_path: Path,
     propensity: str,
     items: list[tuple[str, float]],
@@ -157,7 +157,7 @@ def test_a_check_against_another_policy_or_other_items_is_refused(
     assert re.search(rf"--check .*other/random/men.*{text}", refused), refused
 
 
-def test_a_row_late_in_the_check_is_looked_at_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_late_rows_of_the_check_are_validated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row(number) for number in range(20)]
     logged = str(open_bandit_folder(tmp_path / "logged", rows))
     other = str(open_bandit_folder(tmp_path / "other", [*rows, row(20).replace(",0.5,", ",0.4,")]))
@@ -165,7 +165,7 @@ def test_a_row_late_in_the_check_is_looked_at_too(tmp_path: Path, capsys: pytest
     assert "row 21: propensity_score 0.4" in capsys.readouterr().err
 
 
-def test_with_few_effective_rows_no_weighted_figure_is_given(
+def test_with_few_effective_rows_there_is_no_weighted_estimate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [row(number, number % 4 == 0) for number in range(300)]
@@ -189,7 +189,7 @@ def test_with_few_effective_rows_no_weighted_figure_is_given(
     assert re.search(r"IPS +│ +not usable", text)
 
 
-def test_a_mean_weight_that_is_not_1_is_a_doubt() -> None:
+def test_a_mean_weight_other_than_1_makes_estimates_unusable() -> None:
     log = planted(2)
     assert evaluate(log).doubts() == []
     wrong = Logged(log.reward, log.propensity / 2, log.target, log.predicted, log.expected, log.cluster)
@@ -197,14 +197,14 @@ def test_a_mean_weight_that_is_not_1_is_a_doubt() -> None:
     assert re.match(r"the mean weight is 1\.991 \(99 % CI 1\.\d+ to 2\.\d+\), which is not compatible", doubt)
 
 
-def test_policies_the_log_cannot_value_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_targets_other_than_uniform_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment", "off-policy", "random/all", "--target", "bts"]) == 2
-    told = capsys.readouterr().err
-    assert "holds the probability of what was shown only" in told
-    assert len(told.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert "contains only the probabilities of the logged policy" in error
+    assert len(error.splitlines()) == 1
 
 
-def test_an_empty_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_log_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(open_bandit_folder(tmp_path, []))
     assert main(["experiment", "off-policy", folder]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1

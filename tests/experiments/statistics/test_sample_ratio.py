@@ -34,7 +34,7 @@ def test_three_arms_are_a_chain_of_predictions() -> None:
     assert log_bayes_factor(seen, weights) == pytest.approx(evidence, rel=1e-9)
 
 
-def test_a_sound_split_is_accused_at_most_at_the_level_however_often_one_looks() -> None:
+def test_false_alarms_on_a_sound_split_stay_within_the_level_at_any_number_of_looks() -> None:
     accused, level = 0, 0.05
     for seed in range(300):
         first = np.cumsum(np.random.default_rng(seed).random(2_000) < 0.5)
@@ -45,6 +45,6 @@ def test_a_sound_split_is_accused_at_most_at_the_level_however_often_one_looks()
     assert accused <= 300 * level
 
 
-def test_a_lost_twentieth_of_an_arm_shows() -> None:
+def test_losing_a_twentieth_of_an_arm_is_detected() -> None:
     assert p_value([50_000, 47_500], [0.5, 0.5]) < 1e-6
     assert p_value([50_000, 49_950], [0.5, 0.5]) == 1.0

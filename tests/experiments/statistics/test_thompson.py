@@ -57,7 +57,7 @@ def test_several_arms_agree_with_drawing(impressions: list[int], clicks: list[in
     assert found == pytest.approx(expected.tolist(), abs=4 * 0.5 / draws**0.5)
 
 
-def test_without_clicks_known_all_arms_are_alike() -> None:
+def test_without_data_all_arms_have_equal_probability() -> None:
     assert best_probabilities([0] * 4, [0] * 4) == pytest.approx([0.25] * 4, abs=1e-6)
 
 
@@ -77,5 +77,5 @@ def test_events_are_drawn_as_often_as_their_chance_says() -> None:
         assert abs(drawn[index] - events * chance) < 4 * spread
 
 
-def test_a_sum_just_below_one_leaves_no_event_without_arm() -> None:
+def test_a_sum_just_below_one_still_draws_an_arm() -> None:
     assert draw([0.1, 0.6, 0.3 - 1e-9], 1.0 - 2**-53) == 1

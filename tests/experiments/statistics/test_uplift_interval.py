@@ -31,7 +31,7 @@ def inside(uplift: float, one: Estimate, other: Estimate, factor: float) -> bool
 
 
 @given(RATES, RATES, ERRORS, ERRORS, st.floats(1.0, 6.0))
-def test_inside_are_the_quotients_of_the_definition(
+def test_the_interval_contains_exactly_the_quotients_of_its_definition(
     one: float, other: float, spread: float, its: float, factor: float
 ) -> None:
     pair = Estimate(one, spread**2, 1e4), Estimate(other, its**2, 1e4)
@@ -60,7 +60,7 @@ def test_the_quotient_and_the_difference_have_one_verdict(
     assert span.excludes_zero == (excess > 1.0)
 
 
-def test_without_a_control_every_uplift_is_possible() -> None:
+def test_without_a_control_the_uplift_is_unbounded() -> None:
     some = Estimate(0.1, 1e-4, 100.0)
     for control in (
         Estimate(0.0, 1e-6, 100.0),
@@ -79,7 +79,7 @@ def draw(seed: int, users: int, rate: float) -> Estimate:
     return ratio(draws.binomial(shown, own).astype(np.float64), shown.astype(np.float64))
 
 
-def test_the_truth_is_inside_as_often_as_stated_and_ends_are_possible() -> None:
+def test_intervals_have_the_stated_coverage_and_possible_ends() -> None:
     """Rare clicks, an uplift of 50 %: some 200 and 300 clicks by 1,000 users in each arm."""
     runs, uplift, covered, always, rates = 500, 0.5, 0, 0, 0
     sequence = ConfidenceSequence(0.05, 20_000.0)

@@ -22,7 +22,7 @@ from stream_ctr.experiments.watcher.users import DistinctUsers
     st.integers(0, 6),
     st.lists(st.integers(1, 40), max_size=8),
 )
-def test_the_first_ones_count_and_the_numbers_are_those_of_a_loop(
+def test_the_first_impressions_count_and_the_numbers_match_a_loop(
     who: list[int], cap: int, sizes: list[int]
 ) -> None:
     users, arms = np.array(who, np.uint64), np.array([user % 3 for user in who], np.int64)
@@ -70,6 +70,6 @@ def test_recent_users_are_merged_and_keep_their_numbers(monkeypatch: pytest.Monk
     assert counts.sum() == sum(min(5, count) for count in Counter(users.tolist()).values())
 
 
-def test_numbers_of_other_arms_are_refused() -> None:
+def test_saved_numbers_of_other_arms_are_rejected() -> None:
     with pytest.raises(StateError, match="of other arms"):
         Exposure(2, 0, UserTable()).load_state(Exposure(3, 0, UserTable()).state())

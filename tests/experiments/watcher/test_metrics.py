@@ -33,7 +33,7 @@ def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     }
 
 
-def test_every_figure_of_every_arm_is_shown_with_its_interval() -> None:
+def test_every_figure_of_every_arm_is_exported_with_its_interval() -> None:
     report = read_report(EXAMPLE)
     found = samples(page(report))
     for arm in report.arms:
@@ -63,7 +63,7 @@ def test_every_figure_of_every_arm_is_shown_with_its_interval() -> None:
     assert found["log_up", frozenset()] == 1.0
 
 
-def test_what_is_not_known_is_not_shown() -> None:
+def test_unknown_values_are_not_exported() -> None:
     assert samples(page(None)) == {}
     report = read_report(EXAMPLE)
     for each in report.comparisons:

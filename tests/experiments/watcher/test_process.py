@@ -84,9 +84,9 @@ def test_a_running_watcher_shows_its_report_and_follows_its_configuration(config
 
         text = config.read_text()
         config.write_text(text.replace('salt = "one"', 'salt = "one"\nnonsense = 1'))
-        assert "nonsense" in watcher.said("config-refused")["reason"]
+        assert "nonsense" in watcher.said("config-rejected")["reason"]
         config.write_text(text + SHADOW)
-        assert "under the same salt 'one'" in watcher.said("config-refused")["reason"]
+        assert "under the same salt 'one'" in watcher.said("config-rejected")["reason"]
         config.write_text(text.replace('salt = "one"', 'salt = "two"') + SHADOW)
         assert watcher.said("new-experiment")["before"] == "one"
         settings = load_settings(config)
@@ -100,7 +100,7 @@ def test_a_running_watcher_shows_its_report_and_follows_its_configuration(config
     assert status == 0
 
 
-def test_a_port_in_use_is_told_with_the_watchers_settings(
+def test_a_port_in_use_is_reported_with_the_watchers_settings(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -77,7 +77,7 @@ def slow(
 
 
 @pytest.mark.parametrize("count", [300, 9_000])  # too few and enough clicks to settle where to cut
-def test_sums_are_those_of_a_loop(count: int) -> None:
+def test_sums_match_a_loop(count: int) -> None:
     made, labels = rows(1, count, arms=3)
     made["p"][np.random.default_rng(2).random((count, 3)) < 0.1] = np.nan
     sums = BucketSums(3, 0.9)
@@ -95,7 +95,7 @@ def test_sums_are_those_of_a_loop(count: int) -> None:
 
 @settings(max_examples=10)
 @given(st.lists(st.integers(1, 2_000), min_size=1, max_size=20))
-def test_chunks_of_any_size_give_equal_bits_also_through_a_restart(sizes: list[int]) -> None:
+def test_chunks_of_any_size_are_bit_identical_even_across_a_restart(sizes: list[int]) -> None:
     made, labels = rows(3, 9_000)
     whole, parts = BucketSums(2, 0.99), BucketSums(2, 0.99)
     whole.add(made, labels)
@@ -109,7 +109,7 @@ def test_chunks_of_any_size_give_equal_bits_also_through_a_restart(sizes: list[i
     assert parts.state().equals(whole.state())
 
 
-def test_damaged_sums_are_refused() -> None:
+def test_damaged_sums_are_rejected() -> None:
     state = BucketSums(2, 0.9).state()
     for name in ("clicks", "pair_loss", "first_place"):
         arrays = {key: array for key, array in state.arrays.items() if key != name}
@@ -136,13 +136,13 @@ def users(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 0.3 * shown + 0.8 * clicks + 0.2 * draws.standard_normal(count), clicks, shown
 
 
-def test_normalized_entropy_has_the_spread_of_repeated_draws() -> None:
+def test_the_variance_of_normalized_entropy_matches_repeated_draws() -> None:
     found = [over_entropy(*users(seed, 600)) for seed in range(400)]
     spread = float(np.var([estimate.value for estimate in found], ddof=1))
     assert float(np.mean([estimate.variance for estimate in found])) == pytest.approx(spread, rel=0.25)
 
 
-def test_normalized_entropys_variance_is_that_of_finite_differences() -> None:
+def test_the_variance_of_normalized_entropy_matches_finite_differences() -> None:
     loss, clicks, shown = users(7, 50)
 
     def value(weights: np.ndarray) -> float:
@@ -157,7 +157,7 @@ def test_normalized_entropys_variance_is_that_of_finite_differences() -> None:
     assert found.variance == pytest.approx(50 / 49 * sum(slope**2 for slope in slopes), rel=1e-6)
 
 
-def test_normalized_entropy_of_one_class_or_one_bucket_is_not_known() -> None:
+def test_normalized_entropy_of_one_class_or_one_bucket_is_unknown() -> None:
     one, none = np.array([2.0, 2.0]), np.zeros(2)
     assert math.isnan(over_entropy(one, none, one).value)
     assert math.isnan(over_entropy(one, one, one).value)
@@ -167,7 +167,7 @@ def test_normalized_entropy_of_one_class_or_one_bucket_is_not_known() -> None:
     assert math.isnan(single.variance)
 
 
-def test_looking_at_every_window_finds_no_difference_where_there_is_none() -> None:
+def test_looking_at_every_window_gives_no_false_positive() -> None:
     """A/A: two arms of the same kind, eight looks each, at level 0.05."""
     runs, level = 40, 0.05
     wrong: dict[str, int] = defaultdict(int)
@@ -190,7 +190,7 @@ def test_looking_at_every_window_finds_no_difference_where_there_is_none() -> No
     assert naive > 5
 
 
-def test_the_figures_of_an_arm_are_those_of_the_sums() -> None:
+def test_the_figures_of_an_arm_match_the_sums() -> None:
     made, labels = rows(5, 4_000)
     sums = BucketSums(2, 0.95)
     sums.add(made, labels)
@@ -218,14 +218,14 @@ def test_the_figures_of_an_arm_are_those_of_the_sums() -> None:
     assert compared["ctr_uplift"].estimate.value == pytest.approx(ours / theirs - 1)
 
 
-def test_without_clicks_enough_there_is_an_estimate_and_no_interval() -> None:
+def test_with_too_few_clicks_there_is_an_estimate_but_no_interval() -> None:
     sums, sequence = BucketSums(2, 0.99), ConfidenceSequence(0.05, 1_000)
     sums.add(*rows(1, 400))
     found = comparison_estimates(sums, ARMS, 1, NOTHING, shadow=False)
     assert {figure.verdict for figure in figures(found, sequence).values()} == {"early"}
     assert all(each.low is None and each.high is None for each in bounded(found, sequence).values())
     assert bounded(found, sequence)["ctr"].estimate is not None
-    hidden = withheld(figures(found, sequence), "the split is not sound")
+    hidden = withheld(figures(found, sequence), "the traffic split is not sound")
     assert {(each.estimate, each.p, each.verdict, each.why) for each in hidden.values()} == {
-        (None, None, "withheld", "the split is not sound")
+        (None, None, "withheld", "the traffic split is not sound")
     }

@@ -19,7 +19,7 @@ from stream_ctr.experiments.watcher.users import DistinctUsers, UserHash
 
 @settings(max_examples=30)
 @given(st.text(max_size=8), st.text(max_size=12))
-def test_the_hash_is_the_one_of_the_assignment(salt: str, user: str) -> None:
+def test_the_hash_matches_the_assignment(salt: str, user: str) -> None:
     if all(ord(c) < 0xD800 or ord(c) > 0xDFFF for c in salt + user):
         assert UserHash(salt)(user) % BUCKETS == bucket_of(salt, user)
 
@@ -35,7 +35,7 @@ def stream(seed: int, count: int, share: float = 0.3) -> tuple[np.ndarray, np.nd
 
 @settings(max_examples=25)
 @given(st.integers(0, 5), st.lists(st.integers(1, 300), min_size=1, max_size=12))
-def test_counts_and_p_are_those_of_a_loop_in_chunks_of_any_size(seed: int, sizes: list[int]) -> None:
+def test_counts_and_p_match_a_loop_in_chunks_of_any_size(seed: int, sizes: list[int]) -> None:
     keys, arms = stream(seed, 1_000)
     weights = [0.7, 0.3]
     found = DistinctUsers(weights)
@@ -60,7 +60,7 @@ def test_counts_and_p_are_those_of_a_loop_in_chunks_of_any_size(seed: int, sizes
     assert whole.state().equals(found.state())
 
 
-def test_many_users_are_merged_and_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_stay_known_after_a_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RECENT", 8)
     draws = np.random.default_rng(3)
     keys = draws.integers(0, 300, 4_000).astype(np.uint64)
@@ -71,14 +71,14 @@ def test_many_users_are_merged_and_still_known(monkeypatch: pytest.MonkeyPatch) 
     assert found.p_value == 1.0
 
 
-def test_evidence_of_many_moments_is_that_of_each() -> None:
+def test_bayes_factors_at_many_times_match_single_ones() -> None:
     moments = np.array([[0, 1, 0], [5, 1, 9], [400, 301, 199]])
     weights = [5.0, 3.0, 2.0]
     expected = [log_bayes_factor(row, weights) for row in moments.tolist()]
     np.testing.assert_allclose(log_bayes_factors(moments, weights), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_an_arm_without_weight_is_in_no_test() -> None:
+def test_an_arm_without_weight_is_not_tested() -> None:
     found = DistinctUsers([0.5, 0.0, 0.5])
     keys = np.arange(1_000, dtype=np.uint64)
     found.add(keys, np.where(keys % 2 == 0, 0, 2).astype(np.int64))
@@ -86,6 +86,6 @@ def test_an_arm_without_weight_is_in_no_test() -> None:
     assert found.p_value == 1.0
 
 
-def test_users_of_other_arms_are_refused() -> None:
+def test_saved_users_of_other_arms_are_rejected() -> None:
     with pytest.raises(StateError, match="of other arms"):
         DistinctUsers([0.5, 0.5]).load_state(DistinctUsers([1.0]).state())

@@ -62,7 +62,7 @@ def ever_decided(found: Report) -> bool:
 
 
 @pytest.mark.parametrize("cap", [0, 1_000, 100])
-def test_one_user_decides_nothing(cap: int) -> None:
+def test_a_single_user_decides_no_verdict(cap: int) -> None:
     found = judged(with_bot(7, 10_000), user_impressions=cap)
     new = found.arms[1]
     assert new.heaviest_impressions == 10_000
@@ -80,7 +80,7 @@ def test_one_user_decides_nothing(cap: int) -> None:
         assert ctr.why in found.verdict[1]
 
 
-def test_an_a_a_test_with_a_bot_is_decided_no_more_often_than_stated() -> None:
+def test_an_a_a_test_with_a_bot_keeps_the_level() -> None:
     """Bots of 10 to 1,000 impressions, looked at after every window: level 0.05, 30 runs."""
     draws = np.random.default_rng(1)
     wrong = 0
@@ -90,7 +90,7 @@ def test_an_a_a_test_with_a_bot_is_decided_no_more_often_than_stated() -> None:
     assert wrong <= 4  # more than 4 of 30 have probability 1.6 % at a true share of 5 %
 
 
-def test_ordinary_users_are_left_alone_and_a_true_uplift_is_found() -> None:
+def test_ordinary_users_are_not_capped_and_a_true_uplift_is_detected() -> None:
     found = judged(Stage().ordinary(1_000, 12_000, uplift=0.5))
     assert [arm.over_cap for arm in found.arms] == [0, 0]
     assert found.warnings == []
@@ -123,7 +123,7 @@ def brute_force(shown: list[Shown], cap: int) -> dict[str, dict[str, tuple[float
     return found
 
 
-def test_figures_are_those_of_each_users_first_impressions() -> None:
+def test_figures_cover_the_first_impressions_of_each_user() -> None:
     cap = 12
     stage = Stage()
     draws = np.random.default_rng(5)
@@ -213,8 +213,8 @@ REASONS: dict[str, tuple[Callable[[], list[Shown]], str, str, str]] = {
     "few buckets": (few_buckets, "ctr", "early", r"\d\d of 100 buckets of users needed in "),
     "a bot": (a_bot, "ctr", "early", r"^\d.* of 30 effective buckets of users needed in new"),
     "an arm is empty": (one_arm, "ctr", "early", "; no impressions in new$"),
-    "an arm without p": (silent_new, "log_loss", "missing", "has probabilities of both new and"),
-    "no p": (silent_both, "auc", "missing", "no impression has probabilities of both"),
+    "an arm without p": (silent_new, "log_loss", "missing", "has predictions by both new and"),
+    "no p": (silent_both, "auc", "missing", "no impression has predictions by both"),
     "all clicked": (all_clicked, "normalized_entropy", "early", "^every impression was clicked$"),
     "odd bids": (odd_bids, "advv", "unknown", ""),
     "mixed bids": (mixed_bids, "advv", "unknown", ""),
@@ -233,7 +233,7 @@ def test_a_figure_without_a_verdict_has_its_true_reason(case: str) -> None:
     assert_forms_agree(found)
 
 
-def test_bids_that_no_sum_can_hold_are_left_out_and_said() -> None:
+def test_bids_too_large_to_sum_are_ignored_and_reported() -> None:
     """Warnings are errors in tests: an overflow would raise."""
     found = judged(odd_bids())
     assert sum(arm.unusable_bids for arm in found.arms) == 600
@@ -243,7 +243,7 @@ def test_bids_that_no_sum_can_hold_are_left_out_and_said() -> None:
     assert abs(advv.estimate) < 1_000
 
 
-def test_mixed_bids_are_said_and_none_or_all_are_not() -> None:
+def test_a_note_mentions_bids_only_if_some_impressions_have_one() -> None:
     said = r"Only some impressions have a bid \(6\d\.\d % of control's, 6\d\.\d % of new's\)"
     assert any(re.match(said, note) for note in judged(mixed_bids()).notes)
     for shown in (without_bids(), Stage().ordinary(600, 2_000)):
@@ -273,10 +273,10 @@ def test_too_many_exclusions_make_the_split_unsound(share: float, sound: bool) -
     assert ("withheld" in verdicts(found)) == (not sound)
     assert verdicts(found) == {"withheld"} or sound
     assert found.verdict[0].startswith(
-        "The split of users is sound." if sound else "The split is not sound: "
+        "The traffic split is sound: no" if sound else "The traffic split is not sound: "
     )
     if not sound:
-        assert "of control's impressions are excluded, more than 1.0 % (" in found.verdict[0]
+        assert "of control's impressions are excluded, more than the allowed 1.0 % (" in found.verdict[0]
         assert all(not point.comparisons for point in found.series)
     assert_forms_agree(found)
     assert judged(misplaced(share), max_excluded=0.5).sample_ratio.sound
@@ -298,12 +298,12 @@ def lopsided() -> list[Shown]:
     ("impressions", "uplift"),
     [(0, 0.0), (300, 0.0), (3_000, -0.95), (3_000, -0.4), (3_000, 0.0), (3_000, 4.0)],
 )
-def test_all_forms_agree(impressions: int, uplift: float) -> None:
+def test_sentence_table_json_and_plot_agree(impressions: int, uplift: float) -> None:
     experiment = fold(Stage(SHADOWED).ordinary(800, impressions, 2, 0.15, uplift), experiment=SHADOWED)
     assert_forms_agree(report(experiment))
 
 
-def test_all_forms_agree_on_an_unsound_split() -> None:
+def test_sentence_table_json_and_plot_agree_on_an_unsound_split() -> None:
     found = judged(lopsided())
     assert not found.sample_ratio.sound
     assert_forms_agree(found)
@@ -316,7 +316,7 @@ def assert_forms_agree(found: Report) -> None:
     table = out.getvalue()
     encoded = json.loads(encode_report(found))
     for number, comparison in enumerate(found.comparisons):
-        rows = table.split(f"{comparison.arm} less {comparison.control}")[1:]
+        rows = table.split(f"{comparison.arm} minus {comparison.control}")[1:]
         for name, figure in comparison.figures.items():
             assert (figure.verdict in ("early", "missing", "withheld")) == bool(figure.why), name
             assert (figure.low is None) == bool(figure.why), name
@@ -378,7 +378,7 @@ def assert_picture(found: Report) -> None:
                 assert f"{comparison.arm}:" not in text
 
 
-def test_the_page_has_the_same_words() -> None:
+def test_the_page_uses_the_same_verdict_words() -> None:
     script = (files("stream_ctr.experiments.report") / "page" / "text.js").read_text("utf-8")
     found = dict(re.findall(r'^  (\w+): \{ sign: ".", text: "([^"]+)" \},$', script, re.MULTILINE))
     assert {name: found[name] for name in VERDICT_WORDS} == VERDICT_WORDS
@@ -400,7 +400,7 @@ def as_of_before(state: State) -> State:
     return State(arrays, {**values, "noted": {**left, "declared": kept}})
 
 
-def test_an_experiment_of_an_earlier_version_goes_on_as_it_was_declared() -> None:
+def test_an_experiment_of_an_earlier_version_continues_as_declared() -> None:
     shown = with_bot(3, 6_000)
     before = fold(shown[:7_000], replace(WATCH, user_impressions=0))
     after = fold([])

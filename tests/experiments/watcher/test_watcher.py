@@ -109,7 +109,7 @@ def slow_figures(config: Path) -> dict[str, dict[str, tuple[float, float]]]:
     return found
 
 
-def test_a_planted_uplift_is_found_and_every_figure_is_that_of_loops_over_the_log(tmp_path: Path) -> None:
+def test_a_true_uplift_is_detected_and_every_figure_matches_loops_over_the_log(tmp_path: Path) -> None:
     config, report, watcher = planted(tmp_path, World(12_000, uplift=0.5), arms=SHADOW)
     expected = slow_figures(config)
     for arm in report.arms[:2]:
@@ -144,7 +144,7 @@ def test_a_planted_uplift_is_found_and_every_figure_is_that_of_loops_over_the_lo
     assert read_report(watcher.folder / "report.json").comparisons == report.comparisons
 
 
-def test_no_difference_is_found_where_there_is_none(tmp_path: Path) -> None:
+def test_without_a_true_difference_none_is_detected(tmp_path: Path) -> None:
     _, report, _ = planted(tmp_path, World(8_000, noise=0.0, seed=3))
     assert len(report.series) == 8
     assert excluded_zero(report) == set()
@@ -160,10 +160,10 @@ def test_an_unsound_split_withholds_every_effect(tmp_path: Path) -> None:
     assert {figure.estimate for figure in report.comparisons[0].figures.values()} == {None}
     assert excluded_zero(report) == set()
     assert report.arms[1].figures["ctr"].estimate is not None  # what was seen of each arm stays visible
-    assert report.verdict[0].startswith("The split is not sound")
+    assert report.verdict[0].startswith("The traffic split is not sound")
 
 
-def test_the_declared_look_is_taken_once_and_stands(tmp_path: Path) -> None:
+def test_the_pre_registered_look_is_taken_once_and_never_changes(tmp_path: Path) -> None:
     config, report, _ = planted(tmp_path, World(6_000, uplift=0.3), watch="horizon_impressions = 3500")
     horizon = report.comparisons[0].horizon
     assert horizon is not None
@@ -194,7 +194,7 @@ def assert_equal_bits(one: Loaded, other: Loaded) -> None:
         assert state.equals(other.parts[name]), name
 
 
-def test_killed_between_checkpoints_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_watcher_killed_between_checkpoints_resumes_bit_for_bit(tmp_path: Path) -> None:
     """Three processes that die by SIGKILL, one that ends, against one that was never disturbed."""
     disturbed = write_config(tmp_path, "disturbed", chunk=64)
     write_log(tmp_path, load_settings(disturbed), World(3_000, uplift=0.2))
@@ -285,7 +285,7 @@ def test_a_new_salt_is_a_new_experiment_and_the_old_report_is_kept(tmp_path: Pat
     ]
 
 
-def test_a_salt_that_changes_while_labels_are_open_takes_none_over(tmp_path: Path) -> None:
+def test_a_new_salt_does_not_inherit_open_labels(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     write_log(tmp_path, load_settings(config), World(2_000))
     stop = threading.Event()
@@ -305,13 +305,13 @@ def test_a_salt_that_changes_while_labels_are_open_takes_none_over(tmp_path: Pat
         ({"watch": "max_excluded = 0.5"}, r"max_excluded = 0\.01"),
     ],
 )
-def test_what_was_declared_cannot_change_under_a_salt(tmp_path: Path, change: Change, text: str) -> None:
+def test_the_declaration_cannot_change_under_a_salt(tmp_path: Path, change: Change, text: str) -> None:
     planted(tmp_path, World(300))
     with pytest.raises(StateError, match=text + r".*begin a new experiment with a new experiment\.salt"):
         watch(write_config(tmp_path, **change))
 
 
-def test_a_raised_coverage_goes_on(tmp_path: Path) -> None:
+def test_the_coverage_can_be_raised_in_a_running_experiment(tmp_path: Path) -> None:
     _, report, _ = planted(tmp_path, World(2_000), experiment="coverage = 0.2")
     assert report.excluded["not_enrolled"] > 1_000
     config = write_config(tmp_path, experiment="coverage = 1.0")
@@ -323,7 +323,7 @@ def test_a_raised_coverage_goes_on(tmp_path: Path) -> None:
     assert raised.sample_ratio.sound
 
 
-def test_who_is_in_a_comparison(tmp_path: Path) -> None:
+def test_which_impressions_enter_a_comparison(tmp_path: Path) -> None:
     """Fallback and killed count as assigned; not enrolled, testers and what does not fit count nowhere."""
     config = write_config(tmp_path, watch="max_excluded = 0.1")
     settings = load_settings(config)
@@ -368,7 +368,7 @@ def test_who_is_in_a_comparison(tmp_path: Path) -> None:
     assert treatment.killed
     assert not report.arms[0].killed
     assert "switched off" in " ".join(report.verdict)
-    assert any("2 impressions (0.5 %) carry a bucket that is not the user's" in n for n in report.notes)
+    assert any("2 impressions (0.5 %) with a bucket that does not match the user" in n for n in report.notes)
     found = {each.reason: each for each in report.exclusions}
     assert found.keys() == report.excluded.keys()
     assert {name for name, each in found.items() if each.fault} == {"no_user", "unknown_arm", "inconsistent"}
@@ -422,4 +422,4 @@ def test_sums_for_servers_and_gaps_from_them(tmp_path: Path) -> None:
         assert predicted is not None
         assert 0.5 < predicted / arm.clicks < 2.0
     assert [(gap.start_ms, gap.end_ms, gap.dropped) for gap in report.gaps] == [(5, 9, 3)]
-    assert any("could not log impressions in 1 span; 3 were lost" in note for note in report.notes)
+    assert any("could not log impressions in 1 span; 3 impressions were" in note for note in report.notes)

@@ -27,7 +27,7 @@ def scored(seed: int, count: int) -> tuple[np.ndarray, ...]:
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=10), st.sampled_from([10_000, 150, 64]))
-def test_what_is_held_does_not_depend_on_chunks(sizes: list[int], most: int) -> None:
+def test_the_kept_impressions_do_not_depend_on_chunks(sizes: list[int], most: int) -> None:
     numbers, bucket, p, labels = scored(1, 700)
     one, other = Scores(2, most), Scores(2, most)
     one.add(numbers, bucket, p, labels)
@@ -44,7 +44,7 @@ def test_what_is_held_does_not_depend_on_chunks(sizes: list[int], most: int) -> 
     assert set(one.rows()[:, 0] % one.stride) == {0.0}
 
 
-def test_a_closed_window_goes_into_the_pools_and_nothing_is_held() -> None:
+def test_a_closed_window_is_pooled_and_dropped() -> None:
     numbers, bucket, p, labels = scored(2, 800)
     scores, own, differences = Scores(2), pools(2), pools(2)
     scores.add(numbers, bucket, p, labels)
@@ -67,7 +67,7 @@ def test_a_closed_window_goes_into_the_pools_and_nothing_is_held() -> None:
     assert differences[1].estimate() == alone.estimate()
 
 
-def test_the_auc_of_one_model_is_that_of_all_pairs() -> None:
+def test_the_auc_of_one_model_matches_a_loop_over_all_pairs() -> None:
     _, _, p, labels = scored(3, 150)
     known = np.isfinite(p[:, 0])
     values, clicked = p[known, 0], labels[known] > 0.5
@@ -81,7 +81,7 @@ def test_the_auc_of_one_model_is_that_of_all_pairs() -> None:
     assert found.variance == pytest.approx(expected)
 
 
-def test_few_clicks_make_no_auc() -> None:
+def test_with_few_clicks_there_is_no_auc() -> None:
     scores, own = Scores(1), pools(1)
     labels = np.array([1.0] * 9 + [0.0] * 500)
     scores.add(np.arange(509), np.arange(509), np.linspace(0.9, 0.1, 509)[:, None], labels)

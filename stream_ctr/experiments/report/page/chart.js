@@ -1,6 +1,6 @@
-// Lines over time with their intervals, as SVG. What a chart shows:
+// Lines over time with their intervals, as SVG. Structure of a chart:
 //   {unit, difference, lines: [{name, index, points: [{t, estimate, low, high, final}]}], spans, provisionalFrom}
-// A line is told by its dashes and the shape of its marks as well as by its colour.
+// Lines differ in dashes and in the shape of their markers as well as in colour.
 const SVG = "http://www.w3.org/2000/svg";
 const DASHES = ["", "9 5", "2 4", "12 4 2 4", "5 3", "1 6"];
 const MARKS = ["circle", "square", "triangle", "diamond", "cross", "ring"];
@@ -50,7 +50,7 @@ function swatch(index) {
   return drawn;
 }
 
-// Round steps that divide the range into some `wanted` parts.
+// Round steps that divide the range into about `wanted` parts.
 function ticks(low, high, wanted) {
   const rough = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -60,7 +60,7 @@ function ticks(low, high, wanted) {
   return found;
 }
 
-// All estimates, and the intervals of the later part: the first ones are so wide that they would flatten the rest.
+// Range of all estimates and of the later intervals: the first intervals are so wide that they would flatten the rest.
 function valueRange(lines, difference) {
   let low = difference ? 0 : Infinity;
   let high = difference ? 0 : -Infinity;
@@ -140,7 +140,7 @@ function drawSpans(chart, frame, x, times) {
   return drawn;
 }
 
-// Names at the ends of the lines, moved apart where they would lie on each other.
+// Names at the ends of the lines, moved apart where they would overlap.
 function drawNames(lines, frame, x, y) {
   const ends = lines.map((line) => {
     const last = line.points.findLast((point) => known(point.estimate));
@@ -157,7 +157,7 @@ function drawNames(lines, frame, x, y) {
 const hatch = (id) => shape("defs", {}, shape("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse",
   patternTransform: "rotate(45)" }, shape("rect", { width: 2.5, height: 6, fill: "var(--bad)", "fill-opacity": 0.55 })));
 
-// The drawing and a function that moves the cursor to point number n; null where there is nothing to draw.
+// The drawing, a function that moves the cursor to a time, and one from pixels to time; null if there is nothing to draw.
 function drawChart(chart, width, label) {
   const range = valueRange(chart.lines, chart.difference);
   const all = chart.lines.flatMap((line) => line.points.map((point) => point.t));
@@ -201,7 +201,7 @@ function drawChart(chart, width, label) {
   return { drawing, moveTo, timeAt };
 }
 
-// A small interval against zero, for a row of a table.
+// A small plot of an interval relative to zero, for a row of a table.
 function whisker(figure, verdict, label) {
   const size = 140;
   const reach = Math.max(...[figure.low, figure.high, figure.estimate].filter(known).map(Math.abs)) * 1.1 || 1;

@@ -1,6 +1,6 @@
-// Asks for the report, shows it, and says how fresh it is.
+// Polls the report, renders it, and displays its age.
 const POLL_MS = 2000;
-const PATIENCE_MS = 8000;
+const TIMEOUT_MS = 8000;
 const SLOWEST_MS = 30_000;
 const STALE_SECONDS = 30;
 const REPORT_VERSION = 2;
@@ -16,35 +16,35 @@ function showReport() {
   byId("name").textContent = report.experiment;
   document.title = `${report.experiment} · Stream CTR`;
   byId("about").textContent = `Salt ${report.salt}, ${percent(report.coverage, 0)} of all users enrolled. ` +
-    `Times are ${Intl.DateTimeFormat().resolvedOptions().timeZone}.`;
+    `Time zone: ${Intl.DateTimeFormat().resolvedOptions().timeZone}.`;
   byId("main").hidden = false;
   showVerdict(report);
   showWarnings(report);
-  showMoment(report);
+  showStatus(report);
   showComparisons(report);
   showArms(report, reportAge());
   showCharts(report, chosenView(), byId("every").checked);
-  showTrust(report, reportAge());
+  showQuality(report, reportAge());
 }
 
 function showFreshness() {
   const line = byId("connection");
-  const say = (kind, text) => {
+  const set = (kind, text) => {
     line.dataset.state = kind;
     line.textContent = text;
   };
   const old = state.report && reportAge() > STALE_SECONDS;
   byId("main").classList.toggle("stale", Boolean(state.failedSince !== null || old));
-  const of = state.report ? `The report is of ${timeText(state.report.generated_ms)}, ${spanText(reportAge())} old.` : "";
+  const age = state.report ? `Report from ${timeText(state.report.generated_ms)}, ${spanText(reportAge())} old.` : "";
   if (state.failedSince !== null) {
     const since = (performance.now() - state.failedSince) / 1000;
-    say("bad", `${state.problem} (for ${spanText(since)}). ${of} Asking again.`);
+    set("bad", `${state.problem} (for ${spanText(since)}). ${age} Retrying.`);
   } else if (!state.report) {
-    say("wait", state.problem || "Asking for the report …");
+    set("wait", state.problem || "Loading the report …");
   } else if (old) {
-    say("bad", `Stale: the watcher has written nothing new. ${of}`);
+    set("bad", `Stale: the watcher has not written a new report. ${age}`);
   } else {
-    say("good", `Live. ${of}`);
+    set("good", `Live. ${age}`);
   }
 }
 
@@ -57,10 +57,10 @@ function failed(problem) {
 async function accept(response) {
   const report = await response.json();
   if (report.v > REPORT_VERSION) {
-    failed(`The report is of version ${report.v}, which this page does not read; reload the page`);
+    failed(`The report has version ${report.v}, but this page reads up to ${REPORT_VERSION}; reload the page`);
     return;
   }
-  // The server's clock says how old the report is: this device's may be wrong.
+  // The age is computed from the server's clock, because this device's clock may be wrong.
   const serverNow = Date.parse(response.headers.get("date") ?? "") || Date.now();
   Object.assign(state, { readAt: performance.now(), ageThen: Math.max(0, (serverNow - report.generated_ms) / 1000),
     failedSince: null, problem: "", wait: POLL_MS });
@@ -71,29 +71,29 @@ async function accept(response) {
 
 let timer = null;
 
-async function ask() {
+async function poll() {
   timer = null;
   try {
-    const response = await fetch("report.json", { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE_MS) });
+    const response = await fetch("report.json", { cache: "no-cache", signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (response.ok) await accept(response);
     else if (!state.report && (response.status === 503 || response.status === 404)) {
-      Object.assign(state, { failedSince: null, problem: "No report yet: the watcher has met no impression.", wait: POLL_MS });
-    } else failed(`The watcher answers with status ${response.status}`);
+      Object.assign(state, { failedSince: null, problem: "No report yet: the watcher has not written one.", wait: POLL_MS });
+    } else failed(`The watcher responded with HTTP status ${response.status}`);
   } catch (error) {
-    failed(error instanceof SyntaxError ? "The report cannot be read" : "Connection lost");
+    failed(error instanceof SyntaxError ? "The report is not valid JSON" : "Connection lost");
   }
   showFreshness();
-  timer = setTimeout(ask, document.hidden ? SLOWEST_MS : state.wait);
+  timer = setTimeout(poll, document.hidden ? SLOWEST_MS : state.wait);
 }
 
-function askNow() {
+function pollNow() {
   if (document.hidden || timer === null) return;
   clearTimeout(timer);
-  ask();
+  poll();
 }
 
 byId("view").addEventListener("change", showReport);
 byId("every").addEventListener("change", showReport);
-document.addEventListener("visibilitychange", askNow);
+document.addEventListener("visibilitychange", pollNow);
 setInterval(showFreshness, 1000);
-ask();
+poll();

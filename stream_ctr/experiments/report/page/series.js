@@ -1,12 +1,12 @@
-// One figure over time: the drawing, a cursor that pointer and keys move, what it stands on, and a table of it all.
+// One metric over time: a chart, a cursor moved by pointer and keys, the values at the cursor, and a table.
 const MAIN_FIGURES = ["ctr", "advv", "log_loss", "auc"];
 const VIEWS = {
-  difference: "Each arm less the control, from the start to each moment, with always-valid intervals: where an interval excludes zero, the difference is significant.",
-  total: "Each arm from the start to each moment, with always-valid intervals.",
-  window: "Each arm in each window of time alone, without intervals. Hollow marks: labels may still come.",
+  difference: "Cumulative difference from the control, with always-valid intervals. A difference is significant if its interval excludes zero.",
+  total: "Cumulative value of each arm, with always-valid intervals.",
+  window: "Value of each arm in each window of time, without intervals. Hollow markers: labels are not final yet.",
 };
 
-// The moment under the cursor of every chart, event time in ms; null: the latest.
+// Time under the cursor of every chart, event time in ms; null: the latest.
 let cursorTime = null;
 
 function seriesOf(report, definition, view) {
@@ -32,7 +32,7 @@ function seriesOf(report, definition, view) {
     nothing: nothingText(report, name, view) };
 }
 
-// Why a chart is empty: the reasons of the verdicts, as the table has them.
+// Why a chart is empty: the reasons of the verdicts, as in the table.
 function nothingText(report, name, view) {
   if (view === "difference") {
     const whys = report.comparisons.map((comparison) => verdictText(comparison.figures[name])).filter(Boolean);
@@ -66,8 +66,8 @@ class ChartView {
   update(chart) {
     this.chart = chart;
     this.times = [...new Set(chart.lines.flatMap((line) => line.points.map((point) => point.t)))].sort((a, b) => a - b);
-    const way = BETTER[chart.better] ?? "";
-    this.heading.replaceChildren(chart.title, " ", element("span", { class: "quiet" }, way));
+    const direction = BETTER[chart.better] ?? "";
+    this.heading.replaceChildren(chart.title, " ", element("span", { class: "quiet" }, direction));
     this.summary.textContent = `Table of ${chart.title}`;
     this.details.lastChild.setAttribute("aria-label", `Table of ${chart.title}`);
     this.details.hidden = !this.times.length;
@@ -84,7 +84,7 @@ class ChartView {
     this.drawn = drawChart(chart, this.width, label);
     this.area.replaceChildren(this.drawn ? this.drawn.drawing : element("p", { class: "quiet" }, chart.nothing));
     this.area.tabIndex = this.drawn ? 0 : -1;
-    this.area.setAttribute("aria-label", `Moment of ${chart.title}`);
+    this.area.setAttribute("aria-label", `Time cursor of ${chart.title}`);
     this.showCursor();
   }
 
@@ -191,7 +191,7 @@ function showCharts(report, view, every) {
   shown.forEach((chart, n) => {
     if (!chartViews.has(chart.name)) chartViews.set(chart.name, new ChartView());
     const { root } = chartViews.get(chart.name);
-    // Moving an element that has the focus would take it away, so only what is out of place is moved.
+    // Moving the focused element would remove the focus, so only elements out of order are moved.
     if (host.children[n] !== root) host.insertBefore(root, host.children[n] ?? null);
     chartViews.get(chart.name).update(chart);
   });

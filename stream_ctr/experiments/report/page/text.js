@@ -1,4 +1,4 @@
-// Numbers and times as people read them. The language is the page's own, English, whatever the browser's.
+// Human-readable numbers and times, in English as the rest of the page, whatever the browser's language.
 const NONE = "–";
 const MINUS = "−";
 const MOST_DECIMALS = 7;
@@ -29,7 +29,7 @@ const percent = (share, digits = 1) => (known(share) ? `${(share * 100).toFixed(
 const countText = (value) => (known(value) ? count.format(value) : NONE);
 const plural = (value, one, many) => `${count.format(value)} ${value === 1 ? one : many}`;
 
-// Shares and relative changes are shown in hundredths; a difference of shares in percentage points (pp).
+// Shares and relative changes are displayed in percent, a difference of shares in percentage points (pp).
 const scaleOf = (unit) => (unit === "share" || unit === "relative" ? 100 : 1);
 
 function suffixOf(unit, difference) {
@@ -38,7 +38,7 @@ function suffixOf(unit, difference) {
   return "";
 }
 
-// As many decimals as give the interval's width two digits, three where it begins with 1 or 2: more would be noise.
+// Decimals that give the interval's width two significant digits, or three if it starts with 1 or 2: more would be noise.
 function decimalsFor(width) {
   if (!known(width) || width <= 0) return 4;
   return Math.min(MOST_DECIMALS, Math.max(0, 1 - Math.floor(Math.log10(width / 3))));
@@ -54,7 +54,7 @@ function numberText(value, decimals, signed) {
   return sign + text;
 }
 
-// {value, interval}: an estimate and its interval as texts; the interval is empty where there is none.
+// {value, interval}: an estimate and its interval as text; the interval is empty if there is none.
 function boundedTexts(bounded, unit, difference = false) {
   if (!bounded || !known(bounded.estimate)) return { value: NONE, interval: "" };
   const scale = scaleOf(unit);
@@ -87,6 +87,6 @@ const VERDICTS = {
 const verdictWord = (figure) =>
   (VERDICTS[figure.verdict]?.text ?? figure.verdict) + (figure.final ? "" : " (provisional)");
 
-// A figure's verdict with its reason; empty where there is no figure.
+// The verdict on a figure with its reason; empty if there is no figure.
 const verdictText = (figure) =>
   !figure ? "" : figure.why ? `${verdictWord(figure)}: ${figure.why}` : verdictWord(figure);

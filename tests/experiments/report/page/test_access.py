@@ -58,7 +58,7 @@ def focused(page: Page) -> dict[str, Any]:
     return found
 
 
-def test_keys_reach_everything_in_order_and_the_focus_shows(page: Page) -> None:
+def test_tab_reaches_every_control_in_order_with_a_visible_focus(page: Page) -> None:
     walked = []
     page.keyboard.press("Tab")
     while focused(page)["tag"] != "BODY":
@@ -70,22 +70,22 @@ def test_keys_reach_everything_in_order_and_the_focus_shows(page: Page) -> None:
         assert len(walked) < 40
         page.keyboard.press("Tab")
     charts = [pair for title in ("CTR", "ADVV", "log loss", "AUC")
-              for pair in (("DIV", f"Moment of {title}"), ("SUMMARY", f"Table of {title}"))]  # fmt: skip
+              for pair in (("DIV", f"Time cursor of {title}"), ("SUMMARY", f"Table of {title}"))]  # fmt: skip
     assert walked == [
         ("INPUT", "difference"),
         ("INPUT", "on"),
         *charts,
         ("SUMMARY", "Definitions and methods"),
-        ("A", "The report as JSON"),
-        ("A", "metrics for Prometheus"),
+        ("A", "Report as JSON"),
+        ("A", "Prometheus metrics"),
     ]
 
 
 def test_keys_choose_the_view_move_through_time_and_open_the_table(page: Page, site: Site) -> None:
     page.locator("input[value=difference]").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#view-note")).to_contain_text("Each arm from the start to each moment")
-    slider = page.get_by_role("slider", name="Moment of CTR")
+    expect(page.locator("#view-note")).to_contain_text("Cumulative value of each arm")
+    slider = page.get_by_role("slider", name="Time cursor of CTR")
     slider.focus()
     values = []
     for key in ("Home", "ArrowRight", "PageUp", "ArrowLeft", "End"):
@@ -96,20 +96,20 @@ def test_keys_choose_the_view_move_through_time_and_open_the_table(page: Page, s
     page.keyboard.press("Home")
     first = site.report.series[0].arms["control"].total["ctr"]
     assert first.estimate is not None
-    said = slider.get_attribute("aria-valuetext") or ""
-    assert said.startswith("until ")
-    assert "final: control" in said
-    assert f"{first.estimate * 100:.2f} %" in said
+    value = slider.get_attribute("aria-valuetext") or ""
+    assert value.startswith("until ")
+    assert "final: control" in value
+    assert f"{first.estimate * 100:.2f} %" in value
     readouts = page.locator(".readout .when").all_inner_texts()
     assert len(readouts) == 4
-    assert len(set(readouts)) == 1, "every chart shows the same moment"
+    assert len(set(readouts)) == 1, "every chart shows the same time"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Table of CTR").locator("tbody tr")).to_have_count(last + 1)
 
 
-def test_pointing_at_a_chart_shows_that_moment_and_leaving_the_latest(page: Page) -> None:
-    area = page.get_by_role("slider", name="Moment of CTR")
+def test_hovering_a_chart_selects_a_time_and_leaving_it_the_latest(page: Page) -> None:
+    area = page.get_by_role("slider", name="Time cursor of CTR")
     latest = page.locator(".readout .when").first.inner_text()
     area.hover(position={"x": 150, "y": 100})
     expect(page.locator(".readout .when").first).not_to_have_text(latest)
@@ -118,9 +118,9 @@ def test_pointing_at_a_chart_shows_that_moment_and_leaving_the_latest(page: Page
     expect(page.locator(".readout .when").first).to_have_text(latest)
 
 
-def test_a_new_report_leaves_focus_open_table_and_moment_alone(page: Page, site: Site) -> None:
+def test_a_new_report_keeps_focus_open_table_and_selected_time(page: Page, site: Site) -> None:
     page.locator("summary", has_text="Table of ADVV").click()
-    slider = page.get_by_role("slider", name="Moment of ADVV")
+    slider = page.get_by_role("slider", name="Time cursor of ADVV")
     slider.focus()
     page.keyboard.press("Home")
     before = slider.get_attribute("aria-valuetext")
@@ -128,13 +128,13 @@ def test_a_new_report_leaves_focus_open_table_and_moment_alone(page: Page, site:
     site.report.arms[0].clicks = 4321
     later(page)
     expect(page.locator(".arm[data-arm=control]")).to_contain_text("4,321")
-    assert focused(page)["name"] == "Moment of ADVV"
+    assert focused(page)["name"] == "Time cursor of ADVV"
     assert slider.get_attribute("aria-valuetext") == before
     assert page.locator("details[open] tbody tr").count() > 20
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast_is_enough(browser: Browser, site: Site, scheme: str) -> None:
+def test_contrast_is_sufficient(browser: Browser, site: Site, scheme: str) -> None:
     site.report.arms[1].killed = True
     site.report.gaps[0].end_ms = None
     site.report.sample_ratio.sound = False
@@ -153,7 +153,7 @@ def test_contrast_is_enough(browser: Browser, site: Site, scheme: str) -> None:
     context.close()
 
 
-def test_lines_are_told_apart_without_colour(page: Page) -> None:
+def test_lines_differ_without_colour(page: Page) -> None:
     choose(page, "total")
     lines = page.locator("#charts .chart").nth(2).locator("path[data-line]")
     dashes = lines.evaluate_all("all => all.map(e => e.getAttribute('stroke-dasharray'))")
@@ -161,8 +161,8 @@ def test_lines_are_told_apart_without_colour(page: Page) -> None:
     assert len(set(dashes)) == 3
     marks = page.locator("#charts .chart").nth(2).locator("[data-cursor] > :not(line)")
     assert len(set(marks.evaluate_all("all => all.map(e => e.tagName)"))) == 3
-    said = page.locator("#comparisons td.says").all_inner_texts()
-    assert all(text == "" or text[2:] in ("better", "not significant yet") for text in said)
+    verdicts = page.locator("#comparisons td.verdict-cell").all_inner_texts()
+    assert all(text == "" or text[2:] in ("better", "not significant yet") for text in verdicts)
 
 
 @pytest.mark.parametrize("width", [320, 360])
@@ -188,7 +188,7 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, site: Site, width: int
     context.close()
 
 
-def test_nothing_moves_for_those_who_asked_for_that(browser: Browser, site: Site) -> None:
+def test_reduced_motion_disables_animation(browser: Browser, site: Site) -> None:
     def animation(motion: Any) -> str:
         context = browser.new_context(reduced_motion=motion)
         page = visit(context, site)
@@ -204,13 +204,13 @@ def test_nothing_moves_for_those_who_asked_for_that(browser: Browser, site: Site
     assert animation("reduce") == "none"
 
 
-def test_a_lost_connection_is_told_and_found_again(page: Page, site: Site) -> None:
+def test_a_lost_connection_is_reported_and_recovers(page: Page, site: Site) -> None:
     line = page.locator("#connection")
     expect(line).to_contain_text("Live.")
     site.stop()
     later(page)
     expect(line).to_contain_text("Connection lost")
-    expect(line).to_contain_text("Asking again")
+    expect(line).to_contain_text("Retrying")
     assert "stale" in (page.locator("main").get_attribute("class") or "")
     assert page.locator("#verdict li").count() == 3, "what was known stays readable"
     site.start()
@@ -218,7 +218,7 @@ def test_a_lost_connection_is_told_and_found_again(page: Page, site: Site) -> No
     expect(line).to_contain_text("Live.")
 
 
-def test_a_watcher_that_writes_no_more_is_told(context: BrowserContext, site: Site) -> None:
+def test_a_watcher_that_stops_writing_is_reported_as_stale(context: BrowserContext, site: Site) -> None:
     site.report.generated_ms -= 90_000
     page = context.new_page()
     page.goto(site.url)

@@ -36,7 +36,7 @@ def sha256(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def test_the_policy_allows_the_page_s_own_style_and_script_and_no_others(client: httpx.Client) -> None:
+def test_the_policy_allows_only_the_page_s_own_style_and_script(client: httpx.Client) -> None:
     answer = client.get("/")
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     inside = re.fullmatch(r".*<style>(.*)</style>.*<script>(.*)</script>.*", answer.text, re.DOTALL)
@@ -50,7 +50,7 @@ def test_the_policy_allows_the_page_s_own_style_and_script_and_no_others(client:
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
 
 
-def test_the_document_names_nothing_outside_itself() -> None:
+def test_the_document_has_no_external_references() -> None:
     text = page_html().decode()
     addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text))
     assert addresses == {"http://www.w3.org/2000/svg"}  # a name space, which nobody fetches
@@ -83,7 +83,7 @@ def test_before_the_first_report_the_answer_is_503(client: httpx.Client, report:
     assert client.get("/").status_code == 200
 
 
-def test_documents_are_read_only_and_named_to_who_looks_elsewhere(client: httpx.Client) -> None:
+def test_documents_are_read_only_and_listed_for_unknown_paths(client: httpx.Client) -> None:
     assert client.post("/report.json", content=b"{}").status_code == 405
     assert client.head("/").headers["content-length"] == str(len(page_html()))
     assert "/report.json" in client.get("/nowhere").text

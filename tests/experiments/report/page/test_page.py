@@ -21,7 +21,7 @@ def choose(page: Page, view: str) -> None:
     page.locator(f"input[value={view}]").check()
 
 
-def test_it_says_first_what_may_be_said_and_then_shows_arms_and_figures(page: Page, site: Site) -> None:
+def test_the_verdict_comes_first_and_then_arms_and_metrics(page: Page, site: Site) -> None:
     said = page.locator("#verdict li").all_inner_texts()
     assert [text.split("\n")[-1] for text in said] == site.report.verdict
     assert page.title() == "main · Stream CTR"
@@ -48,7 +48,9 @@ def test_it_says_first_what_may_be_said_and_then_shows_arms_and_figures(page: Pa
     assert page.locator("#charts .chart").count() == len(with_bounds)
 
 
-def test_it_follows_the_report_and_reads_aloud_only_what_is_new(page: Page, site: Site) -> None:
+def test_updates_are_announced_to_screen_readers_only_when_the_verdict_changes(
+    page: Page, site: Site
+) -> None:
     page.evaluate("""() => { window.rewrites = 0;
         new MutationObserver(() => { window.rewrites++; }).observe(document.getElementById("verdict"),
             { childList: true, subtree: true, characterData: true }); }""")
@@ -66,26 +68,30 @@ def test_it_follows_the_report_and_reads_aloud_only_what_is_new(page: Page, site
     assert page.evaluate("window.rewrites") > 0
 
 
-def test_an_unsound_split_and_a_killed_arm_are_told_before_all_figures(page: Page, site: Site) -> None:
+def test_an_unsound_split_and_a_killed_arm_come_before_all_metrics(page: Page, site: Site) -> None:
     report = site.report
     report.generated_ms += 1000
     report.sample_ratio.sound, report.sample_ratio.p = False, 0.0004
-    report.verdict = ["The split is not sound: effects are withheld."]
+    report.verdict = ["The traffic split is not sound: effects are withheld."]
     report.arms[1].killed = True
     for point in report.series:
         point.comparisons = {}
     for comparison in report.comparisons:
         for figure in comparison.figures.values():
             figure.estimate = figure.low = figure.high = figure.p = None
-            figure.verdict, figure.why = "withheld", "the split is not sound"
+            figure.verdict, figure.why = "withheld", "the traffic split is not sound"
     later(page)
-    expect(page.locator("#verdict li").first).to_have_text("✕The split is not sound: effects are withheld.")
-    moment = page.locator("#moment").inner_text()
-    assert "Effects are withheld" in moment
-    assert "helen is switched off" in moment
-    expect(page.locator("tr[data-figure=ctr] .says").first).to_have_text("✕ withheld: the split is not sound")
+    expect(page.locator("#verdict li").first).to_have_text(
+        "✕The traffic split is not sound: effects are withheld."
+    )
+    status = page.locator("#status").inner_text()
+    assert "Effects are withheld" in status
+    assert "helen is switched off" in status
+    expect(page.locator("tr[data-figure=ctr] .verdict-cell").first).to_have_text(
+        "✕ withheld: the traffic split is not sound"
+    )
     assert page.locator("tr[data-figure=ctr] .difference").first.inner_text().endswith("\N{EN DASH}")
-    assert page.locator(".plot-area").first.inner_text() == "withheld: the split is not sound"
+    assert page.locator(".plot-area").first.inner_text() == "withheld: the traffic split is not sound"
     assert page.locator(".plot-area[tabindex='0']").count() == 0
     assert page.locator("[data-arm=helen] .badge").inner_text() == "switched off"
 
@@ -100,7 +106,7 @@ def test_markup_in_a_report_is_text(context: BrowserContext, site: Site) -> None
     assert page.title() == f"{evil} · Stream CTR"
 
 
-def test_nothing_is_asked_of_others_and_nothing_goes_wrong(context: BrowserContext, site: Site) -> None:
+def test_there_are_no_external_requests_and_no_errors(context: BrowserContext, site: Site) -> None:
     page = context.new_page()
     asked: list[str] = []
     wrong: list[str] = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stream_ctr.analysis.activity import activity, mean_cosine
+from stream_ctr.analysis.depth import activity, mean_cosine
 from stream_ctr.analysis.surface import Surface
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.models.build import build_network
