@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.batch import COPY, LEARN, PREDICT, SETTLE
 from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.splitmix64 import GOLDEN
 from stream_ctr.state.state import State
 
 FREE: Final = -1
@@ -80,7 +81,7 @@ class Pending:
 @kernel
 def home_of(key: int, capacity: int) -> int:
     """Where a key belongs: Fibonacci hashing, so that running numbers do not form one long cluster."""
-    mixed = (np.uint64(key) * np.uint64(11400714819323198485)) >> np.uint64(32)
+    mixed = (np.uint64(key) * GOLDEN) >> np.uint64(32)
     return int(np.int64(mixed) & (capacity - 1))
 
 

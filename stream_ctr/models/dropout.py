@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from stream_ctr.kernels.splitmix64 import GOLDEN
+
 
 @dataclass(slots=True)
 class Dropout:
@@ -30,6 +32,6 @@ class Dropout:
         """x with the next mask on it; the masks depend on seed, step, order of calls, shape and device."""
         if self._generator is None:
             self._generator = torch.Generator(x.device)
-            self._generator.manual_seed((self.seed * 0x9E3779B97F4A7C15 + self.step) % 2**63)
+            self._generator.manual_seed((self.seed * int(GOLDEN) + self.step) % 2**63)
         kept = torch.empty_like(x).bernoulli_(1.0 - self.rate, generator=self._generator)
         return x * kept.div_(1.0 - self.rate)

@@ -13,20 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.splitmix64 import mix
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _LOW_32 = np.uint64(0xFFFFFFFF)
-
-
-@kernel
-def mix(x: np.uint64) -> np.uint64:
-    """The finaliser of splitmix64 (Steele et al. 2014): a bijection that looks random."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
 
 
 @kernel

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
-from stream_ctr.models.initial_weights import mix
+from stream_ctr.kernels.splitmix64 import mix
 
 WEYL: Final = 0x9E3779B1
 """2^32 over the golden ratio, made odd: multiples of it spread evenly over 32 bits."""

@@ -27,6 +27,7 @@ from stream_ctr.optim.rules import Adam, Rule, build_rule
 from stream_ctr.optim.skip_idle import SkipIdle, build_dense_rule
 from stream_ctr.optim.torch_accumulators import Accumulators
 from stream_ctr.optim.validation import check_optimizer
+from tests.support.splitmix64 import splitmix64
 
 HALF = Accumulators("bfloat16", 7, torch.float32)
 positive = st.floats(2.0**-126, 2.0**127, width=32)
@@ -42,16 +43,8 @@ def number_of(stored: int) -> float:
     return float(struct.unpack("<f", struct.pack("<I", stored << 16))[0])
 
 
-def splitmix(x: int) -> int:
-    """Steele et al. 2014, figure 16."""
-    x = (x + 0x9E3779B97F4A7C15) % 2**64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
-    return x ^ (x >> 31)
-
-
 def slow_key(seed: int, step: int, kind: int) -> int:
-    return splitmix(splitmix(splitmix(seed) ^ step) ^ kind) >> 32
+    return splitmix64(splitmix64(splitmix64(seed) ^ step) ^ kind) >> 32
 
 
 def close(name: str, values: torch.Tensor, step: int, first: int = 0) -> torch.Tensor:
