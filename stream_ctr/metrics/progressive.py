@@ -18,8 +18,9 @@ from stream_ctr.batch import Batch
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.metrics.curve import Curve
 from stream_ctr.metrics.drift import DriftDetector
+from stream_ctr.metrics.log_loss import log_losses
 from stream_ctr.metrics.open_predictions import SCORED, UNMATCHED, Pending
-from stream_ctr.metrics.sums import MetricValues, Sums, log_losses, running_base_rates
+from stream_ctr.metrics.sums import MetricValues, Sums, running_base_rates
 from stream_ctr.metrics.window import Window
 from stream_ctr.state.state import State, damage_is_a_state_error, stored_integer
 

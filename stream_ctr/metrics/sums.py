@@ -16,11 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
+from stream_ctr.metrics.log_loss import EPSILON, logs_of
 from stream_ctr.state.state import State
-
-EPSILON: Final = 1e-7
-"""Log losses see probabilities clipped to [EPSILON, 1 - EPSILON], about the last step of float32 below 1.
-The largest loss of one event is therefore -ln(EPSILON) = 16.1. How many events were clipped is counted."""
 
 BINS: Final = 10_000
 """Bins of equal width, 0.0032, in the logit of the probability. They are nowhere coarser than 1,000 bins
@@ -207,13 +204,6 @@ def share_of_way(base: float, model: float, bayes: float) -> float:
 
 
 @kernel
-def logs_of(probability: float) -> tuple[float, float]:
-    """ln p and ln(1 - p) of one probability, clipped to [EPSILON, 1 - EPSILON]."""
-    p = min(max(probability, EPSILON), 1.0 - EPSILON)
-    return math.log(p), math.log1p(-p)
-
-
-@kernel
 def bin_of_logit(logit: float) -> int:
     """The AUC bin of one clipped logit."""
     place = int((logit + LOGIT_LIMIT) * (BINS / (2.0 * LOGIT_LIMIT)))
@@ -225,16 +215,6 @@ def bin_of(probability: float) -> int:
     """The AUC bin of one probability in [0, 1]."""
     hit, miss = logs_of(probability)
     return bin_of_logit(hit - miss)
-
-
-@kernel
-def log_losses(probability: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Log loss [B] in nats of probabilities [B] on labels [B]."""
-    out = np.empty(len(probability), np.float64)
-    for b in range(len(probability)):
-        hit, miss = logs_of(np.float64(probability[b]))
-        out[b] = -hit if label[b] else -miss
-    return out
 
 
 @kernel

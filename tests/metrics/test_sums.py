@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream_ctr.metrics.log_loss import EPSILON, log_losses
 from stream_ctr.metrics.sums import (
     BINS,
-    EPSILON,
     Sums,
     auc,
     bin_of,
-    log_losses,
     normalized_entropy,
     running_base_rates,
 )
