@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import ModelError
+from stream_ctr.learners.torch.step import SkipIdle, build_dense_rule
 from stream_ctr.optim.moments import (
     DENSE,
     MOST,
@@ -24,7 +25,6 @@ from stream_ctr.optim.moments import (
     widened,
 )
 from stream_ctr.optim.rules import Adam, Rule, build_rule
-from stream_ctr.optim.skip_idle import SkipIdle, build_dense_rule
 from stream_ctr.optim.torch_accumulators import Accumulators
 from stream_ctr.optim.validation import check_optimizer
 from tests.support.splitmix64 import splitmix64

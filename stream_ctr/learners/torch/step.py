@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ from stream_ctr.models.layers import pool
 from stream_ctr.models.layout import Layout, Weights
 from stream_ctr.optim.moments import DENSE, ROWS
 from stream_ctr.optim.perturbation import Perturbation
-from stream_ctr.optim.rules import Rule, build_first_order_rule, build_rule
-from stream_ctr.optim.skip_idle import build_dense_rule
+from stream_ctr.optim.rules import SGD, AdaGrad, Rule, build_first_order_rule, build_rule
 from stream_ctr.optim.torch_accumulators import Accumulators
 
 BIASES = ("bias", "beta")
@@ -46,6 +46,37 @@ class Events:
     """int64 [N] event * F + field of each slot."""
     single: bool
     """Every field of every event has exactly one row, in order: pooling would change nothing."""
+
+
+class SkipIdle:
+    """Applies a rule to the weights whose gradient is not 0; idle ones and their accumulators keep every bit.
+
+    At any event about half of the units are inactive (ReLU output 0), so their weights have no gradient. Adam
+    and its variants would still move these weights by the moments of earlier events, and so would read and
+    write every weight and moment of the network at every event. Here the moments of an idle weight neither
+    decay nor move it. Steps are counted for all weights together.
+    """
+
+    counts_steps: ClassVar[bool] = True
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.accumulators = rule.accumulators
+
+    @property
+    def initial(self) -> float:
+        """See :class:`Rule`."""
+        return self.rule.initial
+
+    def apply(
+        self, weight: Tensor, gradient: Tensor, accumulators: Sequence[Tensor], step: float | Tensor
+    ) -> None:
+        """See :class:`Rule`."""
+        idle = gradient == 0.0
+        before = [array.clone() for array in (weight, *accumulators)]
+        self.rule.apply(weight, gradient, accumulators, step)
+        for array, old in zip((weight, *accumulators), before, strict=True):
+            torch.where(idle, old, array, out=array)
 
 
 class TorchStep:
@@ -220,6 +251,14 @@ class TorchStep:
             )
             closed += self.kept.closed([name], [value], own, self.learned, ROWS)
         return closed
+
+
+def build_dense_rule(config: OptimizerConfig) -> Rule:
+    """The rule of the dense weights; with ``dense_idle = "skip"`` it leaves idle weights unchanged."""
+    rule = build_rule(config.dense_rule, config.dense_rate, config.dense_initial)
+    if config.dense_idle == "step" or isinstance(rule, SGD | AdaGrad):
+        return rule
+    return SkipIdle(rule)
 
 
 def has_first_order(row_blocks: tuple[int, ...]) -> bool:
