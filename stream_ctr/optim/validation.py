@@ -1,4 +1,4 @@
-"""Checks that an optimizer's settings make sense, each and together."""
+"""Validation of optimizer settings, each by itself and in combination."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _NOT_NEGATIVE = (
     *("ftrl_beta", "ftrl_l1", "ftrl_l2"),
 )
 MOST_KEPT: Final = 1_000_000
-"""Events that may wait for their second turn: a mistyped number must not ask for all memory."""
+"""Largest ``optimizer.revisit_after``: a mistyped number must not allocate all memory."""
 REVISIT_RULES: Final = ("adagrad", "sgd")
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
-    """Refuse what cannot work.
+    """Reject invalid settings.
 
     Raises:
-        ModelError: a name is unknown or a number out of its range; the message says what is allowed.
+        ModelError: a name is unknown, a number is out of range or two settings do not go together; the
+            message says what is allowed.
     """
     hints = get_type_hints(OptimizerConfig)
     for name in _NAMES:
@@ -55,7 +56,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
 
 
 def for_stream(config: OptimizerConfig) -> OptimizerConfig:
-    """The configuration with ``method = "auto"`` settled for a stream: revisit where it can be, else base.
+    """The configuration with ``method = "auto"`` resolved for a stream: revisit if possible, else base.
 
     >>> for_stream(OptimizerConfig()).method, for_stream(OptimizerConfig(row_rule="adam")).method
     ('revisit', 'base')
@@ -68,15 +69,19 @@ def for_stream(config: OptimizerConfig) -> OptimizerConfig:
 
 
 def for_batches(config: OptimizerConfig) -> OptimizerConfig:
-    """The same for the batch protocol, in which nothing is revisited but by the next epoch."""
+    """The configuration with ``method = "auto"`` resolved for the batch protocol: base.
+
+    There, the next epoch revisits every event anyway.
+    """
     return replace(config, method="base") if config.method == "auto" else config
 
 
 def check_streaming(config: OptimizerConfig) -> None:
-    """Refuse what only the batch protocol can do.
+    """Reject settings that only the batch protocol supports.
 
     Raises:
-        ModelError: every row would have to step at each event, or the whole stream be counted beforehand.
+        ModelError: every row would have to step at each event, or the whole stream would have to be counted
+            in advance.
     """
     if config.rows == "dense":
         raise ModelError(
@@ -91,7 +96,7 @@ def check_streaming(config: OptimizerConfig) -> None:
 
 
 def _check_revisit(config: OptimizerConfig) -> None:
-    """Refuse what a second turn cannot be taken with."""
+    """Reject settings that do not work with ``method = "revisit"``."""
     if not 1 <= config.revisit_after <= MOST_KEPT:
         raise ModelError(
             f"optimizer.revisit_after = {config.revisit_after} is outside 1 to {MOST_KEPT:,}; so many events "
