@@ -1,4 +1,4 @@
-"""Checks that a model's settings make sense, each and together."""
+"""Validation of model settings, each by itself and in combination."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from stream_ctr.config.model import ModelConfig, canonical, ranges
 from stream_ctr.errors import ModelError
 
 PRODUCTS = ("ipnn", "dlrm")
-"""Backbones whose tower reads products of pairs of vectors."""
+"""Backbones whose tower reads inner products of pairs of vectors."""
 
 
 def check_model(config: ModelConfig, fields: int) -> None:
-    """Refuse what cannot work over ``fields`` fields.
+    """Reject settings that are invalid for ``fields`` fields.
 
     Raises:
-        ModelError: a name is unknown, a number out of its range, or a choice does not go with another one;
-            the message says which, and what is allowed.
+        ModelError: a name is unknown, a number is out of range, or two settings are incompatible; the
+            message names the setting and says what is allowed.
     """
     hints = get_type_hints(ModelConfig)
     for name in ("backbone", "scale", "pooling", "skip"):
@@ -36,7 +36,7 @@ def check_model(config: ModelConfig, fields: int) -> None:
 
 
 def _check_numbers(config: ModelConfig) -> None:
-    # The widths of every backbone's lists first: a list says more than its one wrong entry.
+    # Lists of widths first: a message with the whole list is more useful than one with the wrong entry.
     if config.embedding < 1:
         raise ModelError(f"model.embedding = {config.embedding} is not a width; choose 1 or more")
     for key in ("hidden", "cin", "bottom"):

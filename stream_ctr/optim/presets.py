@@ -44,11 +44,11 @@ PRESETS: Final[dict[str, OptimizerConfig]] = {
     "radam": _one_rule("radam", 1e-3, 3e-5),
 }
 """default: learns best at batch size 1 on real data. helen: as published, perturbs embeddings and dense
-weights. helen-m: perturbs embeddings only; helen-b: the same without a lower bound on the frequency ratio. sam: one
-radius for all parameters; asam: the same, scaled by each weight; sam-dense: dense weights only. revisit:
-learns each event a second time later, without the update that it had caused. All of these use the base rules
-of the default; base is one pass with them. The others are one pass with a single rule for all parameters, at
-learning rates for batch size 1."""
+weights. helen-m: perturbs embeddings only; helen-b: the same without a lower bound on the frequency ratio.
+sam: one radius for all parameters; asam: the same, scaled by each weight; sam-dense: dense weights only.
+revisit: learns each event a second time later, without the update that it had caused. All of these use the
+base rules of the default; base is one pass with them. The others are one pass with a single rule for all
+parameters, at learning rates for batch size 1."""
 
 
 def preset(name: str) -> OptimizerConfig:
