@@ -1,6 +1,6 @@
-"""The learner that a configuration names.
+"""Builds the configured learner.
 
-torch takes seconds to import and hundreds of megabytes: only a learner that needs it imports it.
+torch takes seconds to import and uses hundreds of megabytes, so only learners that need it import it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def build_learner(
     fields: int,
     labels: LabelLoss | None = None,
 ) -> Learner:
-    """The learner for ``fields`` fields, ``slot_field`` naming the field of each slot of an event.
+    """The configured learner over ``fields`` fields; ``slot_field`` is the field of each slot of an event.
 
-    ``labels`` is the loss that the label policy asks for; without it labels are learned as they come.
+    ``labels`` is the loss of the label policy; by default, labels are learned as they arrive.
 
     >>> learner = build_learner(ModelConfig(), OptimizerConfig(), LearnerConfig(device="cpu"), [0, 1], 2)
     >>> learner.state().arrays["rows.weight"].shape
     (2, 16)
 
     Raises:
-        ModelError: a name is unknown, a number out of its range, the settings do not go together or are for
-            batches alone, or this machine lacks the device.
+        ModelError: a name is unknown, a number is out of range, settings are incompatible or only for the
+            batch protocol, or this machine lacks the device.
     """
     _check(learner)
     if learner.kind == "river":
@@ -64,10 +64,10 @@ def build_batch_learner(
     slot_field: Sequence[int],
     fields: int,
 ) -> TorchLearner:
-    """The learner of the batch protocol: one update a batch, with every switch of the optimizers.
+    """The learner of the batch protocol: one update per batch, with all optimizer settings.
 
     Raises:
-        ModelError: as :func:`build_learner`, or the compiled learner is asked for.
+        ModelError: as :func:`build_learner`, or ``learner.kind`` learns event by event only.
     """
     _check(learner)
     if learner.kind in ("compiled", "cuda", "cuda-fused", "river"):
@@ -82,10 +82,11 @@ def build_batch_learner(
 def check_settings(
     model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig, fields: int
 ) -> OptimizerConfig:
-    """Refuse what no learner of networks can learn from a stream; the optimizer with ``auto`` settled.
+    """Check the settings of a network that learns a stream; returns the optimizer with ``auto`` resolved.
 
     Raises:
-        ModelError: as :func:`build_learner`, but for what depends on the machine, or on one implementation.
+        ModelError: as :func:`build_learner`, except for errors that depend on the machine or on one
+            implementation.
     """
     _check(learner)
     optimizer = for_stream(optimizer)
@@ -113,7 +114,7 @@ def _check(learner: LearnerConfig) -> None:
 
 
 def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[TorchLearner]:
-    """The learner on torch that is asked for, or that a GPU is asked for with."""
+    """The torch-based learner class for ``learner.kind`` and ``learner.device``."""
     if learner.kind == "cuda-fused":
         require_triton()
         from stream_ctr.learners.cuda.fused.learner import FusedLearner  # importing Triton takes a second
@@ -130,7 +131,7 @@ def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[To
 
 
 def _river_arm(learner: LearnerConfig) -> Learner:
-    """The river model that the settings name, if its state can be saved or need not be."""
+    """The configured river model, if its state can be saved or the log is learned again at every start."""
     from stream_ctr.learners.river.learner import SAVED  # importing river takes a second
     from stream_ctr.learners.river.registry import river_learner
 
