@@ -72,7 +72,7 @@ def build_batch_learner(
     _check(learner)
     if learner.kind in ("compiled", "cuda", "cuda-fused", "river"):
         raise ModelError(
-            f"learner.kind = {learner.kind!r} learns event by event; the batch protocol needs torch, or auto"
+            f"learner.kind = {learner.kind!r} learns event by event; for batches choose torch or auto"
         )
     from stream_ctr.learners.torch.learner import TorchLearner
 
@@ -93,8 +93,8 @@ def check_settings(
     check_streaming(optimizer)
     if model.dropout != 0.0:
         raise ModelError(
-            f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
-            "dropout; set model.dropout = 0"
+            f"model.dropout = {model.dropout:g} is only available in the batch protocol; for a stream set "
+            "model.dropout = 0"
         )
     check_optimizer(optimizer)
     check_model(model, fields)
@@ -106,11 +106,11 @@ def _check(learner: LearnerConfig) -> None:
     if learner.kind not in kinds:
         raise ModelError(f"learner.kind = {learner.kind!r} is unknown; choose {' or '.join(kinds)}")
     if learner.threads < 1:
-        raise ModelError(f"learner.threads = {learner.threads} is no number of threads; choose 1 or more")
+        raise ModelError(f"learner.threads must be at least 1, got {learner.threads}")
     if learner.rebuild and learner.kind != "river":
-        raise ModelError("learner.rebuild = true is for learner.kind = 'river'; leave it out")
+        raise ModelError("learner.rebuild = true is only for learner.kind = 'river'; remove it")
     if not 0 <= learner.seed < 2**63:
-        raise ModelError(f"learner.seed = {learner.seed} is outside 0 to 2^63 - 1")
+        raise ModelError(f"learner.seed must be between 0 and 2^63 - 1, got {learner.seed}")
 
 
 def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[TorchLearner]:
@@ -138,13 +138,13 @@ def _river_arm(learner: LearnerConfig) -> Learner:
     arm = river_learner(learner.river, learner.seed)
     if arm.saved and learner.rebuild:
         raise ModelError(
-            f"learner.rebuild = true is for classifiers without a state that can be saved; {learner.river} "
-            "has one: leave it out"
+            f"learner.rebuild = true is only for classifiers whose state cannot be saved; the state of "
+            f"{learner.river} can be saved: remove it"
         )
     if not arm.saved and not learner.rebuild:
         raise ModelError(
-            f"learner.river = {learner.river!r} has no state that can be saved, so it cannot be an arm that "
-            f"serves: choose {SAVED}, or compare it: with evaluate --against {learner.river}, or as an arm "
-            "that learns the log again at every start (learner.rebuild = true)"
+            f"the state of learner.river = {learner.river!r} cannot be saved, so it cannot serve as an arm; "
+            f"choose {SAVED}, or only compare it: with evaluate --against {learner.river}, or as an arm that "
+            "learns the log again at every start (learner.rebuild = true)"
         )
     return arm

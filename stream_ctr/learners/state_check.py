@@ -51,7 +51,7 @@ def check_array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: n
         kind = "bfloat16" if array.dtype == np.uint16 else "float32"
         raise StateError(
             f"the saved array {name} is {array.dtype}, this optimizer keeps {dtype}; resume with "
-            f'optimizer.moments = "{kind}", with which it was saved'
+            f'optimizer.moments = "{kind}", as it was saved'
         )
     if array.shape != shape or array.dtype != dtype:
         raise StateError(

@@ -77,7 +77,7 @@ def adwin_from_record(record: NDArray[np.uint8], like: Detector) -> Detector:
 
 def _check(data: bytes, like: Detector) -> None:
     if len(data) < HEADER.size + TRAILER.size:
-        raise StateError(f"the saved drift detector is {len(data)} bytes long, too short for one")
+        raise StateError(f"the saved drift detector is damaged: it has only {len(data)} bytes")
     parameters = (like.delta, like.clock, like.max_buckets, like.min_window_length, like.grace_period)
     header = HEADER.unpack_from(data)
     if header[:5] != parameters:
@@ -89,7 +89,7 @@ def _check(data: bytes, like: Detector) -> None:
         place = _after_row(data, place, like.max_buckets + 1)
     fits = header[-1] <= 64 and place + TRAILER.size == len(data)
     if not fits or TRAILER.unpack_from(data, place) != parameters:
-        raise StateError(f"the saved drift detector's {len(data)} bytes do not add up")
+        raise StateError(f"the saved drift detector is damaged: its {len(data)} bytes have invalid lengths")
 
 
 def _after_row(data: bytes, place: int, slots: int) -> int:
@@ -103,4 +103,4 @@ def _after_row(data: bytes, place: int, slots: int) -> int:
         ]
         if max(indexes) <= slots and lengths == [slots, slots]:
             return end
-    raise StateError(f"the saved drift detector's buckets at byte {place} are damaged")
+    raise StateError(f"the saved drift detector is damaged: its buckets at byte {place} are invalid")

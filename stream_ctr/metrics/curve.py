@@ -68,8 +68,8 @@ class Curve:
         """
         self.spacing = stored_integer(state, "spacing")
         if self.spacing < 1:
-            raise ValueError(f"spacing of the learning curve is {self.spacing}")
+            raise ValueError(f"the spacing of the learning curve must be at least 1, got {self.spacing}")
         saved = state.arrays["points"]
         if saved.ndim != 2 or saved.shape[1] != len(CurvePoint._fields):
-            raise ValueError(f"points of the learning curve have the shape {list(saved.shape)}")
+            raise ValueError(f"the points of the learning curve have the wrong shape {list(saved.shape)}")
         self.points = [CurvePoint(int(row[0]), *(float(value) for value in row[1:])) for row in saved]

@@ -30,7 +30,7 @@ def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title
     from matplotlib.transforms import ScaledTranslation
 
     if not points:
-        raise UsageError(f"{path}: there is no point of the learning curve yet; let more impressions pass")
+        raise UsageError(f"{path}: the learning curve has no points yet; run over more impressions")
     loss, ranking, calibration = figure.subplots(3, 1, sharex=True, height_ratios=(2.0, 1.0, 1.0))
     _loss(loss, points)
     _ranking(ranking, points)
@@ -42,7 +42,7 @@ def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title
     loss.text(
         0.0,
         1.0,
-        f"progressive validation, each point over the last {window:,} impressions",
+        f"progressive validation, each point covers the last {window:,} impressions",
         transform=loss.transAxes + ScaledTranslation(0, 8 / 72, figure.dpi_scale_trans),
         fontsize=10,
         color=GREY,
@@ -53,11 +53,11 @@ def plot_curve(points: Sequence[CurvePoint], path: str | os.PathLike[str], title
 
 def _loss(axes: Axes, points: Sequence[CurvePoint]) -> None:
     at = [point.impressions for point in points]
-    axes.plot(at, [p.base_log_loss for p in points], "--", color=GREY, label="running click rate alone")
+    axes.plot(at, [p.base_log_loss for p in points], "--", color=GREY, label="running base rate")
     axes.plot(at, [p.log_loss for p in points], "-", color=BLUE, linewidth=2, label="model")
     if any(math.isfinite(p.bayes_log_loss) for p in points):
         optimum = [p.bayes_log_loss for p in points]
-        axes.plot(at, optimum, "-.", color=GREEN, label="planted optimum (Bayes)")
+        axes.plot(at, optimum, "-.", color=GREEN, label="Bayes-optimal (ground truth)")
     axes.set_ylabel("log loss (nats / impression)")
     axes.legend(frameon=False, loc="best")
     _dress(axes)

@@ -121,7 +121,7 @@ class DriftDetector:
         self._adwin = adwin_from_record(state.arrays["adwin"], self._fresh())
         block = state.arrays["block"]
         if block.shape != (2,) or block.dtype != np.float64:
-            raise ValueError("the block of losses under way is damaged")
+            raise ValueError("the incomplete block of losses is damaged")
         self._block = block.copy()
         self.seen = stored_integer(state, "seen")
         self.worse = stored_integer(state, "worse")

@@ -51,7 +51,7 @@ class ProgressiveMetrics:
             UsageError: ``window`` is below 1.
         """
         if window < 1:
-            raise UsageError(f"a metrics window of {window} impressions is too short; use at least 1")
+            raise UsageError(f"the metrics window must be at least 1 impression, got {window}")
         self.tail_from = tail_from
         self.unmatched = 0
         """Final labels without a prediction of their impression; not scored."""
@@ -115,7 +115,7 @@ class ProgressiveMetrics:
             return self._lifetime.values()
         if kind == "tail":
             if self.tail_from is None:
-                raise UsageError("there is no tail to report: say from which impression on (--tail-from)")
+                raise UsageError("no tail to report; set its first impression with --tail-from")
             return self._tail.values()
         if self._cached is None or self._cached[0] != self.events:
             self._cached = self.events, self._window.sums().values()
@@ -161,7 +161,7 @@ class ProgressiveMetrics:
         saved_tail = state.values.get("tail_from")
         if saved_tail != self.tail_from:
             raise StateError(
-                f"the saved metrics have their tail from impression {saved_tail}, not {self.tail_from}"
+                f"the tail of the saved metrics starts at impression {saved_tail}, not {self.tail_from}"
             )
         with damage_is_a_state_error("metrics"):
             self._lifetime = Sums.from_state(state.part("lifetime"))

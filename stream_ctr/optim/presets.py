@@ -63,5 +63,5 @@ def preset(name: str) -> OptimizerConfig:
     if name in PRESETS:
         return PRESETS[name]
     near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ModelError(f"no optimizer preset named {name!r}; {hint}Choose one of {', '.join(PRESETS)}")
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ModelError(f"unknown optimizer preset {name!r}{hint}; choose one of {', '.join(PRESETS)}")

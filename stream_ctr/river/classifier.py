@@ -82,7 +82,7 @@ class CTRClassifier(base.MiniBatchClassifier):
         self.buckets = buckets
         self.seed = seed
         if kind not in ("auto", "compiled", "torch"):
-            raise ModelError(f"kind = {kind!r} is no learner of ours; choose auto, compiled or torch")
+            raise ModelError(f"kind = {kind!r} is unknown; choose auto, compiled or torch")
         if not isinstance(optimizer, OptimizerConfig):
             optimizer = preset(optimizer or "default")
         self._learner = DictLearner(
@@ -222,14 +222,12 @@ def _label(y: Any) -> bool:
     except (TypeError, ValueError):  # an array, or a value that cannot be compared
         known = False
     if not known:
-        raise UsageError(
-            f"y = {y!r} is neither True nor False (1 nor 0): this classifier tells clicks from others"
-        )
+        raise UsageError(f"y must be True or False (1 or 0) for this binary classifier, got {y!r}")
     return bool(y)
 
 
 def _weight(w: float) -> float:
     """The weight as a float; raises UsageError if it is negative or not finite."""
     if not (math.isfinite(w) and w >= 0.0):
-        raise UsageError(f"w = {w!r} is no weight; choose a finite number, 0 or more")
+        raise UsageError(f"w must be a finite number of at least 0, got {w!r}")
     return float(w)

@@ -79,9 +79,9 @@ class DictEncoder:
         """Raises UsageError if a setting is out of range."""
         for name, value, least in (("fields", fields, 2), ("max_values", max_values, NUMBER_SLOTS)):
             if value < least:
-                raise UsageError(f"{name} = {value} is too small; choose at least {least}")
+                raise UsageError(f"{name} must be at least {least}, got {value}")
         if not 2 <= buckets <= MAX_BUCKETS:
-            raise UsageError(f"buckets = {buckets} is outside 2 to {MAX_BUCKETS}")
+            raise UsageError(f"buckets must be between 2 and {MAX_BUCKETS}, got {buckets}")
         self.fields, self.max_values, self.buckets = fields, max_values, buckets
         own = np.repeat(np.arange(fields - 1, dtype=np.int32), max_values)
         self.slot_field = np.append(own, np.full(SHARED_SLOTS, fields - 1, np.int32))
@@ -201,7 +201,7 @@ class DictEncoder:
         """
         names, truncated = state.values.get("names"), state.values.get("truncated")
         if not isinstance(names, list) or len(names) >= self.fields or not isinstance(truncated, int):
-            raise StateError(f"the saved schema names {shown(names)} for {self.fields} fields")
+            raise StateError(f"the saved schema has the names {shown(names)} for {self.fields} fields")
         fresh = DictEncoder(self.fields, self.max_values, self.buckets)
         for index, saved in enumerate(names):
             name = _from_json_name(saved)
@@ -228,8 +228,8 @@ def _parse_value(name: Hashable, value: Any) -> float | list[bytes] | None:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     raise RecordError(
-        f"feature {shown(name)}: {shown(value)} ({type(value).__name__}) where a text, bool, number or list "
-        "of these is due; turn it into one of them"
+        f"feature {shown(name)}: {shown(value)} ({type(value).__name__}) is not a text, bool, number or list "
+        "of these; convert it"
     )
 
 
@@ -241,8 +241,8 @@ def _element_bytes(name: Hashable, element: Any) -> bytes | None:
         return _text_bytes(int(element))  # keep every digit of an id
     if isinstance(element, list | tuple | set | frozenset):
         raise RecordError(
-            f"feature {shown(name)}: its list holds {shown(element)} ({type(element).__name__}); "
-            "an element must be a text, bool or number"
+            f"feature {shown(name)}: list element {shown(element)} ({type(element).__name__}) must be a "
+            "text, bool or number"
         )
     number = _parse_value(name, element)
     if not isinstance(number, float):
@@ -284,7 +284,7 @@ def _json_name(name: Hashable) -> Json:
     if isinstance(name, tuple):
         return [_json_name(part) for part in name]
     raise RecordError(
-        f"the feature's name {shown(name)} ({type(name).__name__}) is not a text, number or tuple of these"
+        f"feature name {shown(name)} ({type(name).__name__}) is not a text, number or tuple of these"
     )
 
 
@@ -292,7 +292,7 @@ def _from_json_name(saved: Json) -> Hashable:
     if isinstance(saved, list):
         return tuple(_from_json_name(part) for part in saved)
     if isinstance(saved, dict):
-        raise StateError(f"the saved schema holds the name {shown(saved)}")
+        raise StateError(f"the saved schema contains the invalid name {shown(saved)}")
     return saved
 
 

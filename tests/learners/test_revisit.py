@@ -114,15 +114,15 @@ def test_saved_events_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"revisit_after": 0}, "optimizer.revisit_after = 0 is outside 1 to 1,000,000"),
-        ({"revisit_rows": 1.5}, "optimizer.revisit_rows = 1.5 is no share"),
-        ({"revisit_dense": float("nan")}, "optimizer.revisit_dense = nan is no share"),
+        ({"revisit_after": 0}, "optimizer.revisit_after must be between 1 and 1,000,000, got 0"),
+        ({"revisit_rows": 1.5}, "optimizer.revisit_rows must be between 0 and 1, got 1.5"),
+        ({"revisit_dense": float("nan")}, "optimizer.revisit_dense must be between 0 and 1, got nan"),
         (
             {"row_rule": "adam"},
-            "row_rule = 'adam' does not go with method = 'revisit'; choose adagrad or sgd",
+            "row_rule = 'adam' is incompatible with method = 'revisit'; choose adagrad or sgd",
         ),
-        ({"dense_rule": "adam"}, "dense_rule = 'adam' does not go with"),
-        ({"l2": 0.1}, "optimizer.l2 = 0.1 does not go with"),
+        ({"dense_rule": "adam"}, "dense_rule = 'adam' is incompatible with"),
+        ({"l2": 0.1}, "optimizer.l2 = 0.1 is incompatible with"),
     ],
 )
 def test_what_cannot_be_revisited_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -53,7 +53,7 @@ def test_the_planted_optimum_is_drawn_where_there_is_one(tmp_path: Path) -> None
 
 def test_nothing_to_draw_and_nowhere_to_write_are_clear_errors(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
-    with pytest.raises(UsageError, match="no point of the learning curve"):
+    with pytest.raises(UsageError, match="the learning curve has no points"):
         plot_curve([], tmp_path / "curve.png", "world", window=1000)
     with pytest.raises(StreamCTRError, match=r"cannot write the plot .*absent.*: No such file"):
         plot_curve(points(5), tmp_path / "absent" / "curve.png", "world", window=1000)

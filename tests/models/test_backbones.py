@@ -190,16 +190,16 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
         ({"skip": "meta"}, r"model\.skip = 'meta' is unknown; choose vanilla or relu or .* or meta_tanh"),
         ({"scale": "diagonal"}, r"model\.scale = 'diagonal' is unknown; choose unit or scalar or low_rank"),
         ({"backbone": "deepfm", "sml": True, "hidden": ()}, r"model\.sml = true needs hidden layers"),
-        ({"cross_layers": 0}, r"model\.cross_layers = 0 is outside 1 to 100"),
-        ({"cross_experts": -1}, r"model\.cross_experts = -1 is outside 0 to 1000"),
-        ({"cin": (8, 0)}, r"model\.cin = \[8, 0\] holds a width below 1"),
-        ({"cin": (8, 70_000)}, r"model\.cin = 70000 is outside 1 to 65536"),
-        ({"backbone": "xdeepfm", "cin": ()}, r"'xdeepfm' needs layers .* model\.cin is empty"),
-        ({"backbone": "autoint", "attention_width": 5}, r"attention_width = 5 .*attention_heads = 2; choose"),
-        ({"backbone": "dlrm", "bottom_fields": 4}, r"bottom_fields = 4 leaves none of the 4 .* choose 3 or"),
-        ({"dropout": 1.0}, r"model\.dropout = 1\.0 is outside 0 to 0\.99"),
-        ({"dropout": float("nan")}, r"model\.dropout = nan is outside"),
-        ({"scale_rank": 0}, r"model\.scale_rank = 0 is outside 1"),
+        ({"cross_layers": 0}, r"model\.cross_layers must be between 1 and 100, got 0"),
+        ({"cross_experts": -1}, r"model\.cross_experts must be between 0 and 1000, got -1"),
+        ({"cin": (8, 0)}, r"every width in model\.cin must be at least 1, got \[8, 0\]"),
+        ({"cin": (8, 70_000)}, r"model\.cin must be between 1 and 65536, got 70000"),
+        ({"backbone": "xdeepfm", "cin": ()}, r"'xdeepfm' needs an .* model\.cin is empty"),
+        ({"backbone": "autoint", "attention_width": 5}, r"attention_width must .*attention_heads = 2, got 5"),
+        ({"backbone": "dlrm", "bottom_fields": 4}, r"bottom_fields must be less .* 4, got 4; choose 3 or"),
+        ({"dropout": 1.0}, r"model\.dropout must be between 0 and 0\.99, got 1\.0"),
+        ({"dropout": float("nan")}, r"model\.dropout must be .* got nan"),
+        ({"scale_rank": 0}, r"model\.scale_rank must be between 1 .* got 0"),
     ],
 )
 def test_choice_that_cannot_work_is_named_with_what_is_allowed(
@@ -211,9 +211,7 @@ def test_choice_that_cannot_work_is_named_with_what_is_allowed(
 
 @pytest.mark.parametrize("backbone", ["ipnn", "dlrm"])
 def test_products_need_two_fields(backbone: str) -> None:
-    with pytest.raises(
-        ModelError, match=rf"'{backbone}' is made of products of fields, and the schema has one"
-    ):
+    with pytest.raises(ModelError, match=rf"'{backbone}' needs at least two fields, and the schema has one"):
         build_network(small(backbone=backbone), 1)
 
 

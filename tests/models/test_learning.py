@@ -125,7 +125,7 @@ def test_compiled_names_what_it_cannot_learn_and_torch() -> None:
         (ModelConfig(skip="vanilla"), r"model\.skip = 'vanilla'"),
     ):
         with pytest.raises(
-            ModelError, match=rf'{setting} is not for the compiled .* learner\.kind = "torch"'
+            ModelError, match=rf'compiled learner does not support {setting}; .* learner\.kind = "torch"'
         ):
             build_learner(model, OptimizerConfig(), compiled, [0, 1], 2)
 
@@ -133,5 +133,5 @@ def test_compiled_names_what_it_cannot_learn_and_torch() -> None:
 @pytest.mark.parametrize("kind", ["auto", "compiled", "torch"])
 def test_a_stream_is_not_learned_with_dropout(kind: str) -> None:
     learner = replace(CPU, kind="auto" if kind == "auto" else "compiled" if kind == "compiled" else "torch")
-    with pytest.raises(ModelError, match=r"model\.dropout = 0\.2 is for the batch protocol only"):
+    with pytest.raises(ModelError, match=r"model\.dropout = 0\.2 is only available in the batch"):
         build_learner(ModelConfig(dropout=0.2), OptimizerConfig(), learner, [0, 1], 2)

@@ -77,7 +77,9 @@ class CompiledLearner:
         check_model(model, fields)
         require_compiled(model, optimizer, learner)
         if any(not 0 <= field < fields for field in slot_field):
-            raise ModelError(f"the slots' fields {list(slot_field)} are not all within 0 to {fields - 1}")
+            raise ModelError(
+                f"every field of a slot must be between 0 and {fields - 1}, got {list(slot_field)}"
+            )
         row_rule = build_rule(optimizer.row_rule, optimizer.row_rate, optimizer.row_initial)
         dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
         self._model, self._seed, self._dtype = model, learner.seed, dtype
@@ -217,7 +219,7 @@ class CompiledLearner:
         """Reserve memory for the rows of the batch, and reject uninitialised rows."""
         if len(batch.changes.row):
             if batch.changes.row.min() < 0:
-                raise StateError(f"the batch starts row {batch.changes.row.min()}; rows count from 0")
+                raise StateError(f"the batch initialises row {batch.changes.row.min()}; rows start at 0")
             needed = int(batch.changes.row.max()) + 1
             if needed > self._rows.capacity:
                 # Drop the references, so that each old array is freed as soon as it is copied.
@@ -234,7 +236,7 @@ class CompiledLearner:
         if highest >= self._rows.used:
             raise StateError(
                 f"the batch uses row {highest}, the learner has {self._rows.used} rows; "
-                "the vocabulary and the learner's state do not belong together"
+                "the vocabulary and the learner's state do not match"
             )
 
     def _workspace(self) -> Workspace:

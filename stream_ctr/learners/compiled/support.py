@@ -42,7 +42,7 @@ def require_compiled(model: ModelConfig, optimizer: OptimizerConfig, learner: Le
     """
     reason = why_not_compiled(model, optimizer, learner)
     if reason is not None:
-        raise ModelError(f'{reason} is not for the compiled learner; set learner.kind = "torch"')
+        raise ModelError(f'the compiled learner does not support {reason}; set learner.kind = "torch"')
 
 
 def why_not_compiled(model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig) -> str | None:

@@ -90,7 +90,7 @@ class CudaGraphLearner(TorchLearner):
         start = time.perf_counter()
         check_streaming(self._optimizer)
         if batch.changes.row.min(initial=0) < 0:
-            raise StateError(f"the batch starts row {batch.changes.row.min()}; rows count from 0")
+            raise StateError(f"the batch initialises row {batch.changes.row.min()}; rows start at 0")
         self._prepare(batch)
         count = len(batch)
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))

@@ -24,14 +24,14 @@ def why_not_cuda(optimizer: OptimizerConfig, learner: LearnerConfig) -> str | No
     >>> why_not_cuda(OptimizerConfig(), LearnerConfig(device="cpu"))
     "needs a GPU, and learner.device = 'cpu'"
     >>> why_not_cuda(OptimizerConfig(method="revisit"), LearnerConfig())
-    "does not know optimizer.method = 'revisit', which auto stands for"
+    "does not support optimizer.method = 'revisit', which auto selects"
     """
     import torch
 
     if optimizer.method == "revisit":
-        return "does not know optimizer.method = 'revisit', which auto stands for"
+        return "does not support optimizer.method = 'revisit', which auto selects"
     if optimizer.moments != "float32":
-        return f"does not know optimizer.moments = {optimizer.moments!r}"
+        return f"does not support optimizer.moments = {optimizer.moments!r}"
     if learner.device == "cpu":
         return "needs a GPU, and learner.device = 'cpu'"
     return None if torch.cuda.is_available() else "needs a GPU, and torch finds none here"
@@ -63,8 +63,8 @@ def require_triton() -> None:
     """
     if not has_triton():
         raise ModelError(
-            "learner.kind = 'cuda-fused' needs Triton, which comes with torch for GPUs on Linux and is not "
-            'installed here; set learner.kind = "cuda", or "compiled" without a GPU'
+            "learner.kind = 'cuda-fused' needs Triton, which comes with torch builds for GPUs on Linux, and "
+            'is not installed; set learner.kind = "cuda", or "compiled" without a GPU'
         )
 
 

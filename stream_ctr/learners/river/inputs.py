@@ -163,7 +163,5 @@ def saved_array(
     if array is None or not fits or not (array.ndim == 1 if shape is None else array.shape == shape):
         found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
         due = f"{np.dtype(dtype)} {'[any]' if shape is None else list(shape)}"
-        raise StateError(
-            f"the saved river model's {name} is {found}, it should be {due}: the file is damaged"
-        )
+        raise StateError(f"the saved river model's {name} is {found}, expected {due}: the file is damaged")
     return array

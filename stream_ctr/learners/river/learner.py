@@ -30,7 +30,8 @@ LARGEST_WEIGHT: Final = 1e12
 """river clips gradients at this value. Events with a larger weight would be learned with a smaller one, so
 they are skipped."""
 
-SAVED: Final = "river-ftrl, river-lr and river-fm"
+SAVED: Final = "river-ftrl, river-lr or river-fm"
+"""The named classifiers whose state can be saved, for messages."""
 
 
 def click_probability(answer: Mapping[Any, float] | None) -> float:
@@ -127,7 +128,7 @@ class RiverLearner:
             return State({}, {"river": self._name, "learned": 0})
         if self._codec is None or not isinstance(self._inputs, OneHot):
             raise StateError(
-                f"{self._name} cannot be saved; use it in evaluate, or choose {SAVED} for an arm"
+                f"the state of {self._name} cannot be saved; use it in evaluate, or choose {SAVED} for an arm"
             )
         parts = State.gather({"classifier": self._codec.state(), "rows": self._inputs.state()})
         return State(parts.arrays, {**parts.values, "river": self._name, "learned": self._learned})
@@ -142,7 +143,7 @@ class RiverLearner:
         codec, inputs = self._codec, self._inputs
         if codec is None or self._weights is None or not isinstance(inputs, OneHot):
             raise StateError(
-                f"{self._name} cannot serve from a snapshot; an arm that serves takes a network or {SAVED}"
+                f"{self._name} cannot serve from a snapshot; for a serving arm choose a network or {SAVED}"
             )
         model = RiverModel(self._name, codec.form, codec.width - 1)
         arrays = {"intercept": np.array([codec.intercept]), "rows": self._weights.table(inputs.feature)}
@@ -155,7 +156,7 @@ class RiverLearner:
             if (name, learned, self._pristine) == (self._name, 0, True) and not state.arrays:
                 return
             raise StateError(
-                f"{self._name} cannot be loaded; use it in evaluate, or choose {SAVED} for an arm"
+                f"no state of {self._name} can be loaded; use it in evaluate, or choose {SAVED} for an arm"
             )
         if name != self._name or not isinstance(learned, int):
             raise StateError(
@@ -197,7 +198,7 @@ class RiverLearner:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return ModelError(
             f"{self._name} could not {verb} event {self._learned + 1} ({type(error).__name__}: {reason}); "
-            "leave it out, or choose another classifier"
+            "skip the event, or choose another classifier"
         )
 
 

@@ -54,9 +54,9 @@ def check_river_name(name: str) -> None:
         return
     if not name.startswith(PREFIX):
         near = difflib.get_close_matches(name, NAMED, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ModelError(
-            f"no peer named {name!r}; {hint}Choose {', '.join(NAMED)}, or {PREFIX}MODULE.CLASS for any other"
+            f"unknown river classifier {name!r}{hint}; choose {', '.join(NAMED)}, or {PREFIX}MODULE.CLASS"
         )
     path = name.removeprefix(PREFIX)
     if path in _classifiers():
@@ -90,7 +90,7 @@ def _make(name: str, seed: int) -> base.Classifier:
         return made(seed=seed) if takes_seed else made()
     except Exception as error:  # constructors may raise anything
         raise ModelError(
-            f"{name} cannot be made here ({' '.join(str(error).split())}); choose another"
+            f"{name} cannot be constructed ({' '.join(str(error).split())}); choose another classifier"
         ) from error
 
 
@@ -127,8 +127,8 @@ def _why_not(path: str) -> str:
     if path not in _classes():
         near = difflib.get_close_matches(path, _classifiers(), n=3, cutoff=0.4)
         known = ", ".join(near or list(_classifiers())[:3])
-        return f"river has no class of that path; close ones are {known}"
+        return f"river has no class with this path; similar ones are {known}"
     made = _classes()[path]
     if not _is_classifier(made):
-        return "is not a classifier of one label; name one that is, such as naive_bayes.GaussianNB"
-    return f"cannot be made without {', '.join(_needs(made))}; name a classifier that needs no argument"
+        return "is not a single-label classifier; choose one, e.g. naive_bayes.GaussianNB"
+    return f"needs the arguments {', '.join(_needs(made))}; choose a classifier without required arguments"

@@ -192,7 +192,7 @@ class TorchLearner:
         if highest >= table.used:
             raise StateError(
                 f"the batch uses row {highest}, the learner has {table.used} rows; "
-                "the vocabulary and the learner's state do not belong together"
+                "the vocabulary and the learner's state do not match"
             )
 
     def _make_step(self) -> TorchStep:
@@ -271,8 +271,8 @@ def _refuse_recycled(batch: Batch) -> None:
     if recycled.any():
         k = int(recycled.argmax())
         raise StateError(
-            f"row {changes.row[k]} is used by event {first_event[at[k]]} of the batch and started afresh "
-            f"for event {changes.event[k]}; learn these events in separate batches"
+            f"row {changes.row[k]} is used by event {first_event[at[k]]} of the batch and reassigned for "
+            f"event {changes.event[k]}; learn these events in separate batches"
         )
 
 

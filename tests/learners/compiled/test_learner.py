@@ -471,7 +471,7 @@ def test_what_the_kernels_do_not_know_is_named(room: str, name: str, value: str)
 def test_what_only_another_learner_can_do_is_refused_and_it_is_named() -> None:
     with pytest.raises(ModelError, match=r"learner\.device = 'cuda' .* set learner\.kind = \"torch\""):
         CompiledLearner(MODEL, HELEN, replace(CPU, device="cuda"), SINGLE.slot_field, SINGLE.fields)
-    with pytest.raises(ModelError, match=r"fields \[0, 2\] are not all within 0 to 1"):
+    with pytest.raises(ModelError, match=r"must be between 0 and 1, got \[0, 2\]"):
         CompiledLearner(MODEL, HELEN, CPU, [0, 2], 2)
 
 

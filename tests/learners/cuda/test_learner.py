@@ -360,7 +360,7 @@ def test_rows_that_nobody_initialised_and_rows_below_0_are_refused() -> None:
     with pytest.raises(StateError, match=r"uses row 4711, the learner has \d+ rows"):
         make().learn(foreign)
     changes = replace(batch.changes, row=batch.changes.row - 100)
-    with pytest.raises(StateError, match=r"starts row -\d+; rows count from 0"):
+    with pytest.raises(StateError, match=r"initialises row -\d+; rows start at 0"):
         make().learn(replace(batch, changes=changes))
 
 
@@ -416,7 +416,7 @@ def test_second_turns_are_refused_and_left_to_others() -> None:
 
 
 def test_batch_protocol_is_not_for_it() -> None:
-    with pytest.raises(ModelError, match=r"learner\.kind = 'cuda' learns event by event; .* torch, or auto"):
+    with pytest.raises(ModelError, match=r"learner\.kind = 'cuda' learns event by event; .* torch or auto"):
         build_batch_learner(MODEL, HELEN, LearnerConfig(kind="cuda"), [0, 1], 2)
 
 

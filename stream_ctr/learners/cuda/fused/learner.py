@@ -57,7 +57,7 @@ class FusedLearner(CudaGraphLearner):
     def _make_step(self) -> TorchStep:
         reason = why_not_fused(self._model, self._optimizer)
         if reason is not None:
-            raise ModelError(f'{reason} is not for the fused step; set learner.kind = "cuda"')
+            raise ModelError(f'the fused step does not support {reason}; set learner.kind = "cuda"')
         self._cursor_step = FusedStep(
             self._model,
             self._network,
@@ -76,7 +76,7 @@ class FusedLearner(CudaGraphLearner):
         try:
             super()._ready(kinds)
         except (RuntimeError, OSError, SubprocessError, TritonError) as error:
-            said = " ".join(str(error).split())[:160]
+            cause = " ".join(str(error).split())[:160]
             raise ModelError(
-                f'Triton cannot run the fused step here ({said}); set learner.kind = "cuda"'
+                f'Triton cannot run the fused step here ({cause}); set learner.kind = "cuda"'
             ) from error

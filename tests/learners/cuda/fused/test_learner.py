@@ -198,7 +198,9 @@ def test_what_it_does_not_know_goes_to_the_graph_learner() -> None:
     from stream_ctr.learners.cuda.graph import rehearsed
 
     model, cpu = replace(MODEL, backbone="dcn"), LearnerConfig(device="cpu")
-    with pytest.raises(ModelError, match=r"model\.backbone = 'dcn' is not for the fused step; .* \"cuda\"$"):
+    with pytest.raises(
+        ModelError, match=r"fused step does not support model\.backbone = 'dcn'; .* \"cuda\"$"
+    ):
         FusedLearner(model, HELEN, cpu, SINGLE.slot_field, SINGLE.fields, record=rehearsed)
 
 
