@@ -1,4 +1,4 @@
-"""A learner is built as configured, or refused with the setting, its value and what is allowed."""
+"""Learners are built as configured; invalid settings are rejected with value and allowed range."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ CPU = LearnerConfig(device="cpu")
         ("learner", {"device": "cuda:999"}, r"learner\.device = 'cuda:999': torch finds \d+ GPU"),
     ],
 )
-def test_setting_that_cannot_work_is_named_with_what_is_allowed(
+def test_an_invalid_setting_is_rejected_with_its_range(
     table: str, setting: dict[str, Any], message: str
 ) -> None:
     configs: dict[str, Any] = {"model": ModelConfig(), "optimizer": OptimizerConfig(), "learner": CPU}
@@ -116,16 +116,16 @@ def test_setting_that_cannot_work_is_named_with_what_is_allowed(
         build_learner(configs["model"], configs["optimizer"], configs["learner"], [0, 1], 2)
 
 
-def test_schema_without_fields_is_refused() -> None:
+def test_a_schema_without_fields_is_rejected() -> None:
     with pytest.raises(ModelError, match="the schema has no fields"):
         build_learner(ModelConfig(), OptimizerConfig(), CPU, [], 0)
 
 
-def test_auto_takes_a_gpu_exactly_where_there_is_one() -> None:
+def test_auto_uses_a_gpu_if_there_is_one() -> None:
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def test_seed_decides_every_initial_weight() -> None:
+def test_the_seed_determines_every_initial_weight() -> None:
     states = [
         build_learner(ModelConfig(), OptimizerConfig(), replace(CPU, seed=seed), [0, 1], 2).state()
         for seed in (1, 1, 2)
@@ -134,16 +134,16 @@ def test_seed_decides_every_initial_weight() -> None:
     assert not states[0].equals(states[2])
 
 
-def test_before_anything_is_learned_the_base_rate_is_predicted() -> None:
+def test_an_untrained_model_predicts_the_base_rate() -> None:
     model = ModelConfig(embedding=4, hidden=(8,), base_rate=0.03)
     learner = build_learner(model, OptimizerConfig(), LearnerConfig(device="cpu"), [0, 1], 2)
     default_rows = np.array([[0, 1]])
-    # The default rows are zero, so nothing but the output's bias speaks.
+    # The default rows are zero, so the prediction is the output bias alone.
     assert learner.predict(default_rows) == pytest.approx(0.03, rel=1e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])
-def test_an_impossible_base_rate_is_refused(rate: float) -> None:
+def test_a_base_rate_outside_0_to_1_is_rejected(rate: float) -> None:
     model = ModelConfig(embedding=4, hidden=(8,), base_rate=rate)
     with pytest.raises(ModelError, match=r"model\.base_rate"):
         build_learner(model, OptimizerConfig(), LearnerConfig(device="cpu"), [0, 1], 2)
@@ -159,7 +159,7 @@ BEYOND_THE_KERNELS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("setting", "named"), BEYOND_THE_KERNELS)
-def test_what_the_kernels_lack_is_refused_by_them_and_learned_by_torch(
+def test_settings_without_kernels_are_rejected_by_compiled_but_not_torch(
     setting: dict[str, Any], named: str
 ) -> None:
     model, optimizer = ModelConfig(embedding=2, hidden=(3,)), replace(OptimizerConfig(), **setting)
@@ -169,7 +169,7 @@ def test_what_the_kernels_lack_is_refused_by_them_and_learned_by_torch(
     assert isinstance(build_learner(model, optimizer, CPU, [0, 1], 2), TorchLearner)
 
 
-def test_batch_learner_takes_what_a_stream_refuses_and_refuses_the_kernels() -> None:
+def test_the_batch_learner_accepts_batch_settings_and_rejects_compiled() -> None:
     model, dense = ModelConfig(embedding=2, hidden=(3,)), OptimizerConfig(rows="dense", counts="fixed")
     learner = build_batch_learner(model, dense, CPU, [0, 1], 2)
     with pytest.raises(ModelError, match=r"optimizer\.rows = 'dense'"):

@@ -37,7 +37,7 @@ def test_logit_is_that_of_the_formula(config: ModelConfig) -> None:
 
 @every
 @pytest.mark.parametrize("sml", [True, False])
-def test_a_batch_is_its_events(config: ModelConfig, sml: bool) -> None:
+def test_a_batch_equals_its_events_one_by_one(config: ModelConfig, sml: bool) -> None:
     network = build_network(replace(config, sml=sml and bool(config.hidden)), FIELDS)
     p, x = weights(network, 3), inputs(4, 5, FIELDS, network.row_width)
     together = network.logit(p, x)
@@ -172,7 +172,7 @@ def test_dropout_takes_part_in_training_only(backbone: str) -> None:
     assert not torch.equal(trained(network, 1), network.logit(p, x))
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+def test_dropout_drops_its_rate_and_keeps_the_mean() -> None:
     drop = build_network(small(dropout=0.2), FIELDS).dropout(seed=3, step=4)
     assert drop is not None
     kept = drop(torch.ones(200, 500))
@@ -202,9 +202,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
         ({"scale_rank": 0}, r"model\.scale_rank must be between 1 .* got 0"),
     ],
 )
-def test_choice_that_cannot_work_is_named_with_what_is_allowed(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_setting_is_rejected_with_its_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build_network(small(**settings), FIELDS)
 
@@ -215,7 +213,7 @@ def test_products_need_two_fields(backbone: str) -> None:
         build_network(small(backbone=backbone), 1)
 
 
-def test_keys_that_a_network_does_not_read_do_not_make_it_another_one() -> None:
+def test_unused_settings_do_not_change_the_identity_of_a_network() -> None:
     one = ModelConfig(backbone="deepfm", cin=(1,), cross_layers=9, bottom=(2,), attention_heads=1)
     assert canonical(one) == ModelConfig(backbone="deepfm")
     assert model_identity(one) == model_identity(ModelConfig(backbone="deepfm"))

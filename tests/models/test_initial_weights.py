@@ -1,4 +1,4 @@
-"""Initial weights are a hash of names: reproducible, independent of order, and distributed as said."""
+"""Initial weights are a hash of names: reproducible, independent of order, and distributed as documented."""
 
 from __future__ import annotations
 
