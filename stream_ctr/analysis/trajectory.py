@@ -14,7 +14,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
-from stream_ctr.metrics.sums import log_losses
+from stream_ctr.metrics.log_loss import log_losses
 
 
 @dataclass(frozen=True, slots=True)

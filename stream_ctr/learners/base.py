@@ -1,4 +1,4 @@
-"""The Learner contract: one event in, one update out."""
+"""The Learner contract: one update per event."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from stream_ctr.state.state import State
 
 @dataclass(frozen=True, slots=True)
 class LearnResult:
-    """What happened to each of the B events of a batch."""
+    """Outcome of each of the B events of a batch."""
 
     probability: NDArray[np.float32]
-    """[B] predicted click probability, made before the event's own update; NaN where nothing was asked."""
+    """[B] click probability predicted before the event's own update; NaN for events that are neither PREDICT
+    nor LEARN."""
     skipped: NDArray[np.bool_]
-    """[B] the update was not finite and was left out; the weights are as they were."""
+    """[B] True if the update was not finite and was skipped; the weights are unchanged."""
     seconds: NDArray[np.float64]
-    """[B] wall time that the event took; a measurement, never part of the state."""
+    """[B] wall time of the event in seconds; a measurement, never part of the state."""
 
 
 class Learner(Protocol):
-    """Learns event by event, in order. Batch size 1 is the meaning; a chunk is how events travel."""
+    """Learns event by event, in order: always at batch size 1. Batches only transport events."""
 
     def learn(self, batch: Batch) -> LearnResult:
         """Apply the batch's row changes and events one after the other.
 
-        A PREDICT event is scored; a LEARN event is scored and then learned; an event with both bits is
-        scored once and then learned; one with neither is left alone. Splitting a batch anywhere changes no
-        bit of the state.
+        A PREDICT event is scored. A LEARN event, with or without the PREDICT bit, is scored once and then
+        learned. An event with neither bit is ignored. Splitting a batch anywhere changes no bit of the state.
         """
         ...
 
@@ -42,31 +42,31 @@ class Learner(Protocol):
         ...
 
     def state(self) -> State:
-        """Weights and optimizer state as named arrays; rows trimmed to those in use."""
+        """Weights and optimizer state as named arrays, limited to the rows in use."""
         ...
 
     def load_state(self, state: State) -> None:
-        """Become the learner that handed out ``state``.
+        """Restore the learner that produced ``state``.
 
         Raises:
-            StateError: the arrays do not fit this model and optimizer; both shapes are named.
+            StateError: the arrays do not fit this model and optimizer; the message gives both shapes.
         """
         ...
 
 
 @runtime_checkable
 class Weighted(Protocol):
-    """A learner that can hand out less than its whole state."""
+    """A learner that can return its weights without its optimizer state."""
 
     def weights(self) -> State:
-        """A copy of what predictions need of ``state()``: no optimizer state."""
+        """A copy of the part of ``state()`` that predictions need, without optimizer state."""
         ...
 
 
 @runtime_checkable
 class FreezesWeights(Protocol):
-    """A learner whose weights need not be copied to be written."""
+    """A learner whose weights can be written without being copied first."""
 
     def freeze_weights(self) -> FrozenState:
-        """What ``weights()`` gives now, readable in another thread while the learner goes on."""
+        """A snapshot of ``weights()`` that another thread can read while the learner continues."""
         ...

@@ -1,6 +1,6 @@
-"""The learner that a configuration names.
+"""Builds the configured learner.
 
-torch takes seconds to import and hundreds of megabytes: only a learner that needs it imports it.
+torch takes seconds to import and uses hundreds of megabytes, so only learners that need it import it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def build_learner(
     fields: int,
     labels: LabelLoss | None = None,
 ) -> Learner:
-    """The learner for ``fields`` fields, ``slot_field`` naming the field of each slot of an event.
+    """The configured learner over ``fields`` fields; ``slot_field`` is the field of each slot of an event.
 
-    ``labels`` is the loss that the label policy asks for; without it labels are learned as they come.
+    ``labels`` is the loss of the label policy; by default, labels are learned as they arrive.
 
     >>> learner = build_learner(ModelConfig(), OptimizerConfig(), LearnerConfig(device="cpu"), [0, 1], 2)
     >>> learner.state().arrays["rows.weight"].shape
     (2, 16)
 
     Raises:
-        ModelError: a name is unknown, a number out of its range, the settings do not go together or are for
-            batches alone, or this machine lacks the device.
+        ModelError: a name is unknown, a number is out of range, settings are incompatible or only for the
+            batch protocol, or this machine lacks the device.
     """
     _check(learner)
     if learner.kind == "river":
@@ -64,15 +64,15 @@ def build_batch_learner(
     slot_field: Sequence[int],
     fields: int,
 ) -> TorchLearner:
-    """The learner of the batch protocol: one update a batch, with every switch of the optimizers.
+    """The learner of the batch protocol: one update per batch, with all optimizer settings.
 
     Raises:
-        ModelError: as :func:`build_learner`, or the compiled learner is asked for.
+        ModelError: as :func:`build_learner`, or ``learner.kind`` learns event by event only.
     """
     _check(learner)
     if learner.kind in ("compiled", "cuda", "cuda-fused", "river"):
         raise ModelError(
-            f"learner.kind = {learner.kind!r} learns event by event; the batch protocol needs torch, or auto"
+            f"learner.kind = {learner.kind!r} learns event by event; for batches choose torch or auto"
         )
     from stream_ctr.learners.torch.learner import TorchLearner
 
@@ -82,18 +82,19 @@ def build_batch_learner(
 def check_settings(
     model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig, fields: int
 ) -> OptimizerConfig:
-    """Refuse what no learner of networks can learn from a stream; the optimizer with ``auto`` settled.
+    """Check the settings of a network that learns a stream; returns the optimizer with ``auto`` resolved.
 
     Raises:
-        ModelError: as :func:`build_learner`, but for what depends on the machine, or on one implementation.
+        ModelError: as :func:`build_learner`, except for errors that depend on the machine or on one
+            implementation.
     """
     _check(learner)
     optimizer = for_stream(optimizer)
     check_streaming(optimizer)
     if model.dropout != 0.0:
         raise ModelError(
-            f"model.dropout = {model.dropout:g} is for the batch protocol only, a stream is learned without "
-            "dropout; set model.dropout = 0"
+            f"model.dropout = {model.dropout:g} is only available in the batch protocol; for a stream set "
+            "model.dropout = 0"
         )
     check_optimizer(optimizer)
     check_model(model, fields)
@@ -105,15 +106,15 @@ def _check(learner: LearnerConfig) -> None:
     if learner.kind not in kinds:
         raise ModelError(f"learner.kind = {learner.kind!r} is unknown; choose {' or '.join(kinds)}")
     if learner.threads < 1:
-        raise ModelError(f"learner.threads = {learner.threads} is no number of threads; choose 1 or more")
+        raise ModelError(f"learner.threads must be at least 1, got {learner.threads}")
     if learner.rebuild and learner.kind != "river":
-        raise ModelError("learner.rebuild = true is for learner.kind = 'river'; leave it out")
+        raise ModelError("learner.rebuild = true is only for learner.kind = 'river'; remove it")
     if not 0 <= learner.seed < 2**63:
-        raise ModelError(f"learner.seed = {learner.seed} is outside 0 to 2^63 - 1")
+        raise ModelError(f"learner.seed must be between 0 and 2^63 - 1, got {learner.seed}")
 
 
 def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[TorchLearner]:
-    """The learner on torch that is asked for, or that a GPU is asked for with."""
+    """The torch-based learner class for ``learner.kind`` and ``learner.device``."""
     if learner.kind == "cuda-fused":
         require_triton()
         from stream_ctr.learners.cuda.fused.learner import FusedLearner  # importing Triton takes a second
@@ -130,20 +131,20 @@ def _torch_family(optimizer: OptimizerConfig, learner: LearnerConfig) -> type[To
 
 
 def _river_arm(learner: LearnerConfig) -> Learner:
-    """The river model that the settings name, if its state can be saved or need not be."""
+    """The configured river model, if its state can be saved or the log is learned again at every start."""
     from stream_ctr.learners.river.learner import SAVED  # importing river takes a second
     from stream_ctr.learners.river.registry import river_learner
 
     arm = river_learner(learner.river, learner.seed)
     if arm.saved and learner.rebuild:
         raise ModelError(
-            f"learner.rebuild = true is for classifiers without a state that can be saved; {learner.river} "
-            "has one: leave it out"
+            f"learner.rebuild = true is only for classifiers whose state cannot be saved; the state of "
+            f"{learner.river} can be saved: remove it"
         )
     if not arm.saved and not learner.rebuild:
         raise ModelError(
-            f"learner.river = {learner.river!r} has no state that can be saved, so it cannot be an arm that "
-            f"serves: choose {SAVED}, or compare it: with evaluate --against {learner.river}, or as an arm "
-            "that learns the log again at every start (learner.rebuild = true)"
+            f"the state of learner.river = {learner.river!r} cannot be saved, so it cannot serve as an arm; "
+            f"choose {SAVED}, or only compare it: with evaluate --against {learner.river}, or as an arm that "
+            "learns the log again at every start (learner.rebuild = true)"
         )
     return arm

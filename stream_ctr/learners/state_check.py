@@ -1,4 +1,4 @@
-"""What a learner's saved state must be before any of it is taken: the same for every implementation."""
+"""Validation of a saved learner state before any of it is loaded, shared by all implementations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stream_ctr.state.state import Arrays, State
 
 
 def checked_dense(state: State, layout: Layout, kinds: Mapping[str, np.dtype[Any]]) -> tuple[int, Arrays]:
-    """Count of learned events, and the dense vectors by name (weight and accumulators), each [size].
+    """The number of learned events and the dense vectors by name (weight and accumulators), each [size].
 
-    ``kinds`` are their types by name.
+    ``kinds`` holds the expected types by name.
 
     Raises:
-        StateError: the state is of another network, optimizer or number type.
+        StateError: the state belongs to another network or optimizer, or has another number type.
     """
     saved_layout, own_layout = state.values.get("layout"), layout.describe()
     if saved_layout != own_layout:
@@ -42,16 +42,16 @@ def checked_dense(state: State, layout: Layout, kinds: Mapping[str, np.dtype[Any
 
 
 def check_array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse a saved array that does not fit.
+    """Check the shape and type of a saved array.
 
     Raises:
-        StateError: its shape or type is not the expected one; both are named.
+        StateError: shape or type differs from the expected one; the message gives both.
     """
     if array.dtype != dtype and np.uint16 in (array.dtype, dtype):
         kind = "bfloat16" if array.dtype == np.uint16 else "float32"
         raise StateError(
             f"the saved array {name} is {array.dtype}, this optimizer keeps {dtype}; resume with "
-            f'optimizer.moments = "{kind}", with which it was saved'
+            f'optimizer.moments = "{kind}", as it was saved'
         )
     if array.shape != shape or array.dtype != dtype:
         raise StateError(

@@ -1,9 +1,8 @@
 """The state of river's ADWIN as plain bytes.
 
-river's detector keeps its buckets in a compiled helper, whose ``__getstate__`` is a flat little-endian
-record of numbers and whose ``__setstate__`` takes it back, bit for bit. Neither involves pickle. The
-helper stops the process's thread with a panic on a record that is too short, so a record is walked here,
-length by length, before the helper sees it.
+river's detector keeps its buckets in a compiled helper. The helper's ``__getstate__`` returns a flat
+little-endian record of numbers, and ``__setstate__`` restores it bit for bit; neither uses pickle. The helper
+panics on a record that is too short, so every length in a record is checked here before the helper reads it.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ HEADER: Final = struct.Struct("<dIQdd 4d 4I Q")
 """delta, clock, max_buckets, min_window_length, grace_period; total, variance, width, total width;
 tick, total width tick, number of detections and a spare; number of bucket rows."""
 TRAILER: Final = struct.Struct("<dIQII")
-"""The five parameters once more, as given."""
+"""The same five parameters again, as passed to the constructor."""
 LENGTH: Final = struct.Struct("<Q")
 
 
 class Detector(Protocol):
-    """What is used of river's ADWIN, whose own methods carry no types."""
+    """The parts of river's untyped ADWIN that are used here."""
 
     delta: float
     clock: int
@@ -50,18 +49,18 @@ new_adwin: Callable[..., Detector] = ADWIN
 
 
 def adwin_record(detector: Detector) -> NDArray[np.uint8]:
-    """What decides the detector's future, as bytes [N]; a few kilobytes, growing with log of the window.
+    """The state of the detector as bytes [N]: a few kilobytes, growing with the logarithm of its window.
 
-    The detector's flag ``drift_detected`` is not part of it: after a detection a detector starts afresh.
+    The flag ``drift_detected`` is not included: after a detection the detector is replaced by a new one.
     """
     return np.frombuffer(bytes(detector._helper.__getstate__()), np.uint8).copy()
 
 
 def adwin_from_record(record: NDArray[np.uint8], like: Detector) -> Detector:
-    """The detector that gave ``record``, with the parameters of ``like``.
+    """Restore the detector that produced ``record``; ``like`` has the expected parameters.
 
     Raises:
-        StateError: the record is damaged, or of a detector with other parameters.
+        StateError: the record is damaged, or its detector had other parameters.
     """
     data = np.ascontiguousarray(record, np.uint8).tobytes()
     _check(data, like)
@@ -78,7 +77,7 @@ def adwin_from_record(record: NDArray[np.uint8], like: Detector) -> Detector:
 
 def _check(data: bytes, like: Detector) -> None:
     if len(data) < HEADER.size + TRAILER.size:
-        raise StateError(f"the saved drift detector is {len(data)} bytes long, too short for one")
+        raise StateError(f"the saved drift detector is damaged: it has only {len(data)} bytes")
     parameters = (like.delta, like.clock, like.max_buckets, like.min_window_length, like.grace_period)
     header = HEADER.unpack_from(data)
     if header[:5] != parameters:
@@ -90,11 +89,11 @@ def _check(data: bytes, like: Detector) -> None:
         place = _after_row(data, place, like.max_buckets + 1)
     fits = header[-1] <= 64 and place + TRAILER.size == len(data)
     if not fits or TRAILER.unpack_from(data, place) != parameters:
-        raise StateError(f"the saved drift detector's {len(data)} bytes do not add up")
+        raise StateError(f"the saved drift detector is damaged: its {len(data)} bytes have invalid lengths")
 
 
 def _after_row(data: bytes, place: int, slots: int) -> int:
-    """Place after one row of buckets: two indexes, then totals and variances, each with its length."""
+    """Offset after one row of buckets: two indexes, then totals and variances, each with its length."""
     end = place + 2 * LENGTH.size + 2 * (LENGTH.size + 8 * slots)
     if end <= len(data):
         indexes = struct.unpack_from("<2Q", data, place)
@@ -104,4 +103,4 @@ def _after_row(data: bytes, place: int, slots: int) -> int:
         ]
         if max(indexes) <= slots and lengths == [slots, slots]:
             return end
-    raise StateError(f"the saved drift detector's buckets at byte {place} are damaged")
+    raise StateError(f"the saved drift detector is damaged: its buckets at byte {place} are invalid")

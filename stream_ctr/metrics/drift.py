@@ -1,4 +1,4 @@
-"""Has the loss changed? river's ADWIN over the progressive log loss."""
+"""Drift detection: river's ADWIN over the prequential log loss."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from stream_ctr.metrics.adwin_state import Detector, adwin_from_record, adwin_re
 from stream_ctr.state.state import State, stored_integer
 
 BLOCK: Final = 8
-"""Losses that ADWIN sees as one value, their mean. ADWIN's bound is made for values in [0, 1], while one
-click's loss may be 16. On steady streams of 200,000 events (click rates of 4 % and 28 %, perfect model)
-single losses raised 0.2 to 0.4 false alarms a stream, means of 8 none; means of 32 noticed a change of
-0.4 in the logit two to three times later."""
+"""Losses per value of ADWIN: it sees the mean of this many. ADWIN's bound assumes values in [0, 1], but the
+loss of one click may be 16. On stationary streams of 200,000 events (click rates of 4 % and 28 %, perfect
+model) single losses raised 0.2 to 0.4 false alarms per stream, means of 8 raised none. Means of 32 detected a
+change of 0.4 in the logit two to three times later."""
 CLOCK: Final = 8
-"""ADWIN looks for a change every so many values."""
+"""ADWIN tests for a change once in this many values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One change of the loss."""
+    """One detected change of the loss."""
 
     impressions: int
-    """Impressions scored when it was noticed."""
+    """Impressions scored when the change was detected."""
     time_ms: int
-    """Event time of the last of them."""
+    """Event time of the last of them, in milliseconds."""
     before: float
-    """Mean log loss of ADWIN's window before the change was noticed, in nats."""
+    """Mean log loss of ADWIN's window before the detection, in nats."""
     after: float
-    """Mean log loss of what ADWIN kept of it, without the oldest events: on the way to the new level."""
+    """Mean log loss, in nats, of the window after ADWIN dropped its oldest events. It still contains some
+    events from before the change, so it lies between the old and the new level."""
 
     @property
     def worse(self) -> bool:
-        """Whether the loss rose. A loss that falls is a model that learns; that is no alarm."""
+        """Whether the loss rose. A falling loss means that the model learns and is not an alarm."""
         return self.after > self.before
 
 
 class DriftDetector:
-    """Feeds ADWIN with block means of the loss, and keeps what it found.
+    """Feeds ADWIN with block means of the loss and records the changes it detects.
 
     >>> import numpy as np
     >>> detector = DriftDetector(hold=1000)
@@ -52,7 +53,7 @@ class DriftDetector:
     """
 
     def __init__(self, hold: int, delta: float = 0.002) -> None:
-        """``hold``: impressions for which the flag stays up; ``delta``: ADWIN's significance."""
+        """``hold``: impressions for which ``detected`` stays True; ``delta``: ADWIN's significance level."""
         self.hold = hold
         self.delta = delta
         self.seen = 0
@@ -62,7 +63,7 @@ class DriftDetector:
         self.better = 0
         """Changes to a lower loss."""
         self.last: Drift | None = None
-        """The latest change, of either kind."""
+        """The latest change in either direction."""
         self._last_worse = -1
         self._adwin = self._fresh()
         self._block = np.zeros(2)
@@ -89,7 +90,7 @@ class DriftDetector:
             self._last_worse = drift.impressions
         else:
             self.better += 1
-        # river's detector starts afresh at the value that follows a detection; doing so now leaves
+        # river's detector resets itself at the value after a detection. Resetting now means that there is
         # no flag to save.
         self._adwin = self._fresh()
 
@@ -97,7 +98,7 @@ class DriftDetector:
         return new_adwin(delta=self.delta, clock=CLOCK)
 
     def state(self) -> State:
-        """ADWIN's own record, the block under way, and what was found."""
+        """ADWIN's record, the incomplete block and the counts of changes."""
         last = self.last
         losses = np.array([last.before, last.after] if last else [], np.float64)
         return State(
@@ -112,15 +113,15 @@ class DriftDetector:
         )
 
     def load_state(self, state: State) -> None:
-        """Become the detector that handed out ``state``.
+        """Restore the detector that produced ``state``.
 
         Raises:
-            StateError, KeyError, ValueError: the state is damaged or of other parameters.
+            StateError, KeyError, ValueError: the state is damaged, or its detector had other parameters.
         """
         self._adwin = adwin_from_record(state.arrays["adwin"], self._fresh())
         block = state.arrays["block"]
         if block.shape != (2,) or block.dtype != np.float64:
-            raise ValueError("the block of losses under way is damaged")
+            raise ValueError("the incomplete block of losses is damaged")
         self._block = block.copy()
         self.seen = stored_integer(state, "seen")
         self.worse = stored_integer(state, "worse")
@@ -145,9 +146,9 @@ def _drift(state: State) -> Drift | None:
 def block_means(
     loss: NDArray[np.float64], block: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Means [K] of BLOCK consecutive losses, and the index [K] of the last loss of each.
+    """Means [K] of BLOCK consecutive losses, and the index [K] of the last loss of each block.
 
-    ``block`` [2] carries the sum and count of the block under way from one call to the next.
+    ``block`` [2] holds the sum and count of the incomplete block between calls; it is updated in place.
     """
     blocks = (int(block[1]) + len(loss)) // BLOCK
     means, ends = np.empty(blocks, np.float64), np.empty(blocks, np.int64)

@@ -1,7 +1,7 @@
 """Predictions that wait for their label: impression number -> probability.
 
-An open-addressing hash table in two arrays, 12 bytes a place and at most half full. What lies where
-depends on how it grew; what it answers, and the state it hands out, do not.
+An open-addressing hash table in two arrays, 12 bytes per place and at most half full. The layout depends on
+how the table grew; lookups and the saved state do not.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from numpy.typing import NDArray
 
 from stream_ctr.batch import COPY, LEARN, PREDICT, SETTLE
 from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.splitmix64 import GOLDEN
 from stream_ctr.state.state import State
 
 FREE: Final = -1
 SMALLEST: Final = 1024
 NOTHING, SCORED, UNMATCHED = range(3)
-"""What became of a row: nothing to score, scored, or a label whose impression was never predicted."""
+"""Outcome of a row: nothing to score, scored, or a label whose impression was never predicted."""
 
 
 class Pending:
-    """Open impressions and the probability each was given at its place in the order."""
+    """Open impressions with the probability predicted when each one arrived."""
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         self.open = 0
-        """Impressions that wait for their label."""
+        """Number of impressions that wait for their label."""
         self._keys = np.full(SMALLEST, FREE, np.int64)
         self._values = np.zeros(SMALLEST, np.float32)
 
@@ -39,9 +40,10 @@ class Pending:
         impression: NDArray[np.int64],
         probability: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Store what PREDICT rows bring and take out what rows with a final label ask for, row by row.
+        """Store the probabilities of PREDICT rows and remove those of rows with a final label, row by row.
 
-        Returns, per row [B], the probability to score and what became of the row.
+        Returns, per row [B], the probability to score (NaN if none) and the outcome: NOTHING, SCORED or
+        UNMATCHED.
         """
         self._make_room(self.open + len(action))
         scored = np.full(len(action), np.nan, np.float32)
@@ -50,13 +52,17 @@ class Pending:
         return scored, outcome
 
     def state(self) -> State:
-        """The open impressions in ascending order."""
+        """The open impressions in ascending order, with their probabilities."""
         used = np.flatnonzero(self._keys != FREE)
         used = used[np.argsort(self._keys[used])]
         return State({"impression": self._keys[used], "probability": self._values[used]}, {})
 
     def load_state(self, state: State) -> None:
-        """Hold what ``state`` holds, and nothing else."""
+        """Replace the contents by those of ``state``.
+
+        Raises:
+            KeyError, ValueError: the arrays are not those of open impressions.
+        """
         impression = state.arrays["impression"].astype(np.int64)
         probability = state.arrays["probability"].astype(np.float32)
         if len(impression) != len(probability) or np.any(impression < 0):
@@ -79,14 +85,14 @@ class Pending:
 
 @kernel
 def home_of(key: int, capacity: int) -> int:
-    """Where a key belongs: Fibonacci hashing, so that running numbers do not form one long cluster."""
-    mixed = (np.uint64(key) * np.uint64(11400714819323198485)) >> np.uint64(32)
+    """Home place of a key. Fibonacci hashing: consecutive numbers do not form one long cluster."""
+    mixed = (np.uint64(key) * GOLDEN) >> np.uint64(32)
     return int(np.int64(mixed) & (capacity - 1))
 
 
 @kernel
 def find(keys: NDArray[np.int64], key: int) -> int:
-    """Place of ``key``, or the free place where it would go."""
+    """Place of ``key``, or the free place where it would be inserted."""
     place = home_of(key, len(keys))
     while keys[place] != FREE and keys[place] != key:
         place = (place + 1) & (len(keys) - 1)
@@ -95,7 +101,7 @@ def find(keys: NDArray[np.int64], key: int) -> int:
 
 @kernel
 def remove(keys: NDArray[np.int64], values: NDArray[np.float32], hole: int) -> None:
-    """Free a place and move later entries of its cluster up, so that each is still found."""
+    """Free a place and move later entries of its cluster up, so that lookups still find them."""
     mask = len(keys) - 1
     place = hole
     while True:
@@ -116,7 +122,7 @@ def put_all(
     new_keys: NDArray[np.int64],
     new_values: NDArray[np.float32],
 ) -> None:
-    """Put entries [N] into a table with room for them."""
+    """Insert entries [N] into a table with enough free places."""
     for n in range(len(new_keys)):
         place = find(keys, new_keys[n])
         keys[place], values[place] = new_keys[n], new_values[n]
@@ -132,7 +138,7 @@ def resolve_rows(
     scored: NDArray[np.float32],
     outcome: NDArray[np.uint8],
 ) -> int:
-    """Rows [B] through the table [C]; fills scored and outcome [B], returns how many more are open."""
+    """Process rows [B] with the table [C]. Fills scored and outcome [B]; returns the growth in entries."""
     more = 0
     for b in range(len(action)):
         predict = action[b] & PREDICT

@@ -1,9 +1,9 @@
-"""Progressive validation: every impression is scored before its label is learned.
+"""Prequential (progressive) validation: every impression is scored before its label is learned.
 
-What counts is the probability at the impression's place in the order: the one that was served or,
-without a server, the learner's prediction on the PREDICT row. It waits in a table until the final label
-arrives with a LEARN or SETTLE row; copies of labels for the learner are no labels here. What the learner
-thinks of the impression by then never enters a metric.
+The score uses the probability at the impression's position in the stream: the served one or, without a
+server, the learner's prediction on the PREDICT row. The probability waits in a table until the final label
+arrives with a LEARN or SETTLE row. Copies of labels (COPY) train the learner but are not scored. Later
+predictions for the same impression never enter a metric.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from stream_ctr.batch import Batch
 from stream_ctr.errors import StateError, UsageError
 from stream_ctr.metrics.curve import Curve
 from stream_ctr.metrics.drift import DriftDetector
+from stream_ctr.metrics.log_loss import log_losses
 from stream_ctr.metrics.open_predictions import SCORED, UNMATCHED, Pending
-from stream_ctr.metrics.sums import MetricValues, Sums, log_losses, running_base_rates
+from stream_ctr.metrics.sums import MetricValues, Sums, running_base_rates
 from stream_ctr.metrics.window import Window
 from stream_ctr.state.state import State, damage_is_a_state_error, stored_integer
 
@@ -28,12 +29,12 @@ Kind = Literal["lifetime", "window", "tail"]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The impressions of a batch that got their final label, in order: N of them."""
+    """The N impressions of a batch that received their final label, in order."""
 
     row: NDArray[np.int64]
     """[N] index into the batch."""
     probability: NDArray[np.float32]
-    """[N] probability at the impression's place in the order."""
+    """[N] probability at the impression's position in the stream."""
     label: NDArray[np.uint8]
     """[N] final label."""
     loss: NDArray[np.float64]
@@ -41,18 +42,21 @@ class Scored:
 
 
 class ProgressiveMetrics:
-    """Metrics of one arm over its stream. Splitting a batch anywhere changes no bit of the state."""
+    """Prequential metrics of one arm. Splitting a batch anywhere changes no bit of the state."""
 
     def __init__(self, window: int, tail_from: int | None = None) -> None:
-        """``window``: impressions in the sliding window; ``tail_from``: impression number from which on
-        a third set of sums is kept, to leave the start of the stream out."""
+        """``window`` is the sliding window in impressions; the tail covers impressions from ``tail_from`` on.
+
+        Raises:
+            UsageError: ``window`` is below 1.
+        """
         if window < 1:
-            raise UsageError(f"a metrics window of {window} impressions is too short; use at least 1")
+            raise UsageError(f"the metrics window must be at least 1 impression, got {window}")
         self.tail_from = tail_from
         self.unmatched = 0
-        """Final labels whose impression was never predicted: not scored."""
+        """Final labels without a prediction of their impression; not scored."""
         self.invalid = 0
-        """Impressions not scored: the probability is not in [0, 1] (NaN is not), or the label not 0 or 1."""
+        """Impressions not scored: the probability is NaN or outside [0, 1], or the label is not 0 or 1."""
         self.drift = DriftDetector(hold=window)
         self._lifetime, self._tail = Sums.empty(), Sums.empty()
         self._window = Window(window)
@@ -77,9 +81,9 @@ class ProgressiveMetrics:
         return self._curve
 
     def update(self, batch: Batch, probability: NDArray[np.float32]) -> Scored:
-        """Take in a batch of B rows and the learner's ``probability`` [B] for them.
+        """Score a batch of B rows, given the learner's ``probability`` [B] for them.
 
-        The weight of a row plays no part: it says how much to learn, not what happened.
+        Sample weights are ignored: they control learning, and metrics count what happened.
         """
         given = np.where(np.isnan(batch.served), probability.astype(np.float32, copy=False), batch.served)
         p, outcome = self._pending.resolve(batch.action, batch.impression, given)
@@ -105,24 +109,24 @@ class ProgressiveMetrics:
         """Metrics over all impressions, over the last ``window`` of them, or from ``tail_from`` on.
 
         Raises:
-            UsageError: the tail is asked for, but no ``tail_from`` was given.
+            UsageError: ``kind`` is "tail" and ``tail_from`` was not given.
         """
         if kind == "lifetime":
             return self._lifetime.values()
         if kind == "tail":
             if self.tail_from is None:
-                raise UsageError("there is no tail to report: say from which impression on (--tail-from)")
+                raise UsageError("no tail to report; set its first impression with --tail-from")
             return self._tail.values()
         if self._cached is None or self._cached[0] != self.events:
             self._cached = self.events, self._window.sums().values()
         return self._cached[1]
 
     def sums(self) -> Sums:
-        """A copy of the lifetime sums, to be merged with those of other streams."""
+        """A copy of the lifetime sums, for merging with those of other streams."""
         return self._lifetime + Sums.empty()
 
     def _add(self, scored: Scored, truth: NDArray[np.float32], base: NDArray[np.float32]) -> None:
-        """Add to lifetime and window, stopping at each impression where a point of the curve is due."""
+        """Add to lifetime and window, in parts that end wherever a point of the curve is due."""
         p, label = scored.probability, scored.label
         start = 0
         while start < len(p):
@@ -149,15 +153,15 @@ class ProgressiveMetrics:
         return State(gathered.arrays, {**gathered.values, **counters})
 
     def load_state(self, state: State) -> None:
-        """Become the metrics that handed out ``state``. A window of another length takes what fits.
+        """Restore the metrics that produced ``state``; a smaller window keeps only the newest events.
 
         Raises:
-            StateError: the state is damaged, or its tail starts elsewhere.
+            StateError: the state is damaged, or its tail starts at another impression.
         """
         saved_tail = state.values.get("tail_from")
         if saved_tail != self.tail_from:
             raise StateError(
-                f"the saved metrics have their tail from impression {saved_tail}, not {self.tail_from}"
+                f"the tail of the saved metrics starts at impression {saved_tail}, not {self.tail_from}"
             )
         with damage_is_a_state_error("metrics"):
             self._lifetime = Sums.from_state(state.part("lifetime"))

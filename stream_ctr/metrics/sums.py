@@ -1,8 +1,8 @@
 """Metrics as pure functions of sums that merge by addition.
 
-Every figure here (log loss, normalised entropy, AUC, calibration, share of the way) is a function of
-:class:`Sums`: counts per probability bin, and a few totals in float64. Sums of two disjoint sets of
-events add up to the sums of both; nothing else is ever needed of an event.
+Every metric here (log loss, normalised entropy, AUC, calibration, share of the achievable uplift) is a
+function of :class:`Sums`: counts per probability bin, and a few totals in float64. The sums of two disjoint
+sets of events add up to the sums of their union.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
+from stream_ctr.metrics.log_loss import EPSILON, logs_of
 from stream_ctr.state.state import State
-
-EPSILON: Final = 1e-7
-"""Log losses see probabilities clipped to [EPSILON, 1 - EPSILON], about the last step of float32 below 1.
-The largest loss of one event is therefore -ln(EPSILON) = 16.1. How many events were clipped is counted."""
 
 BINS: Final = 10_000
 """Bins of equal width, 0.0032, in the logit of the probability. They are nowhere coarser than 1,000 bins
-of equal width in the probability, and as fine at a click rate of 0.1 % as at 30 %. A click and a non-click
-that share a bin count as a tie; that moves the AUC by less than 1e-4, or by less than 1 % of its own
-standard error where clicks are few."""
+of equal width in the probability, and equally fine at click rates of 0.1 % and 30 %. A click and a non-click
+in the same bin count as a tie. This changes the AUC by less than 1e-4, or by less than 1 % of its standard
+error if clicks are few."""
 
 LOGIT_LIMIT: Final = math.log((1.0 - EPSILON) / EPSILON)
-"""Bins reach from -LOGIT_LIMIT to LOGIT_LIMIT, the logits of the clipped probabilities."""
+"""Bins range from -LOGIT_LIMIT to LOGIT_LIMIT, the logits of the clipped probabilities."""
 
 LOSS, PROBABILITY, BASE, PLANTED_LOSS, PLANTED_PROBABILITY, PLANTED_BASE = range(6)
 TRUTH, EXPECTED, OPTIMUM = range(6, 9)
@@ -39,7 +36,7 @@ CLIPPED, PLANTED = range(2)
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What is kept of scored events; see :func:`add_events` for what goes in.
+    """Sufficient statistics of scored events; :func:`add_events` adds to them.
 
     >>> import numpy as np
     >>> nan = np.full(4, np.nan, np.float32)
@@ -52,16 +49,17 @@ class Sums:
     """
 
     bins: NDArray[np.int64]
-    """[2, BINS] events by label and by bin of the predicted logit."""
+    """[2, BINS] events by label and bin of the predicted logit."""
     counts: NDArray[np.int64]
-    """[2] events whose probability was clipped; events with a planted truth."""
+    """[2] events whose probability was clipped; events with a known ground truth."""
     totals: NDArray[np.float64]
     """[TOTALS] over all events: log loss, probability, log loss of the running base rate; over the events
-    with planted truth: the same three, truth, its entropy, its log loss on the label. In nats."""
+    with ground truth: the same three, the true probability, its entropy, its log loss on the label. Losses
+    and entropies are in nats."""
 
     @classmethod
     def empty(cls) -> Sums:
-        """The sums of no event."""
+        """The sums over zero events."""
         return cls(np.zeros((2, BINS), np.int64), np.zeros(2, np.int64), np.zeros(TOTALS))
 
     def add(
@@ -71,22 +69,22 @@ class Sums:
         truth: NDArray[np.float32],
         base: NDArray[np.float32],
     ) -> None:
-        """Add events [B] in place, one after the other: chunks of any size give the same bits."""
+        """Add events [B] in place, one by one: chunks of any size give the same bits."""
         add_events(self.bins, self.counts, self.totals, probability, label, truth, base)
 
     def __add__(self, other: Sums) -> Sums:
-        """The sums of both sets of events."""
+        """The sums over both sets of events."""
         return Sums(self.bins + other.bins, self.counts + other.counts, self.totals + other.totals)
 
     def state(self) -> State:
-        """A copy as named arrays."""
+        """A copy of the sums as named arrays."""
         return State(
             {"bins": self.bins.copy(), "counts": self.counts.copy(), "totals": self.totals.copy()}, {}
         )
 
     @classmethod
     def from_state(cls, state: State) -> Sums:
-        """The sums that handed out ``state``.
+        """Restore the sums that produced ``state``.
 
         Raises:
             KeyError, ValueError: the arrays are not those of sums.
@@ -102,7 +100,7 @@ class Sums:
         return sums
 
     def values(self) -> MetricValues:
-        """Every metric of these events; NaN where there is none, as for the AUC without a click."""
+        """All metrics of these events; NaN if undefined, e.g. the AUC without clicks."""
         events, clicks = int(self.bins.sum()), int(self.bins[1].sum())
         planted = int(self.counts[PLANTED])
         total = self.totals
@@ -128,7 +126,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class MetricValues:
-    """The metrics of a set of events. Losses are means in nats an event; NaN means not defined."""
+    """The metrics of a set of events. Losses are means in nats per event; NaN means undefined."""
 
     events: int
     """Scored impressions."""
@@ -137,11 +135,11 @@ class MetricValues:
     log_loss: float
     """Mean of -ln p of clicks and -ln(1 - p) of the others."""
     ne: float
-    """Normalised entropy: log loss over the entropy of the same events' own click rate; below 1 is useful."""
+    """Normalised entropy: log loss over the entropy of the events' click rate; below 1 beats that rate."""
     auc: float
-    """Area under the ROC curve: how often a click scores above a non-click, ties half."""
+    """Area under the ROC curve: probability that a click scores above a non-click, ties count half."""
     calibration: float
-    """Sum of probabilities over clicks; 1 is right, above it is overestimation."""
+    """Sum of probabilities over clicks; 1 is calibrated, above 1 is overestimation."""
     base_rate: float
     """Clicks over events."""
     mean_probability: float
@@ -151,18 +149,19 @@ class MetricValues:
     clipped: int
     """Events whose probability lay within EPSILON of 0 or 1."""
     planted_events: int
-    """Events that carry a planted truth; the following figures are over these alone."""
+    """Events with a known ground truth; the following metrics cover only these."""
     planted_calibration: float
-    """Sum of probabilities over sum of planted truths: calibration without the labels' noise."""
+    """Sum of predicted over sum of true probabilities: calibration without label noise."""
     bayes_log_loss: float
-    """Mean log loss of the planted truth on the labels drawn: the best that could have been reached."""
+    """Mean log loss of the ground truth on the observed labels: the Bayes-optimal loss."""
     bayes_expected_log_loss: float
-    """Mean entropy of the planted truth: what ``bayes_log_loss`` is on average over labels."""
+    """Mean entropy of the ground truth: the expectation of ``bayes_log_loss`` over labels."""
     share_of_way: float
-    """(base - model) / (base - Bayes): 0 is the running base rate, 1 the planted optimum."""
+    """Share of the achievable uplift, (base - model) / (base - Bayes): 0 is the running base rate, 1 is
+    Bayes-optimal."""
 
     def as_dict(self) -> dict[str, int | float | None]:
-        """For JSON, which has no NaN: a metric that is not defined is None."""
+        """The metrics for JSON, which has no NaN: undefined metrics are None."""
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value
             for name, value in dataclasses.asdict(self).items()
@@ -170,7 +169,7 @@ class MetricValues:
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """Their quotient; NaN when the denominator is 0."""
+    """``numerator`` / ``denominator``; NaN if the denominator is 0."""
     return float(numerator) / float(denominator) if denominator else math.nan
 
 
@@ -189,7 +188,7 @@ def normalized_entropy(log_loss: float, base_rate: float) -> float:
 def auc(bins: NDArray[np.int64]) -> float:
     """Area under the ROC curve from counts [2, BINS] of negatives and positives by ascending score.
 
-    The trapezoid rule: a positive beats all negatives of lower bins and half of those of its own.
+    Trapezoidal rule: a positive beats all negatives in lower bins and half of those in its own.
     """
     negative, positive = bins[0].astype(np.float64), bins[1].astype(np.float64)
     pairs = negative.sum() * positive.sum()
@@ -198,19 +197,12 @@ def auc(bins: NDArray[np.int64]) -> float:
 
 
 def share_of_way(base: float, model: float, bayes: float) -> float:
-    """How far a model came from the loss of the base rate to the planted optimum, over the same events.
+    """Share of the achievable uplift: (base - model) / (base - bayes).
 
-    All three are sums of label log losses: ``base`` of the running base rate, ``bayes`` of the planted
-    truth. The labels' noise is in all of them and largely cancels.
+    All arguments are sums of log losses on the labels of the same events: ``base`` of the running base rate,
+    ``bayes`` of the ground truth. Label noise is part of all three and largely cancels.
     """
     return ratio(base - model, base - bayes)
-
-
-@kernel
-def logs_of(probability: float) -> tuple[float, float]:
-    """ln p and ln(1 - p) of one probability, clipped to [EPSILON, 1 - EPSILON]."""
-    p = min(max(probability, EPSILON), 1.0 - EPSILON)
-    return math.log(p), math.log1p(-p)
 
 
 @kernel
@@ -228,22 +220,11 @@ def bin_of(probability: float) -> int:
 
 
 @kernel
-def log_losses(probability: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Log loss [B] in nats of probabilities [B] on labels [B]."""
-    out = np.empty(len(probability), np.float64)
-    for b in range(len(probability)):
-        hit, miss = logs_of(np.float64(probability[b]))
-        out[b] = -hit if label[b] else -miss
-    return out
-
-
-@kernel
 def running_base_rates(label: NDArray[np.uint8], events: int, clicks: int) -> NDArray[np.float32]:
-    """The click rate [B] known before each of the events [B], after ``clicks`` in ``events`` earlier ones.
+    """The running click rate [B] before each of the events [B], after ``clicks`` in ``events`` earlier ones.
 
-    (clicks + 1/2) / (events + 1), over the events scored before in the order of scoring: the
-    Krichevsky-Trofimov estimate, 1/2 before the first. It is the model that knows nothing but how often
-    the labels so far were clicks.
+    (clicks + 1/2) / (events + 1) over the events scored before, in scoring order: the Krichevsky-Trofimov
+    estimate, 1/2 before the first event. It serves as the baseline model, which uses past labels alone.
     """
     out = np.empty(len(label), np.float32)
     for b in range(len(label)):
@@ -265,7 +246,7 @@ def add_events(
 ) -> None:
     """Add events [B] to bins [2, BINS], counts [2] and totals [TOTALS], strictly in order.
 
-    Probability, truth (NaN: none) and base rate are in [0, 1], the label is 0 or 1.
+    Probability, truth (NaN if unknown) and base rate are in [0, 1]; the label is 0 or 1.
     """
     for b in range(len(probability)):
         p, y, truth_b = np.float64(probability[b]), label[b], np.float64(truth[b])

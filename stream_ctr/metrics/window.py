@@ -1,7 +1,7 @@
-"""The last W scored impressions, exactly.
+"""Exact metrics of the last W scored impressions.
 
-The window keeps the events themselves and adds them up when asked, oldest first. Nothing is ever
-subtracted, so nothing drifts: the figures are those of these W events and of no others.
+The window stores the events and sums them on request, oldest first. Nothing is ever subtracted, so no
+rounding error accumulates.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from stream_ctr.state.state import Arrays, State, stored_integer
 
 
 class Window:
-    """Ring of at most ``size`` events, 13 bytes each. Adding costs a copy, asking some 50 ns an event."""
+    """Ring buffer of ``size`` events, 13 bytes each. Adding copies; summing costs about 50 ns per event."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.seen = 0
-        """Events added so far; the newest lies at (seen - 1) modulo size."""
+        """Events added so far; the newest is at index (seen - 1) modulo size."""
         self._held = 0
         self._probability = np.zeros(size, np.float32)
         self._label = np.zeros(size, np.uint8)
@@ -36,7 +36,7 @@ class Window:
         truth: NDArray[np.float32],
         base: NDArray[np.float32],
     ) -> None:
-        """Let events [B] in, and as many of the oldest out."""
+        """Add events [B], which replace the oldest ones if the window is full."""
         self.seen += len(probability)
         kept = min(len(probability), self.size)
         self._held = min(self._held + kept, self.size)
@@ -49,13 +49,13 @@ class Window:
         self._base[places] = base[-kept:]
 
     def sums(self) -> Sums:
-        """Sums over the events inside, added up afresh from the oldest to the newest."""
+        """Sums over the events in the window, computed from the oldest to the newest."""
         sums, order = Sums.empty(), self._order()
         sums.add(self._probability[order], self._label[order], self._truth[order], self._base[order])
         return sums
 
     def state(self) -> State:
-        """The events inside, oldest first."""
+        """The events in the window, oldest first."""
         order = self._order()
         arrays: Arrays = {
             "probability": self._probability[order],
@@ -66,7 +66,7 @@ class Window:
         return State(arrays, {"seen": self.seen})
 
     def load_state(self, state: State) -> None:
-        """Hold the newest events of ``state`` that fit; a window of another size may be loaded.
+        """Load the newest events of ``state`` that fit; the saved window may have another size.
 
         Raises:
             KeyError, ValueError: the arrays are not those of a window.
@@ -85,5 +85,5 @@ class Window:
         )
 
     def _order(self) -> NDArray[np.int64]:
-        """Places of the events inside, oldest first."""
+        """Indices of the events in the window, oldest first."""
         return np.arange(self.seen - self._held, self.seen) % self.size

@@ -1,4 +1,4 @@
-"""AutoInt+ (Song et al. 2019): self-attention among the fields beside a deep tower.
+"""AutoInt+ (Song et al. 2019): self-attention among the fields, in parallel with a deep tower.
 
     head k of a layer:  a_ij = softmax over j of (Q_k e_i) . (K_k e_j),  o_ik = sum_j a_ij V_k e_j  (eq. 5, 6)
     layer:              e_i <- relu([o_i1, ..., o_iK] + R e_i)                                      (eq. 7, 8)
@@ -23,7 +23,7 @@ from stream_ctr.models.parameters import beside_parameters
 
 @dataclass(frozen=True, slots=True)
 class AutoInt:
-    """Attention with residual connections, and deep; without hidden layers AutoInt alone."""
+    """Attention with residual connections, plus a deep tower; AutoInt if ``hidden`` is empty."""
 
     fields: int
     embedding: int
@@ -31,7 +31,7 @@ class AutoInt:
     layers: int
     heads: int
     width: int
-    """Of a layer's output for each field, all heads together."""
+    """Numbers per field in the output of a layer, over all heads."""
     scaled: bool
     """Divide the products by the square root of a head's width."""
     base_logit: float = 0.0
@@ -57,7 +57,7 @@ class AutoInt:
         return parameters
 
     def forward(self, p: Weights, x_Fd: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x = x_Fd
         for i in range(1, self.layers + 1):
             x = self._attend(p, f"attention.{i}", x, drop)

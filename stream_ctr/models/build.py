@@ -1,4 +1,4 @@
-"""The network that a configuration names."""
+"""Builds the configured network."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from stream_ctr.models.xdeepfm import XDeepFM
 
 
 class Backbone(Protocol):
-    """A network up to its base logit; pure functions of its parameters and inputs."""
+    """A network up to its base logit, as pure functions of parameters and inputs."""
 
     @property
     def row_blocks(self) -> tuple[int, ...]:
-        """Widths of the parts of an embedding row; each part has a gradient norm of its own (eq. 8).
+        """Widths of the parts of an embedding row; each part has its own gradient norm (Helen eq. 8).
 
-        The first part is the embedding; parts after it are first-order weights.
+        The first part is the embedding. Later parts are first-order weights.
         """
         ...
 
@@ -42,14 +42,15 @@ class Backbone(Protocol):
         ...
 
     def forward(self, p: Weights, x: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 [B] and the outputs [B, h_i] of the tower's hidden layers, from pooled rows x
-        [B, F, D]; or of one event [F, D]: z_0 [1] and outputs [h_i]. ``drop``: with dropout.
+        """Base logit z_0 [B] and tower outputs [B, h_i] of each hidden layer, from pooled rows x [B, F, D].
+
+        One event x [F, D] gives z_0 [1] and outputs [h_i]. ``drop`` applies dropout.
         """
         ...
 
 
 class Network:
-    """A backbone with or without skip meta logits: from pooled rows to logits."""
+    """A backbone with or without Skip Meta Logit: from pooled rows to logits."""
 
     def __init__(self, backbone: Backbone, sml: SkipMetaLogit | None, dropout: float = 0.0) -> None:
         self.backbone = backbone
@@ -63,22 +64,22 @@ class Network:
     def logit(self, p: Weights, x: Tensor, drop: Dropout | None = None) -> Tensor:
         """z [B] of pooled rows x [B, F, D], or z [1] of one event [F, D].
 
-        Without ``drop`` the whole network speaks, whatever ``model.dropout`` says: so one predicts. To train
-        with dropout hand over :meth:`dropout` of the step; a second pass of the same step takes a new one.
+        Without ``drop`` no unit is dropped, whatever ``model.dropout`` is; predictions use this. To train
+        with dropout, pass the result of :meth:`dropout`. A second pass of the same step needs a new one.
         """
         z_0, outputs = self.backbone.forward(p, x, drop)
         return z_0 if self.sml is None else self.sml.add(p, z_0, outputs)
 
     def dropout(self, seed: int, step: int) -> Dropout | None:
-        """What :meth:`logit` takes to train step number ``step``; None where ``model.dropout`` is 0."""
+        """The ``drop`` argument of :meth:`logit` in step ``step``; None if ``model.dropout`` is 0."""
         return Dropout(self._dropout, seed, step) if self._dropout > 0.0 else None
 
     def initial_rows(
         self, seed: int, field: NDArray[np.int32], key: NDArray[np.uint64], scale: float
     ) -> NDArray[np.float32]:
-        """Values float32 [K, row_width] that new rows of keys [K] of fields [K] start at.
+        """Initial values float32 [K, row_width] of new rows with keys [K] in fields [K].
 
-        Embeddings are normal with standard deviation ``scale``; first-order weights are 0.
+        Embeddings are normally distributed with standard deviation ``scale``; first-order weights are 0.
         """
         values = row_values(seed, field, key, self.row_width, scale)
         values[:, self.row_blocks[0] :] = 0.0
@@ -86,14 +87,14 @@ class Network:
 
 
 def build_network(config: ModelConfig, fields: int) -> Network:
-    """The network over ``fields`` fields.
+    """The configured network over ``fields`` fields.
 
     >>> network = build_network(ModelConfig(backbone="deepfm", embedding=4, hidden=(8,), sml=False), 3)
     >>> network.row_blocks, network.layout.size
     ((4, 1), 113)
 
     Raises:
-        ModelError: a setting is unknown, out of its range, or does not go with another one.
+        ModelError: a setting is unknown, out of range or incompatible with another one.
     """
     check_model(config, fields)
     sml = SkipMetaLogit.of(config) if config.sml else None

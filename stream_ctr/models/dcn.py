@@ -19,7 +19,7 @@ from stream_ctr.models.parameters import hidden_parameters, output_parameters
 
 @dataclass(frozen=True, slots=True)
 class DCN:
-    """Cross layers of rank one and a deep tower side by side; without hidden layers the first alone."""
+    """Rank-one cross layers in parallel with a deep tower; the cross network alone if ``hidden`` is empty."""
 
     fields: int
     embedding: int
@@ -47,7 +47,7 @@ class DCN:
         ]
 
     def forward(self, p: Weights, x_Fd: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x_0 = x_Fd.flatten(-2)
         x = x_0
         for i in range(1, self.layers + 1):

@@ -21,14 +21,14 @@ from stream_ctr.models.parameters import hidden_parameters, output_parameters
 
 @dataclass(frozen=True, slots=True)
 class DCNV2:
-    """Cross layers and a deep tower side by side; without hidden layers the cross network alone."""
+    """Cross layers in parallel with a deep tower; the cross network alone if ``hidden`` is empty."""
 
     fields: int
     embedding: int
     hidden: tuple[int, ...]
     layers: int
     experts: int
-    """0: full-rank layers."""
+    """Experts per cross layer; 0 selects full-rank layers."""
     rank: int
     base_logit: float = 0.0
 
@@ -67,7 +67,7 @@ class DCNV2:
         return parameters
 
     def forward(self, p: Weights, x_Fd: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x_0 = x_Fd.flatten(-2)
         x = x_0
         for i in range(1, self.layers + 1):
@@ -79,7 +79,7 @@ class DCNV2:
         return affine(p[f"cross.{i}.weight"], p[f"cross.{i}.bias"], x)
 
     def _experts(self, p: Weights, i: int, x: Tensor) -> Tensor:
-        """The experts' sum [..., X]; G sums to 1, so b_l goes in once."""
+        """Sum [..., X] over the experts; G sums to 1, so b_l is added once."""
         gate_K = torch.matmul(x, p["cross.gate"].T).softmax(-1)
         inner_Kr = torch.tanh(torch.einsum("krx,...x->...kr", p[f"cross.{i}.down"], x))
         inner_Kr = torch.tanh(torch.einsum("kqr,...kr->...kq", p[f"cross.{i}.core"], inner_Kr))

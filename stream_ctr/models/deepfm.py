@@ -1,4 +1,4 @@
-"""DeepFM (Guo et al. 2017): a factorization machine beside a deep tower over the same embeddings.
+"""DeepFM (Guo et al. 2017): a factorization machine and a deep tower over the same embeddings.
 
 z_0 = sum_j w_j + sum_{i<j} e_i . e_j + v . x_H + c
 """
@@ -17,7 +17,7 @@ from stream_ctr.models.parameters import beside_parameters
 
 @dataclass(frozen=True, slots=True)
 class DeepFM:
-    """FM and deep; without hidden layers the factorization machine alone."""
+    """Factorization machine plus deep tower; the factorization machine alone if ``hidden`` is empty."""
 
     fields: int
     embedding: int
@@ -34,7 +34,7 @@ class DeepFM:
         return beside_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
 
     def forward(self, p: Weights, x_FD: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x_Fd, wide = split_wide(x_FD)
         deep, outputs = beside(p, x_Fd.flatten(-2), len(self.hidden), drop)
         return wide + pair_sum(x_Fd) + deep, outputs

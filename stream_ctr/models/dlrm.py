@@ -1,11 +1,11 @@
-"""DLRM (Naumov et al. 2019): products of pairs of vectors through the top tower.
+"""DLRM (Naumov et al. 2019): inner products of pairs of vectors as inputs of the top tower.
 
     y = bottom tower of the dense fields' embeddings, of an embedding's width   (only with dense fields)
     x_0 = [u_1 . u_2, u_1 . u_3, ...] over the other fields' embeddings and y, then y itself
     z_0 = v . x_H + c over the top tower
 
-All features are embedded here, integers by their bucket, so the dense fields enter the bottom tower as their
-embeddings where the paper has raw numbers.
+All features are embedded here, integers by their bucket. The bottom tower therefore reads embeddings of the
+dense fields; in the paper it reads raw numbers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from stream_ctr.models.parameters import hidden_parameters, tower_parameters
 
 @dataclass(frozen=True, slots=True)
 class DLRM:
-    """The top tower is the deep tower that skip logits are taken from."""
+    """DLRM; skip logits start from the hidden layers of the top tower."""
 
     fields: int
     embedding: int
     hidden: tuple[int, ...]
-    """Of the top tower."""
+    """Widths of the hidden layers of the top tower."""
     dense: int
-    """The first so many fields go through the bottom tower; 0 has none."""
+    """Number of leading fields that go through the bottom tower; 0 means no bottom tower."""
     bottom: tuple[int, ...]
     base_logit: float = 0.0
 
@@ -50,9 +50,9 @@ class DLRM:
         return below + tower_parameters(inputs, self.hidden, self.base_logit)
 
     def forward(self, p: Weights, x_Fd: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the top tower; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and top-tower outputs x_i; see :meth:`~.build.Backbone.forward`."""
         if self.dense:
-            # The bottom's last layer is its output, and no hidden unit: nothing of it is dropped.
+            # The last bottom layer is an output layer, so dropout does not apply to it.
             dense = x_Fd[..., : self.dense, :].flatten(-2)
             below = [dense, *tower(p, dense, len(self.bottom), drop, "bottom")][-1]
             last = f"bottom.{len(self.bottom) + 1}"

@@ -1,4 +1,4 @@
-"""The plain deep network: embeddings side by side through a ReLU tower to one logit."""
+"""Plain deep network: concatenated embeddings through a ReLU tower to one logit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream_ctr.models.parameters import tower_parameters
 
 @dataclass(frozen=True, slots=True)
 class DNN:
-    """z_0 = v . x_H + c over the tower's last layer; without hidden layers over the embeddings."""
+    """z_0 = v . x_H + c over the last tower layer; over the embeddings if ``hidden`` is empty."""
 
     fields: int
     embedding: int
@@ -31,7 +31,7 @@ class DNN:
         return tower_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
 
     def forward(self, p: Weights, x_Fd: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x = x_Fd.flatten(-2)
         outputs = tower(p, x, len(self.hidden), drop)
         return output(p, outputs[-1] if outputs else x), outputs

@@ -1,7 +1,7 @@
-"""Initial weights as a hash: the same seed and the same name give the same value, wherever and whenever.
+"""Initial weights as a hash: the same seed and name give the same value on every machine and in every run.
 
-Nothing here has a hidden state. A row's values depend on (seed, field, key, column) alone, so they do not
-depend on the order in which rows appear, on how events are chunked, or on a restart.
+There is no hidden state. The values of a row depend on (seed, field, key, column) alone. They do not depend
+on the order in which rows appear, on how events are chunked, or on restarts.
 """
 
 from __future__ import annotations
@@ -13,25 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.kernels.decorators import kernel
+from stream_ctr.kernels.splitmix64 import mix
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 
 
 @kernel
-def mix(x: np.uint64) -> np.uint64:
-    """The finaliser of splitmix64 (Steele et al. 2014): a bijection that looks random."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
-
-
-@kernel
 def _normal(stream: np.uint64, index: int) -> float:
-    """The standard normal number at ``index`` of a stream (Box and Muller 1958, one of the pair)."""
+    """Standard normal number at ``index`` of a stream (Box and Muller 1958; the first of the pair)."""
     bits = mix(stream ^ mix(np.uint64(index)))
     radius_uniform = (float(bits >> np.uint64(32)) + 0.5) * 2.0**-32  # in (0, 1): its logarithm is finite
     angle_uniform = float(bits & _LOW_32) * 2.0**-32
@@ -44,8 +33,8 @@ def row_values(
 ) -> NDArray[np.float32]:
     """Initial values of K rows: normal with standard deviation ``scale``; zero for key 0.
 
-    Shapes: field int32 [K], key uint64 [K] -> float32 [K, width]. Key 0 stands for the default row of a
-    field, which is shared by all values that have no row of their own and starts without an opinion.
+    Shapes: field int32 [K], key uint64 [K] -> float32 [K, width]. Key 0 denotes the default row of a field,
+    which all values without their own row share.
     """
     values = np.zeros((key.size, width), np.float32)
     for k in range(key.size):
@@ -67,7 +56,7 @@ def _normal_values(stream: np.uint64, size: int, scale: float) -> NDArray[np.flo
 
 
 def dense_values(seed: int, name: str, shape: tuple[int, ...], scale: float) -> NDArray[np.float32]:
-    """Initial values of a dense parameter: normal, a hash of (seed, name, index).
+    """Initial values of a dense parameter: normal, from a hash of (seed, name, index).
 
     >>> dense_values(1, "tower.1.weight", (2, 2), 0.1).round(3).tolist() == \\
     ...     dense_values(1, "tower.1.weight", (4, 1), 0.1).round(3).reshape(2, 2).tolist()

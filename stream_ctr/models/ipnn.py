@@ -18,7 +18,7 @@ from stream_ctr.models.parameters import tower_parameters
 
 @dataclass(frozen=True, slots=True)
 class IPNN:
-    """Embeddings and the inner products of all pairs of fields through one tower."""
+    """One tower over the embeddings and the inner products of all pairs of fields."""
 
     fields: int
     embedding: int
@@ -36,7 +36,7 @@ class IPNN:
         return tower_parameters(inputs, self.hidden, self.base_logit)
 
     def forward(self, p: Weights, x_Fd: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x = torch.cat([x_Fd.flatten(-2), pair_products(x_Fd)], -1)
         outputs = tower(p, x, len(self.hidden), drop)
         return output(p, outputs[-1] if outputs else x), outputs

@@ -1,8 +1,7 @@
-"""The deep tower that every backbone has: ReLU layers, and an output to one logit.
+"""Layers that backbones share: the deep tower, pooling, first-order weights and pairwise products.
 
-The embedding of a field is the mean or the sum of its values' rows.
-
-First-order weights and products of pairs of vectors are shared by several backbones.
+Every backbone has a tower of ReLU layers and an output layer to one logit. The embedding of a field is the
+mean or the sum of the rows of its values.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from stream_ctr.models.layout import Weights
 def affine(weight_OI: Tensor, bias_O: Tensor, x: Tensor) -> Tensor:
     """weight x + bias of a batch [B, I] -> [B, O], or of one event [I] -> [O].
 
-    One event goes through matrix-vector products, whose backward pass is shorter than that of a batch of 1.
+    One event uses matrix-vector products, whose backward pass is shorter than that of a batch of 1.
     """
     if x.dim() == 1:
         return torch.addmv(bias_O, weight_OI, x)
@@ -32,7 +31,7 @@ def tower(
 ) -> list[Tensor]:
     """Outputs x_i = relu(A_i x_(i-1) + b_i) of the hidden layers, first to last: each [B, h_i] or [h_i].
 
-    With ``drop`` each x_i is what is left of it, for the next layer and for whoever else reads it.
+    With ``drop``, the next layer and the caller both see x_i after dropout.
     """
     outputs = []
     for i in range(1, layers + 1):
@@ -49,15 +48,15 @@ def output(p: Weights, x: Tensor) -> Tensor:
 
 
 def beside(p: Weights, x: Tensor, layers: int, drop: Dropout | None) -> tuple[Tensor, list[Tensor]]:
-    """Logit and hidden outputs of a tower that stands beside another part; c alone without hidden layers."""
+    """Logit and hidden-layer outputs of a tower in parallel with another part; c alone if ``layers`` is 0."""
     outputs = tower(p, x, layers, drop)
     return (output(p, outputs[-1]) if outputs else p["output.bias"]), outputs
 
 
 def pool(x_ND: Tensor, segment_N: Tensor, segments: int, mode: Literal["mean", "sum"]) -> Tensor:
-    """Pool N rows of width D into segments, one a field of an event: [segments, D].
+    """Pool N rows of width D into segments [segments, D]; a segment is one field of one event.
 
-    ``segment_N`` (int64) says where each row belongs. A segment without rows is zero.
+    ``segment_N`` (int64) is the segment of each row. A segment without rows is zero.
 
     >>> pool(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 2]), 3, "mean").tolist()
     [[2.0], [0.0], [5.0]]
@@ -72,7 +71,7 @@ def pool(x_ND: Tensor, segment_N: Tensor, segments: int, mode: Literal["mean", "
 def split_wide(x: Tensor) -> tuple[Tensor, Tensor]:
     """Embeddings [..., F, d] and the first-order logit [...] of pooled rows [..., F, d + 1].
 
-    The last number of a row is its first-order weight; pooled as the embedding is, it is the field's term.
+    The last number of a row is its first-order weight, pooled in the same way as the embedding.
     """
     return x[..., :-1], x[..., -1].sum(-1)
 
@@ -91,8 +90,8 @@ def pair_products(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _pairs(fields: int, device: torch.device) -> Tensor:
-    """Places of the pairs in the flattened table of products, int64."""
-    # The first to ask may be a prediction, and what is made in inference mode cannot be learned with.
+    """Indices int64 of the pairs i < j in the flattened matrix of products."""
+    # The first caller may be a prediction; tensors created in inference mode cannot take part in autograd.
     with torch.inference_mode(mode=False):
         pairs = torch.triu_indices(fields, fields, offset=1, device=device)
         return torch.add(pairs[1], pairs[0], alpha=fields)

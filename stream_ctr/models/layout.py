@@ -1,4 +1,4 @@
-"""Dense parameters as views of one vector: what is done to all of them is done to the vector at once."""
+"""Dense parameters as views of one vector, so that one operation on the vector updates all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stream_ctr.models.initial_weights import dense_values
 from stream_ctr.state.state import Json
 
-if TYPE_CHECKING:  # a layout is needed where torch is not: only views of a tensor need it
+if TYPE_CHECKING:  # layouts are also used without torch; only the views of a tensor need it
     from torch import Tensor
 
 Weights = dict[str, "Tensor"]
@@ -22,7 +22,7 @@ Weights = dict[str, "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One dense parameter: its name, shape and how it starts."""
+    """One dense parameter: name, shape and distribution of its initial values."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,17 +33,17 @@ class Parameter:
 
 
 def he(fan_in: int) -> float:
-    """Standard deviation that keeps the variance through a ReLU layer (He et al. 2015)."""
+    """Standard deviation that preserves the variance through a ReLU layer (He et al. 2015)."""
     return math.sqrt(2.0 / fan_in)
 
 
 def xavier(fan_in: int, fan_out: int) -> float:
-    """Standard deviation that keeps the variance through a linear layer (Glorot and Bengio 2010)."""
+    """Standard deviation that preserves the variance through a linear layer (Glorot and Bengio 2010)."""
     return math.sqrt(2.0 / (fan_in + fan_out))
 
 
 class Layout:
-    """Places of named parameters in one flat vector, in the order in which they are declared.
+    """Positions of named parameters in one flat vector, in declaration order.
 
     >>> layout = Layout([Parameter("weight", (2, 3)), Parameter("bias", (2,))])
     >>> layout.size
@@ -58,7 +58,7 @@ class Layout:
         self.size = sum(self.sizes)
 
     def views(self, flat: Tensor) -> Weights:
-        """Each parameter as a view of ``flat`` [size]: writing to one writes to the other."""
+        """Each parameter as a view of ``flat`` [size]; both share memory."""
         parts = flat.split_with_sizes(list(self.sizes))
         return {
             parameter.name: part.view(parameter.shape)
@@ -66,11 +66,11 @@ class Layout:
         }
 
     def leaves(self, flat: Tensor) -> Weights:
-        """The views as leaves of the autograd graph, to take gradients at."""
+        """The views as leaves of the autograd graph, for gradients with respect to them."""
         return {name: view.detach().requires_grad_() for name, view in self.views(flat).items()}
 
     def initial(self, seed: int) -> NDArray[np.float32]:
-        """The vector before the first event, float32 [size]."""
+        """Initial vector float32 [size], before the first event."""
         parts = [np.zeros(0, np.float32)]
         for parameter, size in zip(self.parameters, self.sizes, strict=True):
             values = np.full(size, parameter.mean, np.float32)
@@ -80,5 +80,5 @@ class Layout:
         return np.concatenate(parts)
 
     def describe(self) -> Json:
-        """Names and shapes, as they are written into a state: [[name, [extent, ...]], ...]."""
+        """Names and shapes as stored in a state: [[name, [extent, ...]], ...]."""
         return [[parameter.name, list(parameter.shape)] for parameter in self.parameters]

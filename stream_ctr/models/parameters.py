@@ -1,4 +1,4 @@
-"""Dense parameters that networks declare: what each is called, its shape and how it starts; no arithmetic."""
+"""Declarations of dense parameters: names, shapes and initial distributions; no arithmetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_ctr.models.layout import Layout, Parameter, he, xavier
 
 
 def hidden_parameters(inputs: int, hidden: Sequence[int], prefix: str = "tower") -> list[Parameter]:
-    """A_i and b_i of ReLU layers over ``inputs`` numbers."""
+    """A_i and b_i of hidden ReLU layers over ``inputs`` numbers."""
     parameters = []
     for i, width in enumerate(hidden, start=1):
         parameters.append(Parameter(f"{prefix}.{i}.weight", (width, inputs), he(inputs)))
@@ -21,7 +21,7 @@ def hidden_parameters(inputs: int, hidden: Sequence[int], prefix: str = "tower")
 
 
 def output_parameters(inputs: int, base_logit: float) -> list[Parameter]:
-    """v and c of z = v . x + c. c starts at ``base_logit``: what is predicted before anything was learned."""
+    """v and c of z = v . x + c. c starts at ``base_logit``, the prediction before the first update."""
     parameters = [Parameter("output.bias", (1,), mean=base_logit)]
     if inputs:
         parameters.insert(0, Parameter("output.weight", (inputs,), xavier(inputs, 1)))
@@ -29,13 +29,13 @@ def output_parameters(inputs: int, base_logit: float) -> list[Parameter]:
 
 
 def tower_parameters(inputs: int, hidden: Sequence[int], base_logit: float = 0.0) -> list[Parameter]:
-    """Parameters of a tower over ``inputs`` numbers and of its output: A_i, b_i, v and c."""
+    """A_i, b_i, v and c of a tower over ``inputs`` numbers with its output layer."""
     last = hidden[-1] if hidden else inputs
     return hidden_parameters(inputs, hidden) + output_parameters(last, base_logit)
 
 
 def beside_parameters(inputs: int, hidden: Sequence[int], base_logit: float) -> list[Parameter]:
-    """The same for a tower that stands beside another part: without hidden layers there is only c."""
+    """The same for a tower in parallel with another part: only c if ``hidden`` is empty."""
     return tower_parameters(inputs if hidden else 0, hidden, base_logit)
 
 
@@ -46,9 +46,10 @@ def skip_parameters(
     rank: int,
     beta: float,
 ) -> list[Parameter]:
-    """w_i [h, h] or [1, h] (low rank: [h, r] and [r, h]), beta_i [h] or [1], and W_i [h] of each layer.
+    """Parameters of Skip Meta Logit per layer: w_i, beta_i and W_i [h].
 
-    Forms without a meta network have no w_i; those without a scale no beta_i.
+    w_i is [h, h] or [1, h] (low rank: [h, r] and [r, h]), beta_i is [h] or [1]. Forms without a meta network
+    have no w_i; forms without a scale have no beta_i.
     """
     meta = form.startswith("meta_")
     parameters = []

@@ -1,4 +1,4 @@
-"""Skip Meta Logit: every hidden layer adds a logit of its own, scaled by what the layer says.
+"""Skip Meta Logit: every hidden layer adds a logit, scaled by a function of the layer's output.
 
 Deng et al., "Enhance the Network Smoothness with Skip Meta Logit for CTR Prediction":
 
@@ -6,8 +6,8 @@ Deng et al., "Enhance the Network Smoothness with Skip Meta Logit for CTR Predic
     F_i(x) = sum_k W_ik * tanh( s_i(x)_k * x_k )             (eq. 5, 10)
     s_i(x) = leaky_relu( w_i stop_gradient(x) + beta_i )     (eq. 16)
 
-The forms of the paper's ablation (Table 2) put another function in the place of tanh, and a constant or
-nothing in the place of s_i(x).
+The forms of the paper's ablation (Table 2) replace tanh by another function, and s_i(x) by a learned constant
+or by 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FUNCTIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "tanh": torch.tanh,
     "learned_scale": torch.tanh,
 }
-"""The function of each form; a form ``meta_NAME`` has that of NAME."""
+"""The function of each form; ``meta_NAME`` uses that of NAME."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class SkipMetaLogit:
     beta: float
     form: SkipForm = "meta_tanh"
     rank: int = 8
-    """scale = "low_rank": of w_i."""
+    """Rank of w_i; used if ``scale`` is "low_rank"."""
 
     @classmethod
     def of(cls, config: ModelConfig) -> SkipMetaLogit:
-        """Those that a configuration names."""
+        """The skip logits of a model configuration."""
         return cls(config.hidden, config.scale, config.slope, config.beta, config.skip, config.scale_rank)
 
     def parameters(self) -> list[Parameter]:
@@ -70,7 +70,7 @@ class SkipMetaLogit:
         return torch.matmul(function(x), p[f"sml.{i}.weight"])
 
     def _scale(self, p: Weights, i: int, x: Tensor) -> Tensor:
-        """s_i(x) of eq. 16, [B, h] or [B, 1]; nothing flows back through x, which comes detached."""
+        """s_i(x) of eq. 16, [B, h] or [B, 1]; x is detached, so no gradient flows through it."""
         beta = p[f"sml.{i}.beta"]
         if self.scale == "low_rank":
             inner = affine(p[f"sml.{i}.up"], beta, torch.matmul(x, p[f"sml.{i}.down"].T))
@@ -79,7 +79,7 @@ class SkipMetaLogit:
         return functional.leaky_relu(inner, self.slope)
 
     def add(self, p: Weights, z_0: Tensor, outputs: Sequence[Tensor]) -> Tensor:
-        """z: the base logit and the skip logits of all hidden layers."""
+        """z: the base logit plus the skip logits of all hidden layers."""
         z = z_0
         for i, x in enumerate(outputs, start=1):
             z = z + self.skip_logit(p, i, x)

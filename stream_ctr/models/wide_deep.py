@@ -1,9 +1,9 @@
-"""Wide&Deep (Cheng et al. 2016): a linear model over all values beside a deep tower.
+"""Wide&Deep (Cheng et al. 2016): a linear model over all values in parallel with a deep tower.
 
     z_0 = sum_j w_j + v . x_H + c
 
-w_j is the first-order weight of field j's value. Crossed features, which the paper's wide part has, are
-fields like any other here.
+w_j is the first-order weight of the value of field j. The crossed features of the paper's wide part are
+ordinary fields here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream_ctr.models.parameters import beside_parameters
 
 @dataclass(frozen=True, slots=True)
 class WideDeep:
-    """Linear and deep; without hidden layers logistic regression."""
+    """Linear model plus deep tower; logistic regression if ``hidden`` is empty."""
 
     fields: int
     embedding: int
@@ -37,7 +37,7 @@ class WideDeep:
         return beside_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
 
     def forward(self, p: Weights, x_FD: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x_Fd, wide = split_wide(x_FD)
         deep, outputs = beside(p, x_Fd.flatten(-2), len(self.hidden), drop)
         return wide + deep, outputs

@@ -1,9 +1,9 @@
-"""xDeepFM (Lian et al. 2018): a compressed interaction network and a linear part beside a deep tower.
+"""xDeepFM (Lian et al. 2018): a compressed interaction network, a linear part and a deep tower.
 
     X^k_h = sum_{i,j} W^k_hij (X^0_i * X^(k-1)_j) + b^k_h,   h = 1..H_k, X^0 the embeddings    (eq. 6)
     z_0 = sum_j w_j + sum_{k,h} a_kh sum_d X^k_hd + v . x_H + c                                (eq. 8)
 
-All maps of a layer go to the next one and to the output, without an activation.
+All feature maps of a layer feed the next layer and the output, without an activation.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from stream_ctr.models.parameters import beside_parameters
 
 @dataclass(frozen=True, slots=True)
 class XDeepFM:
-    """Linear, CIN and deep; without hidden layers linear and CIN."""
+    """Linear part plus CIN plus deep tower; no tower if ``hidden`` is empty."""
 
     fields: int
     embedding: int
     hidden: tuple[int, ...]
     maps: tuple[int, ...]
-    """H_k of each layer of the interaction network."""
+    """H_k, the feature maps of each layer of the interaction network."""
     base_logit: float = 0.0
 
     @property
@@ -48,13 +48,13 @@ class XDeepFM:
         return parameters
 
     def forward(self, p: Weights, x_FD: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Base logit z_0 and the outputs x_i of the hidden layers; see :class:`~.build.Backbone`."""
+        """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x_Fd, wide = split_wide(x_FD)
         deep, outputs = beside(p, x_Fd.flatten(-2), len(self.hidden), drop)
         return wide + self._interactions(p, x_Fd) + deep, outputs
 
     def _interactions(self, p: Weights, x_Fd: Tensor) -> Tensor:
-        """The interaction network's logit [...]."""
+        """Logit [...] of the interaction network."""
         x_Hd, sums = x_Fd, []
         for k in range(1, len(self.maps) + 1):
             products = (x_Fd.unsqueeze(-2) * x_Hd.unsqueeze(-3)).flatten(-3, -2)

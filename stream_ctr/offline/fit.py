@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stream_ctr.batch import Batch
 from stream_ctr.errors import DataError, ModelError
 from stream_ctr.learners.base import LearnResult
-from stream_ctr.metrics.sums import log_losses
+from stream_ctr.metrics.log_loss import log_losses
 from stream_ctr.offline.feed import PREDICT_ROWS, Feed
 from stream_ctr.offline.protocol import MINIMUM_RATE, BatchProtocol, batch_size_for
 from stream_ctr.offline.scores import Scores, score

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ctr.metrics.sums import EPSILON, normalized_entropy, ratio
+from stream_ctr.metrics.log_loss import vector_log_losses
+from stream_ctr.metrics.sums import normalized_entropy, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,7 @@ def score(probability: NDArray[np.float32], label: NDArray[np.uint8]) -> Scores:
     """
     p = probability.astype(np.float64)
     events, clicks = len(p), int(label.sum())
-    clipped = np.clip(p, EPSILON, 1.0 - EPSILON)
-    losses = -np.where(label > 0, np.log(clipped), np.log1p(-clipped))
-    log_loss = ratio(float(losses.sum()), events)
+    log_loss = ratio(float(vector_log_losses(p, label > 0).sum()), events)
     return Scores(
         events,
         clicks,

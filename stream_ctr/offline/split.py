@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.errors import DataError
+from stream_ctr.kernels.splitmix64 import splitmix64
 from stream_ctr.offline.protocol import BatchProtocol
 
 TRAINING: Final = 0
@@ -71,14 +72,7 @@ def shuffled(rows: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64
 
 
 def mixed(seed: int, number: NDArray[Any], salt: int = 0) -> NDArray[np.uint64]:
-    """Hashes uint64 [N] of seed, salt and number [N], by the finalizer of splitmix64 (Steele et al. 2014)."""
-    stream = _finalised(np.array([seed], np.uint64))
-    stream = _finalised(stream ^ np.uint64(salt))
-    return _finalised(number.astype(np.uint64) ^ stream)
-
-
-def _finalised(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """64 bits for each number uint64 [N]: splitmix64 over seed, salt and number."""
+    stream = splitmix64(np.array([seed], np.uint64))
+    stream = splitmix64(stream ^ np.uint64(salt))
+    return splitmix64(number.astype(np.uint64) ^ stream)

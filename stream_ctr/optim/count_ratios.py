@@ -1,4 +1,4 @@
-"""N / M of eq. 7 for counts that do not run with a stream: of one batch, or of a whole dataset."""
+"""Frequency ratios N / M (Helen eq. 7) from complete counts: of one batch, or of a whole dataset."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 def count_ratios(
     count: NDArray[np.float64], field: NDArray[np.int64], defaults: int, fields: int
 ) -> NDArray[np.float32]:
-    """N_jk / M_j of V rows, float32 [V], from their counts [V] and fields [V].
+    """N_jk / M_j (Helen eq. 7) of V rows, float32 [V], from their counts [V] and fields [V].
 
-    The first ``defaults`` rows are the fields' default rows: they stay out of M_j, and their ratio is 0.
-    With the counts of the whole dataset these are the ratios of ``optimizer.counts = "fixed"``, by row:
-    ``ratio[rows]`` is the batch's column, 0 where a slot is empty.
+    The first ``defaults`` rows are the default rows of the fields: M_j excludes them, and their ratio is 0.
+    With the counts of the whole dataset the result holds the ratios of ``optimizer.counts = "fixed"`` by row.
 
     >>> count_ratios(np.array([9.0, 0.0, 4.0, 2.0, 5.0]), np.array([0, 1, 0, 0, 1]), 2, 2).tolist()
     [0.0, 0.0, 1.0, 0.5, 1.0]

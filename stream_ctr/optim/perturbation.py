@@ -1,4 +1,4 @@
-"""Where the second gradient is taken: the perturbation of SAM and of Helen.
+"""Perturbation of the weights before the second gradient: SAM, ASAM and Helen.
 
 Helen (Zhu et al., WWW 2024, arXiv 2403.00798), with running count N_jk of feature k of field j:
 
@@ -24,10 +24,10 @@ from stream_ctr.config.optimizer import OptimizerConfig
 
 
 class Perturbation:
-    """The perturbation that a configuration names, as pure functions of one step's gradients."""
+    """The perturbation of a configured optimizer, as pure functions of the gradients of one step."""
 
     def __init__(self, config: OptimizerConfig, row_blocks: Sequence[int]) -> None:
-        """``row_blocks`` are the widths of the parts of a row that have norms of their own."""
+        """``row_blocks`` are the widths of the parts of a row; each part has its own norm (eq. 8)."""
         self._config = config
         self._blocks = tuple(row_blocks)
         helen = config.method == "helen"
@@ -40,21 +40,21 @@ class Perturbation:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the factors are those of :meth:`adaptive_factors`, one an element."""
+        """Whether to use :meth:`adaptive_factors`, with one factor per element (ASAM)."""
         return self._config.method == "asam"
 
     @property
     def active(self) -> bool:
-        """Whether there is a second pass at all; with both radii 0 it would repeat the first."""
+        """Whether a second pass is needed; with both radii 0 it would repeat the first."""
         return self._rho_rows > 0.0 or self._rho_dense > 0.0
 
     def warm_up(self, learned: int) -> float:
-        """Share of the radii in force after ``learned`` steps."""
+        """The share of the radii that applies after ``learned`` steps: a linear ramp from 0 to 1."""
         events = self._config.warm_up_events
         return 1.0 if learned >= events else learned / events
 
     def dense_factor(self, dense_square: float, row_square: float, share: float) -> float:
-        """c of eps_h = c * g_h, from the squared norms of the dense and of all rows' gradients."""
+        """c of eps_h = c * g_h, from the squared gradient norms of the dense part and of all rows."""
         both = self._config.method == "sam" or self._config.dense_norm == "global"
         return _over_root(self._rho_dense * share, dense_square + row_square if both else dense_square)
 
@@ -63,7 +63,8 @@ class Perturbation:
     ) -> Tensor | None:
         """c of eps_jk = c * g_jk for the N distinct rows of a step, [N, D] or broadcastable to it.
 
-        ``ratio_N`` is N_jk / M_j, ``field_N`` (int64) the field of each row. None: no row moves.
+        ``ratio_N`` is N_jk / M_j, ``field_N`` (int64) the field of each row. Returns None if the radius of
+        the rows is 0.
         """
         radius = self._rho_rows * share
         if radius == 0.0:
@@ -88,7 +89,7 @@ class Perturbation:
     ) -> tuple[Tensor, Tensor]:
         """ASAM: c of eps = c * g for the dense vector [P] and the rows [N, D], element by element.
 
-        ``is_weight`` (bool [P]) tells the dense weights from the biases.
+        ``is_weight`` (bool [P]) is True for dense weights and False for biases.
         """
         eta = self._config.eta
         scale = torch.where(is_weight, w.abs() + eta, 1.0)

@@ -1,4 +1,4 @@
-"""Optimizers by name, as ``--optimizer`` takes them."""
+"""Named optimizer settings, for ``--optimizer``."""
 
 from __future__ import annotations
 
@@ -43,24 +43,25 @@ PRESETS: Final[dict[str, OptimizerConfig]] = {
     "nadam": _one_rule("nadam", 1e-3, 3e-5),
     "radam": _one_rule("radam", 1e-3, 3e-5),
 }
-"""default: what learns best at batch size 1 on real rows. helen: the published form, both perturbed.
-helen-m: embeddings alone; helen-b: the same without a lower bound on the frequency ratio. sam: one radius
-for all parameters; asam: the same with each weight's own scale; sam-dense: for the dense ones alone. revisit:
-each event a second time later, without its own traces. These have the default's base rules; base is one pass
-of them. The rest are one pass with one rule for everything, at rates that suit batch size 1."""
+"""default: learns best at batch size 1 on real data. helen: as published, perturbs embeddings and dense
+weights. helen-m: perturbs embeddings only; helen-b: the same without a lower bound on the frequency ratio.
+sam: one radius for all parameters; asam: the same, scaled by each weight; sam-dense: dense weights only.
+revisit: learns each event a second time later, without the update that it had caused. All of these use the
+base rules of the default; base is one pass with them. The others are one pass with a single rule for all
+parameters, at learning rates for batch size 1."""
 
 
 def preset(name: str) -> OptimizerConfig:
-    """The preset of that name.
+    """The optimizer settings called ``name``.
 
     >>> preset("helen").perturb
     'both'
 
     Raises:
-        ModelError: there is no such preset; the nearest name is suggested.
+        ModelError: the name is unknown; the message suggests the nearest one.
     """
     if name in PRESETS:
         return PRESETS[name]
     near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ModelError(f"no optimizer preset named {name!r}; {hint}Choose one of {', '.join(PRESETS)}")
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ModelError(f"unknown optimizer preset {name!r}{hint}; choose one of {', '.join(PRESETS)}")

@@ -1,11 +1,11 @@
 """Base rules: how a gradient becomes a step. Each works in place on weights of any shape.
 
-A rule does not know whether it holds all dense parameters as one vector or the rows of one event: it is
-handed the weights, their gradient, their accumulators and the number of this step. Rows are stepped lazily,
-only when an event touches them, so each row has a step count of its own.
+A rule receives weights, their gradient, their accumulators and the step number. The weights may be all dense
+parameters as one vector, or the rows of one event. Rows are stepped lazily, only when an event touches them,
+so each row has its own step count.
 
-Rules calculate through the methods of the tensors that they are handed. So their settings can be read, as the
-compiled learner does, without torch.
+This module does not import torch: rules call methods of the tensors passed to them. The compiled learner can
+therefore read their settings without torch.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Rule(Protocol):
 
     @property
     def accumulators(self) -> tuple[str, ...]:
-        """Names of the arrays that it keeps for each weight."""
+        """Names of the arrays that the rule keeps, one number per weight in each."""
         ...
 
     @property
     def initial(self) -> float:
-        """What the accumulators start at."""
+        """Initial value of the accumulators."""
         ...
 
     counts_steps: ClassVar[bool]
-    """Whether ``step`` matters, so that a table has to count the steps of each row."""
+    """Whether the rule uses ``step``, so that a table must count the steps of each row."""
 
     def apply(
         self, weight: Tensor, gradient: Tensor, accumulators: Sequence[Tensor], step: float | Tensor
     ) -> None:
-        """Take one step, in place. ``step`` counts from 1: a number, or one a row as [n, 1]."""
+        """Take one step in place. ``step`` counts from 1: one number, or one per row as [n, 1]."""
         ...
 
 
@@ -166,9 +166,9 @@ class NAdam:
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.psi))
 
     def _product(self, t: Tensor) -> Tensor:
-        """P_t, which depends on t alone: rows need no running product of their own.
+        """P_t. It depends on t alone, so rows need not store a running product.
 
-        Every mu is below beta_1, so after ``places`` factors 1 - P_t is 1 to the last bit of a double.
+        Every mu is below beta_1, so after ``places`` factors 1 - P_t equals 1 in double precision.
         """
         places = math.ceil(54.0 * math.log(0.5) / math.log(self.beta_1))
         each = self._momentum(t.new_ones(places).cumsum(0))
@@ -177,7 +177,7 @@ class NAdam:
 
 @dataclass(frozen=True, slots=True)
 class RAdam:
-    """Adam whose first steps, while v says little, are those of momentum alone (Liu et al. 2020, alg. 2)."""
+    """Adam that uses momentum alone in the first steps, while v is unreliable (Liu et al. 2020, alg. 2)."""
 
     rate: float
     beta_1: float = 0.9
@@ -235,7 +235,7 @@ class FTRL:
         linear.add_(gradient).addcmul_(new_root - root, weight, value=-1.0 / self.rate)
         shrunk = linear.sign() * (linear.abs() - self.l1).clamp_(min=0.0)
         divisor = (new_root + self.beta) / self.rate + self.l2
-        # Without beta and l2 a weight that never had a gradient would be 0 / 0.
+        # With beta and l2 both 0, a weight that never had a gradient would be 0 / 0.
         weight.copy_((-shrunk / divisor).where(shrunk != 0.0, 0.0))
 
 
@@ -251,12 +251,12 @@ _RULES: dict[str, Rules] = {
 
 
 def build_rule(name: str, rate: float, initial: float = 0.0) -> Rule:
-    """The base rule of that name, which has been checked; ``initial`` is for AdaGrad."""
+    """The base rule called ``name``, which must be valid; only AdaGrad uses ``initial``."""
     return AdaGrad(rate, initial) if name == "adagrad" else _RULES[name](rate)
 
 
 def build_first_order_rule(config: OptimizerConfig) -> Rule | None:
-    """The rule of the first-order weights; None where it is that of the embedding rows."""
+    """The rule of the first-order weights; None if they use the rule of the embedding rows."""
     if config.first_order_rule == "rows":
         return None
     if config.first_order_rule == "ftrl":
@@ -271,7 +271,7 @@ def _moments(mean: Tensor, square: Tensor, gradient: Tensor, beta_1: float, beta
 
 
 def _as_double(step: float | Tensor, weight: Tensor) -> Tensor:
-    """The number of the step in float64: 1 - beta^t of late steps needs its digits."""
+    """The step number in float64: 1 - beta^t loses its digits in single precision at late steps."""
     if isinstance(step, float | int):
         return weight.new_zeros(()).double() + step
     return step.double()

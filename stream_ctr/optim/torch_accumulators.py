@@ -1,4 +1,4 @@
-"""Accumulators as tensors, in the weights' own type or in 16 bits; see :mod:`stream_ctr.optim.moments`."""
+"""Accumulators as tensors, in the type of the weights or in 16 bits; see :mod:`stream_ctr.optim.moments`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stream_ctr.optim.moments import MOST, WEYL, bits_of, rounding_key
 
 
 class Accumulators:
-    """How the accumulators of a rule are kept, in the weights' own type or in 16 bits.
+    """Storage of the accumulators of a rule: in the type of the weights, or in 16 bits.
 
-    A rule calculates with what :meth:`opened` hands out; :meth:`close` keeps the result.
+    A rule calculates with the tensors that :meth:`opened` returns; :meth:`closed` converts them back.
     """
 
     def __init__(self, moments: str, seed: int, dtype: torch.dtype) -> None:
-        """``moments`` as in the configuration; ``dtype`` is that of the weights."""
+        """``moments`` is ``optimizer.moments``; ``dtype`` is the type of the weights."""
         self.half = moments == "bfloat16"
         self._seed, self._dtype = seed, dtype
 
@@ -28,7 +28,7 @@ class Accumulators:
         return torch.full(tuple(shape), bits_of(initial), device=device, dtype=torch.uint16)
 
     def opened(self, stored: Sequence[Tensor]) -> list[Tensor]:
-        """The numbers, to calculate with and to change."""
+        """Tensors in the type of the weights, which the caller may change in place."""
         if not self.half:
             return list(stored)
         wide = ((array.to(torch.int32) << 16).view(torch.float32) for array in stored)
@@ -37,7 +37,7 @@ class Accumulators:
     def closed(
         self, names: Sequence[str], values: Sequence[Tensor], place: Tensor, step: int, kind: int
     ) -> list[Tensor]:
-        """What is to be kept of ``values`` after ``step``; ``place`` int64 is broadcast to their shapes."""
+        """``values`` after ``step`` in their stored form; ``place`` (int64) is broadcast to their shapes."""
         if not self.half:
             return list(values)
         weyl = (place * WEYL + int(rounding_key(self._seed, step, kind))) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Checks that an optimizer's settings make sense, each and together."""
+"""Validation of optimizer settings, each by itself and in combination."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ _NOT_NEGATIVE = (
     *("ftrl_beta", "ftrl_l1", "ftrl_l2"),
 )
 MOST_KEPT: Final = 1_000_000
-"""Events that may wait for their second turn: a mistyped number must not ask for all memory."""
+"""Largest ``optimizer.revisit_after``: a mistyped number must not allocate all memory."""
 REVISIT_RULES: Final = ("adagrad", "sgd")
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
-    """Refuse what cannot work.
+    """Reject invalid settings.
 
     Raises:
-        ModelError: a name is unknown or a number out of its range; the message says what is allowed.
+        ModelError: a name is unknown, a number is out of range or two settings do not go together; the
+            message says what is allowed.
     """
     hints = get_type_hints(OptimizerConfig)
     for name in _NAMES:
@@ -41,21 +42,23 @@ def check_optimizer(config: OptimizerConfig) -> None:
     for name in _NOT_NEGATIVE:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0.0):
-            raise ModelError(f"optimizer.{name} = {value} is not usable; choose a number of 0 or more")
+            raise ModelError(f"optimizer.{name} must be a finite number of at least 0, got {value}")
     for name in ("row_rate", "dense_rate", "first_order_rate"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0.0):
-            raise ModelError(f"optimizer.{name} = {value} is no learning rate; choose more than 0")
+            raise ModelError(f"optimizer.{name} must be a finite number above 0, got {value}")
     if not 0.0 <= config.xi <= 1.0:
-        raise ModelError(f"optimizer.xi = {config.xi} is outside 0 to 1; it bounds N / M from below (eq. 7)")
+        raise ModelError(
+            f"optimizer.xi must be between 0 and 1, got {config.xi}; it is the lower bound of N / M (eq. 7)"
+        )
     if config.method == "revisit":
         _check_revisit(config)
     if config.warm_up_events < 0:
-        raise ModelError(f"optimizer.warm_up_events = {config.warm_up_events} is negative; choose 0 or more")
+        raise ModelError(f"optimizer.warm_up_events must be at least 0, got {config.warm_up_events}")
 
 
 def for_stream(config: OptimizerConfig) -> OptimizerConfig:
-    """The configuration with ``method = "auto"`` settled for a stream: revisit where it can be, else base.
+    """The configuration with ``method = "auto"`` resolved for a stream: revisit if possible, else base.
 
     >>> for_stream(OptimizerConfig()).method, for_stream(OptimizerConfig(row_rule="adam")).method
     ('revisit', 'base')
@@ -68,53 +71,57 @@ def for_stream(config: OptimizerConfig) -> OptimizerConfig:
 
 
 def for_batches(config: OptimizerConfig) -> OptimizerConfig:
-    """The same for the batch protocol, in which nothing is revisited but by the next epoch."""
+    """The configuration with ``method = "auto"`` resolved for the batch protocol: base.
+
+    There, the next epoch revisits every event anyway.
+    """
     return replace(config, method="base") if config.method == "auto" else config
 
 
 def check_streaming(config: OptimizerConfig) -> None:
-    """Refuse what only the batch protocol can do.
+    """Reject settings that only the batch protocol supports.
 
     Raises:
-        ModelError: every row would have to step at each event, or the whole stream be counted beforehand.
+        ModelError: every row would have to step at each event, or the whole stream would have to be counted
+            in advance.
     """
     if config.rows == "dense":
         raise ModelError(
-            "optimizer.rows = 'dense' steps every row of every table each time: that is for the batch "
-            "protocol alone; for a stream choose lazy"
+            "optimizer.rows = 'dense' updates every row at each step and is only available in the batch "
+            "protocol; for a stream set optimizer.rows = 'lazy'"
         )
     if config.counts == "fixed":
         raise ModelError(
-            "optimizer.counts = 'fixed' needs the counts of the whole dataset beforehand: that is for the "
-            "batch protocol alone; for a stream choose stream or batch"
+            "optimizer.counts = 'fixed' needs the counts of the whole dataset in advance and is only "
+            "available in the batch protocol; for a stream choose stream or batch"
         )
 
 
 def _check_revisit(config: OptimizerConfig) -> None:
-    """Refuse what a second turn cannot be taken with."""
+    """Reject settings that do not work with ``method = "revisit"``."""
     if not 1 <= config.revisit_after <= MOST_KEPT:
         raise ModelError(
-            f"optimizer.revisit_after = {config.revisit_after} is outside 1 to {MOST_KEPT:,}; so many events "
-            "are kept"
+            f"optimizer.revisit_after must be between 1 and {MOST_KEPT:,}, got {config.revisit_after}; this "
+            "many events are kept in memory"
         )
     for name in ("revisit_rows", "revisit_dense"):
         value = getattr(config, name)
         if not 0.0 <= value <= 1.0:
-            raise ModelError(f"optimizer.{name} = {value} is no share; choose a number from 0 to 1")
+            raise ModelError(f"optimizer.{name} must be between 0 and 1, got {value}")
     for name in ("row_rule", "dense_rule"):
         value = getattr(config, name)
         if value not in REVISIT_RULES:
             raise ModelError(
-                f"optimizer.{name} = {value!r} does not go with method = 'revisit'; choose "
-                f"{' or '.join(REVISIT_RULES)}, whose steps do not depend on those before"
+                f"optimizer.{name} = {value!r} is incompatible with method = 'revisit'; choose "
+                f"{' or '.join(REVISIT_RULES)}, whose step does not depend on earlier steps"
             )
     if config.first_order_rule != "rows":
         raise ModelError(
-            f"optimizer.first_order_rule = {config.first_order_rule!r} does not go with method = 'revisit'; "
-            "choose rows"
+            f"optimizer.first_order_rule = {config.first_order_rule!r} is incompatible with "
+            "method = 'revisit'; choose rows"
         )
     if config.l2 > 0.0:
         raise ModelError(
-            f"optimizer.l2 = {config.l2} does not go with method = 'revisit', which takes an event's own "
-            "step out of its rows; set it to 0"
+            f"optimizer.l2 = {config.l2} is incompatible with method = 'revisit', which removes an event's "
+            "own step from its rows; set it to 0"
         )

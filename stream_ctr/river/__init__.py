@@ -1,4 +1,4 @@
-"""Stream CTR inside river: every learner as a classifier of river's own kind."""
+"""Stream CTR for river: learners as river classifiers."""
 
 from stream_ctr.river.classifier import CTRClassifier
 

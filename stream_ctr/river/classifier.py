@@ -1,4 +1,4 @@
-"""Every learner of Stream CTR as a classifier of river."""
+"""Learners of Stream CTR as a river classifier."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 class CTRClassifier(base.MiniBatchClassifier):
     """A deep network with Skip Meta Logit, learned event by event, as a binary classifier of river.
 
-    It takes dicts as they come: numbers, texts, bools and lists of them, without a schema, scaler or
-    encoder before it, and features may appear and vanish at any time. :mod:`stream_ctr.river.encoding`
-    tells what a value becomes. ``learn_many`` is ``learn_one`` of each row in order, bit for bit and faster.
+    It accepts raw dicts of numbers, texts, bools and lists of these, without a schema, scaler or encoder.
+    Features may appear and disappear at any time. :mod:`stream_ctr.river.encoding` describes the encoding of
+    values. ``learn_many`` equals ``learn_one`` for each row in order, bit for bit, and is faster.
 
     Parameters
     ----------
     model
-        The network; the product's default, a 128-64 tower with Skip Meta Logit, if not given.
+        The network. Default: a 128-64 tower with Skip Meta Logit.
     optimizer
-        A configuration, or the name of a preset such as ``helen``; the product's default if not given.
+        A configuration, or the name of a preset such as ``helen``. Default: the preset ``default``.
     kind
-        Implementation of the learning step: ``compiled``, ``torch``, or ``auto``, which takes the
-        compiled one where it can.
+        Implementation of the learning step: ``compiled``, ``torch``, or ``auto``, which selects the
+        compiled one if it supports the settings.
     device
-        ``cpu``, ``cuda`` or ``cuda:N`` for the torch implementation; ``auto`` takes a GPU where there is one.
+        ``cpu``, ``cuda`` or ``cuda:N`` for the torch implementation; ``auto`` uses a GPU if there is one.
     fields
-        Fields of the network. The first ``fields - 1`` features each have one of their own; those that come
-        later share the last. Reserved fields that no feature uses cost time, not quality.
+        Fields of the network. Each of the first ``fields - 1`` features has its own field; later features
+        share the last one. Unused fields cost time, not quality.
     max_values
-        Values of one feature in one event that are told apart, for lists; at least 2.
+        Maximum number of values of one feature in one event, for lists; at least 2.
     buckets
         Quantile buckets of a numeric feature.
     seed
-        Seed of every initial weight.
+        Seed of the initial weights.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class CTRClassifier(base.MiniBatchClassifier):
         self.buckets = buckets
         self.seed = seed
         if kind not in ("auto", "compiled", "torch"):
-            raise ModelError(f"kind = {kind!r} is no learner of ours; choose auto, compiled or torch")
+            raise ModelError(f"kind = {kind!r} is unknown; choose auto, compiled or torch")
         if not isinstance(optimizer, OptimizerConfig):
             optimizer = preset(optimizer or "default")
         self._learner = DictLearner(
@@ -108,17 +108,17 @@ class CTRClassifier(base.MiniBatchClassifier):
 
     @property
     def _raw_memory_usage(self) -> int:
-        """Bytes: river's count, and the embedding rows, which it cannot see."""
+        """Bytes: river's estimate plus the embedding rows, which it does not include."""
         return super()._raw_memory_usage + self._learner.row_bytes
 
     @property
     def feature_names(self) -> list[base.typing.FeatureName]:
-        """Features that have a field of their own, in the order in which they got it."""
+        """Features with their own field, in the order of assignment."""
         return self._learner.names
 
     @property
     def skipped_updates(self) -> int:
-        """Updates that were left out because they were not finite."""
+        """Number of updates that were skipped because they were not finite."""
         return self._learner.skipped
 
     def learn_one(
@@ -127,8 +127,8 @@ class CTRClassifier(base.MiniBatchClassifier):
         """Learn one event with weight ``w``.
 
         Raises:
-            RecordError: a feature's value has no meaning here.
-            UsageError: the label is neither True nor False (1 nor 0), or the weight is no weight.
+            RecordError: a feature has a name or value of an unsupported type.
+            UsageError: the label is not True or False (1 or 0), or the weight is negative or not finite.
         """
         self._learner.learn([x], [_label(y)], [_weight(w)])
 
@@ -138,17 +138,19 @@ class CTRClassifier(base.MiniBatchClassifier):
         """Probabilities of False and True; changes nothing.
 
         Raises:
-            RecordError: a feature's value has no meaning here.
+            RecordError: a feature has a name or value of an unsupported type.
         """
         p = float(self._learner.predict([x])[0])
         return {False: 1.0 - p, True: p}
 
     def learn_many(self, X: pd.DataFrame, y: pd.Series, w: float | pd.Series = 1.0) -> None:
-        """Learn the rows of a dataframe in order, each by itself; a missing cell is a missing feature.
+        """Learn the rows of a dataframe one by one, in order; a missing cell is a missing feature.
+
+        On an error no row is learned.
 
         Raises:
-            RecordError: a feature's value has no meaning here; no row is learned.
-            UsageError: a label or weight is none, or there are more or fewer than rows; no row is learned.
+            RecordError: a feature has a name or value of an unsupported type.
+            UsageError: a label or weight is invalid, or their number differs from the number of rows.
         """
         events = _events(_frame(X))
         labels = [_label(each) for each in _values(y)]
@@ -163,10 +165,10 @@ class CTRClassifier(base.MiniBatchClassifier):
         self._learner.learn(events, labels, weights)
 
     def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:
-        """Probabilities of False and True for each row, in a dataframe of the same kind and index.
+        """Probabilities of False and True for each row, as a dataframe of the same kind and index.
 
         Raises:
-            RecordError: a feature's value has no meaning here.
+            RecordError: a feature has a name or value of an unsupported type.
         """
         frame = _frame(X)
         p = self._learner.predict(_events(frame))
@@ -174,10 +176,10 @@ class CTRClassifier(base.MiniBatchClassifier):
         return found
 
     def predict_many(self, X: pd.DataFrame) -> pd.Series:
-        """Whether a click is the likelier outcome, for each row.
+        """Whether the probability of True exceeds 0.5, for each row.
 
         Raises:
-            RecordError: a feature's value has no meaning here.
+            RecordError: a feature has a name or value of an unsupported type.
         """
         frame = _frame(X)
         clicked = self._learner.predict(_events(frame)) > 0.5
@@ -185,49 +187,47 @@ class CTRClassifier(base.MiniBatchClassifier):
         return found
 
     def state(self) -> State:
-        """Everything learned, as named arrays and JSON values: what a copy of the classifier is made of."""
+        """The complete state as named arrays and JSON values; copies and pickles contain it."""
         return self._learner.state()
 
     def load_state(self, state: State) -> None:
-        """Become the classifier, of the same parameters, that handed out ``state``.
+        """Restore the classifier that produced ``state``; it must have the same parameters.
 
         Raises:
-            StateError: it is damaged, or of other parameters.
+            StateError: the state is damaged, or belongs to other parameters.
         """
         self._learner.load_state(state)
 
 
 def _frame(X: Any) -> nw.DataFrame[Any]:
-    """The dataframe, of whatever kind that river takes, by one interface."""
+    """A common interface to any kind of dataframe that river supports."""
     return dataframe.into_frame(X)
 
 
 def _values(column: Any) -> list[Any]:
-    """The values of a series of such a kind."""
+    """The values of any kind of series that river supports."""
     return dataframe.into_series(column).to_list()
 
 
 def _events(frame: nw.DataFrame[Any]) -> Sequence[Mapping[Any, Any]]:
-    """The rows as dicts; what a cell lacks is left to the encoder, which takes it as missing."""
+    """The rows as dicts; the encoder treats empty cells as missing."""
     columns = [(column.name, column.to_list()) for column in frame.iter_columns()]
     return [{name: values[row] for name, values in columns} for row in range(len(frame))]
 
 
 def _label(y: Any) -> bool:
-    """Raises UsageError for what is neither of the two labels."""
+    """The label as a bool; raises UsageError if it is neither of the two."""
     try:
         known = y in (0, 1)  # False and True, numpy's and floats among them
-    except (TypeError, ValueError):  # an array, or a value that compares to nothing
+    except (TypeError, ValueError):  # an array, or a value that cannot be compared
         known = False
     if not known:
-        raise UsageError(
-            f"y = {y!r} is neither True nor False (1 nor 0): this classifier tells clicks from others"
-        )
+        raise UsageError(f"y must be True or False (1 or 0) for this binary classifier, got {y!r}")
     return bool(y)
 
 
 def _weight(w: float) -> float:
-    """Raises UsageError for what is no weight."""
+    """The weight as a float; raises UsageError if it is negative or not finite."""
     if not (math.isfinite(w) and w >= 0.0):
-        raise UsageError(f"w = {w!r} is no weight; choose a finite number, 0 or more")
+        raise UsageError(f"w must be a finite number of at least 0, got {w!r}")
     return float(w)

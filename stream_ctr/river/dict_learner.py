@@ -1,4 +1,4 @@
-"""A learner of ours over raw dicts: schema, vocabulary and network together, copied through their state."""
+"""A learner over raw dicts: encoder, vocabulary and network, copied and pickled through their state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stream_ctr.state.state import State
 
 @dataclass(frozen=True, slots=True)
 class DictLearnerConfig:
-    """Everything that a :class:`DictLearner` is made from."""
+    """Settings of a :class:`DictLearner`."""
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -35,12 +35,12 @@ class DictLearnerConfig:
 class DictLearner:
     """Encoder, feature tables and learner of raw dicts.
 
-    Copies and pickles of it hold its :meth:`state` and nothing else: the learner's own arrays share
-    memory with each other, which a copy attribute by attribute would take apart.
+    Copies and pickles consist of :meth:`state`, because the arrays of the learner share memory and a copy
+    attribute by attribute would break this sharing.
     """
 
     def __init__(self, config: DictLearnerConfig) -> None:
-        """Raises UsageError (ModelError among them) for settings that do not go together."""
+        """Raises UsageError (or its subclass ModelError) if settings are invalid or incompatible."""
         self._make(config)
 
     def _make(self, config: DictLearnerConfig) -> None:
@@ -52,20 +52,20 @@ class DictLearner:
             config.model, config.optimizer, config.learner, slot_field.tolist(), config.fields
         )
         self.learned = 0
-        """Events learned."""
+        """Number of events learned."""
         self.skipped = 0
-        """Updates that were left out because they were not finite."""
-        # The default rows are created with the first event; without them nothing could be predicted.
+        """Number of updates that were skipped because they were not finite."""
+        # An empty batch creates the default rows, which predictions need.
         self._take(np.zeros((0, len(slot_field)), np.uint64), [], [])
 
     @property
     def names(self) -> list[Any]:
-        """Features that have a field of their own, in the order of the fields."""
+        """Features with their own field, in the order of the fields."""
         return self._encoder.names
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of embedding rows and their optimizer state, which Python does not see."""
+        """Bytes of embedding rows and their optimizer state, which Python does not account for."""
         state = self._learner.state().part("rows")
         return sum(array.nbytes for array in state.arrays.values())
 
@@ -73,7 +73,7 @@ class DictLearner:
         """Learn B events in order, one by one; on an error none of them is learned.
 
         Raises:
-            RecordError: a feature's name or value has no meaning here.
+            RecordError: a feature has a name or value of an unsupported type.
         """
         parsed = [self._encoder.parse(x) for x in events]
         keys = [self._encoder.keys(x) for x in parsed]
@@ -84,7 +84,7 @@ class DictLearner:
         """Click probabilities [B]; changes nothing.
 
         Raises:
-            RecordError: a feature's name or value has no meaning here.
+            RecordError: a feature has a name or value of an unsupported type.
         """
         keys = [self._encoder.peek(self._encoder.parse(x)) for x in events]
         slots = len(self._encoder.slot_field)
@@ -92,7 +92,7 @@ class DictLearner:
         return self._learner.predict(rows).astype(np.float64)
 
     def _take(self, keys: NDArray[np.uint64], labels: Sequence[bool], weights: Sequence[float]) -> None:
-        """Count the features of B events, keys [B, S], and learn them."""
+        """Encode keys [B, S] of B events, updating the counts, and learn the events."""
         events = len(keys)
         action = np.full(events, PREDICT | LEARN, np.uint8)
         time_ms = np.zeros(events, np.int64)
@@ -126,10 +126,10 @@ class DictLearner:
         return State.gather(parts)
 
     def load_state(self, state: State) -> None:
-        """Become the learner that handed out ``state``.
+        """Restore the learner that produced ``state``.
 
         Raises:
-            StateError: it is damaged, or of other settings.
+            StateError: the state is damaged, or belongs to other settings.
         """
         self._encoder.load_state(state.part("encoder"))
         self._tables.load_state(state.part("tables"))

@@ -1,19 +1,19 @@
-"""From raw dicts to 64-bit keys, over a schema that nobody declared and that grows with the stream.
+"""From raw dicts to 64-bit keys, without a declared schema: features are added as they appear in the stream.
 
-How a value becomes keys is decided by its own type, event by event:
+The type of each value, in each event, determines its keys:
 
 ===================  ===============================================================================
 text, bool           its text, as everywhere (:mod:`stream_ctr.features.keys.values`)
-number               two keys: its quantile bucket among the feature's values so far, and its rounding to
-                     three significant bits, which means something from the first event on
-list, tuple, set     each of its elements, as its text; the first ``max_values`` count
-None, NaN, pandas'   missing: an ordinary value of a feature that was seen before
-own, the empty text
+number               two keys: its quantile bucket among the values of the feature so far, and its rounding
+                     to three significant bits, which is informative from the first event on
+list, tuple, set     each element as its text; at most ``max_values`` of them
+None, NaN, NA, NaT,  missing: an ordinary value of a feature that has appeared before
+the empty text
 ===================  ===============================================================================
 
-The network has a fixed number of fields. Each feature gets a field of its own when it is first learned,
-in the order of their names within an event; features that come when all but one are taken share the last
-field, as a list of (name, value) pairs would. Sharing mixes their embeddings, never their keys.
+The network has a fixed number of fields. Each feature gets its own field when it is first learned; new
+features of one event are ordered by name. When only the last field is left, all further features share it,
+like a list of (name, value) pairs. Sharing mixes their embeddings but not their keys.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ from stream_ctr.kernels.xxhash64 import hash_keys, hash_text
 from stream_ctr.state.state import Json, State
 
 SHARED_SLOTS: Final = 32
-"""Values that the shared field can hold in one event."""
+"""Maximum number of values of the shared field in one event."""
 NUMBER_SLOTS: Final = 2
 """Keys of one number."""
 _TEXT_TAG, _ROUNDED_TAG = b"\x01", b"\x04"
 _SIGNIFICANT: Final = 8
-"""Steps of a rounded number from one power of two to the next, sign and zero apart."""
+"""Rounding steps from one power of two to the next; sign and zero are separate."""
 
 Features = Mapping[Hashable, Any]
 Parsed = dict[Hashable, "float | list[bytes]"]
-"""Present features of one event: a number, or the canonical bytes of its values."""
+"""Present features of one event: each a number, or the canonical bytes of its values."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """A feature that has a field of its own."""
+    """A feature with its own field."""
 
     seed: int
     missing: int
     """Key of the missing value."""
     summary: QuantileBuckets
-    """Of the feature's numbers; empty for a feature that has none."""
+    """Quantile summary of the feature's numbers; empty if it has had none."""
     buckets: dict[int, int] = field(default_factory=dict)
-    """Keys of the buckets that were needed so far."""
+    """Cache of bucket keys."""
 
 
 class DictEncoder:
-    """Keys of raw dicts; :meth:`keys` takes an event into the schema, :meth:`peek` changes nothing.
+    """Keys of raw dicts; :meth:`keys` adds new features to the schema, :meth:`peek` changes nothing.
 
     >>> encoder = DictEncoder(fields=3, max_values=2, buckets=16)
     >>> first = encoder.keys(encoder.parse({"site": "news", "price": 9.5}))
@@ -76,44 +76,44 @@ class DictEncoder:
     """
 
     def __init__(self, fields: int, max_values: int, buckets: int) -> None:
-        """Raises UsageError for numbers that make no schema."""
+        """Raises UsageError if a setting is out of range."""
         for name, value, least in (("fields", fields, 2), ("max_values", max_values, NUMBER_SLOTS)):
             if value < least:
-                raise UsageError(f"{name} = {value} is too small; choose at least {least}")
+                raise UsageError(f"{name} must be at least {least}, got {value}")
         if not 2 <= buckets <= MAX_BUCKETS:
-            raise UsageError(f"buckets = {buckets} is outside 2 to {MAX_BUCKETS}")
+            raise UsageError(f"buckets must be between 2 and {MAX_BUCKETS}, got {buckets}")
         self.fields, self.max_values, self.buckets = fields, max_values, buckets
         own = np.repeat(np.arange(fields - 1, dtype=np.int32), max_values)
         self.slot_field = np.append(own, np.full(SHARED_SLOTS, fields - 1, np.int32))
-        """[S] index of the field of each slot."""
+        """[S] field index of each slot."""
         self.truncated = 0
-        """Values that found no slot."""
+        """Number of values dropped because no slot was free."""
         self._places: dict[Hashable, _Place] = {}
 
     @property
     def names(self) -> list[Hashable]:
-        """Features that have a field of their own, in the order of the fields."""
+        """Features with their own field, in the order of the fields."""
         return list(self._places)
 
     def parse(self, x: Features) -> Parsed:
-        """The present features of an event; pure.
+        """The present features of an event; changes nothing.
 
         Raises:
-            RecordError: a name or value is of a type that has no meaning here; both are named.
+            RecordError: a name or value has an unsupported type; the message gives both.
         """
         parsed: Parsed = {}
         for name, value in x.items():
             if name not in self._places:
-                _json_name(name)  # refuses what cannot be saved
+                _json_name(name)  # raises if the name cannot be saved
             found = _parse_value(name, value)
             if found is not None:
                 parsed[name] = found
         return parsed
 
     def keys(self, parsed: Parsed) -> NDArray[np.uint64]:
-        """Keys uint64 [S] of an event that takes its place in the stream; 0 in empty slots.
+        """Keys uint64 [S] of the next event of the stream; 0 in empty slots.
 
-        An event's own numbers are bucketed before they are observed.
+        The numbers of an event are assigned to buckets before they update the quantiles.
         """
         new = [name for name in parsed if name not in self._places]
         free = self.fields - 1 - len(self._places)
@@ -127,7 +127,7 @@ class DictEncoder:
         return keys
 
     def peek(self, parsed: Parsed) -> NDArray[np.uint64]:
-        """The keys uint64 [S] of an event as things stand; a feature never learned has none."""
+        """Keys uint64 [S] of an event under the current schema; new features use the shared field."""
         return self._keys(parsed)[0]
 
     def _add(self, name: Hashable) -> None:
@@ -136,11 +136,11 @@ class DictEncoder:
         self._places[name] = _Place(seed, missing, QuantileBuckets(self.buckets))
 
     def _keys(self, parsed: Parsed) -> tuple[NDArray[np.uint64], int]:
-        """Keys [S], and how many values found no slot."""
+        """Keys [S], and the number of values without a slot."""
         keys = np.zeros(len(self.slot_field), np.uint64)
         texts: list[bytes] = []
         seeds: list[int] = []
-        spans: list[tuple[int, int, list[int]]] = []  # first slot, hashes to come, keys that are known
+        spans: list[tuple[int, int, list[int]]] = []  # first slot, number of hashes, known keys
         for index, (name, place) in enumerate(self._places.items()):
             value, start = parsed.get(name), index * self.max_values
             if value is None:
@@ -166,7 +166,7 @@ class DictEncoder:
     def _place_hashes(
         self, keys: NDArray[np.uint64], spans: Sequence[tuple[int, int, list[int]]], hashes: list[int]
     ) -> int:
-        """Write the first keys of each span into its slots, ascending; how many found no slot."""
+        """Write the first keys of each span into its slots, ascending; returns the number without a slot."""
         done = truncated = 0
         last = spans[-1][0]
         for start, count, known in spans:
@@ -186,7 +186,7 @@ class DictEncoder:
         return key
 
     def state(self) -> State:
-        """Names in the order of the fields, and each one's quantile summary."""
+        """Names in the order of the fields, with the quantile summary of each."""
         parts = {f"field{index}": place.summary.state() for index, place in enumerate(self._places.values())}
         gathered = State.gather(parts)
         names: list[Json] = [_json_name(name) for name in self._places]
@@ -194,14 +194,14 @@ class DictEncoder:
         return State(gathered.arrays, {**gathered.values, **own})
 
     def load_state(self, state: State) -> None:
-        """Become the encoder that handed out ``state``; on an error the encoder is as it was.
+        """Restore the encoder that produced ``state``; on an error the encoder is unchanged.
 
         Raises:
-            StateError: it is damaged, or of other settings.
+            StateError: the state is damaged, or belongs to other settings.
         """
         names, truncated = state.values.get("names"), state.values.get("truncated")
         if not isinstance(names, list) or len(names) >= self.fields or not isinstance(truncated, int):
-            raise StateError(f"the saved schema names {shown(names)} for {self.fields} fields")
+            raise StateError(f"the saved schema has the names {shown(names)} for {self.fields} fields")
         fresh = DictEncoder(self.fields, self.max_values, self.buckets)
         for index, saved in enumerate(names):
             name = _from_json_name(saved)
@@ -211,7 +211,7 @@ class DictEncoder:
 
 
 def _parse_value(name: Hashable, value: Any) -> float | list[bytes] | None:
-    """A number, canonical bytes of texts, or None where the value is missing."""
+    """A number, the canonical bytes of texts, or None if the value is missing."""
     if isinstance(value, str | bool | np.bool_):
         return None if value == "" else [_text_bytes(value)]
     if isinstance(value, numbers.Real):
@@ -222,27 +222,27 @@ def _parse_value(name: Hashable, value: Any) -> float | list[bytes] | None:
         return None if math.isnan(number) else number
     if isinstance(value, list | tuple | set | frozenset):
         elements = [_element_bytes(name, element) for element in value]
-        if isinstance(value, set | frozenset):  # no element of it comes first
+        if isinstance(value, set | frozenset):  # sets have no order
             elements.sort(key=lambda element: element or b"")
         return [element for element in elements if element is not None] or None
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     raise RecordError(
-        f"feature {shown(name)}: {shown(value)} ({type(value).__name__}) where a text, bool, number or list "
-        "of these is due; turn it into one of them"
+        f"feature {shown(name)}: {shown(value)} ({type(value).__name__}) is not a text, bool, number or list "
+        "of these; convert it"
     )
 
 
 def _element_bytes(name: Hashable, element: Any) -> bytes | None:
-    """Canonical bytes of one element of a list; None where it is missing."""
+    """Canonical bytes of one element of a list; None if it is missing."""
     if isinstance(element, str | bool | np.bool_):
         return None if element == "" else _text_bytes(element)
     if isinstance(element, numbers.Integral):
-        return _text_bytes(int(element))  # every digit of an id counts
+        return _text_bytes(int(element))  # keep every digit of an id
     if isinstance(element, list | tuple | set | frozenset):
         raise RecordError(
-            f"feature {shown(name)}: its list holds {shown(element)} ({type(element).__name__}); "
-            "an element must be a text, bool or number"
+            f"feature {shown(name)}: list element {shown(element)} ({type(element).__name__}) must be a "
+            "text, bool or number"
         )
     number = _parse_value(name, element)
     if not isinstance(number, float):
@@ -251,7 +251,7 @@ def _element_bytes(name: Hashable, element: Any) -> bytes | None:
 
 
 def _text_bytes(value: object) -> bytes:
-    """Canonical bytes of a text, boolean or number; integers and infinities have no bounds here."""
+    """Canonical bytes of a text, boolean or number; integers of any size and infinities are allowed."""
     if isinstance(value, str):
         text = plain_text(value)
     elif isinstance(value, bool | np.bool_):
@@ -264,7 +264,7 @@ def _text_bytes(value: object) -> bytes:
 
 
 def _rounded(value: float) -> bytes:
-    """The number to three significant bits, as bytes; stateless, so any two streams agree on it."""
+    """The number rounded to three significant bits, as bytes; the same in every stream."""
     if value == 0.0 or not math.isfinite(value):
         return _ROUNDED_TAG + repr(value + 0.0).encode()  # -0.0 is 0.0
     mantissa, exponent = math.frexp(value)  # 0.5 <= |mantissa| < 1
@@ -272,10 +272,10 @@ def _rounded(value: float) -> bytes:
 
 
 def _json_name(name: Hashable) -> Json:
-    """A feature's name as JSON: texts, numbers, bools, None, and tuples of them as lists.
+    """A feature's name as JSON: texts, numbers, bools, None, and tuples of these as lists.
 
     Raises:
-        RecordError: it is none of these.
+        RecordError: the name has another type.
     """
     if name is None or isinstance(name, str | bool | int | float):
         return name
@@ -284,7 +284,7 @@ def _json_name(name: Hashable) -> Json:
     if isinstance(name, tuple):
         return [_json_name(part) for part in name]
     raise RecordError(
-        f"the feature's name {shown(name)} ({type(name).__name__}) is not a text, number or tuple of these"
+        f"feature name {shown(name)} ({type(name).__name__}) is not a text, number or tuple of these"
     )
 
 
@@ -292,10 +292,10 @@ def _from_json_name(saved: Json) -> Hashable:
     if isinstance(saved, list):
         return tuple(_from_json_name(part) for part in saved)
     if isinstance(saved, dict):
-        raise StateError(f"the saved schema holds the name {shown(saved)}")
+        raise StateError(f"the saved schema contains the invalid name {shown(saved)}")
     return saved
 
 
 def _text_name(name: Hashable) -> str:
-    """A name's text: what its seed is made of, and what names are ordered by."""
+    """A name as text; it determines the seed of its keys and the order of names."""
     return json.dumps(_json_name(name))

@@ -62,7 +62,7 @@ CASES = [
     ),
     ("--protocol batch --set rhoo=1", "--set rhoo=1: unknown optimizer setting 'rhoo'; did you mean 'rho'"),
     ("--protocol batch --set rho=many", "--set rho=many: 'many' is not a number"),
-    ("--protocol batch --set rho=-1", "optimizer.rho = -1.0 is not usable"),
+    ("--protocol batch --set rho=-1", "optimizer.rho must be a finite number of at least 0, got -1.0"),
     ("--protocol batch --set rho", "is not KEY=VALUE"),
     ("--protocol batch --batch-size 0", "--batch-size 0: must be at least 1"),
     ("--protocol batch --dropout 1", "--dropout 1: must be at least 0 and below 1"),

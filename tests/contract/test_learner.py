@@ -1,4 +1,4 @@
-"""What every learner promises, whatever it is made of."""
+"""The contract that every learner implementation must fulfil."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FEWER_BYTES = OptimizerConfig(
 
 @dataclass(frozen=True)
 class Implementation:
-    """One learner under the contract, and how exact its promises are."""
+    """One implementation, and whether its results must be exact."""
 
     make: Callable[[Schema], Learner]
     saved: bool = True
@@ -56,7 +56,7 @@ def network(
 
 
 def cursor_steps(optimizer: OptimizerConfig) -> Callable[[Schema], Learner]:
-    """The CUDA graph learner without a graph: the same operations one by one on the CPU."""
+    """The CUDA graph learner without a graph: the same operations, run one by one on the CPU."""
 
     def make(schema: Schema) -> Learner:
         config, slots = LearnerConfig(device="cpu", seed=3), (schema.slot_field, schema.fields)
@@ -110,7 +110,7 @@ def same(a: Learner, b: Learner, implementation: Implementation) -> bool:
 
 @every
 @schemas
-def test_a_chunk_is_only_how_events_travel(implementation: Implementation, schema: Schema) -> None:
+def test_chunking_changes_no_bit(implementation: Implementation, schema: Schema) -> None:
     batch = make_batch(schema, 150, seed=11)
     learners, probabilities = [], []
     for size in (256, 1, 7):
@@ -127,7 +127,7 @@ def test_a_chunk_is_only_how_events_travel(implementation: Implementation, schem
 
 @every
 @schemas
-def test_probabilities_are_made_before_the_label_is_known(
+def test_probabilities_do_not_depend_on_the_events_own_label(
     implementation: Implementation, schema: Schema
 ) -> None:
     batch = make_batch(schema, 60, seed=12)
@@ -179,13 +179,13 @@ def test_result_has_one_entry_an_event(implementation: Implementation) -> None:
 
 @saved
 @schemas
-def test_loaded_state_goes_on_as_if_never_interrupted(implementation: Implementation, schema: Schema) -> None:
+def test_a_loaded_state_continues_bit_for_bit(implementation: Implementation, schema: Schema) -> None:
     batch = make_batch(schema, 160, seed=15)
     whole = implementation.make(schema)
     whole.learn(part(batch, 0, 90))
     state = whole.state()
     resumed = implementation.make(schema)
-    resumed.learn(make_batch(schema, 200, seed=16))  # what it was before must not matter
+    resumed.learn(make_batch(schema, 200, seed=16))  # loading must replace everything learned before
     resumed.load_state(state)
     assert resumed.state().equals(state)
     p, expected = (each.learn(part(batch, 90, 160)).probability for each in (resumed, whole))
@@ -210,7 +210,7 @@ def test_state_is_a_copy(implementation: Implementation) -> None:
 
 
 @saved
-def test_update_that_is_not_finite_is_left_out(implementation: Implementation) -> None:
+def test_a_non_finite_update_is_skipped(implementation: Implementation) -> None:
     batch = make_batch(SINGLE, 60, seed=18)
     learner = implementation.make(SINGLE)
     learner.learn(batch)

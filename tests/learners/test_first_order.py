@@ -1,4 +1,4 @@
-"""First-order (wide) weights: the last column of a row, with a norm and, if named, a rule of their own."""
+"""First-order (wide) weights: the last column of a row, with its own norm and, if configured, rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HELEN = OptimizerConfig(
 
 
 class WideAndLinear:
-    """z_0 = the sum of the first-order weights + a . the embeddings side by side + c."""
+    """z_0 = sum of the first-order weights + a . concatenated embeddings + c."""
 
     row_blocks = (2, 1)
 
@@ -128,7 +128,7 @@ RULES: list[FirstOrderRule] = ["sgd", "adagrad", "rmsprop", "adam", "nadam", "ra
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_saved_rows_with_two_rules_go_on_bit_for_bit(rule: FirstOrderRule) -> None:
+def test_saved_rows_with_two_rules_resume_bit_for_bit(rule: FirstOrderRule) -> None:
     optimizer = replace(HELEN, row_rule="rmsprop", first_order_rule=rule, l2=0.01)
     whole, resumed = make(optimizer), make(optimizer)
     for rows, ratio, label in STREAM[:25]:

@@ -32,7 +32,7 @@ LOGITS = [-20.0, -5.0, -1.0, -0.1, 0.0, 0.7, 3.0, 12.0]
 
 
 def written_loss(loss: LabelLoss, z: float, label: float, weight_z: float) -> float:
-    """The loss as the policies define it, in their own words: cross entropy at a shifted logit."""
+    """The loss as each policy defines it: cross entropy at a shifted logit."""
 
     def log_sigmoid(x: float) -> float:
         return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
@@ -41,7 +41,7 @@ def written_loss(loss: LabelLoss, z: float, label: float, weight_z: float) -> fl
     at = (log_sigmoid(z) if loss.policy == "fast" else z) + shift
     weight = 1.0
     if loss.policy == "fnw":
-        p = 1.0 / (1.0 + math.exp(-weight_z))  # without gradient: it stays where it is
+        p = 1.0 / (1.0 + math.exp(-weight_z))  # no gradient flows through this factor
         weight = 1.0 + p if label == 1.0 else (1.0 - p) * (1.0 + p)
     return -weight * (label * log_sigmoid(at) + (1.0 - label) * log_sigmoid(-at))
 
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_the_written_losses(loss: LabelLoss, label: float
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("p", [0.001, 0.2, 0.9])
 def test_expected_gradients_are_zero_at_the_truth(loss: LabelLoss, p: float) -> None:
-    """Over the labels as each policy shows them: one an impression, or a copy for each click besides."""
+    """Expectation over the labels that each policy produces: one per impression, or a copy per click."""
     zeros = loss.keep_negatives * (1.0 - p if loss.policy == "wait" else 1.0)
     mean = p * loss.logit_gradient(p, 1.0) + zeros * loss.logit_gradient(p, 0.0)
     if loss.policy == "naive":
@@ -76,7 +76,7 @@ def test_expected_gradients_are_zero_at_the_truth(loss: LabelLoss, p: float) -> 
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_no_number_that_a_float_can_be_breaks_a_gradient(loss: LabelLoss) -> None:
+def test_gradients_are_finite_at_extreme_probabilities(loss: LabelLoss) -> None:
     for p in (np.float32(0.0), np.float32(1e-45), np.float32(1.0)):
         for label in (0.0, 1.0):
             assert np.isfinite(loss.logit_gradient(p, label))
@@ -118,7 +118,7 @@ def test_rows_that_settle_are_left_alone(kind: type[TorchLearner] | type[Compile
     assert not learner.state().equals(before)
 
 
-def test_what_has_no_meaning_is_refused() -> None:
+def test_invalid_label_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"keep_negatives = 0\.0 is no share"):
         LabelLoss("wait", 0.0)
     with pytest.raises(ConfigError, match="keep_negatives = nan is no share"):

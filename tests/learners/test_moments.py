@@ -1,4 +1,4 @@
-"""Accumulators in 16 bits and idle dense weights, in the learners that know them."""
+"""Accumulators in 16 bits and idle dense weights, in the learners that support them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def differs(one: State, other: State) -> tuple[float, float]:
     return distance, unequal
 
 
-# A sum that lies within a rounding error of float32 at the edge may go the other way: hence shares.
+# A sum within a float32 rounding error of the edge may round the other way: hence shares.
 
 
 @schemas
@@ -110,19 +110,19 @@ def test_steps_are_those_of_a_slow_transcription(
     for name in compared:
         assert state.arrays[name].dtype == np.uint16
         stored, slow = widened(state.arrays[name]).ravel(), np.concatenate(found[name])
-        if len(slow) == len(stored):  # torch.optim keeps nothing of rows that never stepped
+        if len(slow) == len(stored):  # torch.optim has no state for rows that never stepped
             assert (stored == slow.astype(np.float32)).mean() > 0.97, name
 
 
 @schemas
 @optimizers
-def test_a_checkpoint_of_one_continues_on_the_other(schema: Schema, optimizer: OptimizerConfig) -> None:
+def test_checkpoints_are_interchangeable(schema: Schema, optimizer: OptimizerConfig) -> None:
     batch = make_batch(schema, 240, seed=23)
     for one, other in ((CompiledLearner, TorchLearner), (TorchLearner, CompiledLearner)):
         first, second = make(one, optimizer, schema), make(other, optimizer, schema)
         assert first.state().equals(second.state())
         first.learn(part(batch, 0, 200))
-        second.learn(make_batch(schema, 40, seed=24))  # what it was before must not matter
+        second.learn(make_batch(schema, 40, seed=24))  # loading must replace everything learned before
         second.load_state(first.state())
         assert second.state().equals(first.state())
         p, q = (each.learn(part(batch, 200, 240)).probability for each in (first, second))
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_one_continues_on_the_other(schema: Schema, optimizer: O
 
 @optimizers
 @kinds
-def test_a_restart_from_disk_goes_on_bit_for_bit(
+def test_a_restart_from_disk_resumes_bit_for_bit(
     optimizer: OptimizerConfig, kind: type[CompiledLearner] | type[TorchLearner], tmp_path: Path
 ) -> None:
     batch = make_batch(SINGLE, 120, seed=6)
@@ -152,7 +152,7 @@ def test_a_restart_from_disk_goes_on_bit_for_bit(
     assert second.state().equals(whole.state())
 
 
-def test_the_seed_and_nothing_else_decides_how_sums_are_rounded() -> None:
+def test_rounding_depends_on_the_seed_alone() -> None:
     batch = make_batch(SINGLE, 80, seed=9)
     states = []
     for seed in (5, 5, 6):
@@ -167,7 +167,7 @@ def test_the_seed_and_nothing_else_decides_how_sums_are_rounded() -> None:
 
 
 @kinds
-def test_accumulators_take_half_the_bytes(kind: type[CompiledLearner] | type[TorchLearner]) -> None:
+def test_accumulators_use_half_the_bytes(kind: type[CompiledLearner] | type[TorchLearner]) -> None:
     full, half = (
         make(kind, replace(ADAM, moments=moments)).state().arrays for moments in ("float32", "bfloat16")
     )
@@ -178,7 +178,7 @@ def test_accumulators_take_half_the_bytes(kind: type[CompiledLearner] | type[Tor
 
 @kinds
 @pytest.mark.parametrize(("saved", "own"), [("float32", "bfloat16"), ("bfloat16", "float32")])
-def test_a_state_of_the_other_kind_is_refused_and_changes_nothing(
+def test_a_state_with_other_accumulators_is_rejected_and_changes_nothing(
     kind: type[CompiledLearner] | type[TorchLearner], saved: str, own: str
 ) -> None:
     batch = make_batch(SINGLE, 20, seed=2)
@@ -194,7 +194,7 @@ def test_a_state_of_the_other_kind_is_refused_and_changes_nothing(
 
 @kinds
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-def test_an_idle_unit_moves_on_by_its_moments_or_keeps_every_bit(
+def test_an_inactive_unit_moves_by_its_moments_or_keeps_every_bit(
     kind: type[CompiledLearner] | type[TorchLearner], moments: str
 ) -> None:
     batch = make_batch(SINGLE, 30, seed=2, learn_only=True)
@@ -209,7 +209,7 @@ def test_an_idle_unit_moves_on_by_its_moments_or_keeps_every_bit(
             assert np.array_equal(before.arrays[name], after.arrays[name]) == (optimizer.dense_idle == "skip")
 
 
-def test_a_learner_that_does_not_know_them_says_so_and_names_one_that_does() -> None:
+def test_an_unsupporting_learner_names_one_that_supports_bfloat16() -> None:
     with pytest.raises(
         ModelError,
         match=r"optimizer\.moments = 'bfloat16'.*learner\.kind = \"compiled\"",

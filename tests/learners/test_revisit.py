@@ -1,4 +1,4 @@
-"""Second turns of past events: what is kept for them, what comes back from a checkpoint, what is refused."""
+"""Replay of past events: recorded data, checkpoints and rejected settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make(kind: type[CompiledLearner] | type[TorchLearner], optimizer: OptimizerC
 
 
 @kinds
-def test_nothing_differs_from_the_base_before_the_first_second_turn(
+def test_before_the_first_replay_revisit_equals_base(
     kind: type[CompiledLearner] | type[TorchLearner],
 ) -> None:
     batch = make_batch(MULTI, 14, seed=2, learn_only=True)
@@ -46,7 +46,7 @@ def test_nothing_differs_from_the_base_before_the_first_second_turn(
 
 
 @kinds
-def test_the_events_that_wait_are_part_of_the_state_oldest_first(
+def test_waiting_events_are_saved_oldest_first(
     kind: type[CompiledLearner] | type[TorchLearner],
 ) -> None:
     batch = make_batch(MULTI, 40, seed=3, learn_only=True)
@@ -64,7 +64,7 @@ def test_the_events_that_wait_are_part_of_the_state_oldest_first(
 
 
 @kinds
-def test_a_run_may_go_on_with_another_interval_or_begin_to_revisit(
+def test_a_run_may_resume_with_another_interval_or_start_to_revisit(
     kind: type[CompiledLearner] | type[TorchLearner],
 ) -> None:
     batch = make_batch(MULTI, 80, seed=4)
@@ -80,7 +80,7 @@ def test_a_run_may_go_on_with_another_interval_or_begin_to_revisit(
     assert not [name for name in base.state().arrays if name.startswith("past.")]
     again = make(kind, REVISIT)
     again.load_state(base.state())
-    result = again.learn(part(batch, 60, 80))  # events that were not kept have no second turn
+    result = again.learn(part(batch, 60, 80))  # events that were not saved are never replayed
     assert not result.skipped.any()
     later = make(kind, replace(REVISIT, revisit_after=30))
     later.load_state(first.state())
@@ -98,7 +98,7 @@ def test_a_run_may_go_on_with_another_interval_or_begin_to_revisit(
         ("past.weight", None),
     ],
 )
-def test_saved_events_that_do_not_fit_are_refused(
+def test_mismatched_saved_events_are_rejected(
     kind: type[CompiledLearner] | type[TorchLearner], name: str, value: np.ndarray | None
 ) -> None:
     learner = make(kind, REVISIT)
@@ -114,17 +114,17 @@ def test_saved_events_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"revisit_after": 0}, "optimizer.revisit_after = 0 is outside 1 to 1,000,000"),
-        ({"revisit_rows": 1.5}, "optimizer.revisit_rows = 1.5 is no share"),
-        ({"revisit_dense": float("nan")}, "optimizer.revisit_dense = nan is no share"),
+        ({"revisit_after": 0}, "optimizer.revisit_after must be between 1 and 1,000,000, got 0"),
+        ({"revisit_rows": 1.5}, "optimizer.revisit_rows must be between 0 and 1, got 1.5"),
+        ({"revisit_dense": float("nan")}, "optimizer.revisit_dense must be between 0 and 1, got nan"),
         (
             {"row_rule": "adam"},
-            "row_rule = 'adam' does not go with method = 'revisit'; choose adagrad or sgd",
+            "row_rule = 'adam' is incompatible with method = 'revisit'; choose adagrad or sgd",
         ),
-        ({"dense_rule": "adam"}, "dense_rule = 'adam' does not go with"),
-        ({"l2": 0.1}, "optimizer.l2 = 0.1 does not go with"),
+        ({"dense_rule": "adam"}, "dense_rule = 'adam' is incompatible with"),
+        ({"l2": 0.1}, "optimizer.l2 = 0.1 is incompatible with"),
     ],
 )
-def test_what_cannot_be_revisited_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_incompatible_with_revisit_are_rejected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message.replace(".", r"\.")):
         check_optimizer(replace(REVISIT, **changes))

@@ -1,5 +1,4 @@
-"""What holds for rows in numpy's arrays and in torch's tensors; and room that no row uses yet: zero, on cache
-lines, and without memory of its own."""
+"""Rows as numpy arrays and as torch tensors. Reserved rows are zero, cache-aligned and use no memory."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ def of_numpy(half: bool = False) -> NumpyRows:
 
 
 def filled(rows: int, half: bool = False) -> State:
-    """A saved state whose every number is another one."""
+    """A saved state in which all numbers differ."""
     square = np.arange(rows * 16).reshape(rows, 16)
     arrays: dict[str, NDArray[Any]] = {
         "weight": np.arange(rows * 16, dtype=np.float32).reshape(rows, 16),
@@ -53,7 +52,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_what_was_saved_comes_back_with_every_bit_and_type(make: Make, half: bool) -> None:
+def test_saved_rows_load_bit_for_bit_with_their_types(make: Make, half: bool) -> None:
     saved, rows = filled(3000, half), make(half)
     rows.load_state(saved)
     live, frozen = rows.state().arrays, rows.freeze()
@@ -64,7 +63,7 @@ def test_what_was_saved_comes_back_with_every_bit_and_type(make: Make, half: boo
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_both_kinds_begin_alike(half: bool) -> None:
+def test_numpy_and_torch_rows_start_equal(half: bool) -> None:
     one, other = of_torch(half).state().arrays, of_numpy(half).state().arrays
     assert one.keys() == other.keys()
     for name, array in one.items():
@@ -81,7 +80,7 @@ def test_a_state_is_a_copy(make: Make) -> None:
     assert (rows.weights() == 9.0).all()
 
 
-def test_another_optimizers_rows_are_refused(make: Make) -> None:
+def test_rows_of_another_optimizer_are_rejected(make: Make) -> None:
     with pytest.raises(StateError, match=r"rows\.square is uint16, this optimizer keeps float32; .*bfloat16"):
         make(False).load_state(filled(3, half=True))
     arrays = filled(3).arrays
@@ -91,14 +90,14 @@ def test_another_optimizers_rows_are_refused(make: Make) -> None:
 
 
 @pytest.mark.parametrize("made_by", ["of_torch", "of_numpy"])
-def test_room_takes_no_memory_before_it_is_used(made_by: str) -> None:
-    """In a process of its own: another thread of this one could take memory between the two measurements."""
+def test_reserved_rows_use_no_memory_until_written(made_by: str) -> None:
+    """In a separate process: another thread could allocate memory between the two measurements."""
     if resident_bytes() is None:
         pytest.skip("this system does not report a process's memory")
     script = (
         f"from {__name__} import {made_by}, resident_bytes\n"
         f"rows, before = {made_by}(), resident_bytes()\n"
-        "rows.reserve(2**20 + 1)\n"  # room for 2 million rows, 144 bytes each
+        "rows.reserve(2**20 + 1)\n"  # capacity for 2 million rows, 144 bytes each
         "print(resident_bytes() - before, rows.capacity)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -107,7 +106,7 @@ def test_room_takes_no_memory_before_it_is_used(made_by: str) -> None:
     assert taken < 0.1 * capacity * 144
 
 
-def test_new_room_is_zero_on_cache_lines_and_keeps_what_was(make: Make) -> None:
+def test_growth_keeps_rows_and_adds_aligned_zeros(make: Make) -> None:
     rows = make(False)
     rows.load_state(filled(2))
     rows.reserve(5_000)
@@ -119,7 +118,7 @@ def test_new_room_is_zero_on_cache_lines_and_keeps_what_was(make: Make) -> None:
     assert np.asarray(rows.step).dtype == np.int64
 
 
-def test_loading_leaves_nothing_of_the_rows_before(make: Make) -> None:
+def test_loading_replaces_all_earlier_rows(make: Make) -> None:
     rows = make(False)
     rows.load_state(filled(900))
     rows.load_state(filled(2))
@@ -128,7 +127,7 @@ def test_loading_leaves_nothing_of_the_rows_before(make: Make) -> None:
     assert not np.asarray(rows.touched)[2:].any()
 
 
-def test_a_row_begins_anew_with_nothing_of_its_past() -> None:
+def test_an_initialised_row_keeps_no_earlier_state() -> None:
     rows = of_torch()
     rows.load_state(filled(4))
     rows.initialise(torch.tensor([1, 3]), torch.ones(2, 16), 7)

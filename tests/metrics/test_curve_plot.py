@@ -1,4 +1,4 @@
-"""The picture of the learning curve."""
+"""The plot of the learning curve."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_any_curve_can_be_drawn(curve: list[CurvePoint], tmp_path: Path) -> None
     assert size_of_png(tmp_path / "curve.png") == (1350, 1200)
 
 
-def test_the_planted_optimum_is_drawn_where_there_is_one(tmp_path: Path) -> None:
+def test_the_bayes_optimum_is_drawn_if_known(tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image", reason="the extra 'plots' is not installed")
     green = np.array([0x00, 0x9E, 0x73]) / 255
     found = []
@@ -51,15 +51,17 @@ def test_the_planted_optimum_is_drawn_where_there_is_one(tmp_path: Path) -> None
     assert found[1] == 0
 
 
-def test_nothing_to_draw_and_nowhere_to_write_are_clear_errors(tmp_path: Path) -> None:
+def test_an_empty_curve_and_an_unwritable_path_are_errors(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the extra 'plots' is not installed")
-    with pytest.raises(UsageError, match="no point of the learning curve"):
+    with pytest.raises(UsageError, match="the learning curve has no points"):
         plot_curve([], tmp_path / "curve.png", "world", window=1000)
     with pytest.raises(StreamCTRError, match=r"cannot write the plot .*absent.*: No such file"):
         plot_curve(points(5), tmp_path / "absent" / "curve.png", "world", window=1000)
 
 
-def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_matplotlib_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     real = builtins.__import__
 
     def without(

@@ -1,4 +1,4 @@
-"""The table of open impressions behaves as a dictionary, whatever the order of keys."""
+"""The table of open impressions behaves like a dictionary for every order of keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_ctr.metrics.open_predictions import NOTHING, SCORED, UNMATCHED, Pend
 
 Row = tuple[int, int, float]
 
-# Few keys, so that they meet; some far apart, so that homes collide.
+# Few keys, so that they recur; some far apart, so that home places collide.
 KEYS = st.one_of(st.integers(0, 40), st.integers(0, 2**62), st.integers(0, 40).map(lambda n: n << 40))
 ROWS = st.lists(
     st.tuples(st.sampled_from([0, PREDICT, LEARN, PREDICT | LEARN]), KEYS, st.floats(0, 1, width=32))
@@ -29,7 +29,7 @@ def run(pending: Pending, rows: list[Row]) -> tuple[list[float], list[int]]:
 
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.integers(1, 7))
-def test_pending_answers_as_a_dictionary_would(rows: list[Row], chunk: int) -> None:
+def test_pending_behaves_like_a_dictionary(rows: list[Row], chunk: int) -> None:
     pending, oracle = Pending(), dict[int, float]()
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]
@@ -71,7 +71,7 @@ def test_long_clusters_survive_growth_and_removal_in_any_order() -> None:
     assert again.open == 0
 
 
-def test_a_probability_that_is_not_a_number_is_still_known() -> None:
+def test_a_nan_probability_is_stored() -> None:
     pending = Pending()
     run(pending, [(PREDICT, 3, float("nan"))])
     scored, outcome = run(pending, [(LEARN, 3, 0.5)])

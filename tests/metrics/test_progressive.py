@@ -1,4 +1,4 @@
-"""What enters the metrics, and that it does so in the same bits however the stream is cut."""
+"""Which predictions enter the metrics, and bit-identical results for every chunking of the stream."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_metrics_agree_with_a_dictionary_and_a_queue() -> None:
     assert metrics.result("tail").base_log_loss == pytest.approx(np.mean(in_tail))
 
 
-def test_a_label_rows_own_prediction_never_enters_a_metric() -> None:
+def test_predictions_on_label_rows_never_enter_a_metric() -> None:
     metrics = ProgressiveMetrics(window=10)
     metrics.update(make_batch([PREDICT], [7]), np.array([0.25], np.float32))
     scored = metrics.update(make_batch([LEARN], [7], label=[1.0]), np.array([0.999], np.float32))
@@ -86,7 +86,7 @@ def test_a_label_rows_own_prediction_never_enters_a_metric() -> None:
     assert metrics.result().log_loss == pytest.approx(math.log(4))
 
 
-def test_the_served_probability_goes_before_the_learners() -> None:
+def test_the_served_probability_takes_precedence() -> None:
     metrics = ProgressiveMetrics(window=10)
     batch = make_batch([PREDICT, PREDICT | LEARN], [1, 2], label=[float("nan"), 0.0], served=[0.5, 0.125])
     metrics.update(batch, np.array([0.9, 0.9], np.float32))
@@ -95,14 +95,14 @@ def test_the_served_probability_goes_before_the_learners() -> None:
     assert metrics.result().log_loss == pytest.approx(expected)
 
 
-def test_the_weight_of_a_row_does_not_change_what_happened() -> None:
+def test_sample_weights_do_not_affect_metrics() -> None:
     metrics = ProgressiveMetrics(window=10)
     metrics.update(make_batch([PREDICT | LEARN], [1], label=[1.0], weight=5.0), np.array([0.5], np.float32))
     assert metrics.result().events == 1
     assert metrics.result().log_loss == pytest.approx(math.log(2))
 
 
-def test_what_cannot_be_scored_is_counted() -> None:
+def test_unscorable_rows_are_counted() -> None:
     metrics = ProgressiveMetrics(window=10)
     batch = make_batch([PREDICT | LEARN] * 5, [1, 2, 3, 4, 5], label=[1.0, 0.0, 0.5, float("nan"), 1.0])
     metrics.update(batch, np.array([float("nan"), 1.5, 0.5, 0.5, 0.5], np.float32))
@@ -151,7 +151,7 @@ def test_a_state_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("other", [50, 300, 1000])
-def test_a_window_of_another_length_takes_what_fits(other: int) -> None:
+def test_a_window_of_another_length_loads_the_newest_events(other: int) -> None:
     batch, probability = delayed_stream(700, seed=3)
     saved, loaded, exact = ProgressiveMetrics(300), ProgressiveMetrics(other), ProgressiveMetrics(other)
     feed(saved, batch, probability, 64)
@@ -167,7 +167,7 @@ def test_a_window_of_another_length_takes_what_fits(other: int) -> None:
 
 
 def test_the_window_does_not_drift() -> None:
-    """After extreme losses have left the window, its loss is that of its events to the last bit."""
+    """After extreme losses have left the window, its loss is exactly that of its events."""
     metrics, fresh = ProgressiveMetrics(50), ProgressiveMetrics(50)
     wild = make_batch([PREDICT | LEARN] * 999, list(range(999)), label=[1.0] * 999)
     metrics.update(wild, np.full(999, 1e-30, np.float32))
@@ -180,7 +180,7 @@ def test_the_window_does_not_drift() -> None:
     assert metrics.result("window").clipped == 0
 
 
-def test_damaged_states_are_refused_in_one_line() -> None:
+def test_damaged_states_are_rejected_in_one_line() -> None:
     batch, probability = delayed_stream(300, seed=5)
     metrics = ProgressiveMetrics(100)
     feed(metrics, piece(batch, 0, 300), probability[:300], 64)
@@ -198,7 +198,7 @@ def test_damaged_states_are_refused_in_one_line() -> None:
         ProgressiveMetrics(100).load_state(State(good.arrays, {**good.values, "invalid": "x"}))
 
 
-def test_a_tail_that_starts_elsewhere_is_refused() -> None:
+def test_a_state_with_another_tail_is_rejected() -> None:
     with pytest.raises(StateError, match="from impression 5, not None"):
         ProgressiveMetrics(10).load_state(ProgressiveMetrics(10, tail_from=5).state())
     with pytest.raises(UsageError, match="--tail-from"):

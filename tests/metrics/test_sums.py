@@ -1,4 +1,4 @@
-"""Each metric against a slow version written without looking at the fast one."""
+"""Each metric against a slow, independently written version."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stream_ctr.metrics.log_loss import EPSILON, log_losses
 from stream_ctr.metrics.sums import (
     BINS,
-    EPSILON,
     Sums,
     auc,
     bin_of,
-    log_losses,
     normalized_entropy,
     running_base_rates,
 )
@@ -53,7 +52,7 @@ def slow_log_loss(probability: Floats, label: Labels) -> float:
 
 
 def draw(size: int, rate: float, seed: int, spread: float = 1.0) -> tuple[Floats, Labels, Floats]:
-    """Predicted probability, label and planted truth of ``size`` events with about that click rate."""
+    """Predicted probability, label and ground truth of ``size`` events with about this click rate."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(math.log(rate / (1 - rate)), spread, size)
     truth = 1 / (1 + np.exp(-logit))
@@ -102,7 +101,7 @@ def test_every_metric_agrees_with_its_slow_version() -> None:
 @pytest.mark.parametrize("rate", [0.0005, 0.003, 0.03, 0.3, 0.7, 0.99])
 @pytest.mark.parametrize("spread", [0.3, 1.0, 2.5])
 def test_auc_of_counts_is_exact_to_1e_4(rate: float, spread: float) -> None:
-    """Or to 1 % of its standard error, where clicks are so few that this is more."""
+    """Or to 1 % of its standard error, if clicks are so few that this is more."""
     p, y, _ = draw(200_000, rate, seed=2, spread=spread)
     standard_error = (12 * min(y.sum(), len(y) - y.sum())) ** -0.5
     exact = sorted_auc(p, y)
@@ -197,7 +196,7 @@ def test_normalised_entropy_needs_both_labels() -> None:
     assert math.isnan(normalized_entropy(0.3, 1.0))
 
 
-def test_truth_counts_only_where_it_is_given() -> None:
+def test_truth_counts_only_if_known() -> None:
     p, y, t = draw(400, 0.3, seed=6)
     t[::2] = np.nan
     values = sums_of(p, y, t).values()
@@ -210,7 +209,7 @@ def test_truth_counts_only_where_it_is_given() -> None:
     assert values.share_of_way == pytest.approx((start - model) / (start - best), rel=1e-9)
 
 
-def test_share_of_the_way_is_one_at_the_optimum_and_nought_at_the_base_rate() -> None:
+def test_share_of_uplift_is_one_at_the_optimum_and_zero_at_the_base_rate() -> None:
     _, y, t = draw(2000, 0.2, seed=7)
     base = running_base_rates(y, 0, 0)
     assert sums_of(t, y, t).values().share_of_way == pytest.approx(1.0)

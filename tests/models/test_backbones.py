@@ -37,7 +37,7 @@ def test_logit_is_that_of_the_formula(config: ModelConfig) -> None:
 
 @every
 @pytest.mark.parametrize("sml", [True, False])
-def test_a_batch_is_its_events(config: ModelConfig, sml: bool) -> None:
+def test_a_batch_equals_its_events_one_by_one(config: ModelConfig, sml: bool) -> None:
     network = build_network(replace(config, sml=sml and bool(config.hidden)), FIELDS)
     p, x = weights(network, 3), inputs(4, 5, FIELDS, network.row_width)
     together = network.logit(p, x)
@@ -172,7 +172,7 @@ def test_dropout_takes_part_in_training_only(backbone: str) -> None:
     assert not torch.equal(trained(network, 1), network.logit(p, x))
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+def test_dropout_drops_its_rate_and_keeps_the_mean() -> None:
     drop = build_network(small(dropout=0.2), FIELDS).dropout(seed=3, step=4)
     assert drop is not None
     kept = drop(torch.ones(200, 500))
@@ -190,34 +190,30 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
         ({"skip": "meta"}, r"model\.skip = 'meta' is unknown; choose vanilla or relu or .* or meta_tanh"),
         ({"scale": "diagonal"}, r"model\.scale = 'diagonal' is unknown; choose unit or scalar or low_rank"),
         ({"backbone": "deepfm", "sml": True, "hidden": ()}, r"model\.sml = true needs hidden layers"),
-        ({"cross_layers": 0}, r"model\.cross_layers = 0 is outside 1 to 100"),
-        ({"cross_experts": -1}, r"model\.cross_experts = -1 is outside 0 to 1000"),
-        ({"cin": (8, 0)}, r"model\.cin = \[8, 0\] holds a width below 1"),
-        ({"cin": (8, 70_000)}, r"model\.cin = 70000 is outside 1 to 65536"),
-        ({"backbone": "xdeepfm", "cin": ()}, r"'xdeepfm' needs layers .* model\.cin is empty"),
-        ({"backbone": "autoint", "attention_width": 5}, r"attention_width = 5 .*attention_heads = 2; choose"),
-        ({"backbone": "dlrm", "bottom_fields": 4}, r"bottom_fields = 4 leaves none of the 4 .* choose 3 or"),
-        ({"dropout": 1.0}, r"model\.dropout = 1\.0 is outside 0 to 0\.99"),
-        ({"dropout": float("nan")}, r"model\.dropout = nan is outside"),
-        ({"scale_rank": 0}, r"model\.scale_rank = 0 is outside 1"),
+        ({"cross_layers": 0}, r"model\.cross_layers must be between 1 and 100, got 0"),
+        ({"cross_experts": -1}, r"model\.cross_experts must be between 0 and 1000, got -1"),
+        ({"cin": (8, 0)}, r"every width in model\.cin must be at least 1, got \[8, 0\]"),
+        ({"cin": (8, 70_000)}, r"model\.cin must be between 1 and 65536, got 70000"),
+        ({"backbone": "xdeepfm", "cin": ()}, r"'xdeepfm' needs an .* model\.cin is empty"),
+        ({"backbone": "autoint", "attention_width": 5}, r"attention_width must .*attention_heads = 2, got 5"),
+        ({"backbone": "dlrm", "bottom_fields": 4}, r"bottom_fields must be less .* 4, got 4; choose 3 or"),
+        ({"dropout": 1.0}, r"model\.dropout must be between 0 and 0\.99, got 1\.0"),
+        ({"dropout": float("nan")}, r"model\.dropout must be .* got nan"),
+        ({"scale_rank": 0}, r"model\.scale_rank must be between 1 .* got 0"),
     ],
 )
-def test_choice_that_cannot_work_is_named_with_what_is_allowed(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_setting_is_rejected_with_its_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build_network(small(**settings), FIELDS)
 
 
 @pytest.mark.parametrize("backbone", ["ipnn", "dlrm"])
 def test_products_need_two_fields(backbone: str) -> None:
-    with pytest.raises(
-        ModelError, match=rf"'{backbone}' is made of products of fields, and the schema has one"
-    ):
+    with pytest.raises(ModelError, match=rf"'{backbone}' needs at least two fields, and the schema has one"):
         build_network(small(backbone=backbone), 1)
 
 
-def test_keys_that_a_network_does_not_read_do_not_make_it_another_one() -> None:
+def test_unused_settings_do_not_change_the_identity_of_a_network() -> None:
     one = ModelConfig(backbone="deepfm", cin=(1,), cross_layers=9, bottom=(2,), attention_heads=1)
     assert canonical(one) == ModelConfig(backbone="deepfm")
     assert model_identity(one) == model_identity(ModelConfig(backbone="deepfm"))

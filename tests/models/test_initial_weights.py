@@ -1,4 +1,4 @@
-"""Initial weights are a hash of names: reproducible, independent of order, and distributed as said."""
+"""Initial weights are a hash of names: reproducible, independent of order, and distributed as documented."""
 
 from __future__ import annotations
 
@@ -9,16 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_ctr.models.initial_weights import dense_values, row_values
+from tests.support.splitmix64 import splitmix64
 
 MASK = 2**64 - 1
-
-
-def splitmix64(x: int) -> int:
-    """Steele et al. 2014 in Python's integers."""
-    x = (x + 0x9E3779B97F4A7C15) & MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
 
 
 def transcribed_row(seed: int, field: int, key: int, width: int, scale: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""Interactions between fields, where a prediction comes before learning."""
+"""Interactions between fields when a prediction precedes learning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from stream_ctr.models import layers
 
 
-def test_what_a_prediction_prepared_can_be_learned_with() -> None:
-    """A process that checks a snapshot's predictions goes on learning with the same places of pairs."""
+def test_indices_cached_by_a_prediction_work_in_training() -> None:
+    """A process that checks the predictions of a snapshot continues learning with the same cached indices."""
     layers._pairs.cache_clear()
     x = torch.ones(1, 5, 3)
     with torch.inference_mode():

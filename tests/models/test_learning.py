@@ -39,7 +39,7 @@ every = pytest.mark.parametrize(
 
 
 def planted(events: int) -> Batch:
-    """Three fields of three values; the click is sure enough given the first two."""
+    """Three fields of three values; the first two almost determine the click."""
     random = np.random.default_rng(5)
     values = random.integers(0, 3, (events, 3))
     rows = 3 + 3 * np.arange(3) + values
@@ -63,7 +63,7 @@ def planted(events: int) -> Batch:
 
 
 @every
-def test_a_planted_problem_is_learned_at_batch_size_one(model: ModelConfig) -> None:
+def test_a_problem_with_known_ground_truth_is_learned_at_batch_size_one(model: ModelConfig) -> None:
     batch = planted(300)
     p = build_learner(model, HELEN, CPU, [0, 1, 2], 3).learn(batch).probability.astype(np.float64)
     tail = slice(150, None)
@@ -106,7 +106,7 @@ def test_only_touched_rows_change(backbone: str) -> None:
     assert changed <= touched
 
 
-def test_auto_takes_the_compiled_learner_where_that_knows_the_network() -> None:
+def test_auto_selects_the_compiled_learner_if_it_supports_the_network() -> None:
     auto = LearnerConfig(kind="auto", device="cpu")
     for model, kind in (
         (ModelConfig(hidden=(4,), embedding=2), CompiledLearner),
@@ -118,20 +118,20 @@ def test_auto_takes_the_compiled_learner_where_that_knows_the_network() -> None:
         assert isinstance(build_learner(model, OptimizerConfig(), auto, [0, 1], 2), kind)
 
 
-def test_compiled_names_what_it_cannot_learn_and_torch() -> None:
+def test_compiled_names_the_unsupported_setting_and_torch() -> None:
     compiled = LearnerConfig(kind="compiled", device="cpu")
     for model, setting in (
         (ModelConfig(backbone="dcn"), r"model\.backbone = 'dcn'"),
         (ModelConfig(skip="vanilla"), r"model\.skip = 'vanilla'"),
     ):
         with pytest.raises(
-            ModelError, match=rf'{setting} is not for the compiled .* learner\.kind = "torch"'
+            ModelError, match=rf'compiled learner does not support {setting}; .* learner\.kind = "torch"'
         ):
             build_learner(model, OptimizerConfig(), compiled, [0, 1], 2)
 
 
 @pytest.mark.parametrize("kind", ["auto", "compiled", "torch"])
-def test_a_stream_is_not_learned_with_dropout(kind: str) -> None:
+def test_dropout_is_rejected_for_a_stream(kind: str) -> None:
     learner = replace(CPU, kind="auto" if kind == "auto" else "compiled" if kind == "compiled" else "torch")
-    with pytest.raises(ModelError, match=r"model\.dropout = 0\.2 is for the batch protocol only"):
+    with pytest.raises(ModelError, match=r"model\.dropout = 0\.2 is only available in the batch"):
         build_learner(ModelConfig(dropout=0.2), OptimizerConfig(), learner, [0, 1], 2)

@@ -1,4 +1,4 @@
-"""The network against its equations: finite differences, stop-gradient, and what skips must not change."""
+"""The network against its equations: finite differences, stop-gradient, and invariants of skip logits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inputs(seed: int, *shape: int) -> Tensor:
 
 
 def frozen_logit(network: Network, p: Weights, x: Tensor, scales: list[Tensor] | None) -> Tensor:
-    """z of one event with the scales s_i as given constants, or freshly made where there are none."""
+    """z of one event with the scales s_i as given constants, or computed if none are given."""
     z_0, outputs = network.backbone.forward(p, x)
     z = z_0.sum()
     for i, x_i in enumerate(outputs, start=1):
@@ -82,7 +82,7 @@ def test_skip_gradients_are_finite_differences_with_the_scales_held_still(scale:
     kept = [x_i.detach() for x_i in outputs]
 
     def own_scales() -> Tensor:
-        """z as a function of w_i and beta_i: the layers' outputs held still."""
+        """z as a function of w_i and beta_i, with fixed layer outputs."""
         total = torch.zeros((), dtype=torch.float64)
         for i, x_i in enumerate(kept, start=1):
             total = total + (p[f"sml.{i}.weight"] * torch.tanh(scale_of(network, p, i, x_i) * x_i)).sum()
@@ -112,7 +112,7 @@ def test_gradient_at_the_input_has_no_scale_factor() -> None:
     expected = p["sml.1.weight"] * (1 - torch.tanh(s * x.detach()) ** 2) * s
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=0)
     full = numeric_gradient(lambda: sml.skip_logit(p, 1, x), x)
-    assert (full - expected).abs().max() > 1e-3  # with the gradient through s it would be another
+    assert (full - expected).abs().max() > 1e-3  # a gradient through s would give another value
 
 
 @pytest.mark.parametrize("events", [1, 6])
@@ -133,7 +133,7 @@ def test_skip_weight_zero_is_the_base_network_bit_for_bit(events: int) -> None:
 
 @SCALES
 @pytest.mark.parametrize("sml", [True, False])
-def test_a_batch_is_its_events(scale: str, sml: bool) -> None:
+def test_a_batch_equals_its_events_one_by_one(scale: str, sml: bool) -> None:
     network = build_network(replace(CONFIG, scale="unit" if scale == "unit" else "scalar", sml=sml), FIELDS)
     p, x = weights(network, 10), inputs(11, 5, FIELDS, 3)
     together = network.logit(p, x)
@@ -184,7 +184,7 @@ def test_variance_of_the_skip_logits_grows_in_proportion_to_depth() -> None:
 
 
 @pytest.mark.parametrize("mode", ["mean", "sum"])
-def test_pooling_is_a_loop_over_segments(mode: str) -> None:
+def test_pooling_equals_a_loop_over_segments(mode: str) -> None:
     rng = np.random.default_rng(1)
     x, segment = rng.normal(size=(20, 3)), rng.integers(0, 9, 20)
     expected = np.zeros((10, 3))

@@ -1,4 +1,4 @@
-"""Every form of skip logit against its formula, its stop-gradient, and what the paper derives for depth."""
+"""Every form of skip logit against its formula, its stop-gradient, and the paper's results for depth."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_skip_logit_is_that_of_the_formula(config: ModelConfig) -> None:
     p = weights(build_network(config, FIELDS), 1)
     plain = {name: leaf.detach().numpy() for name, leaf in p.items()}
     for i, width in enumerate(config.hidden, start=1):
-        x = inputs(i, 7, width)  # of either sign, more than a ReLU gives
+        x = inputs(i, 7, width)  # both signs, unlike the output of a ReLU
         expected = [skip_logit(config, plain, i, event.numpy()) for event in x]
         found = sml.skip_logit(p, i, x).detach().numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
@@ -139,7 +139,7 @@ def test_low_rank_has_fewer_parameters() -> None:
 
 
 def test_after_a_relu_the_form_relu_is_vanilla() -> None:
-    # why the two rows of the ablation are one network here: the layers' outputs are not negative
+    # layer outputs are never negative, so both rows of the ablation are the same network here
     found = []
     for skip in ("vanilla", "relu"):
         network = build_network(small(sml=True, skip=skip), FIELDS)
@@ -177,7 +177,7 @@ def test_variance_of_the_logit_is_the_sum_over_the_layers(depth: int, width: int
 
 
 def test_depth_of_a_hundred_trains_with_skip_logits() -> None:
-    # Fig. 5: a hundred layers with skips learn what the plain network of that depth does not
+    # Fig. 5: a hundred layers learn with skip logits, but not without
     x = inputs(13, 64, FIELDS, 3).float()
     label = (x[:, 0, 0] * x[:, 1, 0] > 0).float()
     losses = {}

@@ -12,21 +12,12 @@ from hypothesis import strategies as st
 from stream_ctr.errors import DataError, UsageError
 from stream_ctr.offline.protocol import BatchProtocol, batch_size_for, check_protocol, parse_shares
 from stream_ctr.offline.split import TEST, TRAINING, VALIDATION, mixed, shuffled, split_rows
-
-MASK = 2**64 - 1
-
-
-def slow_mix(x: int) -> int:
-    """splitmix64's finaliser in whole numbers."""
-    x = (x + 0x9E3779B97F4A7C15) & MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
+from tests.support.splitmix64 import splitmix64
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 1000))
 def test_the_hash_is_splitmix64(seed: int, number: int, salt: int) -> None:
-    expected = slow_mix(number ^ slow_mix(slow_mix(seed) ^ salt))
+    expected = splitmix64(number ^ splitmix64(splitmix64(seed) ^ salt))
     assert int(mixed(seed, np.array([number], np.uint64), salt)[0]) == expected
 
 
@@ -43,7 +34,7 @@ def test_a_random_split_depends_on_seed_and_row_alone() -> None:
     assert np.array_equal(part, more[:3000])
     assert not np.array_equal(part, split_rows(BatchProtocol(split_seed=2), np.zeros(3000, np.int64)))
     # fixed for ever: a rerun of years later tests on the same rows
-    golden = [slow_mix(row ^ slow_mix(slow_mix(1))) % 10 for row in range(3000)]
+    golden = [splitmix64(row ^ splitmix64(splitmix64(1))) % 10 for row in range(3000)]
     assert part.tolist() == [TRAINING if g < 8 else VALIDATION if g == 8 else TEST for g in golden]
 
 

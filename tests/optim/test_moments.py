@@ -1,4 +1,4 @@
-"""Accumulators in 16 bits, against a slow transcription and by their statistics; idle weights left alone."""
+"""Accumulators in 16 bits, against a slow transcription and by their statistics; idle weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
 from stream_ctr.errors import ModelError
+from stream_ctr.learners.torch.step import SkipIdle, build_dense_rule
 from stream_ctr.optim.moments import (
     DENSE,
     MOST,
@@ -24,9 +25,9 @@ from stream_ctr.optim.moments import (
     widened,
 )
 from stream_ctr.optim.rules import Adam, Rule, build_rule
-from stream_ctr.optim.skip_idle import SkipIdle, build_dense_rule
 from stream_ctr.optim.torch_accumulators import Accumulators
 from stream_ctr.optim.validation import check_optimizer
+from tests.support.splitmix64 import splitmix64
 
 HALF = Accumulators("bfloat16", 7, torch.float32)
 positive = st.floats(2.0**-126, 2.0**127, width=32)
@@ -42,16 +43,8 @@ def number_of(stored: int) -> float:
     return float(struct.unpack("<f", struct.pack("<I", stored << 16))[0])
 
 
-def splitmix(x: int) -> int:
-    """Steele et al. 2014, figure 16."""
-    x = (x + 0x9E3779B97F4A7C15) % 2**64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
-    return x ^ (x >> 31)
-
-
 def slow_key(seed: int, step: int, kind: int) -> int:
-    return splitmix(splitmix(splitmix(seed) ^ step) ^ kind) >> 32
+    return splitmix64(splitmix64(splitmix64(seed) ^ step) ^ kind) >> 32
 
 
 def close(name: str, values: torch.Tensor, step: int, first: int = 0) -> torch.Tensor:
@@ -61,7 +54,7 @@ def close(name: str, values: torch.Tensor, step: int, first: int = 0) -> torch.T
 
 
 @given(positive)
-def test_what_starts_is_the_nearest_number_of_16_bits(value: float) -> None:
+def test_initial_values_round_to_nearest(value: float) -> None:
     stored = int(narrowed(np.array([value]))[0])
     beside = [number_of(each) for each in (stored - 1, stored, stored + 1) if 0 <= each < 0x7F80]
     assert abs(number_of(stored) - value) == min(abs(each - value) for each in beside)
@@ -84,7 +77,7 @@ def test_rounding_is_that_of_its_definition(name: str, kind: int) -> None:
         assert stored == (bits_of(value) + r) >> 16
 
 
-def test_a_number_that_fits_is_kept_and_any_other_goes_up_as_often_as_it_is_far_from_below() -> None:
+def test_exact_numbers_are_kept_and_others_round_up_in_proportion() -> None:
     value = torch.tensor([1.0 + 3 / 1024, -(1.0 + 3 / 1024), 1.5])  # 3/8 of the way from 1 to 1 + 1/128
     steps = 4000
     kept = torch.stack([HALF.opened([close("mean", value, step)])[0] for step in range(steps)])
@@ -106,7 +99,7 @@ def test_rounding_is_independent_over_steps_and_even_over_places() -> None:
         assert abs(float((close("square", many, step, first=99 * step) != 0x3F80).sum()) - 1500) < 20
 
 
-def test_sums_of_squares_stall_when_rounded_to_the_nearest_and_do_not_when_rounded_by_chance() -> None:
+def test_sums_of_squares_stall_with_rounding_to_nearest_but_not_with_stochastic_rounding() -> None:
     square, count, steps = 1e-4, 200, 3000
     nearest, by_chance = np.zeros(count, np.uint16), HALF.start([count], 0.0, torch.device("cpu"))
     for step in range(steps):
@@ -119,8 +112,8 @@ def test_sums_of_squares_stall_when_rounded_to_the_nearest_and_do_not_when_round
     assert float((found / true - 1.0).abs().max()) < 0.4  # a single sum, within five deviations of 8 %
 
 
-def test_averages_of_squares_stall_when_rounded_to_the_nearest_and_do_not_when_rounded_by_chance() -> None:
-    # Adam's second moment: gradients become ten times as small; the average is to follow
+def test_averages_of_squares_stall_with_rounding_to_nearest_but_not_with_stochastic_rounding() -> None:
+    # Adam's second moment: gradients become ten times smaller, and the average must follow
     count, steps, keep = 200, 3000, 0.999
     nearest, by_chance = np.full(count, 0x3F80, np.uint16), HALF.start([count], 1.0, torch.device("cpu"))
     for step in range(steps):
@@ -147,7 +140,7 @@ def test_keys_of_seeds_steps_and_kinds_differ() -> None:
 
 
 @pytest.mark.parametrize("name", get_args(BaseRule))
-def test_idle_weights_keep_every_bit_and_all_others_step_as_the_rule_says(name: BaseRule) -> None:
+def test_idle_weights_keep_every_bit_and_others_follow_the_rule(name: BaseRule) -> None:
     generator = torch.Generator().manual_seed(2)
     config = OptimizerConfig(method="base", dense_rule=name, dense_rate=0.01, dense_idle="skip")
     skipping, plain = build_dense_rule(config), build_rule(name, 0.01, config.dense_initial)
@@ -165,16 +158,16 @@ def test_idle_weights_keep_every_bit_and_all_others_step_as_the_rule_says(name: 
         assert new[1::3].equal(full[1::3])
     if name in ("adam", "nadam", "radam", "rmsprop"):
         assert isinstance(skipping, SkipIdle)
-        assert not results[1][1][::3].equal(state[0][::3])  # the rule alone moves them
+        assert not results[1][1][::3].equal(state[0][::3])  # the rule without SkipIdle moves them
 
 
-def test_unless_told_otherwise_a_rule_steps_every_weight() -> None:
+def test_by_default_a_rule_steps_every_weight() -> None:
     rule: Rule = build_dense_rule(replace(OptimizerConfig(), dense_rule="adam", dense_idle="step"))
     assert isinstance(rule, Adam)
 
 
 @pytest.mark.parametrize(("name", "value"), [("moments", "float16"), ("dense_idle", "drop")])
-def test_names_that_nobody_knows_are_refused(name: str, value: str) -> None:
+def test_unknown_names_are_rejected(name: str, value: str) -> None:
     changed: dict[str, Any] = {name: value}
     with pytest.raises(ModelError, match=f"optimizer.{name} = '{value}' is unknown; choose"):
         check_optimizer(replace(OptimizerConfig(), **changed))

@@ -48,7 +48,7 @@ def test_table_norm_is_taken_over_the_field() -> None:
         torch.testing.assert_close(eps[row], radius * g[row] / length)
 
 
-def test_parts_of_a_row_have_norms_of_their_own() -> None:
+def test_parts_of_a_row_have_separate_norms() -> None:
     g = gradient(4)
     eps = rows(HELEN, g, blocks=(3, 1))
     torch.testing.assert_close(eps[:, :3], rows(HELEN, g[:, :3].clone()))
@@ -65,7 +65,7 @@ def test_row_without_a_gradient_does_not_move() -> None:
     assert Perturbation(HELEN, (3,)).dense_factor(0.0, 0.0, 1.0) == 0.0
 
 
-def test_dense_radius_is_over_the_norm_that_is_asked_for() -> None:
+def test_the_dense_radius_uses_the_configured_norm() -> None:
     assert Perturbation(HELEN, (3,)).dense_factor(4.0, 5.0, 1.0) == pytest.approx(0.7 / 2.0)
     everything = replace(HELEN, dense_norm="global")
     assert Perturbation(everything, (3,)).dense_factor(4.0, 5.0, 0.5) == pytest.approx(0.5 * 0.7 / 3.0)
@@ -91,7 +91,7 @@ def test_sam_has_one_radius_and_one_norm_for_everything() -> None:
         ({"rho": 0.0, "rho_dense": 0.0}, False, False),
     ],
 )
-def test_only_what_is_asked_for_is_perturbed(change: dict[str, Any], dense: bool, embedding: bool) -> None:
+def test_only_the_configured_part_is_perturbed(change: dict[str, Any], dense: bool, embedding: bool) -> None:
     perturbation = Perturbation(replace(HELEN, **change), (3,))
     assert (perturbation.dense_factor(4.0, 5.0, 1.0) > 0.0) == dense
     factors = perturbation.row_factors(gradient(), RATIO, FIELD, 3, 4.0, 1.0)
@@ -117,7 +117,7 @@ def test_asam_scales_each_weight_by_its_size_and_leaves_biases() -> None:
     eps = [float(v) for v in (*(c * g), *(c_rows * g_rows).flatten())]
     for a, b, e in zip(t, slope, eps, strict=True):
         assert e == pytest.approx(0.5 * 0.3 * a * a * b / length)
-    # Kwon et al., eq. 5: the region is that of the scaled weights, whose length is the radius.
+    # Kwon et al., eq. 5: the scaled perturbation has the length of the radius.
     assert math.sqrt(sum((e / a) ** 2 for a, e in zip(t, eps, strict=True))) == pytest.approx(0.15)
 
 

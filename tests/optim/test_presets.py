@@ -1,4 +1,4 @@
-"""Optimizers by name."""
+"""Named optimizer settings."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_method_helen_alone_gives_the_published_form() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adam", "nadam", "radam"])
-def test_base_rules_go_by_their_own_names(name: str) -> None:
+def test_presets_of_base_rules_use_these_rules(name: str) -> None:
     found = preset(name)
     assert (found.method, found.row_rule, found.dense_rule) == ("base", name, name)
 
 
 @pytest.mark.parametrize("name", ["sam", "asam", "helen"])
-def test_perturbations_go_by_their_own_names_over_the_rules_of_the_default(name: str) -> None:
+def test_presets_of_perturbations_use_the_default_rules(name: str) -> None:
     found, default = preset(name), OptimizerConfig()
     assert found.method == name
     assert (found.row_rule, found.row_rate) == (default.row_rule, default.row_rate)
@@ -49,9 +49,9 @@ def test_perturbations_go_by_their_own_names_over_the_rules_of_the_default(name:
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(ModelError, match=r"no optimizer preset named 'hellen'; did you mean 'helen'\?"):
+    with pytest.raises(ModelError, match=r"unknown optimizer preset 'hellen' \(did you mean 'helen'\?\)"):
         preset("hellen")
-    with pytest.raises(ModelError, match="Choose one of default, "):
+    with pytest.raises(ModelError, match="; choose one of default, "):
         preset("zzz")
 
 

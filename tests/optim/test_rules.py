@@ -206,7 +206,7 @@ def test_ftrl_that_never_saw_a_gradient_is_zero() -> None:
     assert torch.equal(weight, torch.zeros(3))
 
 
-def test_first_order_weights_have_a_rule_of_their_own_where_one_is_named() -> None:
+def test_first_order_weights_use_their_configured_rule() -> None:
     assert build_first_order_rule(OptimizerConfig()) is None
     named = OptimizerConfig(first_order_rule="ftrl", first_order_rate=0.3, ftrl_l1=0.2, ftrl_l2=0.1)
     assert build_first_order_rule(named) == FTRL(0.3, beta=1.0, l1=0.2, l2=0.1)

@@ -1,4 +1,4 @@
-"""Our classifier at work in river: pipelines, delays, dataframes, copies, and what it refuses."""
+"""The classifier in river: pipelines, delays, dataframes, copies and rejected input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small(**parameters: Any) -> CTRClassifier:
 
 
 def mixed_events(count: int, seed: int = 1) -> list[Event]:
-    """Numbers, texts, bools and lists that come and go; the label depends on all of them."""
+    """Numbers, texts, bools and lists that appear and disappear; the label depends on all of them."""
     rng = np.random.default_rng(seed)
     events: list[Event] = []
     for number in range(count):
@@ -46,12 +46,12 @@ def mixed_events(count: int, seed: int = 1) -> list[Event]:
 
 
 def table(*data: Any, **options: Any) -> Any:
-    """A dataframe of pandas, as river's own types take it."""
+    """A pandas dataframe, typed for river."""
     return pd.DataFrame(*data, **options)
 
 
 def column(*data: Any) -> Any:
-    """A series of pandas."""
+    """A pandas series."""
     return pd.Series(*data)
 
 
@@ -170,7 +170,7 @@ def test_progressive_validation_with_delay_learns_each_label_when_it_arrives(kin
 
 
 @pytest.mark.parametrize("kind", ["compiled", "torch"])
-def test_copies_go_on_alike_and_apart(kind: str) -> None:
+def test_copies_continue_equally_and_independently(kind: str) -> None:
     events = mixed_events(160)
     model = small(kind=kind)
     probabilities(model, events[:80])
@@ -191,14 +191,14 @@ def test_copies_go_on_alike_and_apart(kind: str) -> None:
     assert model.clone({"seed": 9}).seed == 9
 
 
-def test_features_keep_their_fields_in_the_order_of_their_coming() -> None:
+def test_features_keep_their_fields_in_order_of_appearance() -> None:
     model = small(fields=4)
     model.learn_one({"b": 1, "a": "x"}, True)
     model.learn_one({"d": 1, "c": "x"}, True)
     assert model.feature_names == ["a", "b", "c"]
 
 
-def test_memory_counts_the_rows_that_river_cannot_see() -> None:
+def test_memory_usage_includes_embedding_rows() -> None:
     model = small()
     before = model._raw_memory_usage
     for number in range(4000):
@@ -207,8 +207,8 @@ def test_memory_counts_the_rows_that_river_cannot_see() -> None:
 
 
 @pytest.mark.parametrize("label", ["yes", 2, None, float("nan"), [1], np.array([0, 1])])
-def test_label_that_is_none_is_refused(label: Any) -> None:
-    with pytest.raises(UsageError, match="neither True nor False"):
+def test_an_invalid_label_is_rejected(label: Any) -> None:
+    with pytest.raises(UsageError, match="y must be True or False"):
         small().learn_one({"a": 1}, label)
 
 
@@ -220,7 +220,7 @@ def test_labels_of_every_kind(label: Any) -> None:
     assert one.state().equals(other.state())
 
 
-def test_what_is_refused_changes_nothing() -> None:
+def test_rejected_input_changes_nothing() -> None:
     model = small()
     probabilities(model, mixed_events(10))
     before = model.state()
@@ -231,12 +231,12 @@ def test_what_is_refused_changes_nothing() -> None:
         model.predict_proba_one({"a": {}})
     with pytest.raises(UsageError, match="2 rows, 1 labels"):
         model.learn_many(good, column([True]))
-    with pytest.raises(UsageError, match="neither True nor False"):
+    with pytest.raises(UsageError, match="y must be True or False"):
         model.learn_many(good, column([True, None]))
     with pytest.raises(RecordError, match="feature 'a'"):
         model.learn_many(table({"a": ["x", b"y"]}), column([True, False]))
     for weight in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="is no weight"):
+        with pytest.raises(UsageError, match="w must be a finite number"):
             model.learn_one({"a": 1}, True, w=weight)
     assert model.state().equals(before)
 
@@ -245,20 +245,20 @@ def test_what_is_refused_changes_nothing() -> None:
     ("parameters", "says"),
     [
         ({"optimizer": "hellen"}, "did you mean 'helen'"),
-        ({"kind": "fast"}, "kind = 'fast' is no learner of ours"),
-        ({"kind": "river"}, "kind = 'river' is no learner of ours"),
+        ({"kind": "fast"}, "kind = 'fast' is unknown"),
+        ({"kind": "river"}, "kind = 'river' is unknown"),
         ({"device": "tpu"}, "'tpu'"),
-        ({"fields": 1}, "fields = 1 is too small"),
+        ({"fields": 1}, "fields must be at least 2, got 1"),
         ({"model": ModelConfig(hidden=())}, "model.hidden is empty"),
         ({"optimizer": OptimizerConfig(rho=-1.0, method="helen")}, "rho"),
     ],
 )
-def test_settings_that_make_no_model_are_refused(parameters: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_rejected(parameters: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         CTRClassifier(**parameters)
 
 
-def test_state_of_another_model_is_refused() -> None:
+def test_the_state_of_another_model_is_rejected() -> None:
     other = CTRClassifier(model=ModelConfig(embedding=4, hidden=(6,)), fields=12)
     with pytest.raises(StateError):
         other.load_state(small().state())

@@ -1,4 +1,4 @@
-"""river's own estimator checks, from the installed river, over our classifier."""
+"""The estimator checks of the installed river, applied to our classifier."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_check_of_river(model: CTRClassifier, check: Callable[[Any], None]) -> N
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_check_is_left_out(kind: str) -> None:
     names = {check.__name__ for check in yield_checks(MODELS[kind])}
-    assert names >= MINI_BATCH  # they are left out where there is no pandas
+    assert names >= MINI_BATCH  # river skips them without pandas
     assert len(names) >= 25
     assert not MODELS[kind]._unit_test_skips()
 

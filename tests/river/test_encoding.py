@@ -1,4 +1,4 @@
-"""From raw dicts to keys: what counts as what, and how the schema grows."""
+"""From raw dicts to keys: equivalence of values, and growth of the schema."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_features_beyond_the_fields_share_the_last_one() -> None:
     keys = learn(target, {"c": "x", "d": "x", "e": ["x", "y"]})
     shared = keys[target.slot_field == 2]
     assert target.names == ["a", "b"]
-    assert np.count_nonzero(shared) == 4  # one value each, two of the list: the name is part of the key
+    assert np.count_nonzero(shared) == 4  # one value each, two for the list: the name is part of the key
     assert len(shared) == SHARED_SLOTS
     assert target.truncated == 0
     learn(target, {f"more{i}": "x" for i in range(SHARED_SLOTS + 5)})
@@ -91,7 +91,7 @@ def test_number_has_its_bucket_before_it_is_observed_and_its_rounding() -> None:
         keys = set(learn(target, {"v": value})[:3].tolist()) - {0}
         assert len(keys) == 2
         seen = by_bucket.setdefault(plain.bucket(value), next(iter(keys)))
-        if seen not in keys:  # the one of the two that all values of the bucket have in common
+        if seen not in keys:  # of the two keys, the one that all values of the bucket share
             by_bucket[plain.bucket(value)] = (keys - {seen}).pop()
         plain.observe(value)
     assert len(set(by_bucket.values())) == len(by_bucket) == 16
@@ -123,16 +123,16 @@ def test_peeking_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("x", "says"),
     [
-        ({"f": object}, r"feature 'f': .*\(type\) where a text, bool, number or list"),
-        ({"f": {"a": 1}}, r"\(dict\) where"),
-        ({"f": b"x"}, r"\(bytes\) where"),
-        ({"f": pd.Timestamp(0)}, r"\(Timestamp\) where"),
-        ({"f": [["x"]]}, r"its list holds .*\(list\)"),
-        ({object: 1}, "the feature's name"),
-        ({("a", b"x"): 1}, "the feature's name"),
+        ({"f": object}, r"feature 'f': .*\(type\) is not a text, bool, number or list"),
+        ({"f": {"a": 1}}, r"\(dict\) is not"),
+        ({"f": b"x"}, r"\(bytes\) is not"),
+        ({"f": pd.Timestamp(0)}, r"\(Timestamp\) is not"),
+        ({"f": [["x"]]}, r"list element .*\(list\)"),
+        ({object: 1}, "feature name "),
+        ({("a", b"x"): 1}, "feature name "),
     ],
 )
-def test_what_has_no_meaning_is_refused_and_nothing_is_learned(x: dict[Any, Any], says: str) -> None:
+def test_unsupported_values_are_rejected_and_nothing_is_learned(x: dict[Any, Any], says: str) -> None:
     target = encoder()
     learn(target, {"a": 1.0})
     before = target.state()
@@ -142,7 +142,7 @@ def test_what_has_no_meaning_is_refused_and_nothing_is_learned(x: dict[Any, Any]
     assert target.state().equals(before)
 
 
-def test_names_of_every_allowed_kind_survive_saving() -> None:
+def test_names_of_every_supported_type_can_be_saved() -> None:
     target = encoder(fields=9)
     x = {"a": 1, 7: 2, np.int64(8): 3, 2.5: "x", True: "t", None: "n", ("a", 1, ("b",)): 4.0}
     for _ in range(300):
@@ -155,7 +155,7 @@ def test_names_of_every_allowed_kind_survive_saving() -> None:
     assert np.array_equal(learn(again, x), learn(target, x))
 
 
-def test_state_of_other_settings_or_damaged_is_refused() -> None:
+def test_a_damaged_state_or_one_of_other_settings_is_rejected() -> None:
     target = encoder()
     learn(target, {"a": 1, "b": 2, "c": 3})
     state = target.state()
@@ -168,6 +168,6 @@ def test_state_of_other_settings_or_damaged_is_refused() -> None:
 
 
 @pytest.mark.parametrize("settings", [(1, 4, 8), (4, 1, 8), (4, 4, 1), (4, 4, 10**9)])
-def test_schema_without_room_is_refused(settings: tuple[int, int, int]) -> None:
-    with pytest.raises(UsageError, match=r"choose at least|is outside"):
+def test_a_schema_that_is_too_small_is_rejected(settings: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match=r"must be (at least|between)"):
         DictEncoder(*settings)

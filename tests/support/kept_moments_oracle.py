@@ -13,18 +13,11 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.state.state import Json
 from tests.support.optimizer_oracle import Example, Oracle
+from tests.support.splitmix64 import splitmix64
 
 LOWER = ("exp_avg",)
 UPPER = ("sum", "exp_avg_sq")
 """What torch.optim calls first and second moments."""
-
-
-def mixed(x: int) -> int:
-    """splitmix64 (Steele et al. 2014)."""
-    x = (x + 0x9E3779B97F4A7C15) % 2**64
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
-    return x ^ (x >> 31)
 
 
 def rounded(value: float, r: int) -> float:
@@ -104,7 +97,7 @@ class KeptOracle(Oracle):
     def round(self, rule: torch.optim.Optimizer, w: Tensor, first: int, kind: int) -> None:
         if not self.half:
             return
-        key = mixed(mixed(mixed(self.seed) ^ self.learned) ^ kind) >> 32
+        key = splitmix64(splitmix64(splitmix64(self.seed) ^ self.learned) ^ kind) >> 32
         for name, value in rule.state[w].items():
             if name not in (*LOWER, *UPPER):
                 continue

@@ -78,9 +78,12 @@ def test_a_log_that_is_another_one_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("learner", "says"),
     [
-        (LearnerConfig(kind="river", river="river-lr", rebuild=True), "river-lr has one: leave it out"),
+        (
+            LearnerConfig(kind="river", river="river-lr", rebuild=True),
+            "river-lr can be saved: remove it",
+        ),
         (LearnerConfig(kind="river", river="river-tree"), "learner.rebuild = true"),
-        (LearnerConfig(rebuild=True), "is for learner.kind = 'river'"),
+        (LearnerConfig(rebuild=True), "is only for learner.kind = 'river'"),
     ],
 )
 def test_rebuilding_is_for_what_cannot_be_saved(learner: LearnerConfig, says: str) -> None:

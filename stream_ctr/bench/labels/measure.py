@@ -30,8 +30,8 @@ from stream_ctr.datasets.base import Dataset, open_dataset
 from stream_ctr.events.log import Entry
 from stream_ctr.events.records import RECORD_VERSION, Click, Impression
 from stream_ctr.learners.build import build_learner
+from stream_ctr.metrics.log_loss import log_losses
 from stream_ctr.metrics.progressive import ProgressiveMetrics
-from stream_ctr.metrics.sums import log_losses
 from stream_ctr.pipeline.join_stage import JoinStage
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.pipeline.stream import Pipeline

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ctr.bench.machine import describe_machine
-from stream_ctr.bench.optimizers.study import Plan, Tested, compared, log_losses
+from stream_ctr.bench.optimizers.study import Plan, Tested, compared
+from stream_ctr.metrics.log_loss import vector_log_losses
 from stream_ctr.metrics.sums import Sums
 from stream_ctr.reporting.figure import BLACK, LINE_STYLES, new_figure, write_figure
 
@@ -51,7 +52,7 @@ def _row(tested: Tested, results: Sequence[Tested], label: NDArray[np.float32], 
     named = {other.method.name: other for other in results}
     base = named[tested.method.base]
     test = slice(plan.tune_to, plan.test_to)
-    by_seed = [float(log_losses(p[test], label[test]).mean()) for p in tested.probability]
+    by_seed = [float(vector_log_losses(p[test], label[test] > 0.5).mean()) for p in tested.probability]
     against = compared(tested, base, plan)
     return {
         "optimizer": tested.method.name,

@@ -22,7 +22,7 @@ from stream_ctr.bench.optimizers.spaces import Method, Setting, configured
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.errors import DataError
 from stream_ctr.learners.build import build_learner
-from stream_ctr.metrics.sums import EPSILON
+from stream_ctr.metrics.log_loss import vector_log_losses
 
 Losses = NDArray[np.float64]
 TUNING_SEED = 1
@@ -88,13 +88,6 @@ class Tested:
     def tail(self, plan: Plan) -> Losses:
         """Losses of the test rows."""
         return self.loss[plan.tune_to :]
-
-
-def log_losses(probability: NDArray[np.float32], label: NDArray[np.float32]) -> Losses:
-    """Log loss [n] of each event, in nats, with probabilities clipped as in the metrics."""
-    p = np.clip(probability.astype(np.float64), EPSILON, 1.0 - EPSILON)
-    losses: Losses = -np.where(label > 0.5, np.log(p), np.log1p(-p))
-    return losses
 
 
 def run_setting(
@@ -164,7 +157,7 @@ def tune(
         if loss is None:
             progress(f"{method.name}: trial {trial + 1} of {plan.trials}")
             run = run_setting(stream, method, setting, TUNING_SEED, plan.tune_to)
-            loss = float(log_losses(run.probability[plan.score_from :], label).mean())
+            loss = float(vector_log_losses(run.probability[plan.score_from :], label > 0.5).mean())
             journal.add_trial(method.key, trial, setting, loss)
         found.append((loss if np.isfinite(loss) else float("inf"), trial, setting))
     best = min(found, key=lambda item: item[:2])
@@ -191,7 +184,7 @@ def examine(
             journal.add_final(method.key, seed, *kept)
         probability.append(kept[0])
         seconds.append(kept[1])
-    loss: Losses = np.mean([log_losses(p, label) for p in probability], axis=0)
+    loss: Losses = np.mean([vector_log_losses(p, label > 0.5) for p in probability], axis=0)
     return Tested(method, setting, tuned_loss, loss, probability, float(np.median(seconds)))
 
 

@@ -25,6 +25,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.daemon.checkpoint import CheckpointStore
 from stream_ctr.features.rows.tables import FeatureTables
+from stream_ctr.kernels.splitmix64 import GOLDEN, splitmix64
 from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.state.frozen import FrozenState
 
@@ -126,11 +127,8 @@ class Scale:
 
 
 def hashed(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Distinct keys spread over all 64 bits (finalizer of splitmix64)."""
-    z = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    """Keys that are spread over all 64 bits and different for different numbers."""
+    return splitmix64(numbers.astype(np.uint64) * GOLDEN)
 
 
 def answers(scale: Scale, lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stream_ctr.config.experiment import BUCKETS
 from stream_ctr.errors import StateError
-from stream_ctr.metrics.sums import EPSILON
+from stream_ctr.metrics.log_loss import vector_log_losses
 from stream_ctr.state.state import State
 
 FIRST_CLICKS: Final = 1000
@@ -110,7 +110,7 @@ class BucketSums:
         served = rows["served"]
         known = np.isfinite(served)
         _add(self.served, place[known], served[known])
-        losses = log_losses(rows["p"], labels)
+        losses = vector_log_losses(rows["p"], clicked[:, None])
         for arm in range(self.arms):
             self._score(arm, bucket, rows["p"][:, arm], losses[:, arm], labels)
             if arm:
@@ -202,15 +202,6 @@ class BucketSums:
             saved = state.arrays.get(name, counts.sum(axis=1) * priced)
             setattr(self, name, saved.astype(np.int64))
         self.unusable_bids = state.arrays.get("unusable_bids", np.zeros(self.arms)).astype(np.int64)
-
-
-def log_losses(p: Floats, labels: Floats) -> Floats:
-    """Log loss in nats of each probability, float64 [N, arms]; NaN for a NaN probability.
-
-    Probabilities are clipped to [EPSILON, 1 - EPSILON], as in the trainer's metrics.
-    """
-    clipped = np.clip(p, EPSILON, 1.0 - EPSILON)
-    return np.asarray(np.where(labels[:, None] > 0.5, -np.log(clipped), -np.log1p(-clipped)), np.float64)
 
 
 def _add(

@@ -1,4 +1,4 @@
-"""A chunk of events, compiled: row changes, scores, two passes and update, strictly event by event."""
+"""Compiled kernels that learn a chunk of events, one after the other, with their row changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Probabilities = NDArray[np.float32]
 def gather(
     rows: Ints, shape: Shape, table: Floats, scratch: Scratch, g: Floats, moved: bool, x: Floats
 ) -> None:
-    """x_0 and the number of rows of each field, from the rows or, if ``moved``, from w + c g of each."""
+    """Pool the rows into ``x`` = x_0 and count the rows of each field; ``moved``: use w + c g of each row."""
     width, factor, members = scratch.row.size, scratch.factor, scratch.members
     x[: shape.width[0]] = 0
     members[:] = 0
@@ -60,7 +60,7 @@ def gather(
 
 @fast_part
 def _predicted(ws: Workspace, rows: Ints, run: Pass, c: Number, moved: bool) -> Number:
-    """Probability of one event; its rows and weights perturbed along the first pass's gradients, or not."""
+    """Probability of one event; ``c`` and ``moved`` perturb weights and rows along the first gradients."""
     table, w, first = ws.table.weight, ws.dense.weight, ws.first
     gather(rows, ws.shape, table, ws.scratch, first.g, moved, run.x)
     return w.dtype.type(1.0 / (1.0 + math.exp(-float(forward(w, ws.shape, run, c, first)))))
@@ -70,7 +70,7 @@ def _predicted(ws: Workspace, rows: Ints, run: Pass, c: Number, moved: bool) -> 
 def differentiate(
     ws: Workspace, run: Pass, c: Number, p: Number, label: Number, weight: Number
 ) -> tuple[Number, Number]:
-    """Gradients of the weighted log loss into ``run``; squared norms of the dense and of the rows' ones."""
+    """Write gradients of the weighted log loss to ``run``; returns the squared norms (dense, rows)."""
     w, scratch, width = ws.dense.weight, ws.scratch, ws.scratch.row.size
     kind, method = w.dtype.type, ws.method
     run.z[0] = kind(logit_gradient(float(p), float(label), method.policy, method.keep)) * kind(weight)
@@ -88,13 +88,13 @@ def differentiate(
 
 @fast_part
 def over_root(radius: Number, norm: Number, method: Method) -> Number:
-    """radius / sqrt(norm), 0 where the squared norm is; below the smallest number it is."""
+    """radius / sqrt(norm) for a squared norm; 0 if ``norm`` is below the smallest normal number."""
     return radius / math.sqrt(norm) if norm >= method.smallest else 0.0
 
 
 @fast_part
 def row_factors(ws: Workspace, share: Number, rows: Ints, ratio: NDArray[np.float32], total: Number) -> bool:
-    """Sets c of eps = c g for each slot's row (eq. 7, 8); whether any is not 0."""
+    """Set c of eps = c g for the row of each slot (Helen eq. 7, 8); returns whether any c is not 0."""
     method, scratch, slot_field = ws.method, ws.scratch, ws.shape.slot_field
     radius, moved, factor = method.rho_rows * share, False, scratch.factor
     for s in range(rows.size):
@@ -114,7 +114,7 @@ def row_factors(ws: Workspace, share: Number, rows: Ints, ratio: NDArray[np.floa
 
 @fast_part
 def _step(ws: Workspace, chunk: Chunk, b: int, learned: int) -> tuple[Number, bool]:
-    """Event b: its probability before the update, and whether the update was finite and took place."""
+    """Learn event b; returns its probability before the update, and whether the update was finite."""
     method, kind = ws.method, ws.dense.weight.dtype.type
     rows, label, weight = chunk.rows[b], chunk.label[b], chunk.weight[b]
     run, zero = ws.first, kind(0.0)
@@ -127,7 +127,7 @@ def _step(ws: Workspace, chunk: Chunk, b: int, learned: int) -> tuple[Number, bo
         norm = of_dense + of_rows if method.global_norm else of_dense
         c = kind(over_root(method.rho_dense * share, norm, method))
         moved = row_factors(ws, share, rows, chunk.ratio[b], of_dense + of_rows)
-        if moved or c != 0:  # else the second pass would repeat the first
+        if moved or c != 0:  # otherwise the second pass would repeat the first
             run = ws.second
             p_2 = _predicted(ws, rows, run, c, moved)
             of_dense, of_rows = differentiate(ws, run, c, p_2, label, weight)
@@ -148,7 +148,7 @@ def _step(ws: Workspace, chunk: Chunk, b: int, learned: int) -> tuple[Number, bo
 
 @fast_part
 def _revisit(ws: Workspace, now: int) -> None:
-    """The second turn of the event that was learned ``revisit_after`` events ago, if it is finite."""
+    """Replay the event that was learned ``revisit_after`` events ago, if its gradients are finite."""
     method, past, run, zero = ws.method, ws.past, ws.first, ws.dense.weight.dtype.type(0.0)
     number = now - method.revisit_after
     if number < 0:
@@ -170,10 +170,10 @@ def _revisit(ws: Workspace, now: int) -> None:
 def learn_chunk(
     ws: Workspace, chunk: Chunk, learned: int, probability: Probabilities, skipped: NDArray[np.bool_]
 ) -> int:
-    """Learn a chunk, ``learned`` events after the first one; returns the new number of those.
+    """Learn a chunk after ``learned`` earlier updates; returns the new number of updates.
 
-    Before each event its rows start afresh. An update that is not finite changes no bit and is flagged.
-    Shapes: probability float32 [B] and skipped bool [B] are written.
+    Row changes are applied just before their event. A non-finite update changes no bit and is flagged.
+    Writes probability float32 [B] and skipped bool [B].
     """
     zero = ws.dense.weight.dtype.type(0.0)
     for b in range(chunk.rows.shape[0]):

@@ -1,4 +1,4 @@
-"""The compiled learner: the reference learner's steps in one kernel call a chunk, on one CPU thread."""
+"""The compiled learner: the steps of the reference learner, one kernel call per chunk, on one CPU thread."""
 
 from __future__ import annotations
 
@@ -49,13 +49,12 @@ from stream_ctr.state.state import Json, State
 
 
 class CompiledLearner:
-    """Learns as :class:`~stream_ctr.learners.torch.learner.TorchLearner` does, many times as fast.
+    """A much faster implementation of :class:`~stream_ctr.learners.torch.learner.TorchLearner`.
 
-    Its states are the reference learner's: either continues where the other stopped. It runs on one
-    thread, whatever ``learner.threads`` allows. The first one after an installation compiles for about half
-    a minute; the result is kept on disk. Each call costs some 50 microseconds beside its events, so events
-    should travel in chunks. Events inside a chunk are not timed one by one: ``seconds`` is the chunk's
-    wall time, spread evenly.
+    States are interchangeable: each learner can load what the other saved. It runs on one thread, whatever
+    ``learner.threads`` is. The first use after an installation compiles for about half a minute; the result
+    is cached on disk. Each call has an overhead of about 50 microseconds, so callers should pass chunks of
+    events. Events are not timed individually: ``seconds`` is the wall time of the chunk, spread evenly.
     """
 
     def __init__(
@@ -69,21 +68,23 @@ class CompiledLearner:
         dtype: Kind = np.float32,
         labels: LabelLoss | None = None,
     ) -> None:
-        """``slot_field`` names the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
+        """``slot_field`` is the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
 
         Raises:
-            ModelError: the settings do not make sense together, or need the torch learner.
+            ModelError: a setting is invalid, settings are incompatible, or they require the torch learner.
         """
         check_optimizer(optimizer)
         check_model(model, fields)
         require_compiled(model, optimizer, learner)
         if any(not 0 <= field < fields for field in slot_field):
-            raise ModelError(f"the slots' fields {list(slot_field)} are not all within 0 to {fields - 1}")
+            raise ModelError(
+                f"every field of a slot must be between 0 and {fields - 1}, got {list(slot_field)}"
+            )
         row_rule = build_rule(optimizer.row_rule, optimizer.row_rate, optimizer.row_initial)
         dense_rule = build_rule(optimizer.dense_rule, optimizer.dense_rate, optimizer.dense_initial)
         self._model, self._seed, self._dtype = model, learner.seed, dtype
         self.learned = 0
-        """Updates so far."""
+        """Number of updates so far."""
         self._method = plan_method(optimizer, dtype, labels or LabelLoss())
         self._row_rule = plan_rule(optimizer.row_rule, row_rule, False, learner.seed)
         skip = optimizer.dense_idle == "skip"
@@ -126,10 +127,10 @@ class CompiledLearner:
         return result
 
     def prepare(self, batch: Batch) -> tuple[Workspace, Chunk]:
-        """What the kernels are handed to learn ``batch``: there is room for its rows.
+        """Reserve memory for the rows of ``batch`` and build the arguments of the kernels.
 
         Raises:
-            StateError: the batch is of another schema, or uses rows that nobody has initialised.
+            StateError: the batch has another schema or uses uninitialised rows.
         """
         self._make_room(batch)
         changes = batch.changes
@@ -159,7 +160,7 @@ class CompiledLearner:
         return probability
 
     def state(self) -> State:
-        """The reference learner's arrays: ``rows.*`` [rows, width], ``dense.*`` flat in layout order."""
+        """As the reference learner: ``rows.*`` [rows, width], ``dense.*`` flat in layout order."""
         arrays = {name: self._gather(array) for name, array in self._dense.items()}
         past = self._past.state(self.learned)
         parts = State.gather({"rows": self._rows.state(), "dense": State(arrays, {}), "past": past})
@@ -197,7 +198,7 @@ class CompiledLearner:
         self.learned = learned
 
     def _load_kernels(self) -> None:
-        """Compile, or load from disk, now: the first event shall not wait for it."""
+        """Compile the kernels or load them from disk now, so that the first event does not wait."""
         slots, none = len(self._shape.slot_field), np.zeros(0, np.int64)
         rows, floats = np.zeros((0, slots), np.int64), np.zeros(0, np.float32)
         chunk = Chunk(
@@ -215,13 +216,14 @@ class CompiledLearner:
         predict_rows(self._workspace(), rows, floats)
 
     def _make_room(self, batch: Batch) -> None:
-        """Have room for the batch's rows, and refuse rows that nobody has initialised."""
+        """Reserve memory for the rows of the batch, and reject uninitialised rows."""
         if len(batch.changes.row):
             if batch.changes.row.min() < 0:
-                raise StateError(f"the batch starts row {batch.changes.row.min()}; rows count from 0")
+                raise StateError(f"the batch initialises row {batch.changes.row.min()}; rows start at 0")
             needed = int(batch.changes.row.max()) + 1
             if needed > self._rows.capacity:
-                self._kept = self._kept_rows = None  # the memory that it works on is given up array by array
+                # Drop the references, so that each old array is freed as soon as it is copied.
+                self._kept = self._kept_rows = None
             self._rows.reserve(needed)
         self._check_rows(batch.rows)
 
@@ -229,16 +231,16 @@ class CompiledLearner:
         slots = len(self._shape.slot_field)
         if rows.shape[1] != slots:
             raise StateError(f"the batch has {rows.shape[1]} slots, this learner's schema has {slots}")
-        # The kernels index without looking: a row beyond the table would be foreign memory.
+        # The kernels do not check bounds: a row beyond the table would access foreign memory.
         highest = int(rows.max(initial=-1))
         if highest >= self._rows.used:
             raise StateError(
                 f"the batch uses row {highest}, the learner has {self._rows.used} rows; "
-                "the vocabulary and the learner's state do not belong together"
+                "the vocabulary and the learner's state do not match"
             )
 
     def _workspace(self) -> Workspace:
-        """What the kernels work on; made again when the row table has moved to larger memory."""
+        """The data of the kernels; rebuilt when the row table has moved to larger memory."""
         if self._kept is not None and self._kept_rows is self._rows.weight:
             return self._kept
         self._kept_rows = self._rows.weight
@@ -263,7 +265,7 @@ class CompiledLearner:
         )
 
     def _table(self) -> Table:
-        """The row table's own memory, as arrays."""
+        """The memory of the row table as flat arrays; nothing is copied."""
         rows, none = self._rows, np.zeros(0, self._kind)
         arrays = (each.reshape(-1) for each in rows.accumulators)
         named = dict(zip(rows.names, arrays, strict=True))
@@ -276,16 +278,16 @@ class CompiledLearner:
         )
 
     def _spans(self) -> list[tuple[int, int]]:
-        """Place and size of each parameter, in layout order."""
+        """Offset and size of each parameter in the padded vector, in layout order."""
         layout = self._layout
         return [(self._places[p.name], n) for p, n in zip(layout.parameters, layout.sizes, strict=True)]
 
     def _gather(self, padded: Moments) -> Moments:
-        """The numbers of all parameters, side by side in layout order."""
+        """Copy the padded vector to a flat one, in layout order and without padding."""
         return np.concatenate([padded[at : at + size] for at, size in self._spans()])
 
     def _scatter(self, padded: Moments, flat: Moments) -> None:
-        """The reverse of :meth:`_gather`."""
+        """Copy a flat vector to the padded one; the inverse of :meth:`_gather`."""
         taken = 0
         for at, size in self._spans():
             padded[at : at + size] = flat[taken : taken + size]
@@ -293,5 +295,5 @@ class CompiledLearner:
 
 
 def _own(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """The array as the kernels are compiled for: contiguous and writable; a copy where it is not."""
+    """The array as the kernels require it, contiguous and writable; copied only if necessary."""
     return np.require(array, dtype, ["C", "W"])

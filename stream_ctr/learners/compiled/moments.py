@@ -1,6 +1,6 @@
-"""Accumulators of either kind inside compiled code; see :mod:`stream_ctr.optim.moments`.
+"""Accumulators in float or in 16 bits inside compiled code; see :mod:`stream_ctr.optim.moments`.
 
-Which of the two an array holds is known when a kernel is compiled, so neither kind pays for the other.
+The kind is known when a kernel is compiled, so neither has a runtime cost for the other.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _MOST = np.float32(MOST).view(np.uint32) | _LOW
 
 
 def opened(stored: Any) -> Any:
-    """The number behind an element of an accumulator's array."""
+    """The value of a stored accumulator element."""
     raise NotImplementedError
 
 
 def closed_square(value: Any, like: Moments, weyl: Any) -> Any:
-    """An element of a second moment's array: ``value``, rounded by the upper half of ``weyl``."""
+    """The stored form of a second moment: ``value``, rounded with the upper half of ``weyl``."""
     raise NotImplementedError
 
 
 def closed_mean(value: Any, like: Moments, weyl: Any) -> Any:
-    """An element of a first moment's array: ``value``, rounded by the lower half of ``weyl``."""
+    """The stored form of a first moment: ``value``, rounded with the lower half of ``weyl``."""
     raise NotImplementedError
 
 
@@ -73,17 +73,17 @@ def _closed_mean(value: Any, like: Any, weyl: Any) -> Any:
 
 @fast_part
 def weyl_at(key: np.uint32, place: np.uint64) -> np.uint32:
-    """The Weyl sequence of a step at ``place``; the next place's is :func:`next_weyl` of it."""
+    """The Weyl sequence of a step at ``place``; :func:`next_weyl` gives the value at the next place."""
     return np.uint32(key + np.uint32(place) * _WEYL)
 
 
 @fast_part
 def next_weyl(weyl: np.uint32) -> np.uint32:
-    """The Weyl sequence one place further."""
+    """The Weyl sequence at the next place."""
     return np.uint32(weyl + _WEYL)
 
 
 @fast_part
 def started(initial: Number, like: Moments) -> Any:
-    """What an accumulator's element holds at its start."""
+    """The stored form of the initial value of an accumulator."""
     return closed_square(initial, like, _NEAREST << _HALF)

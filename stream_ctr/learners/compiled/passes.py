@@ -1,13 +1,13 @@
 """Forward and backward pass of the deep network with Skip Meta Logit, compiled, one event at a time.
 
-At batch size 1 the gradient of a matrix is an outer product d x^T, so the perturbed matrix W + c d x^T is
-never written. With x' the second pass's input and d' its gradient,
+At batch size 1 the gradient of a matrix is an outer product d x^T, so the perturbed matrix W + c d x^T need
+not be stored. With x' the input of the second pass and d' its gradient,
 
     (W + c d x^T) x'    = W x' + c d (x . x')
     (W + c d x^T)^T d'  = W^T d' + c x (d . d')
     ||d x^T||^2         = ||d||^2 ||x||^2
 
-Everything is written for any floating type; names as in :mod:`~stream_ctr.learners.compiled.workspace`.
+All functions work for any floating type; names as in :mod:`~stream_ctr.learners.compiled.workspace`.
 
 The gradient of a label policy's loss is compiled from the definitions in
 :mod:`stream_ctr.config.label_policy`.
@@ -41,7 +41,7 @@ FNW: Final = POLICIES.index("fnw")
 
 @fast_part
 def dot(a: Floats, b: Floats) -> Number:
-    """a . b of two vectors of one length."""
+    """a . b of two vectors of equal length."""
     total = a.dtype.type(0.0)
     for i in range(a.size):
         total += a[i] * b[i]
@@ -50,7 +50,7 @@ def dot(a: Floats, b: Floats) -> Number:
 
 @fast_part
 def square(a: Floats) -> Number:
-    """||a||^2 in double precision: finite wherever the squares of single precision are."""
+    """||a||^2 in double precision, which single-precision elements cannot overflow."""
     total = 0.0
     for i in range(a.size):
         total += float(a[i]) * float(a[i])
@@ -59,10 +59,10 @@ def square(a: Floats) -> Number:
 
 @fast_part
 def tanh(x: Floats, out: Floats) -> None:
-    """tanh of a vector: [n] -> [n]; single precision to 4 units of the last place, NaN stays NaN.
+    """tanh of a vector: [n] -> [n]; accurate to 4 ulp in single precision, NaN stays NaN.
 
-    The rational function is the one of Eigen (``generic_fast_tanh_float``), which unlike the library's
-    function runs on whole vectors. Beyond 7.9 tanh is 1 within single precision.
+    The rational function is that of Eigen (``generic_fast_tanh_float``). Unlike the library function it
+    vectorises. Beyond 7.9 tanh is 1 within single precision.
     """
     if x.itemsize > 4:
         for k in range(x.size):
@@ -89,7 +89,7 @@ def tanh(x: Floats, out: Floats) -> None:
 
 @fast_part
 def times(w: Floats, at: int, x: Floats, out: Floats) -> None:
-    """W x, W [out, x] from place ``at`` of w on; four rows at a time share the loads of x."""
+    """W x for W [out, x] at offset ``at`` of w; four rows at a time share the loads of x."""
     n, rows = x.size, out.size
     for o in range(0, rows - 3, 4):
         # unsigned: a check for negative indices would stop vectorisation
@@ -109,7 +109,7 @@ def times(w: Floats, at: int, x: Floats, out: Floats) -> None:
 
 @fast_part
 def transposed_times(w: Floats, at: int, d: Floats, live: Ints, out: Floats) -> None:
-    """W^T d, W [d, out] from place ``at`` of w on; rows of units without a gradient are not read."""
+    """W^T d for W [d, out] at offset ``at`` of w; rows of units without a gradient are not read."""
     n, lives = out.size, 0
     for o in range(d.size):
         if d[o] != 0:
@@ -133,7 +133,7 @@ def transposed_times(w: Floats, at: int, d: Floats, live: Ints, out: Floats) -> 
 
 @fast_part
 def share_fields(x: Floats, members: Ints, width: int) -> None:
-    """Divide the numbers of each field by its rows."""
+    """Divide the numbers of each field by its number of rows."""
     for field in range(members.size):
         if members[field] > 1:
             for k in range(field * width, (field + 1) * width):
@@ -142,19 +142,19 @@ def share_fields(x: Floats, members: Ints, width: int) -> None:
 
 @fast_part
 def units(shape: Shape, i: int) -> slice:
-    """Where the units of layer i lie in a vector of units."""
+    """The slice of layer i in a vector of units."""
     return slice(shape.start[i], shape.start[i] + shape.width[i])
 
 
 @fast_part
 def _climbed(weight: Number, c: Number, gradient: Number) -> Number:
-    """weight + c * gradient; the weight alone where c is 0, whatever the gradient."""
+    """weight + c * gradient; the weight alone if c is 0, even if the gradient is not finite."""
     return weight + c * gradient if c != 0 else weight
 
 
 @fast_part
 def forward(w: Floats, shape: Shape, run: Pass, c: Number, old: Pass) -> Number:
-    """The logit from x_0 in ``run``, at the weights plus c times the gradients of the pass ``old``."""
+    """The logit from x_0 in ``run``, with the weights plus c times the gradients of the pass ``old``."""
     layers, zero, one = shape.place.shape[0], w.dtype.type(0.0), w.dtype.type(1.0)
     logit: Number = zero
     for i in range(layers):
@@ -177,7 +177,7 @@ def forward(w: Floats, shape: Shape, run: Pass, c: Number, old: Pass) -> Number:
 
 @fast_part
 def _skip_logit(w: Floats, shape: Shape, i: int, run: Pass, c: Number, old: Pass) -> Number:
-    """F_(i+1)(x) (eq. 5, 10) with s (eq. 16), at the weights plus c times the gradients of ``old``."""
+    """F_(i+1)(x) (Deng et al. eq. 5, 10, 16), with the weights plus c times the gradients of ``old``."""
     here = units(shape, i + 1)
     x, t, e, x_old = run.x[here], run.t[here], old.e[here], old.x[here]
     inner = run.inner[here] if shape.units else run.inner[here][:1]
@@ -198,7 +198,7 @@ def _skip_logit(w: Floats, shape: Shape, i: int, run: Pass, c: Number, old: Pass
 
 @fast_part
 def backward(w: Floats, shape: Shape, run: Pass, c: Number, old: Pass, live: Ints) -> None:
-    """Gradients of every layer from the logit's in ``run.z``, where :func:`forward` was."""
+    """Gradients of every layer from that of the logit in ``run.z``; same arguments as :func:`forward`."""
     layers, zero, z = shape.place.shape[0], w.dtype.type(0.0), run.z[0]
     climb = c * old.z[0] if c != 0 else c
     g, x_old = run.g[units(shape, layers)], old.x[units(shape, layers)]
@@ -222,7 +222,7 @@ def backward(w: Floats, shape: Shape, run: Pass, c: Number, old: Pass, live: Int
 
 @fast_part
 def _skip_backward(w: Floats, shape: Shape, i: int, run: Pass, climb: Number, old: Pass) -> None:
-    """Adds the skip logit's gradient at x to ``run.g`` and sets that at beta; s passes none on to x."""
+    """Add the skip logit's gradient at x to ``run.g`` and set that at beta; none flows through s to x."""
     here = units(shape, i + 1)
     x, inner, t, t_old = run.x[here], run.inner[here], run.t[here], old.t[here]
     e, g = run.e[here], run.g[here]

@@ -1,4 +1,4 @@
-"""Second turns of past events, compiled; what they are is told in :mod:`stream_ctr.learners.revisit`."""
+"""Compiled replay of past events; :mod:`stream_ctr.learners.revisit` describes the method."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream_ctr.learners.compiled.workspace import (
 
 @fast_part
 def keep_rows(table: Table, past: Past, at: int, rows: Ints, width: int) -> None:
-    """Before an event's own step: its rows, and what they hold."""
+    """Before the step of an event: record its rows and their values."""
     trace = past.trace[at]
     for s in range(rows.size):
         past.rows[at, s] = rows[s]
@@ -33,7 +33,7 @@ def keep_rows(table: Table, past: Past, at: int, rows: Ints, width: int) -> None
 
 @fast_part
 def keep_steps(table: Table, past: Past, at: int, width: int) -> None:
-    """After it: what the step has added to each row."""
+    """After the step of an event: replace the recorded values by what the step added to each row."""
     trace = past.trace[at]
     for s in range(trace.shape[0]):
         row = past.rows[at, s]
@@ -46,9 +46,9 @@ def keep_steps(table: Table, past: Past, at: int, width: int) -> None:
 def gather_past(
     table: Table, past: Past, at: int, number: int, shape: Shape, scratch: Scratch, x: Floats
 ) -> None:
-    """x_0 of past event ``number`` without its own traces, and the rows of each field.
+    """x_0 of past event ``number`` without its own steps, and the number of rows of each field.
 
-    A row that has started afresh since is another key's: its slot counts as empty.
+    A row that was initialised since then belongs to another key: its slot counts as empty.
     """
     width, members, trace = scratch.row.size, scratch.members, past.trace[at]
     x[: shape.width[0]] = 0
@@ -71,7 +71,7 @@ def gather_past(
 def renew_rows(
     table: Table, past: Past, at: int, shape: Shape, run: Pass, rule: RulePlan, part: Number
 ) -> None:
-    """w_k <- w_k + part (s_k - d_k): the old step of each row gives way to a part of the new one."""
+    """w_k <- w_k + part (s_k - d_k): move each row's old step towards the new one."""
     kind, trace = table.weight.dtype.type, past.trace[at]
     width = trace.shape[1]
     rate, epsilon, share = kind(rule.rate), kind(rule.epsilon), kind(part)

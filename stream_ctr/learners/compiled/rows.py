@@ -1,4 +1,4 @@
-"""Embedding rows with their optimizer state: grows by doubling, and only touched rows are read or written."""
+"""Embedding rows with their optimizer state. Tables grow by doubling; updates access only touched rows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FIRST_CAPACITY: Final = 1024
 CACHE_LINE_BYTES: Final = 64
 
 A = TypeVar("A")
-"""What rows are kept in: numpy's arrays, or torch's tensors."""
+"""Array type of the rows: numpy arrays or torch tensors."""
 
 
 class Rows(ABC, Generic[A]):
     """Rows 0 to ``used`` - 1 of weights, accumulators, step counts and times of the last touch.
 
     ``weight`` and each accumulator are [capacity, width]; ``step`` and ``touched`` are int64 [capacity, 1].
-    Where the last column, the first-order weight, has a rule of its own, the accumulators are those of the
-    other columns, [capacity, width - 1], and then its own, [capacity, 1]. Rows are initialised before they
-    are used; the first ``used`` ones start at zero.
+    If the last column, the first-order weight, has its own rule, the accumulators of the other columns are
+    [capacity, width - 1], followed by those of the last column, [capacity, 1]. Rows must be initialised
+    before use; the rows present at construction start at zero.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Rows(ABC, Generic[A]):
         half: bool = False,
         first_order: Rule | None = None,
     ) -> None:
-        """``dtype`` is that of the weights; ``half``: accumulators are kept in 16 bits, else in that type."""
+        """``dtype`` is the type of the weights and, unless ``half`` selects 16 bits, of the accumulators."""
         self.used = used
         self._names = list(rule.accumulators)
         initial = [rule.initial] * len(self._names)
@@ -62,19 +62,19 @@ class Rows(ABC, Generic[A]):
         self.touched = self._full((self.capacity, 1), 0, np.int64)
         self._spare = 0
         self.watch = Watch()
-        """States that were frozen and must be told of writes."""
+        """Frozen states, which must be notified before rows are written."""
 
     @abstractmethod
     def _full(self, shape: tuple[int, int], value: float, dtype: DTypeLike) -> A:
-        """An array of ``value``."""
+        """An array filled with ``value``."""
 
     @abstractmethod
     def _grown(self, array: A, capacity: int) -> A:
-        """The array with zeros behind it, [capacity, width]; they take no memory before they are written."""
+        """The array extended by zeros to [capacity, width]; they use no memory until they are written."""
 
     @abstractmethod
     def _host(self, array: A, rows: int) -> NDArray[Any]:
-        """The first ``rows`` rows as numpy sees them: the same memory, unless that is a device's."""
+        """The first ``rows`` rows as a numpy array: the same memory, or a copy if they are on a device."""
 
     @abstractmethod
     def _clear(self, array: A) -> None:
@@ -90,19 +90,19 @@ class Rows(ABC, Generic[A]):
         return tuple(self._names)
 
     def keep_spare(self) -> None:
-        """From now on the last row of the memory is never in use: whoever asked may write anything there."""
+        """Reserve the last row of the memory as a spare row, which the caller may overwrite freely."""
         self._spare = 1
         self.reserve(self.used)
 
     def reserve(self, used: int) -> None:
-        """Have at least ``used`` rows."""
+        """Grow to at least ``used`` rows."""
         self.used = max(self.used, used)
         needed = self.used + self._spare
         if needed <= self.capacity:
             return
         while self.capacity < needed:
             self.capacity *= 2
-        # One array at a time, and each old one let go of at once: never all of them twice.
+        # One array at a time, freeing each old one at once, so that never all of them exist twice.
         self.weight = self._grown(self.weight, self.capacity)
         self.step = self._grown(self.step, self.capacity)
         self.touched = self._grown(self.touched, self.capacity)
@@ -110,12 +110,14 @@ class Rows(ABC, Generic[A]):
             self.accumulators[index] = self._grown(self.accumulators[index], self.capacity)
 
     def state(self) -> State:
-        """Copies of all arrays, trimmed to the rows in use."""
+        """Copies of all arrays, limited to the rows in use."""
         return State({name: self._host(each, self.used).copy() for name, each in self._arrays().items()}, {})
 
     def freeze(self, names: Collection[str] = ()) -> FrozenRows:
-        """The arrays of :meth:`state` (``names``: these alone) as they are now, on the CPU. From here on
-        whoever writes to rows calls ``watch.keep`` before, until the frozen rows are closed."""
+        """A snapshot of the arrays of :meth:`state`, or of those in ``names``, on the CPU.
+
+        Until the frozen rows are closed, callers must call ``watch.keep`` before they write to rows.
+        """
         arrays = {name: self._host(array, self.capacity) for name, array in self._arrays().items()}
         chosen = {name: array for name, array in arrays.items() if not names or name in names}
         return self.watch.add(FrozenRows(chosen, self.used))
@@ -125,10 +127,10 @@ class Rows(ABC, Generic[A]):
         return self._host(self.weight, self.used).copy()
 
     def load_state(self, state: State) -> None:
-        """Take the rows of ``state``, after checking that it has the arrays and widths of this table.
+        """Load the rows of ``state`` after checking its arrays.
 
         Raises:
-            StateError: an array is missing, of another width or type, or the arrays differ in length.
+            StateError: an array is missing or has another width or type, or the arrays differ in length.
         """
         arrays = self._arrays()
         if arrays.keys() != state.arrays.keys():
@@ -141,7 +143,7 @@ class Rows(ABC, Generic[A]):
             like = self._host(array, 0)
             check_array(f"rows.{name}", state.arrays[name], (used, like.shape[1]), like.dtype)
         self.used = 0
-        # before there is more room: what is new is zero, and takes no memory yet
+        # Clear before growing: new rows are zero anyway and use no memory until they are written.
         for array in arrays.values():
             self._clear(array)
         self.reserve(used)
@@ -154,7 +156,7 @@ class Rows(ABC, Generic[A]):
 
 
 class NumpyRows(Rows[NDArray[Any]]):
-    """Rows as numpy's arrays, each from the beginning of a cache line on."""
+    """Rows as numpy arrays that start on a cache line."""
 
     def _full(self, shape: tuple[int, int], value: float, dtype: DTypeLike) -> NDArray[Any]:
         array = zeros(shape, dtype)
@@ -176,8 +178,7 @@ class NumpyRows(Rows[NDArray[Any]]):
 
 
 def zeros(shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros from the beginning of a cache line on, as the system gives them: what is not written takes no
-    memory."""
+    """Zeros that start on a cache line; they use no memory until they are written."""
     kind = np.dtype(dtype)
     size = shape[0] * shape[1] * kind.itemsize
     room = np.zeros(size + CACHE_LINE_BYTES, np.uint8)
@@ -186,7 +187,7 @@ def zeros(shape: tuple[int, int], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def grown(array: NDArray[Any], capacity: int) -> NDArray[Any]:
-    """The array with zeros behind it, [capacity, width]."""
+    """A copy of the array, extended by zeros to [capacity, width]."""
     larger = zeros((capacity, array.shape[1]), array.dtype)
     larger[: len(array)] = array
     return larger

@@ -1,4 +1,4 @@
-"""The base rules, compiled: one step of the dense parameters, and one of an event's rows.
+"""Compiled base rules: one step of the dense parameters, and one of the rows of an event.
 
 Definitions and constants are those of :mod:`stream_ctr.optim.rules`.
 """
@@ -44,13 +44,13 @@ from stream_ctr.optim.moments import ROWS, rounding_key
 
 @finite_part
 def _divide(a: Number, b: Number) -> Number:
-    """a / b by a reciprocal estimate and a Newton step: the division is what a step would wait for."""
+    """a / b by a reciprocal estimate and a Newton step; a full division would be the bottleneck of a step."""
     return a / b
 
 
 @fast_leaf
 def _corrected(rule: RulePlan, step: int) -> tuple[Number, Number]:
-    """Learning rate and epsilon of this step; Adam's with both sides of its fraction times sqrt(c2)."""
+    """Learning rate and epsilon of this step; Adam multiplies both sides of its fraction by sqrt(c2)."""
     if rule.kind != ADAM:
         return rule.rate, rule.epsilon
     root_2 = math.sqrt(1.0 - rule.beta_2 ** float(step))
@@ -72,8 +72,8 @@ def _adam(
 ) -> None:
     """m <- m + (1 - b1)(g - m);  v <- b2 v + (1 - b2) g^2;  w <- w - rate m / (sqrt(v) + eps).
 
-    Of the numbers from place ``at`` on, whose gradient is g = d x. The place is unsigned: a check for
-    negative indices would stop vectorisation.
+    Updates x.size numbers from offset ``at`` on, whose gradient is g = d x. The offset is unsigned: a check
+    for negative indices would prevent vectorisation.
     """
     kind = w.dtype.type
     rise_1, keep_2, rise_2 = kind(1.0 - rule.beta_1), kind(rule.beta_2), kind(1.0 - rule.beta_2)
@@ -103,7 +103,7 @@ def _adagrad(
     largest: Number,
     key: np.uint32,
 ) -> None:
-    """a <- a + g^2;  w <- w - rate g / (sqrt(a) + eps), g = d x; a stays finite."""
+    """a <- a + g^2;  w <- w - rate g / (sqrt(a) + eps), g = d x; a saturates at ``largest``."""
     kind, weyl = w.dtype.type, weyl_at(key, at)
     for i in range(x.size):
         k = at + np.uint64(i)
@@ -134,10 +134,10 @@ def _update_outer(
     largest: Number,
     key: np.uint32,
 ) -> None:
-    """Step the matrix [d, x] from place ``at`` on, whose gradient is d x^T.
+    """One step of the matrix [d, x] at offset ``at``, whose gradient is d x^T.
 
-    Only Adam moves weights whose gradient is 0, and it too may be told to leave them: else the rows of idle
-    units are not touched.
+    Rows of inactive units are skipped, except by Adam without ``rule.skip``, which also moves weights whose
+    gradient is 0.
     """
     w, mean, square = dense.weight, dense.mean, dense.square
     for o in range(d.size):
@@ -154,7 +154,7 @@ def _update_outer(
 
 @fast_leaf
 def _put(out: Floats, at: int, d: Number, x: Floats) -> None:
-    """The gradient d x of a vector parameter, from place ``at`` on."""
+    """Write the gradient d x of a vector parameter to ``out`` at offset ``at``."""
     for k in range(x.size):
         out[at + k] = d * x[k]
 
@@ -170,10 +170,10 @@ def update_dense(
     largest: Number,
     turn: int,
 ) -> None:
-    """The base rule's step of every dense parameter under the gradients in ``run``.
+    """One step of the base rule for every dense parameter, under the gradients in ``run``.
 
-    ``turn`` is the kind of places of :mod:`stream_ctr.optim.moments`: the event's first turn or its second.
-    The vectors among the parameters lie together and take one step together: most are short.
+    ``turn`` is the kind of places of :mod:`stream_ctr.optim.moments`: DENSE, or SECOND_TURN in a replay.
+    Vector parameters, most of which are short, are contiguous and are updated together.
     """
     kind, layers, one = dense.weight.dtype.type, shape.place.shape[0], scratch.one
     wide_rate, wide_epsilon = _corrected(rule, step)
@@ -209,7 +209,7 @@ def update_rows(
     now: int,
     scratch: Scratch,
 ) -> None:
-    """The base rule's step of the event's rows, with the L2 due since each row's last touch."""
+    """One step of the base rule for the rows of an event, with the L2 penalty since each row's last touch."""
     kind, one, g, w = table.weight.dtype.type, scratch.one[0], scratch.row, table.weight
     key = np.uint32(rounding_key(rule.seed, now, ROWS))
     for s in range(rows.size):
@@ -240,7 +240,7 @@ def update_rows(
 
 @fast_part
 def start_row(table: Table, row: int, values: Floats, rule: RulePlan, now: int) -> None:
-    """Begin a row afresh at ``values`` [D], as if last touched at event ``now``."""
+    """Initialise a row with ``values`` [D], as if last touched at event ``now``."""
     at = row * values.size
     for k in range(values.size):
         table.weight[at + k] = values[k]

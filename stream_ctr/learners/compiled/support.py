@@ -1,4 +1,4 @@
-"""What the compiled learner can learn."""
+"""Which settings the compiled learner supports."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ _KNOWN: dict[str, dict[str, tuple[str, ...] | None]] = {
         **dict.fromkeys(("revisit_after", "revisit_rows", "revisit_dense")),
     },
 }
-"""The settings that the kernels know, with the names they know for them; any other must be at its default."""
+"""Settings that the kernels support, with the supported names (None: any value). All other settings must have
+their default."""
 
 
 def require_compiled(model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig) -> None:
-    """Refuse what the compiled learner cannot learn.
+    """Reject settings that the compiled learner does not support.
 
     Raises:
-        ModelError: the setting is named, with the learner that can.
+        ModelError: there is such a setting; the message names it and a learner that supports it.
     """
     reason = why_not_compiled(model, optimizer, learner)
     if reason is not None:
-        raise ModelError(f'{reason} is not for the compiled learner; set learner.kind = "torch"')
+        raise ModelError(f'the compiled learner does not support {reason}; set learner.kind = "torch"')
 
 
 def why_not_compiled(model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig) -> str | None:
-    """The setting that keeps the compiled learner from learning this; None where it can.
+    """The first setting that the compiled learner does not support; None if it supports all.
 
     >>> why_not_compiled(ModelConfig(), OptimizerConfig(), LearnerConfig(device="cuda"))
     "learner.device = 'cuda'"

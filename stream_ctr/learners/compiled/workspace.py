@@ -1,8 +1,8 @@
-"""What the compiled learner's kernels are handed: sizes, settings and arrays, by name.
+"""Arguments of the compiled learner's kernels: sizes, settings and arrays, by name.
 
-H hidden layers of widths h_1 to h_H stand over x_0, the pooled embeddings side by side (h_0 numbers).
-Dense parameters lie in one vector, each from a multiple of 16 on; so do the units of all layers in a
-vector of units. Both keep what is read together on whole cache lines.
+H hidden layers of widths h_1 to h_H follow x_0, the concatenated pooled embeddings (h_0 numbers). All dense
+parameters are stored in one vector, each at a multiple of 16; so are the units of all layers in a vector of
+units. Data that is read together thus starts on a cache line.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from stream_ctr.models.layout import Layout
 from stream_ctr.optim.rules import Rule
 
 Floats = NDArray[np.floating[Any]]
-"""float32; float64 where a test asks for exact arithmetic."""
+"""float32; float64 in tests that need exact arithmetic."""
 Moments = NDArray[Any]
-"""Accumulators: as the weights, or bfloat16 as its bits; see :mod:`stream_ctr.optim.moments`."""
+"""Accumulators: in the type of the weights, or the bits of bfloat16; see :mod:`stream_ctr.optim.moments`."""
 Kind = type[np.float32] | type[np.float64]
 Number = float | np.floating[Any]
 Ints = NDArray[np.int64]
 
 ALIGN: Final = 16
-"""Numbers between the places where a parameter or a layer's units may start: 64 bytes of float32."""
+"""Parameters and layers start at multiples of this many numbers: 64 bytes of float32."""
 
 SGD: Final = 0
 ADAGRAD: Final = 1
@@ -44,53 +44,53 @@ SKIP: Final = 4
 
 
 class Shape(NamedTuple):
-    """The network."""
+    """The network: sizes, offsets and switches."""
 
     width: Ints
     """[H + 1] h_0 to h_H."""
     start: Ints
-    """[H + 1] where the units of layer i begin in a vector of units."""
+    """[H + 1] offset of the units of each layer in a vector of units."""
     place: Ints
-    """[H, 5] where A_i, b_i, w_i, beta_i, W_i begin in a dense vector."""
+    """[H, 5] offsets of A_i, b_i, w_i, beta_i, W_i in a dense vector."""
     output: Ints
-    """[2] where v and c begin in a dense vector."""
+    """[2] offsets of v and c in a dense vector."""
     slot_field: Ints
     """[S] field of each slot."""
     mean: bool
-    """Pool a field's rows by their mean; else by their sum."""
+    """Pool the rows of a field by their mean; otherwise by their sum."""
     sml: bool
-    """Skip logits."""
+    """With skip logits."""
     units: bool
-    """A scale s_i per unit; else one per layer."""
+    """One scale s_i per unit; otherwise one per layer."""
     slope: np.floating[Any]
     """Negative slope of the leaky ReLU in s_i."""
 
 
 class Method(NamedTuple):
-    """Where the second gradient is taken."""
+    """Optimizer method: perturbation, L2, label policy and replay."""
 
     sam: bool
-    """One norm over all parameters, whatever the switches below say."""
+    """One norm over all parameters; overrides ``table_norm`` and ``global_norm``."""
     table_norm: bool
-    """eq. 8 with the norm of the field's whole table; else of the row's own gradient."""
+    """Helen eq. 8 with the norm over the whole table of the field; otherwise over the row."""
     global_norm: bool
-    """The dense perturbation's norm is over all gradients; else over the dense one."""
+    """The norm of the dense perturbation covers all gradients; otherwise only the dense ones."""
     rho_rows: float
     rho_dense: float
     xi: float
     warm_up: int
-    """Radii grow from 0 over this many learned events."""
+    """Learned events over which the radii grow from 0 to their full value."""
     l2: float
     smallest: float
-    """Squared norms below the smallest normal number of the weights' type count as 0, as denormals do."""
+    """The smallest normal number of the weights' type; smaller squared norms count as 0, like denormals."""
     largest: float
-    """Squared norms beyond the largest number of the weights' type are not finite."""
+    """The largest number of the weights' type; larger squared norms count as non-finite."""
     policy: int
-    """Label policy, by its place among POLICIES."""
+    """Label policy, as its index in POLICIES."""
     keep: float
-    """Share of the negatives that is learned."""
+    """Share of the negatives that are learned."""
     revisit_after: int
-    """Learned events until an event has its second turn; 0: it has none."""
+    """Learned events until an event is replayed; 0: no replay."""
     revisit_rows: float
     revisit_dense: float
 
@@ -100,9 +100,9 @@ class RulePlan(NamedTuple):
 
     kind: int
     skip: bool
-    """Adam: leave weights alone whose gradient is 0."""
+    """Adam: do not move weights whose gradient is 0."""
     seed: int
-    """Of the rounding of accumulators in 16 bits."""
+    """Seed for the rounding of accumulators in 16 bits."""
     rate: float
     initial: float
     beta_1: float
@@ -111,7 +111,7 @@ class RulePlan(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """The dense parameters P and their accumulators; an accumulator that the rule lacks is empty."""
+    """The dense parameters [P] and their accumulators; those that the rule does not use are empty."""
 
     weight: Floats
     mean: Moments
@@ -119,46 +119,46 @@ class Parameters(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The R rows of width D and their accumulators; an accumulator that the rule lacks is empty."""
+    """The R rows of width D and their accumulators; those that the rule does not use are empty."""
 
     weight: Floats
     """[R * D]."""
     mean: Moments
     square: Moments
     step: Ints
-    """[R] steps of the row under its own count."""
+    """[R] number of steps of the row."""
     touched: Ints
-    """[R] the learned event of the row's last touch."""
+    """[R] number of learned events at the row's last touch."""
 
 
 class Pass(NamedTuple):
-    """One forward and backward pass of one event; each but ``z`` a vector of units."""
+    """One forward and backward pass of one event; all fields except ``z`` are vectors of units."""
 
     x: Floats
     """x_0 to x_H."""
     inner: Floats
-    """w_i x_i + beta_i, before the leaky ReLU; its first number where the layer has one scale."""
+    """w_i x_i + beta_i, before the leaky ReLU; only the first number is used if a layer has one scale."""
     t: Floats
     """tanh(s_i x_i)."""
     d: Floats
-    """Loss gradient before the ReLU, i.e. at b_i; A_i has the gradient d x_(i-1)^T."""
+    """Loss gradient before the ReLU, i.e. at b_i; the gradient of A_i is d x_(i-1)^T."""
     e: Floats
-    """Loss gradient at beta_i; w_i has the gradient e x_i^T."""
+    """Loss gradient at beta_i; the gradient of w_i is e x_i^T."""
     g: Floats
-    """Loss gradient at x_i; that at x_0 divided among the field's rows."""
+    """Loss gradient at x_i; at x_0 it is divided by the number of rows if fields are pooled by their mean."""
     z: Floats
     """[1] loss gradient at the logit."""
 
 
 class Scratch(NamedTuple):
-    """What a step needs beside the two passes."""
+    """Temporary memory of a step, besides the two passes."""
 
     factor: Floats
-    """[S] c of eps = c g for each slot's row."""
+    """[S] c of eps = c g for the row of each slot."""
     square: NDArray[np.float64]
-    """[F] squared norm of the gradient of each of a field's rows: they are equal."""
+    """[F] squared gradient norm of one row of each field; all rows of a field have the same gradient."""
     members: Ints
-    """[F] rows of each field."""
+    """[F] number of rows of each field."""
     live: Ints
     """[max h] units with a gradient."""
     row: Floats
@@ -166,7 +166,7 @@ class Scratch(NamedTuple):
     one: Floats
     """[1] the number 1."""
     vectors: Floats
-    """Gradients of the parameters that are vectors, as they lie at the end of the dense vector."""
+    """Gradients of the vector parameters, in their order at the end of the dense vector."""
 
 
 class Past(NamedTuple):
@@ -183,7 +183,7 @@ class Past(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """A learner, as its kernels see it."""
+    """All data of a learner that its kernels use."""
 
     table: Table
     dense: Parameters
@@ -201,7 +201,7 @@ class Chunk(NamedTuple):
     """B events with their K row changes."""
 
     rows: Ints
-    """[B, S] row of each slot, negative where it is empty."""
+    """[B, S] row of each slot, negative if the slot is empty."""
     ratio: NDArray[np.float32]
     """[B, S]."""
     label: NDArray[np.float32]
@@ -211,19 +211,19 @@ class Chunk(NamedTuple):
     learns: NDArray[np.bool_]
     """[B]."""
     scores: NDArray[np.bool_]
-    """[B] events that do not learn and ask for their probability."""
+    """[B] events to score; read only for events that are not learned."""
     first: Ints
     """[B + 1] the first change of each event."""
     changed: Ints
-    """[K] row to initialise."""
+    """[K] rows to initialise."""
     values: Floats
-    """[K, D] what it starts at."""
+    """[K, D] their initial values."""
 
 
 def places(layout: Layout) -> tuple[dict[str, int], int, int]:
-    """Where each parameter begins in the padded vector, where the vectors begin, and its length.
+    """Offset of each parameter in the padded vector, offset of the first vector parameter, and total length.
 
-    Matrices, and what has more dimensions, come first, then all vectors together.
+    Parameters with two or more dimensions come first, then all vectors.
     """
     begin: dict[str, int] = {}
     at = vectors = 0
@@ -237,7 +237,7 @@ def places(layout: Layout) -> tuple[dict[str, int], int, int]:
 
 
 def flat_places(layout: Layout) -> Ints:
-    """The place in the padded vector of each number of the flat vector, int64 [size]."""
+    """Index in the padded vector of each number of the flat vector, int64 [size]."""
     begin, _, _ = places(layout)
     own = zip(layout.parameters, layout.sizes, strict=True)
     return np.concatenate([np.zeros(0, np.int64)] + [begin[p.name] + np.arange(size) for p, size in own])
@@ -246,7 +246,7 @@ def flat_places(layout: Layout) -> Ints:
 def plan_shape(
     model: ModelConfig, fields: int, slot_field: Sequence[int], place: dict[str, int], dtype: Kind
 ) -> Shape:
-    """The network of a configuration whose parameters begin at ``place``."""
+    """The shape of a configured network whose parameters have the offsets ``place``."""
     width = np.array([fields * model.embedding, *model.hidden], np.int64)
     padded = -(-width // ALIGN) * ALIGN
     names = ["tower.{}.weight", "tower.{}.bias"]
@@ -269,7 +269,7 @@ def plan_shape(
 
 
 def plan_method(config: OptimizerConfig, dtype: Kind, labels: LabelLoss) -> Method:
-    """Radii and norms of a configuration (Helen eq. 7 to 10, or SAM, or none), and the labels' loss."""
+    """Radii and norms of a configured optimizer (Helen eq. 7 to 10, SAM or none), and the label loss."""
     helen, base = config.method == "helen", config.method in ("auto", "base", "revisit")
     rho_dense = config.rho_dense if helen else config.rho
     limits = np.finfo(dtype)
@@ -293,7 +293,7 @@ def plan_method(config: OptimizerConfig, dtype: Kind, labels: LabelLoss) -> Meth
 
 
 def plan_rule(name: str, rule: Rule, skip: bool, seed: int) -> RulePlan:
-    """The settings of a base rule; what it lacks is 0."""
+    """The settings of a base rule; settings that the rule does not have are 0."""
     numbers = {
         key: float(getattr(rule, key, 0.0)) for key in ("rate", "initial", "beta_1", "beta_2", "epsilon")
     }
@@ -301,14 +301,14 @@ def plan_rule(name: str, rule: Rule, skip: bool, seed: int) -> RulePlan:
 
 
 def plan_pass(shape: Shape, dtype: Kind) -> Pass:
-    """Memory of one pass."""
+    """Allocate the memory of one pass."""
     units = int(shape.start[-1]) + -(-int(shape.width[-1]) // ALIGN) * ALIGN
     x, inner, t, d, e, g = (aligned(units, dtype) for _ in range(6))
     return Pass(x, inner, t, d, e, g, np.zeros(1, dtype))
 
 
 def aligned(size: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """Zeros from the beginning of a cache line on."""
+    """Zeros [size] that start on a cache line."""
     room = np.zeros(size + 2 * ALIGN, dtype)
     skip = -room.ctypes.data % (ALIGN * 4) // room.itemsize
     return room[skip : skip + size]

@@ -1,4 +1,4 @@
-"""A chunk of events on the device, and when its new rows can start."""
+"""A chunk of events on the device, and the schedule of its row changes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 
 class DeviceChunk:
-    """Places for up to C events: what a step reads and writes at the cursor. They never move.
+    """Buffers for up to C events, which a step reads and writes at the cursor. They are never reallocated.
 
-    A captured step holds their addresses, so a chunk is copied into them. ``rows`` int64 [C, S] names the
-    spare row where a slot is empty; ``numbers`` [C, S + 2] are the ratios of the slots, label and weight;
-    ``probability`` float32 [C] and ``skipped`` bool [C] are what became of each event. ``before`` int64 [C]
-    is the count of updates before each event; ``learned`` and ``cursor`` are int64 [1].
+    A captured step holds their addresses, so each chunk is copied into them. ``rows`` int64 [C, S] holds the
+    spare row for empty slots. ``numbers`` [C, S + 2] holds the ratio of each slot, label and weight.
+    ``probability`` float32 [C] and ``skipped`` bool [C] are the results. ``before`` int64 [C] is the number
+    of updates before each event. ``learned`` and ``cursor`` are int64 [1].
     """
 
     def __init__(self, events: int, slots: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -25,8 +25,8 @@ class DeviceChunk:
         self.before = torch.zeros(events, device=device, dtype=torch.int64)
         self.learned = torch.zeros(1, device=device, dtype=torch.int64)
         self.cursor = torch.zeros(1, device=device, dtype=torch.int64)
-        # A copy from pinned memory does not hold up the host. The next one starts after the last result
-        # was read, so nothing is overwritten on its way.
+        # Copies from pinned memory do not block the host. The next copy starts after the previous results
+        # were read, so no transfer in progress is overwritten.
         pinned = device.type == "cuda"
         self._staged_rows = torch.zeros((events, slots), dtype=torch.int64, pin_memory=pinned)
         self._staged_numbers = torch.zeros((events, slots + 2), dtype=dtype, pin_memory=pinned)
@@ -38,9 +38,9 @@ class DeviceChunk:
         spare: int,
         learned: int,
     ) -> None:
-        """Put n <= C events in place, the cursor at the first.
+        """Copy n <= C events to the device and set the cursor to the first.
 
-        ``rows`` [n, S]; ``numbers`` are the ratio [n, S], label and weight [n].
+        ``rows`` is [n, S]; ``numbers`` are ratio [n, S], label [n] and weight [n].
         """
         count, slots = rows.shape
         ratio, label, weight = numbers
@@ -54,13 +54,13 @@ class DeviceChunk:
         self.cursor.zero_()
 
     def rehearse(self, spare: int) -> None:
-        """Put events in place that change nothing: on the spare row, with an update that is not finite."""
+        """Fill the chunk with events that change nothing: all slots empty, and non-finite updates."""
         self.rows.fill_(spare)
         self.numbers.fill_(torch.nan)
         self.cursor.zero_()
 
     def outcome(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probability and skipped of the first events; waits for the device, once."""
+        """``probability`` and ``skipped`` of the first ``count`` events; waits for the device."""
         probability: NDArray[np.float32] = self.probability[:count].cpu().numpy()
         skipped: NDArray[np.bool_] = self.skipped[:count].cpu().numpy()
         return probability, skipped
@@ -69,12 +69,13 @@ class DeviceChunk:
 def plan_starts(
     rows: NDArray[np.int64], event: NDArray[np.int64], row: NDArray[np.int64]
 ) -> list[tuple[int, NDArray[np.int64]]]:
-    """When which of K row changes can take place: pairs of an event and the changes to make before it.
+    """Schedule K row changes: pairs of an event and the changes to apply before it.
 
-    ``rows`` [B, S] are those of the events, ``event`` (ascending) and ``row`` [K] the changes. Nobody sees a
-    row between the change before its event and an earlier one, as long as no event in between uses it. So
-    all changes move to the front, up to the first whose row an earlier event still needs: that one and those
-    after it wait for its event, and so on. Of several changes of a row at one place only the last counts.
+    ``rows`` [B, S] are the rows of the events, ``event`` (ascending) and ``row`` [K] the changes. A change
+    may be applied before an earlier event if no event in between uses the row. All changes are therefore
+    moved to the front, up to the first one whose row an earlier event still uses. That change and the ones
+    after it are applied before its own event, and so on. If a row changes several times at one point, only
+    the last change counts.
 
     >>> rows = np.array([[4, 5], [4, 6], [7, 5]])
     >>> plan = plan_starts(rows, np.array([0, 0, 1, 2, 2]), np.array([4, 5, 6, 7, 4]))
@@ -85,7 +86,7 @@ def plan_starts(
         return []
     fronts = _fronts(_last_use(rows, event, row), event)
     group = np.searchsorted(fronts, event, side="right") - 1
-    # The last change of each row of a group: np.unique keeps the first, so from behind.
+    # The last change of each row of a group: np.unique keeps the first, so reverse the order.
     place = group[::-1] * (int(row.max()) + 1) + row[::-1]
     kept = np.sort(len(row) - 1 - np.unique(place, return_index=True)[1])
     first = np.searchsorted(group[kept], np.arange(len(fronts) + 1))
@@ -94,7 +95,7 @@ def plan_starts(
 
 
 def _last_use(rows: NDArray[np.int64], event: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[K] the last event before each change that uses its row, -1 where there is none."""
+    """[K] the last event before each change that uses the row of the change; -1 if there is none."""
     events, slots = rows.shape
     own = np.repeat(np.arange(events), slots)
     used = rows.ravel()
@@ -107,7 +108,7 @@ def _last_use(rows: NDArray[np.int64], event: NDArray[np.int64], row: NDArray[np
 
 
 def _fronts(last_use: NDArray[np.int64], event: NDArray[np.int64]) -> list[int]:
-    """The events before which changes take place, ascending."""
+    """The events before which changes are applied, ascending."""
     fronts = [0]
     for k in np.flatnonzero(last_use >= 0):
         if last_use[k] >= fronts[-1]:

@@ -1,4 +1,4 @@
-"""Recording device operations once, to be replayed."""
+"""Recording of device operations as CUDA graphs, for replay."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import torch
 from stream_ctr.errors import ModelError
 
 Run = Callable[[], object]
-"""Work that leaves its results in memory that stays where it is."""
+"""Work whose results are written to memory with fixed addresses."""
 REHEARSALS = 3
-"""Runs before a recording: libraries set up their workspaces, and caches fill, in the first ones."""
+"""Warm-up runs before a recording, in which libraries allocate workspaces and caches fill."""
 
 
 def rehearsed(run: Run) -> Run:
-    """``run``, after the runs that a recording needs before it."""
+    """``run``, after the warm-up runs that a recording needs."""
     for _ in range(REHEARSALS):
         run()
     return run
 
 
 def recorded(run: Run) -> Run:
-    """``run`` as a CUDA graph on the current device: what it returns does the same work at one launch.
+    """Record ``run`` as a CUDA graph on the current device; returns a function that replays it in one launch.
 
-    ``run`` itself runs a few times first.
+    ``run`` is executed a few times before the recording.
 
     Raises:
-        ModelError: CUDA refuses: the work waits for the device, or there is no memory for it.
+        ModelError: recording failed, e.g. because the work synchronises with the device or memory ran out.
     """
     try:
-        # Recording needs a stream of its own; it waits for what was begun before, and is waited for.
-        new_stream: Callable[[], torch.cuda.Stream] = torch.cuda.Stream  # whose constructor has no types
+        # Recording needs its own stream, synchronised with the current stream before and after.
+        new_stream: Callable[[], torch.cuda.Stream] = torch.cuda.Stream  # its constructor is untyped
         stream = new_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             rehearsed(run)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads of this process may use the GPU meanwhile.
+        # thread_local: other threads of this process may use the GPU during the recording.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             run()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The CUDA graph learner: the reference learner's steps, recorded once and replayed once an event."""
+"""The CUDA graph learner: the steps of the reference learner, recorded once and replayed for each event."""
 
 from __future__ import annotations
 
@@ -29,25 +29,24 @@ from stream_ctr.learners.torch.step import TorchStep
 from stream_ctr.optim.validation import check_streaming
 
 Kind = tuple[int, bool]
-"""Of an event: LEARN, PREDICT alone or nothing; and whether its slots are its fields and none is empty."""
+"""Kind of an event: LEARN, PREDICT or 0; and whether slot i is field i and no slot is empty."""
 
 
 class CudaGraphLearner(TorchLearner):
     """Learns as :class:`~stream_ctr.learners.torch.learner.TorchLearner` does, without waiting for the GPU.
 
-    A step of a small network is hundreds of operations that each take less time than telling the GPU to
-    start them. Here they are recorded once as a CUDA graph. A chunk of events is copied to the device in one
-    go, the graph is replayed for each of them, and the probabilities are read back when all are done.
+    A step of a small network consists of hundreds of operations, each shorter than the time to launch it.
+    Here they are recorded once as a CUDA graph. A chunk of events is copied to the device at once, the graph
+    is replayed for each event, and the probabilities are read back at the end.
 
-    Any network, and any optimizer of a stream but second turns; states are the reference learner's, and
-    either continues where the other stopped. Which events are to be learned is known before the chunk, so
-    events to be scored alone replay a recording of the forward pass. When the row table moves to larger
-    memory, steps are recorded anew. Events inside a chunk are not timed one by one: ``seconds`` is the call's
-    wall time, spread evenly.
+    It supports any network and any optimizer for streams except ``method = "revisit"``. States are
+    interchangeable with those of the reference learner. Events that are only scored replay a recording of the
+    forward pass. When the row table moves to larger memory, the steps are recorded again. Events are not
+    timed individually: ``seconds`` is the wall time of the call, spread evenly.
     """
 
     kind: ClassVar[str] = "cuda"
-    """Its name among ``learner.kind``."""
+    """The value of ``learner.kind`` that selects this learner."""
 
     def __init__(
         self,
@@ -61,13 +60,13 @@ class CudaGraphLearner(TorchLearner):
         labels: LabelLoss | None = None,
         record: Callable[[Run], Run] = recorded,
     ) -> None:
-        """``slot_field`` names the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
+        """``slot_field`` is the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
 
-        ``record`` makes the work of an event repeatable. With :func:`~.graph.rehearsed` the same
-        operations run one by one, on any device: slow, to compare with.
+        ``record`` turns the step of an event into a function that can be replayed. With
+        :func:`~.graph.rehearsed` the same operations run one by one on any device: slow, for comparison.
 
         Raises:
-            ModelError: the settings do not make sense together or need another learner, or there is no GPU.
+            ModelError: a setting is invalid or requires another learner, or there is no GPU.
         """
         reason = why_not_cuda(optimizer, learner)
         if reason is not None and (record is recorded or optimizer.method == "revisit"):
@@ -78,20 +77,20 @@ class CudaGraphLearner(TorchLearner):
         self._record = record
         self._runs: dict[Kind, Run] = {}
         self._recorded: Tensor | None = None
-        # Recorded now: what cannot be recorded is to be known before the first event.
+        # Record now, so that a step that cannot be recorded fails before the first event.
         self._ready({(action, self._one_slot_a_field) for action in (PREDICT, LEARN)})
 
     def learn(self, batch: Batch) -> LearnResult:
         """See :class:`stream_ctr.learners.base.Learner`.
 
         Raises:
-            ModelError: the optimizer is one for batches alone.
-            StateError: the batch is of another schema, or uses rows that nobody has initialised.
+            ModelError: the optimizer is only for the batch protocol.
+            StateError: the batch has another schema or uses uninitialised rows.
         """
         start = time.perf_counter()
         check_streaming(self._optimizer)
         if batch.changes.row.min(initial=0) < 0:
-            raise StateError(f"the batch starts row {batch.changes.row.min()}; rows count from 0")
+            raise StateError(f"the batch initialises row {batch.changes.row.min()}; rows start at 0")
         self._prepare(batch)
         count = len(batch)
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
@@ -118,7 +117,7 @@ class CudaGraphLearner(TorchLearner):
     def _learn_chunk(
         self, batch: Batch, kinds: list[Kind], span: slice, values: Tensor, result: LearnResult
     ) -> None:
-        """Events ``span`` of the batch; ``values`` are the initial values of all its row changes."""
+        """Learn events ``span`` of the batch; ``values`` are the initial values of all its row changes."""
         step, rows = self._cursor_step, batch.rows[span]
         starts, started = self._starts(batch, span, values)
         numbers = self._ratios(batch, span), batch.label[span], batch.weight[span]
@@ -136,7 +135,7 @@ class CudaGraphLearner(TorchLearner):
     def _starts(
         self, batch: Batch, span: slice, values: Tensor
     ) -> tuple[dict[int, tuple[Tensor, Tensor, Tensor]], Tensor]:
-        """Rows to start, on the device: by event what ``start_rows`` takes before it; and all of them."""
+        """Rows to initialise, on the device: arguments of ``start_rows`` by event, and all row indices."""
         changes = batch.changes
         low, high = np.searchsorted(changes.event, [span.start, span.stop]).tolist()
         event, row = changes.event[low:high] - span.start, changes.row[low:high]
@@ -151,13 +150,13 @@ class CudaGraphLearner(TorchLearner):
         return {front: part for (front, _), part in zip(plan, parts, strict=True)}, index
 
     def _ratios(self, batch: Batch, span: slice) -> NDArray[np.float32]:
-        """N / M of each slot [n, S]; of one event alone every row was seen once."""
+        """N / M of each slot [n, S]; with counts = "batch", each event is a batch that saw its rows once."""
         if self._optimizer.counts == "batch":
             return (batch.rows[span] >= self._fields).astype(np.float32)
         return batch.ratio[span]
 
     def _ready(self, kinds: set[Kind]) -> None:
-        """Have a run for each kind of event, on the table where it now lies."""
+        """Make sure that each kind of event has a recording for the current memory of the row table."""
         weight = self._cursor_step.rows.weight
         if self._recorded is not weight:
             self._runs.clear()

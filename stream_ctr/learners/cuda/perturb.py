@@ -1,4 +1,4 @@
-"""The perturbation with its norms as numbers on the device, which nobody waits for."""
+"""Perturbation with norms that stay on the device, so that the host never waits for them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from stream_ctr.optim.perturbation import Perturbation
 
 
 class DevicePerturbation:
-    """What :class:`~stream_ctr.optim.perturbation.Perturbation` computes, never asking the device for a
-    number.
+    """:class:`~stream_ctr.optim.perturbation.Perturbation` without reading numbers from the device.
 
-    The factors are zero-dimensional tensors, or one a row; formulas and equation numbers stand there.
+    Factors are zero-dimensional tensors, or have one element per row. See that class for the formulas.
     """
 
     def __init__(self, config: OptimizerConfig, row_blocks: Sequence[int]) -> None:
-        """``row_blocks`` are the widths of the parts of a row that have norms of their own."""
+        """``row_blocks`` are the widths of the parts of a row; each part has its own norm (eq. 8)."""
         self._config = config
         self._rule = Perturbation(config, row_blocks)
         self.active = self._rule.active
-        """Whether there is a second pass at all."""
+        """Whether a second pass is needed."""
         self.adaptive = self._rule.adaptive
-        """Whether the factors are those of :meth:`adaptive_factors`, one an element."""
+        """Whether to use :meth:`adaptive_factors`, with one factor per element (ASAM)."""
         helen = config.method == "helen"
         self._rho_dense = config.rho_dense if helen and config.perturb != "embedding" else 0.0
         if config.method == "sam":
@@ -33,7 +32,7 @@ class DevicePerturbation:
         self._global = config.method == "sam" or config.dense_norm == "global"
 
     def dense_factor(self, dense_square: Tensor, row_square: Tensor, learned: Tensor) -> Tensor | None:
-        """c of eps_h = c * g_h from the squared norms of the gradients; None: the dense part stays."""
+        """c of eps_h = c * g_h from the squared gradient norms; None: dense weights are not perturbed."""
         if self._rho_dense == 0.0:
             return None
         square = dense_square + row_square if self._global else dense_square
@@ -48,9 +47,9 @@ class DevicePerturbation:
         squares: tuple[Tensor, Tensor],
         learned: Tensor,
     ) -> Tensor | None:
-        """c of eps_jk = c * g_jk for each row, [S, D] or broadcastable to it; None: no row moves.
+        """c of eps_jk = c * g_jk for each row, [S, D] or broadcastable to it; None: rows are not perturbed.
 
-        ``squares`` are the squared norms of the dense and of all rows' gradients.
+        ``squares`` are the squared gradient norms of the dense part and of all rows.
         """
         if self._config.method == "sam":
             return self._warmed(_over_root(self._config.rho, squares[0] + squares[1]), learned)
@@ -69,7 +68,7 @@ class DevicePerturbation:
         return length * scale * scale, length * scale_SD * scale_SD
 
     def _warmed(self, factor: Tensor, learned: Tensor) -> Tensor:
-        """The factor times the share of the radii in force after ``learned`` (int64 [1]) steps."""
+        """The factor times the share of the radii that applies after ``learned`` (int64 [1]) steps."""
         events = self._config.warm_up_events
         if events == 0:
             return factor
@@ -77,5 +76,5 @@ class DevicePerturbation:
 
 
 def _over_root(radius: float, square: Tensor) -> Tensor:
-    """radius / sqrt(square), 0 where that is no number."""
+    """radius / sqrt(square); 0 if ``square`` is 0 or NaN."""
     return torch.where(square > 0.0, radius * square.rsqrt(), 0.0)

@@ -1,7 +1,7 @@
-"""One event's step as a fixed list of device operations: what a CUDA graph can hold.
+"""The step of one event as a fixed sequence of device operations, suitable for a CUDA graph.
 
-Nothing here asks the device for a number, and no shape depends on one, so a step can be recorded once and
-replayed for every event. Which event is told by a cursor on the device that each step moves on.
+The step never reads a number from the device, and no shape depends on one. It can therefore be recorded once
+and replayed for every event. A cursor on the device selects the event; each step advances it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from stream_ctr.models.layout import Weights
 from stream_ctr.optim.rules import SGD, AdaGrad
 
 CHUNK_EVENTS = 1024
-"""Events that the device holds at a time; longer batches are learned in pieces."""
+"""Events per chunk on the device; longer batches are split."""
 QUIET_RULES = (SGD, AdaGrad)
-"""Base rules that leave every bit as it is where the gradient is +0."""
+"""Base rules that change no bit of a weight whose gradient is +0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +33,24 @@ class _Event:
 
     rows_S: Tensor
     x_SD: Tensor
-    """Its rows; zero where a slot is empty."""
+    """[S, D] values of its rows; zero for empty slots."""
     ratio_S: Tensor
     label: Tensor
     weight: Tensor
     pooled: tuple[Tensor, Tensor] | None
-    """Which slots belong to each field [F, S], and how many [F, 1]; None: slot i is field i."""
+    """Membership of slots in fields [F, S], and slots per field [F, 1]; None: slot i is field i."""
 
 
 class CursorStep(TorchStep):
-    """The same weights and rules as :class:`TorchStep`; one step learns the event at the chunk's cursor.
+    """Weights and rules as in :class:`TorchStep`; one step learns the event at the cursor of the chunk.
 
-    An update that is not finite is computed and not kept: the dense part by choosing between the new values
-    and the old, rows by writing to a spare row of the table instead of their own. Empty slots name the spare
-    row as well. The count of updates lives in the chunk while events are learned.
+    A non-finite update is computed but discarded. The dense part selects between new and old values. Rows are
+    written to a spare row of the table instead of their own. Empty slots refer to the spare row as well.
+    While events are learned, the chunk holds the number of updates.
 
-    A row that starts in this chunk, before event b of it, has -1 - b as its time of the last touch: the
-    count of updates before b is not known when the row is written. Steps read such a time through
-    ``chunk.before``, and :meth:`settle` replaces it.
+    A row that is initialised before event b of this chunk gets -1 - b as the time of its last touch, because
+    the number of updates before b is not yet known. Steps resolve such a time through ``chunk.before``, and
+    :meth:`settle` replaces it.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CursorStep(TorchStep):
         dtype: torch.dtype,
         labels: LabelLoss | None = None,
     ) -> None:
-        """``slot_field`` int64 [S], on the device that everything shall be on.
+        """``slot_field`` int64 [S] determines the device of all tensors.
 
         Raises:
             ModelError: as :class:`TorchStep`.
@@ -80,19 +80,19 @@ class CursorStep(TorchStep):
 
     @property
     def spare(self) -> int:
-        """The row of the table that nobody uses."""
+        """Index of the spare row of the table."""
         return self.rows.weight.shape[0] - 1
 
     @torch.no_grad()
     def predict_event(self, full: bool) -> None:
-        """Score the event at the cursor. ``full``: its slots are its fields, and none is empty."""
+        """Score the event at the cursor. ``full``: slot i is field i, and no slot is empty."""
         event = self._event(full)
         z = self.network.logit(self.leaves, self._pool(event.x_SD, event))
         self._finish(torch.sigmoid(z))
 
     @torch.no_grad()
     def pass_event(self) -> None:
-        """Go past the event at the cursor: nothing is asked of it. Rows may start before it all the same."""
+        """Pass an event that is neither scored nor learned; rows may be initialised before it."""
         chunk = self.chunk
         chunk.before.index_copy_(0, chunk.cursor, chunk.learned)
         chunk.cursor.add_(1)
@@ -116,13 +116,13 @@ class CursorStep(TorchStep):
 
     @torch.no_grad()
     def start_rows(self, index: Tensor, values: Tensor, event: Tensor) -> None:
-        """Start distinct rows ``index`` [K] at ``values`` [K, width], each before its ``event`` [K, 1]."""
+        """Initialise distinct rows ``index`` [K] with ``values`` [K, width] before their ``event`` [K, 1]."""
         self.rows.initialise(index, values, 0)
         self.rows.touched.index_copy_(0, index, -1 - event)
 
     @torch.no_grad()
     def settle(self, index: Tensor) -> None:
-        """Give rows ``index`` that were started in this chunk, and not touched since, their true times."""
+        """Set the times of rows ``index`` that were initialised in this chunk and not touched since."""
         touched = self.rows.touched
         touched.index_copy_(0, index, self._settled(touched.index_select(0, index)))
 
@@ -133,7 +133,7 @@ class CursorStep(TorchStep):
         chunk.before.index_copy_(0, chunk.cursor, chunk.learned)
         x_SD, pooled = self.rows.weight.index_select(0, rows_S), None
         if not full:
-            # Not a product with 0: what stands in the spare row may not be a number.
+            # Not a product with 0: the spare row may contain NaN.
             present_S = rows_S != self.spare
             x_SD = torch.where(present_S.unsqueeze(1), x_SD, 0.0)
             member_FS = self._member_FS * present_S
@@ -142,7 +142,7 @@ class CursorStep(TorchStep):
         return _Event(rows_S, x_SD, ratio_S, label, weight, pooled)
 
     def _pool(self, x_SD: Tensor, event: _Event) -> Tensor:
-        """Slots to fields [F, D]."""
+        """Pool slots [S, D] to fields [F, D]."""
         if event.pooled is None:
             return x_SD
         member_FS, count_F1 = event.pooled
@@ -150,7 +150,7 @@ class CursorStep(TorchStep):
         return total if self._pooling == "sum" else total / count_F1
 
     def _gradients_at(self, leaves: Weights, x_SD: Tensor, event: _Event) -> tuple[Tensor, Tensor, Tensor]:
-        """Probability [1], and gradients of the weighted log loss at the dense vector [P] and rows [S, D]."""
+        """Probability [1], and gradients of the weighted log loss: dense vector [P] and rows [S, D]."""
         x_SD = x_SD.detach().requires_grad_()
         z = self.network.logit(leaves, self._pool(x_SD, event))
         p = torch.sigmoid(z.detach())
@@ -176,7 +176,7 @@ class CursorStep(TorchStep):
         return leaves, x_SD if factors is None else torch.addcmul(x_SD, g_SD, factors)
 
     def _update_dense(self, g: Tensor, finite: Tensor) -> None:
-        """The base rule's step of the dense vector, where ``finite``."""
+        """Step of the base rule for the dense vector, if ``finite``."""
         rule, arrays = self.dense_rule, [self.dense, *self.dense_state.values()]
         if isinstance(rule, QUIET_RULES):
             rule.apply(arrays[0], torch.where(finite, g, 0.0), arrays[1:], 0.0)
@@ -187,7 +187,7 @@ class CursorStep(TorchStep):
             torch.where(finite, new, array, out=array)
 
     def _update_rows(self, event: _Event, g_SD: Tensor, finite: Tensor) -> None:
-        """The base rules' step of the event's rows; to the spare row where not ``finite``."""
+        """Step of the base rules for the rows of the event; written to the spare row if not ``finite``."""
         rows, index, x_SD = self.rows, event.rows_S, event.x_SD
         target = torch.where(finite, index, self.spare)
         if self._l2 > 0.0:
@@ -207,7 +207,7 @@ class CursorStep(TorchStep):
             array.index_copy_(0, target, gathered)
 
     def _settled(self, touched_S1: Tensor) -> Tensor:
-        """Times of the last touch, of rows that started in this chunk too."""
+        """Times of the last touch, resolved for rows that were initialised in this chunk."""
         started = self.chunk.before.index_select(0, (-1 - touched_S1).clamp(min=0).view(-1))
         return torch.where(touched_S1 < 0, started.view(-1, 1), touched_S1)
 
@@ -218,11 +218,11 @@ class CursorStep(TorchStep):
 
 
 def _square(g: Tensor) -> Tensor:
-    """Sum of squares in the gradient's own type: infinite where it overflows, NaN where g is."""
+    """Sum of squares in the type of the gradient: infinite on overflow, NaN if g contains NaN."""
     flat = g.detach().reshape(-1)
     return torch.dot(flat, flat)
 
 
 def _finite(squares: tuple[Tensor, Tensor]) -> Tensor:
-    """Whether both are finite; of a NaN the maximum is NaN, which is below nothing."""
+    """Whether both are finite; the maximum propagates NaN, and NaN < inf is False."""
     return torch.maximum(*squares) < torch.inf

@@ -1,6 +1,6 @@
-"""Where the CUDA graph learner can run.
+"""Which settings and machines the CUDA graph learner and the fused step support.
 
-The fused step learns less than the graph learner does.
+The fused step supports fewer settings than the graph learner.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from stream_ctr.errors import ModelError
 from stream_ctr.learners.compiled.support import why_not_compiled
 
 WIDEST_ROW = 4096
-"""Numbers of an embedding row: one program holds whole rows."""
+"""Maximum width of an embedding row: one program holds whole rows."""
 
 
 def why_not_cuda(optimizer: OptimizerConfig, learner: LearnerConfig) -> str | None:
-    """What keeps the CUDA graph learner from learning this here; None where it can. It takes every model.
+    """Why the CUDA graph learner cannot run with these settings here; None if it can. It supports any model.
 
     >>> why_not_cuda(OptimizerConfig(), LearnerConfig(device="cpu"))
     "needs a GPU, and learner.device = 'cpu'"
     >>> why_not_cuda(OptimizerConfig(method="revisit"), LearnerConfig())
-    "does not know optimizer.method = 'revisit', which auto stands for"
+    "does not support optimizer.method = 'revisit', which auto selects"
     """
     import torch
 
     if optimizer.method == "revisit":
-        return "does not know optimizer.method = 'revisit', which auto stands for"
+        return "does not support optimizer.method = 'revisit', which auto selects"
     if optimizer.moments != "float32":
-        return f"does not know optimizer.moments = {optimizer.moments!r}"
+        return f"does not support optimizer.moments = {optimizer.moments!r}"
     if learner.device == "cpu":
         return "needs a GPU, and learner.device = 'cpu'"
     return None if torch.cuda.is_available() else "needs a GPU, and torch finds none here"
 
 
 def instead_of_cuda(model: ModelConfig, optimizer: OptimizerConfig, learner: LearnerConfig) -> str:
-    """What to set to learn this all the same: the fastest learner that runs without a GPU, or one pass.
+    """Settings to suggest instead: the fastest learner that runs without a GPU, or one pass.
 
     >>> instead_of_cuda(ModelConfig(), OptimizerConfig(), LearnerConfig(device="cuda"))
     'learner.kind = "compiled" and learner.device = "cpu"'
@@ -51,25 +51,25 @@ def instead_of_cuda(model: ModelConfig, optimizer: OptimizerConfig, learner: Lea
 
 
 def has_triton() -> bool:
-    """Whether Triton is installed, which torch brings along where it is built for GPUs on Linux."""
+    """Whether Triton is installed; it comes with torch builds for GPUs on Linux."""
     return importlib.util.find_spec("triton") is not None
 
 
 def require_triton() -> None:
-    """Refuse a machine on which there is none.
+    """Check that Triton is installed.
 
     Raises:
         ModelError: Triton is not installed.
     """
     if not has_triton():
         raise ModelError(
-            "learner.kind = 'cuda-fused' needs Triton, which comes with torch for GPUs on Linux and is not "
-            'installed here; set learner.kind = "cuda", or "compiled" without a GPU'
+            "learner.kind = 'cuda-fused' needs Triton, which comes with torch builds for GPUs on Linux, and "
+            'is not installed; set learner.kind = "cuda", or "compiled" without a GPU'
         )
 
 
 def why_not_fused(model: ModelConfig, optimizer: OptimizerConfig) -> str | None:
-    """The setting that keeps the fused step from learning this; None where it can.
+    """The first setting that the fused step does not support; None if it supports all.
 
     >>> why_not_fused(ModelConfig(), OptimizerConfig(method="helen")) is None
     True

@@ -1,8 +1,8 @@
-"""The state of those river models that can be arms, as arrays and values; nothing is pickled.
+"""The state of river models that can serve as arms, as arrays and values; nothing is pickled.
 
-river's models keep what they learned in dicts by feature. A codec writes each dict as an array over the
-features in ascending order, and reads it back so that learning goes on bit for bit: the numbers are the
-same, and no model here depends on the order of its dicts.
+river's models keep their parameters in dicts by feature. A codec writes each dict as an array over the
+features in ascending order. After loading, learning continues bit for bit: the numbers are the same, and none
+of these models depends on the order of its dicts.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from stream_ctr.state.state import Json, State
 
 
 class Codec(Protocol):
-    """Writes and reads what one river model learned."""
+    """Saves and restores the parameters of one river model."""
 
     form: Literal["logistic", "factorisation"]
-    """Which sum over the features of an event is its logit."""
+    """How the logit of an event is computed from its features."""
 
     def state(self) -> State:
-        """A copy of everything that decides what happens next."""
+        """A copy of the complete state of the model."""
         ...
 
     def load_state(self, state: State) -> None:
-        """Make the model the one that handed out ``state``; on an error it is as it was."""
+        """Restore the model that produced ``state``; on an error the model is unchanged."""
         ...
 
     def knows(self, feature: Hashable) -> bool:
-        """Whether the model can be asked about the feature without changing."""
+        """Whether a prediction with this feature leaves the model unchanged."""
         ...
 
     @property
     def width(self) -> int:
-        """Numbers of a feature: its weight, and its latent factors."""
+        """Numbers per feature: its weight and its latent factors."""
         ...
 
     @property
     def intercept(self) -> float:
-        """What every logit has in common."""
+        """The intercept of the logit."""
         ...
 
     def row(self, feature: Hashable) -> list[float]:
-        """[width] what a feature adds: its weight, then its factors; 0 where it was never learned."""
+        """[width] weight and factors of a feature; 0 for a feature that was never learned."""
         ...
 
 
@@ -82,7 +82,7 @@ class LogisticCodec:
         """See :class:`Codec`.
 
         Raises:
-            StateError: the arrays do not belong together, or belong to another optimizer.
+            StateError: the arrays are inconsistent, or belong to another optimizer.
         """
         features = saved_features(state)
         names = ("weight", "z", "n") if self._ftrl is not None else ("weight",)
@@ -102,7 +102,7 @@ class LogisticCodec:
                 table.update(tables[name])
 
     def knows(self, feature: Hashable) -> bool:
-        """Any feature: an unknown one has weight 0."""
+        """Always True: an unknown feature has weight 0."""
         return True
 
     @property
@@ -121,7 +121,7 @@ class LogisticCodec:
 
 
 class FactorisationCodec:
-    """``FMClassifier`` with SGD; its generator of initial factors is part of the state."""
+    """``FMClassifier`` with SGD; the state includes its generator of initial factors."""
 
     form: Literal["logistic", "factorisation"] = "factorisation"
 
@@ -154,7 +154,7 @@ class FactorisationCodec:
         """See :class:`Codec`.
 
         Raises:
-            StateError: the arrays do not belong together, or to a model of other factors.
+            StateError: the arrays are inconsistent, or the number of factors differs.
         """
         model, features = self._model, saved_features(state)
         weight = saved_array(state, "weight", np.float64, (len(features),))
@@ -174,7 +174,7 @@ class FactorisationCodec:
         model.latent_initializer._rng.set_state(("MT19937", twister, position, has_gauss, gauss))
 
     def knows(self, feature: Hashable) -> bool:
-        """A feature that was learned: asked about another one, the model would draw its factors."""
+        """True for learned features; for any other the model would draw new factors."""
         return feature in self._model.latents
 
     @property
@@ -195,7 +195,7 @@ class FactorisationCodec:
 
 
 def codec_of(model: base.Classifier) -> Codec | None:
-    """The codec of a model; None where there is none.
+    """The codec of a model; None if its state cannot be saved.
 
     >>> codec_of(linear_model.Perceptron()) is None
     True
@@ -208,7 +208,7 @@ def codec_of(model: base.Classifier) -> Codec | None:
 
 
 def _number(state: State, name: str, kind: type[float] | type[int]) -> Any:
-    """Raises StateError for a value that is missing or no number."""
+    """A saved number; raises StateError if it is missing or not a number."""
     value = state.values.get(name)
     if not isinstance(value, int if kind is int else int | float) or isinstance(value, bool):
         raise StateError(f"the saved river model's {name} is {value!r}, not a number: the file is damaged")

@@ -1,4 +1,4 @@
-"""What a river model sees of an event: dicts made from the rows of a batch."""
+"""Inputs of river models: feature dicts built from the rows of a batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from stream_ctr.errors import StateError
 from stream_ctr.state.state import State
 
 Feature = tuple[int, int]
-"""Name of a value: (field, key) of its row, or (row, 0) of a default row, which has no key."""
+"""Name of a value: (field, key) of its row, or (row, 0) for a default row, which has no key."""
 
 SMOOTHING_EVENTS = 10.0
-"""Weight of the overall click rate in the click rate of a value, in events."""
+"""Weight, in events, of the overall click rate as the prior of the click rate of a value."""
 
 
 class Inputs(Protocol):
-    """From rows to the features of a river model."""
+    """Converts rows to the features of a river model."""
 
     def change(self, changes: RowChanges, low: int, high: int) -> None:
-        """Rows of the changes ``low`` to ``high`` - 1 now belong to other values."""
+        """Apply changes ``low`` to ``high`` - 1, which assign rows to new values."""
         ...
 
     def features(self, rows_S: NDArray[np.int64]) -> dict[Any, float]:
@@ -32,18 +32,18 @@ class Inputs(Protocol):
         ...
 
     def learned(self, rows_S: NDArray[np.int64], clicked: bool) -> None:
-        """The event's outcome is known."""
+        """Record the outcome of an event."""
         ...
 
 
 class OneHot:
-    """Every value of the event is a feature of weight 1: for models that are linear in their features.
+    """One feature with value 1 for each value of the event; for models that are linear in their features.
 
-    Features are named by field and key, so a row that is given to another key starts afresh.
+    Features are named by field and key, so a row that is reassigned to another key becomes a new feature.
     """
 
     def __init__(self, *, as_text: bool = False) -> None:
-        """``as_text``: names are "field_key", for models that read the field off a feature's name."""
+        """``as_text``: names are "field_key", for models that parse the field from the feature name."""
         self._feature: dict[int, Feature] = {}
         self._as_text = as_text
 
@@ -61,25 +61,25 @@ class OneHot:
         """See :class:`Inputs`."""
 
     def feature(self, row: int) -> Feature:
-        """The feature that a row belongs to now."""
+        """The current feature of a row."""
         return self._feature.get(row, (row, 0))
 
     def rows(self) -> Iterable[int]:
-        """Rows that were given to a value."""
+        """Rows that are assigned to a value."""
         return self._feature.keys()
 
     def state(self) -> State:
-        """row int64 [K], ascending, and the field int32 [K] and key uint64 [K] that it belongs to."""
+        """row int64 [K], ascending, with the field int32 [K] and key uint64 [K] of each row."""
         rows = sorted(self._feature)
         return State(
             {"row": np.array(rows, np.int64), **feature_arrays([self._feature[row] for row in rows])}
         )
 
     def load_state(self, state: State) -> None:
-        """Become the inputs that handed out ``state``.
+        """Restore the inputs that produced ``state``.
 
         Raises:
-            StateError: the arrays do not belong together.
+            StateError: the arrays are inconsistent.
         """
         features = saved_features(state)
         row = saved_array(state, "row", np.int64, (len(features),))
@@ -87,12 +87,12 @@ class OneHot:
 
 
 class ClickRates:
-    """Every field is one number, the log odds of its value's click rate so far: for trees and the like.
+    """One number per field, the log odds of the click rate of its value so far; e.g. for trees.
 
-    A field has thousands of values, and a tree that took them as they are would branch once a value. The
-    rates are those of the events learned before (ordered target statistics; Prokhorenkova et al. 2018,
-    "CatBoost: unbiased boosting with categorical features", section 3.2), drawn towards the overall rate
-    with the weight of 10 events. A multi-valued field is the mean over its values.
+    A field has thousands of values, and a tree over the raw values would branch once per value. The rates use
+    only events learned before (ordered target statistics; Prokhorenkova et al. 2018, "CatBoost: unbiased
+    boosting with categorical features", section 3.2). They are shrunk towards the overall rate with the
+    weight of 10 events. A multi-valued field gives the mean over its values.
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class ClickRates:
 
     def features(self, rows_S: NDArray[np.int64]) -> dict[Any, float]:
         """See :class:`Inputs`."""
-        # One click and one other are taken as seen before the stream: no rate is 0 or 1.
+        # Start with one click and one non-click, so that no rate is 0 or 1.
         prior = SMOOTHING_EVENTS * (self._all_clicks + 1.0) / (self._all_shown + 2.0)
         values: dict[int, list[float]] = {}
         for row in rows_S.tolist():
@@ -140,10 +140,10 @@ def feature_arrays(features: list[Feature]) -> dict[str, NDArray[Any]]:
 
 
 def saved_features(state: State) -> list[Feature]:
-    """The features whose fields and keys a state holds.
+    """The features of a saved state, from its arrays ``field`` and ``key``.
 
     Raises:
-        StateError: the two do not belong together.
+        StateError: an array is missing or damaged, or their lengths differ.
     """
     field = saved_array(state, "field", np.int32, None)
     key = saved_array(state, "key", np.uint64, (len(field),))
@@ -153,17 +153,15 @@ def saved_features(state: State) -> list[Feature]:
 def saved_array(
     state: State, name: str, dtype: type[np.generic], shape: tuple[int, ...] | None
 ) -> NDArray[Any]:
-    """One array of a saved state; without a shape it must be one-dimensional.
+    """One array of a saved state; with ``shape`` None it must be one-dimensional.
 
     Raises:
-        StateError: it is missing, of another type or of another shape.
+        StateError: the array is missing, or has another type or shape.
     """
     array = state.arrays.get(name)
     fits = array is not None and array.dtype == dtype
     if array is None or not fits or not (array.ndim == 1 if shape is None else array.shape == shape):
         found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
         due = f"{np.dtype(dtype)} {'[any]' if shape is None else list(shape)}"
-        raise StateError(
-            f"the saved river model's {name} is {found}, it should be {due}: the file is damaged"
-        )
+        raise StateError(f"the saved river model's {name} is {found}, expected {due}: the file is damaged")
     return array

@@ -1,9 +1,8 @@
-"""Any classifier of river as a learner: a peer in ``evaluate`` and, where its state can be saved, an arm.
+"""Any classifier of river as a learner: a baseline in ``evaluate`` and, if its state can be saved, an arm.
 
-For predictions, the weights of a model's rows are kept in an array.
-
-river keeps its weights in dicts by feature. Making an array of all of them for every snapshot would hold the
-learner up for as long as the vocabulary is large, so only the rows that were touched since are made again.
+river keeps weights in dicts by feature; snapshots need them in an array by row. Rebuilding the whole array
+for every snapshot would block the learner for a time proportional to the vocabulary, so only rows that were
+touched since the previous snapshot are updated.
 """
 
 from __future__ import annotations
@@ -28,16 +27,18 @@ from stream_ctr.predictors.river_forward import LEAST, MOST, RiverModel
 from stream_ctr.state.state import State
 
 LARGEST_WEIGHT: Final = 1e12
-"""river clips gradients here: an event of more weight would be learned with another one, and is left out."""
+"""river clips gradients at this value. Events with a larger weight would be learned with a smaller one, so
+they are skipped."""
 
-SAVED: Final = "river-ftrl, river-lr and river-fm"
+SAVED: Final = "river-ftrl, river-lr or river-fm"
+"""The named classifiers whose state can be saved, for messages."""
 
 
 def click_probability(answer: Mapping[Any, float] | None) -> float:
-    """The probability of a click, from whatever ``predict_proba_one`` answered.
+    """The probability of a click, from the result of ``predict_proba_one``.
 
-    Nothing, as before the first event, is 0.5, and so is what is no number. An answer without True is 0.
-    Values that do not add up to 1 are taken as shares of their sum; the result is kept inside (0, 1).
+    An empty result, as before the first event, and non-finite values give 0.5. A result without True gives 0.
+    Values that do not add up to 1 are normalised by their sum. The result is clipped to stay inside (0, 1).
 
     >>> [click_probability(answer) for answer in (None, {}, {True: math.nan}, {False: 3.0, True: 1.0})]
     [0.5, 0.5, 0.5, 0.25]
@@ -53,17 +54,17 @@ def click_probability(answer: Mapping[Any, float] | None) -> float:
 
 
 class RiverLearner:
-    """A classifier of river behind the learner contract.
+    """Adapts a classifier of river to the learner contract.
 
-    A classifier that gives no probabilities is taken at its word: its label as 1 or 0. One that takes no
-    weights learns each event once, unless its weight is 0. An event is left out, and flagged as skipped,
-    when its label or weight is no number, or its weight is above 1e12, where river clips gradients.
+    If a classifier gives no probabilities, its label counts as 1 or 0. If it takes no weights, it learns each
+    event once, unless the weight is 0. An event is skipped and flagged if its label is not finite, or its
+    weight is negative, NaN or above 1e12, where river clips gradients.
     """
 
     def __init__(
         self, name: str, classifier: base.Classifier, inputs: Inputs, codec: Codec | None = None
     ) -> None:
-        """``codec`` is that of the classifier, which is then asked only about features that it knows."""
+        """With ``codec``, predictions use only features that the classifier knows."""
         self._name, self._classifier, self._inputs, self._codec = name, classifier, inputs, codec
         self._learn_one: Callable[..., None] = classifier.learn_one
         self._takes_weight = "w" in inspect.signature(classifier.learn_one).parameters
@@ -74,14 +75,14 @@ class RiverLearner:
 
     @property
     def saved(self) -> bool:
-        """Whether there is a state that :meth:`load_state` goes on from."""
+        """Whether the state can be saved and loaded."""
         return self._codec is not None and isinstance(self._inputs, OneHot)
 
     def learn(self, batch: Batch) -> LearnResult:
         """See :class:`stream_ctr.learners.base.Learner`.
 
         Raises:
-            ModelError: the classifier cannot learn the events; its own reason is given.
+            ModelError: the classifier failed; the message contains its error.
         """
         count = len(batch)
         self._pristine = self._pristine and not count
@@ -116,33 +117,33 @@ class RiverLearner:
         return np.array([self._score(self._inputs.features(row)) for row in rows], np.float32)
 
     def state(self) -> State:
-        """What the classifier learned, and which feature each row is.
+        """The parameters of the classifier, and the feature of each row.
 
-        Before its first event there is a state of every classifier: that nothing was learned.
+        Before the first event, every classifier has a state, which is empty.
 
         Raises:
-            StateError: nothing can be saved of this classifier.
+            StateError: this classifier cannot be saved.
         """
         if self._pristine and not self.saved:
             return State({}, {"river": self._name, "learned": 0})
         if self._codec is None or not isinstance(self._inputs, OneHot):
             raise StateError(
-                f"{self._name} cannot be saved; use it in evaluate, or choose {SAVED} for an arm"
+                f"the state of {self._name} cannot be saved; use it in evaluate, or choose {SAVED} for an arm"
             )
         parts = State.gather({"classifier": self._codec.state(), "rows": self._inputs.state()})
         return State(parts.arrays, {**parts.values, "river": self._name, "learned": self._learned})
 
     def weights(self) -> State:
-        """What predictions need: ``intercept`` float64 [1], ``rows`` float64 [R, 1 + factors], and the form
-        of the model under ``river``.
+        """The data that predictions need: ``intercept`` float64 [1], ``rows`` float64 [R, 1 + factors], and
+        the form of the model under ``river``.
 
         Raises:
-            StateError: the classifier's answers are no sum over rows, so that no snapshot can give them.
+            StateError: the classifier has no logit that is a function of rows, so a snapshot cannot predict.
         """
         codec, inputs = self._codec, self._inputs
         if codec is None or self._weights is None or not isinstance(inputs, OneHot):
             raise StateError(
-                f"{self._name} cannot serve from a snapshot; an arm that serves takes a network or {SAVED}"
+                f"{self._name} cannot serve from a snapshot; for a serving arm choose a network or {SAVED}"
             )
         model = RiverModel(self._name, codec.form, codec.width - 1)
         arrays = {"intercept": np.array([codec.intercept]), "rows": self._weights.table(inputs.feature)}
@@ -155,7 +156,7 @@ class RiverLearner:
             if (name, learned, self._pristine) == (self._name, 0, True) and not state.arrays:
                 return
             raise StateError(
-                f"{self._name} cannot be loaded; use it in evaluate, or choose {SAVED} for an arm"
+                f"no state of {self._name} can be loaded; use it in evaluate, or choose {SAVED} for an arm"
             )
         if name != self._name or not isinstance(learned, int):
             raise StateError(
@@ -197,12 +198,12 @@ class RiverLearner:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return ModelError(
             f"{self._name} could not {verb} event {self._learned + 1} ({type(error).__name__}: {reason}); "
-            "leave it out, or choose another classifier"
+            "skip the event, or choose another classifier"
         )
 
 
 class RowWeights:
-    """Weights float64 [R, codec.width] by row, of the features that the rows belong to."""
+    """Weights float64 [R, codec.width] by row, those of the feature of each row."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -211,12 +212,11 @@ class RowWeights:
         self._rows = 0
 
     def touch(self, rows: Iterable[int]) -> None:
-        """The model has learned of these rows, or they have become another feature's; negative ones are
-        none."""
+        """Mark rows whose weights or feature have changed; negative rows are ignored."""
         self._stale.update(rows)
 
     def table(self, feature: Callable[[int], Feature]) -> NDArray[np.float64]:
-        """A copy of all rows as of now, R the largest row touched so far plus 1."""
+        """A current copy of all rows; R is the largest row touched so far plus 1."""
         self._stale.discard(-1)
         if self._stale:
             self._reserve(max(self._stale) + 1)

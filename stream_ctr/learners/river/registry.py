@@ -1,4 +1,4 @@
-"""river's classifiers by name, ready to learn beside ours."""
+"""river's classifiers by name, as learners."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ONE_HOT: Final = ("linear_model.", "facto.")
 _ONE_HOT_CLASSES: Final = tuple(
     f"naive_bayes.{name}NB" for name in ("Bernoulli", "Complement", "Multinomial")
 )
-"""Models that are linear in one-hot features; every other one sees the click rate of each field's value."""
+"""Models that are linear in one-hot features; all others use the click rate of the value of each field."""
 
 
 def _tree() -> tree.HoeffdingTreeClassifier:
-    # Naive Bayes in the leaves multiplies the rates of fields that say the same: far too sure of itself.
+    # Naive Bayes leaves multiply the rates of correlated fields, which makes predictions overconfident.
     return tree.HoeffdingTreeClassifier(leaf_prediction="mc")
 
 
@@ -39,23 +39,24 @@ NAMED: Final[dict[str, Callable[[int], base.Classifier]]] = {
     "river-bagging": lambda seed: ensemble.ADWINBaggingClassifier(_tree(), n_models=10, seed=seed),
     "river-forest": lambda seed: forest.ARFClassifier(n_models=10, leaf_prediction="mc", seed=seed),
 }
-"""Classifiers by name, made from a seed: FTRL-Proximal, SGD, factorisation machine, one Hoeffding tree, ten
-bagged ones with drift detection, and an adaptive random forest."""
+"""Factories of named classifiers, each taking a seed: logistic regression with FTRL-Proximal and with SGD,
+factorisation machine, Hoeffding tree, ten bagged Hoeffding trees with drift detection, adaptive random
+forest."""
 
 
 def check_river_name(name: str) -> None:
-    """Check that the name means a classifier of river.
+    """Check that ``name`` refers to a classifier of river.
 
     Raises:
-        ModelError: it does not; the nearest ones are named.
+        ModelError: it does not; the message suggests similar names.
     """
     if name in NAMED:
         return
     if not name.startswith(PREFIX):
         near = difflib.get_close_matches(name, NAMED, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ModelError(
-            f"no peer named {name!r}; {hint}Choose {', '.join(NAMED)}, or {PREFIX}MODULE.CLASS for any other"
+            f"unknown river classifier {name!r}{hint}; choose {', '.join(NAMED)}, or {PREFIX}MODULE.CLASS"
         )
     path = name.removeprefix(PREFIX)
     if path in _classifiers():
@@ -64,16 +65,16 @@ def check_river_name(name: str) -> None:
 
 
 def river_learner(name: str, seed: int = 1) -> RiverLearner:
-    """The river classifier of that name as a learner; ``seed`` is for those that take one.
+    """The river classifier called ``name`` as a learner; ``seed`` is passed to classifiers that take one.
 
     >>> river_learner("river-lr").saved, river_learner("river:naive_bayes.GaussianNB").saved
     (True, False)
 
     Raises:
-        ModelError: no classifier has that name.
+        ModelError: the name is unknown, or the classifier cannot be constructed on this machine.
     """
     check_river_name(name)
-    seed %= 2**32  # what river's generators take
+    seed %= 2**32  # the range of river's generators
     model = NAMED[name](seed) if name in NAMED else _make(name, seed)
     path = f"{type(model).__module__.removeprefix('river.')}.{type(model).__name__}"
     codec = codec_of(model)
@@ -87,9 +88,9 @@ def _make(name: str, seed: int) -> base.Classifier:
     takes_seed = "seed" in inspect.signature(made).parameters
     try:
         return made(seed=seed) if takes_seed else made()
-    except Exception as error:  # whatever the class itself asks of this machine
+    except Exception as error:  # constructors may raise anything
         raise ModelError(
-            f"{name} cannot be made here ({' '.join(str(error).split())}); choose another"
+            f"{name} cannot be constructed ({' '.join(str(error).split())}); choose another classifier"
         ) from error
 
 
@@ -106,7 +107,7 @@ def _classes() -> dict[str, type]:
 
 @cache
 def _classifiers() -> dict[str, Callable[..., base.Classifier]]:
-    """The classifiers among them that need no argument."""
+    """The classifiers among them whose constructors need no arguments."""
     return {path: made for path, made in _classes().items() if _is_classifier(made) and not _needs(made)}
 
 
@@ -116,7 +117,7 @@ def _is_classifier(made: type) -> bool:
 
 
 def _needs(made: type) -> list[str]:
-    """Arguments without a default."""
+    """Required arguments of a constructor."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(made).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
@@ -126,8 +127,8 @@ def _why_not(path: str) -> str:
     if path not in _classes():
         near = difflib.get_close_matches(path, _classifiers(), n=3, cutoff=0.4)
         known = ", ".join(near or list(_classifiers())[:3])
-        return f"river has no class of that path; close ones are {known}"
+        return f"river has no class with this path; similar ones are {known}"
     made = _classes()[path]
     if not _is_classifier(made):
-        return "is not a classifier of one label; name one that is, such as naive_bayes.GaussianNB"
-    return f"cannot be made without {', '.join(_needs(made))}; name a classifier that needs no argument"
+        return "is not a single-label classifier; choose one, e.g. naive_bayes.GaussianNB"
+    return f"needs the arguments {', '.join(_needs(made))}; choose a classifier without required arguments"

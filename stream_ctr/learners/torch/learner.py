@@ -1,4 +1,4 @@
-"""The reference learner: by automatic differentiation, any network, any device, any size of batch."""
+"""The reference learner: automatic differentiation of any network, on any device, at any batch size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.errors import ModelError, StateError
 from stream_ctr.learners.base import LearnResult
 from stream_ctr.learners.state_check import checked_dense
-from stream_ctr.learners.torch.revisit import SecondTurns
+from stream_ctr.learners.torch.revisit import Replays
 from stream_ctr.learners.torch.step import Events, TorchStep
 from stream_ctr.models.build import build_network
 from stream_ctr.models.layers import pool
@@ -28,15 +28,15 @@ from stream_ctr.optim.validation import check_optimizer, check_streaming
 from stream_ctr.state.state import State
 
 PREDICT_EVENTS = 1024
-"""Events of one forward pass of ``predict``: bounds its memory."""
+"""Events per forward pass of ``predict``; bounds its memory."""
 
 
 class TorchLearner:
-    """Helen, SAM, ASAM or one pass over a network given by its configuration, event by event or in batches.
+    """Trains a configured network with Helen, SAM, ASAM, revisit or one pass, event by event or in batches.
 
-    :meth:`learn` is the contract: one update an event. :meth:`learn_batch` makes one update of all events
-    of a batch, by the same code. Either may follow the other: steps are counted alike. An update that is
-    not finite is left out: no bit of the state changes, and its events are flagged.
+    :meth:`learn` implements the contract with one update per event. :meth:`learn_batch` makes one update from
+    all events of a batch, with the same code. Calls may alternate; both count steps in the same way. A
+    non-finite update is skipped: no bit of the state changes, and its events are flagged.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class TorchLearner:
         dtype: torch.dtype = torch.float32,
         labels: LabelLoss | None = None,
     ) -> None:
-        """``slot_field`` names the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
+        """``slot_field`` is the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
 
         Raises:
-            ModelError: the settings do not make sense together.
+            ModelError: a setting is invalid, or settings are incompatible.
         """
         check_optimizer(optimizer)
         self._network = build_network(model, fields)
@@ -68,26 +68,26 @@ class TorchLearner:
         self._one_slot_a_field = list(slot_field) == list(range(fields))
         self._labels = labels
         self._step = self._make_step()
-        self._second = SecondTurns(self._step, optimizer, self._slot_field)
+        self._replays = Replays(self._step, optimizer, self._slot_field)
 
     def learn(self, batch: Batch) -> LearnResult:
         """See :class:`stream_ctr.learners.base.Learner`.
 
         Raises:
-            ModelError: the optimizer is one for batches alone.
-            StateError: the batch is of another schema, or uses rows that nobody has initialised.
+            ModelError: the optimizer is only for the batch protocol.
+            StateError: the batch has another schema or uses uninitialised rows.
         """
         check_streaming(self._optimizer)
         self._prepare(batch)
         count = len(batch)
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
-        changes, step, second = batch.changes, self._step, self._second
+        changes, step, replays = batch.changes, self._step, self._replays
         values = self._initial_rows(batch)
         changed = torch.from_numpy(changes.row).to(self._device)
         first = np.searchsorted(changes.event, np.arange(count + 1)).tolist()
         rows = torch.from_numpy(batch.rows).to(self._device)
         ratio = torch.from_numpy(batch.ratio).to(self._device, self._dtype)
-        if self._optimizer.counts == "batch":  # of one event: every row of it was seen once
+        if self._optimizer.counts == "batch":  # a batch of one event has seen each of its rows once
             ratio = (rows >= self._fields).to(self._dtype)
         full = np.all(batch.rows >= 0, axis=1).tolist()
         learns = ((batch.action & LEARN) > 0).tolist()
@@ -104,33 +104,33 @@ class TorchLearner:
                 if scores[b] and not learns[b]:
                     p = step.probability(event)
                 elif learns[b]:
-                    before = step.rows.weight.index_select(0, event.index) if second.active else None
+                    before = step.rows.weight.index_select(0, event.index) if replays.active else None
                     p, learned = step.learn(event, labels[b], weights[b])
                     result.skipped[b] = not learned
                     if learned and before is not None:
-                        second.keep(batch.rows[b], labels[b], weights[b], event.index, before)
-                        second.take()
+                        replays.record(batch.rows[b], labels[b], weights[b], event.index, before)
+                        replays.replay()
                 result.probability[b] = float(p)
                 result.seconds[b] = time.perf_counter() - start
         return result
 
     def learn_batch(self, batch: Batch) -> LearnResult:
-        """One update of the mean loss of the batch's LEARN events: the batch protocol's step.
+        """One update from the mean loss of the LEARN events: a step of the batch protocol.
 
-        All row changes take place first. Then all B events are scored with the same weights; the gradient of
-        (1 / n) sum_b weight_b * log loss_b over the n events to learn makes one step, in which a row that
-        several of them use has the sum of its gradients. The ratio N / M of such a row is that of its last
-        event. Events without the LEARN bit are scored and leave no trace. A batch of one event is what
-        :meth:`learn` makes of it, bit for bit. ``seconds`` is the batch's wall time, spread evenly; if the
-        update is not finite every learned event is flagged.
+        All row changes are applied first. Then all B events are scored with the same weights. The gradient of
+        (1 / n) sum_b weight_b * log loss_b over the n LEARN events gives one step. A row that several of them
+        use gets the sum of its gradients and the ratio N / M of the last of these events. Events without the
+        LEARN bit are only scored. For a batch of one event the result equals that of :meth:`learn` bit for
+        bit. ``seconds`` is the wall time of the batch, spread evenly over its events. If the update is not
+        finite, every learned event is flagged.
 
         Raises:
-            ModelError: the optimizer is one for streams alone.
-            StateError: the batch is of another schema, uses rows that nobody has initialised, or gives
-                a row that one of its events uses to a later one.
+            ModelError: the optimizer is only for streams.
+            StateError: the batch has another schema, uses uninitialised rows, or reassigns a row that one of
+                its earlier events uses.
         """
         began = time.perf_counter()
-        if self._second.active:
+        if self._replays.active:
             raise ModelError(
                 "optimizer.method = 'revisit' learns event by event; for batches choose another method"
             )
@@ -162,7 +162,7 @@ class TorchLearner:
     def state(self) -> State:
         """Weights, accumulators and counts: ``rows.*`` [rows, width], ``dense.*`` flat in layout order."""
         arrays = {name: array.detach().cpu().numpy().copy() for name, array in self._dense().items()}
-        past = self._second.past.state(self._step.learned)
+        past = self._replays.past.state(self._step.learned)
         parts = State.gather({"rows": self._step.rows.state(), "dense": State(arrays, {}), "past": past})
         layout = self._network.layout.describe()
         return State(parts.arrays, {"learned": self._step.learned, "layout": layout})
@@ -173,7 +173,7 @@ class TorchLearner:
         kinds = {name: array[:0].cpu().numpy().dtype for name, array in arrays.items()}
         learned, saved = checked_dense(state, self._network.layout, kinds)
         self._step.rows.load_state(state.part("rows"))
-        self._second.past.load_state(state.part("past"), learned)
+        self._replays.past.load_state(state.part("past"), learned)
         for name, array in arrays.items():
             array.copy_(torch.from_numpy(np.ascontiguousarray(saved[name])))
         self._step.learned = learned
@@ -182,7 +182,7 @@ class TorchLearner:
         return {"weight": self._step.dense, **self._step.dense_state}
 
     def _prepare(self, batch: Batch) -> None:
-        """Have room for the batch's rows, and refuse rows that nobody has initialised."""
+        """Reserve memory for the rows of the batch, and reject uninitialised rows."""
         slots, table = len(self._slot_field), self._step.rows
         if batch.rows.shape[1] != slots:
             raise StateError(f"the batch has {batch.rows.shape[1]} slots, this learner's schema has {slots}")
@@ -192,7 +192,7 @@ class TorchLearner:
         if highest >= table.used:
             raise StateError(
                 f"the batch uses row {highest}, the learner has {table.used} rows; "
-                "the vocabulary and the learner's state do not belong together"
+                "the vocabulary and the learner's state do not match"
             )
 
     def _make_step(self) -> TorchStep:
@@ -205,7 +205,7 @@ class TorchLearner:
         return torch.from_numpy(values).to(self._device, self._dtype)
 
     def _event(self, rows_S: Tensor, ratio_S: Tensor, full: bool) -> Events:
-        """One event: no row comes twice in it, so its slots are its rows."""
+        """One event: no row occurs twice in it, so its slots are its rows."""
         field = self._slot_field
         if not full:
             present = rows_S >= 0
@@ -231,7 +231,7 @@ class TorchLearner:
             ratio_U = count_ratios(seen, field_U, int(np.searchsorted(index, fields)), fields)
         else:
             ratio_U = np.zeros(len(index), np.float32)
-            ratio_U[place] = ratio[present]  # of a repeated place numpy keeps the last
+            ratio_U[place] = ratio[present]  # for repeated indices numpy keeps the last value
         own = (torch.from_numpy(each).to(self._device) for each in (index, field_U, ratio_U, place, segment))
         index_U, of_row, by_row, place_N, segment_N = own
         single = bool(present.all()) and self._one_slot_a_field
@@ -239,7 +239,7 @@ class TorchLearner:
 
     @torch.no_grad()
     def _probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Click probabilities of rows [B, S], a bounded number of events at a time."""
+        """Click probabilities [B] of rows [B, S], at most PREDICT_EVENTS at a time."""
         probability = np.zeros(len(rows), np.float32)
         for start in range(0, len(rows), PREDICT_EVENTS):
             index_BS = torch.from_numpy(rows[start : start + PREDICT_EVENTS]).to(self._device)
@@ -255,10 +255,10 @@ class TorchLearner:
 
 
 def _refuse_recycled(batch: Batch) -> None:
-    """Refuse a row that an event uses and that is started afresh for a later one.
+    """Reject a batch that reassigns a row to a new key after one of its events has used the row.
 
     Raises:
-        StateError: there is one; the event that used it would be learned with another key's row.
+        StateError: there is such a row; its earlier event would be learned with the row of another key.
     """
     changes = batch.changes
     if not changes.event.any() or not batch.rows.size:
@@ -271,17 +271,17 @@ def _refuse_recycled(batch: Batch) -> None:
     if recycled.any():
         k = int(recycled.argmax())
         raise StateError(
-            f"row {changes.row[k]} is used by event {first_event[at[k]]} of the batch and started afresh "
-            f"for event {changes.event[k]}; learn these events in separate batches"
+            f"row {changes.row[k]} is used by event {first_event[at[k]]} of the batch and reassigned for "
+            f"event {changes.event[k]}; learn these events in separate batches"
         )
 
 
 @contextmanager
 def _step_environment(threads: int) -> Iterator[None]:
-    """Thread count and denormals as the step needs them; denormals as usual again afterwards.
+    """Set the thread count, and flush denormals to zero until the context ends.
 
-    First moments of idle units decay into denormal numbers, which make everything that touches them
-    several times slower. Code outside the step (numpy's limits, for one) expects them to exist.
+    The first moments of inactive units decay into denormal numbers, which slow down every operation on them
+    several times. Code outside the step, e.g. numpy's limits, relies on denormals.
     """
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -293,13 +293,13 @@ def _step_environment(threads: int) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes a GPU where there is one.
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto uses a GPU if there is one.
 
     >>> choose_device("cpu")
     device(type='cpu')
 
     Raises:
-        ModelError: the name means nothing here, or this machine has no such GPU.
+        ModelError: the name is unknown, or this machine has no such GPU.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

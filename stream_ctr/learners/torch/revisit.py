@@ -1,4 +1,4 @@
-"""Second turns of past events, by automatic differentiation; see :mod:`stream_ctr.learners.revisit`."""
+"""Replay of past events by automatic differentiation; see :mod:`stream_ctr.learners.revisit`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stream_ctr.optim.moments import SECOND_TURN
 from stream_ctr.optim.rules import SGD, AdaGrad, Rule
 
 
-class SecondTurns:
-    """What a :class:`~stream_ctr.learners.torch.step.TorchStep` learns a second time, and when."""
+class Replays:
+    """Records the events learned by a :class:`~stream_ctr.learners.torch.step.TorchStep` and replays them."""
 
     def __init__(self, step: TorchStep, optimizer: OptimizerConfig, slot_field: Tensor) -> None:
-        """``slot_field`` [S] names the field of each slot."""
+        """``slot_field`` [S] is the field of each slot."""
         self._step = step
         self._slot_field = slot_field
         self._rows_share, self._dense_share = optimizer.revisit_rows, optimizer.revisit_dense
@@ -28,28 +28,28 @@ class SecondTurns:
 
     @property
     def active(self) -> bool:
-        """Whether any event is learned a second time."""
+        """Whether events are replayed."""
         return self.past.after > 0
 
-    def keep(
+    def record(
         self, rows: NDArray[np.int64], label: float, weight: float, index: Tensor, before_ND: Tensor
     ) -> None:
-        """Remember the event just learned: its rows [S]; the present ones, ``index``, were ``before_ND``."""
+        """Record the event just learned and its rows [S]; rows ``index`` [N] held ``before_ND`` before."""
         past, step = self.past, self._step
         at = (step.learned - 1) % past.after
         past.rows[at], past.label[at], past.weight[at] = rows, label, weight
         past.trace[at] = 0.0
         past.trace[at, rows >= 0] = (step.rows.weight.index_select(0, index) - before_ND).cpu().numpy()
 
-    def take(self) -> None:
-        """The second turn of the event that is due, if there is one and its gradients are finite."""
+    def replay(self) -> None:
+        """Replay the event that is due, if there is one and its gradients are finite."""
         past, step, rows = self.past, self._step, self._step.rows
         number = step.learned - past.after
         if number < 0:
             return
         at = number % past.after
         index_S = torch.from_numpy(past.rows[at]).to(self._slot_field.device)
-        # a row that has started afresh since is another key's
+        # a row that was initialised since then belongs to another key
         present_S = (index_S >= 0) & (rows.touched[index_S.clamp(min=0), 0] <= number)
         index, field = index_S[present_S], self._slot_field[present_S]
         trace_ND = torch.from_numpy(past.trace[at]).to(index.device)[present_S]
@@ -69,8 +69,8 @@ class SecondTurns:
 
 
 def settled_step(rule: Rule, gradient: Tensor, accumulators: list[Tensor]) -> Tensor:
-    """The step of a row rule without a rise of its accumulators: AdaGrad's or SGD's."""
+    """The step of AdaGrad or SGD with unchanged accumulators."""
     if isinstance(rule, AdaGrad):
         return -rule.rate * gradient / (accumulators[0].sqrt() + rule.epsilon)
-    assert isinstance(rule, SGD)  # what check_optimizer lets pass
+    assert isinstance(rule, SGD)  # check_optimizer allows no other rule
     return -rule.rate * gradient

@@ -15,7 +15,7 @@ from stream_ctr.optim.torch_accumulators import Accumulators
 
 
 class RowTable(Rows[Tensor]):
-    """Rows as torch's tensors; on the CPU numpy's memory lies below them."""
+    """Rows as torch tensors; on the CPU they share memory with numpy arrays."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class RowTable(Rows[Tensor]):
         first_order: Rule | None = None,
         kept: Accumulators | None = None,
     ) -> None:
-        """``kept`` says how accumulators are kept; without it as the weights are."""
+        """``kept`` is the storage of the accumulators; by default they have the type of the weights."""
         self._device = device
         kind = torch.zeros(0, dtype=dtype).numpy().dtype
         super().__init__(width, rule, used, kind, kept is not None and kept.half, first_order)
 
     def initialise(self, index: Tensor, values: Tensor, now: int) -> None:
-        """Start rows ``index`` [K] afresh at ``values`` [K, width], as if last touched at event ``now``."""
+        """Initialise rows ``index`` [K] with ``values`` [K, width], as if last touched at event ``now``."""
         self.weight.index_copy_(0, index, values)
         for array, initial in zip(self.accumulators, self._fill, strict=True):
             indexable(array).index_fill_(0, index, initial)
@@ -41,7 +41,7 @@ class RowTable(Rows[Tensor]):
         self.touched.index_fill_(0, index, now)
 
     def places(self, index: Tensor) -> Tensor:
-        """Where each number of rows ``index`` [K] lies in the table, int64 [K, width]."""
+        """Position in the table of each number of rows ``index`` [K], int64 [K, width]."""
         width = self.weight.shape[1]
         return index.unsqueeze(1) * width + torch.arange(width, device=index.device)
 
@@ -67,5 +67,5 @@ class RowTable(Rows[Tensor]):
 
 
 def indexable(array: Tensor) -> Tensor:
-    """The same memory in a type that torch can write to by index: not unsigned."""
+    """The same memory as a signed type: torch cannot write to unsigned tensors by index."""
     return array.view(torch.int16) if array.dtype == torch.uint16 else array

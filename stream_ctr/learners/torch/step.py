@@ -1,9 +1,10 @@
-"""One update of a network by automatic differentiation: the mean loss of one event, or of many."""
+"""One update of a network by automatic differentiation, from the mean loss of one or more events."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,12 +21,11 @@ from stream_ctr.models.layers import pool
 from stream_ctr.models.layout import Layout, Weights
 from stream_ctr.optim.moments import DENSE, ROWS
 from stream_ctr.optim.perturbation import Perturbation
-from stream_ctr.optim.rules import Rule, build_first_order_rule, build_rule
-from stream_ctr.optim.skip_idle import build_dense_rule
+from stream_ctr.optim.rules import SGD, AdaGrad, Rule, build_first_order_rule, build_rule
 from stream_ctr.optim.torch_accumulators import Accumulators
 
 BIASES = ("bias", "beta")
-"""Last parts of the names of dense parameters that are biases, which ASAM does not scale."""
+"""Name suffixes of dense parameters that are biases, which ASAM does not scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +41,50 @@ class Events:
     ratio: Tensor
     """[U] N / M of each row (eq. 7)."""
     place: Tensor | None
-    """int64 [N] which of the rows a slot holds; None: slot i holds row i, as in one event."""
+    """int64 [N] index of the row in each slot; None: slot i holds row i, as for one event."""
     segment: Tensor
     """int64 [N] event * F + field of each slot."""
     single: bool
-    """Every field of every event has exactly one row, in order: pooling would change nothing."""
+    """Every field of every event has exactly one row, in order, so that pooling is the identity."""
+
+
+class SkipIdle:
+    """Applies a rule to the weights whose gradient is not 0; idle ones and their accumulators keep every bit.
+
+    At any event about half of the units are inactive (ReLU output 0), so their weights have no gradient. Adam
+    and its variants would still move these weights by the moments of earlier events, and so would read and
+    write every weight and moment of the network at every event. Here the moments of an idle weight neither
+    decay nor move it. Steps are counted for all weights together.
+    """
+
+    counts_steps: ClassVar[bool] = True
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.accumulators = rule.accumulators
+
+    @property
+    def initial(self) -> float:
+        """See :class:`Rule`."""
+        return self.rule.initial
+
+    def apply(
+        self, weight: Tensor, gradient: Tensor, accumulators: Sequence[Tensor], step: float | Tensor
+    ) -> None:
+        """See :class:`Rule`."""
+        idle = gradient == 0.0
+        before = [array.clone() for array in (weight, *accumulators)]
+        self.rule.apply(weight, gradient, accumulators, step)
+        for array, old in zip((weight, *accumulators), before, strict=True):
+            torch.where(idle, old, array, out=array)
 
 
 class TorchStep:
     """The weights of a network, its rows and their optimizer state; one update at a time.
 
-    The weights are never perturbed in place: the second pass runs on a perturbed copy, so taking the
-    perturbation back is exact. An update whose sum of squared gradients is not a finite number of the
-    weights' type is left out: no bit of the state changes.
+    The weights are never perturbed in place: the second pass runs on a perturbed copy, so nothing has to be
+    undone. An update is skipped if its sum of squared gradients is not finite in the type of the weights; no
+    bit of the state changes then.
     """
 
     def __init__(
@@ -67,16 +98,16 @@ class TorchStep:
         dtype: torch.dtype,
         labels: LabelLoss | None = None,
     ) -> None:
-        """``optimizer`` has been checked by itself.
+        """``optimizer`` must have passed :func:`~stream_ctr.optim.validation.check_optimizer`.
 
         Raises:
-            ModelError: the optimizer names a rule for first-order weights, and the network has none.
+            ModelError: the optimizer has a rule for first-order weights, but the network has no such weights.
         """
         self.network = network
         self._seed = seed
         self.fields = fields
         self.learned = 0
-        """Updates so far."""
+        """Number of updates so far."""
         self._pooling = pooling
         self._l2 = optimizer.l2
         self._labels = labels or LabelLoss()
@@ -108,15 +139,15 @@ class TorchStep:
         self._is_weight = _weights_of(layout).to(device)
 
     def probability(self, events: Events) -> Tensor:
-        """Click probability of each event [B]; changes nothing."""
+        """Click probabilities [B]; changes nothing."""
         with torch.no_grad():
             x_UD = self.rows.weight.index_select(0, events.index)
             return torch.sigmoid(self._logit(self.leaves, x_UD, events))
 
     def learn(self, events: Events, label: float | Tensor, weight: float | Tensor) -> tuple[Tensor, bool]:
-        """One update of the loss sum_b weight_b * log loss_b, with label and weight [B] or a number.
+        """One update from the loss sum_b weight_b * log loss_b; label and weight are [B] or one number.
 
-        Returns the probabilities [B] before it, and whether it was finite and took place.
+        Returns the probabilities [B] before the update, and whether the update was finite and applied.
         """
         x_UD = self.rows.weight.index_select(0, events.index)
         p, g, g_UD = self.gradients(self.leaves, x_UD.detach(), events, label, weight)
@@ -132,9 +163,9 @@ class TorchStep:
         return p, True
 
     def _logit(self, p: Weights, x_UD: Tensor, events: Events, drop: Dropout | None = None) -> Tensor:
-        """z [B], with dropout where it is handed over.
+        """Logits z [B], with dropout if ``drop`` is given.
 
-        One event goes through the network as [F, D], whose backward pass is shorter.
+        One event passes through the network as [F, D], whose backward pass is shorter.
         """
         x = x_UD if events.place is None else x_UD.index_select(0, events.place)
         if not events.single:
@@ -145,12 +176,12 @@ class TorchStep:
     def gradients(
         self, leaves: Weights, x_UD: Tensor, events: Events, label: float | Tensor, weight: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities, and gradients of the weighted log loss at the dense vector [P] and rows [U, D]."""
+        """Probabilities [B], and gradients of the weighted log loss: dense vector [P] and rows [U, D]."""
         x_UD.requires_grad_()
-        # Anew in each pass: the perturbed one sees the same masks as the first.
+        # A new object in each pass, so that the perturbed pass draws the same masks as the first.
         z = self._logit(leaves, x_UD, events, self.network.dropout(self._seed, self.learned))
         p = torch.sigmoid(z.detach())
-        # dL/dz starts the backward pass; the loss itself is not needed.
+        # The backward pass starts from dL/dz; the loss itself is not needed.
         at_logit = self._labels.logit_gradient(p, label) * weight
         *dense, g_UD = torch.autograd.grad(z, [*leaves.values(), x_UD], at_logit)
         return p, torch.cat([g.reshape(-1) for g in dense], out=self._gradient), g_UD
@@ -174,7 +205,7 @@ class TorchStep:
         return leaves, x_UD if factors is None else torch.addcmul(x_UD, g_UD, factors)
 
     def _update(self, index: Tensor, x_UD: Tensor, g: Tensor, g_UD: Tensor) -> None:
-        """The base rules' step of the dense vector, and of the rows touched or of all."""
+        """Step of the base rules: dense vector and touched rows, or all rows if ``rows = "dense"``."""
         self.learned += 1
         self.update_dense(g, DENSE)
         rows = self.rows
@@ -199,7 +230,7 @@ class TorchStep:
             indexable(array).index_copy_(0, index, indexable(new))
 
     def update_dense(self, g: Tensor, kind: int) -> None:
-        """The dense rule's step under ``g`` [P]; ``kind`` says at which of an event's turns."""
+        """Step of the dense rule under ``g`` [P]; ``kind`` is DENSE, or SECOND_TURN in a replay."""
         stored, rule = list(self.dense_state.values()), self.dense_rule
         values = self.kept.opened(stored)
         rule.apply(self.dense, g, values, self.learned)
@@ -209,7 +240,7 @@ class TorchStep:
                 array.copy_(each)
 
     def _closed_rows(self, index: Tensor, values: list[Tensor]) -> list[Tensor]:
-        """What rows ``index`` are to keep of their accumulators."""
+        """The accumulators of rows ``index`` in their stored form."""
         if not self.kept.half:
             return values
         place = self.rows.places(index)
@@ -222,8 +253,16 @@ class TorchStep:
         return closed
 
 
+def build_dense_rule(config: OptimizerConfig) -> Rule:
+    """The rule of the dense weights; with ``dense_idle = "skip"`` it leaves idle weights unchanged."""
+    rule = build_rule(config.dense_rule, config.dense_rate, config.dense_initial)
+    if config.dense_idle == "step" or isinstance(rule, SGD | AdaGrad):
+        return rule
+    return SkipIdle(rule)
+
+
 def has_first_order(row_blocks: tuple[int, ...]) -> bool:
-    """Whether a row of these blocks ends in a first-order (wide) weight: a last block of width 1.
+    """Whether rows of these blocks end with a first-order (wide) weight: a last block of width 1.
 
     >>> has_first_order((16, 1)), has_first_order((16,)), has_first_order((1,))
     (True, False, False)
@@ -239,7 +278,7 @@ def apply_to_rows(
     accumulators: list[Tensor],
     step: float | Tensor,
 ) -> None:
-    """One step of rows in place; of their last column by its own rule, if first-order weights have one."""
+    """One step of rows, in place; the last column uses ``first_order`` if that is given."""
     if first_order is None:
         rule.apply(x_UD, g_UD, accumulators, step)
         return
@@ -249,7 +288,7 @@ def apply_to_rows(
 
 
 def _weights_of(layout: Layout) -> Tensor:
-    """bool [P]: which of the dense numbers are weights; the others are biases."""
+    """bool [P]: True for dense weights, False for biases."""
     parts = [
         torch.full((size,), parameter.name.rpartition(".")[2] not in BIASES)
         for parameter, size in zip(layout.parameters, layout.sizes, strict=True)
@@ -258,6 +297,6 @@ def _weights_of(layout: Layout) -> Tensor:
 
 
 def _square(g: Tensor) -> float:
-    """Sum of squares in the gradient's own type: infinite where it overflows, NaN where g is."""
+    """Sum of squares in the type of the gradient: infinite on overflow, NaN if g contains NaN."""
     flat = g.reshape(-1)
     return float(torch.dot(flat, flat))

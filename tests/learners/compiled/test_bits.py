@@ -1,4 +1,4 @@
-"""Learning has the same bits in the process that compiles the kernels and in those that load them."""
+"""Learning gives the same bits in the process that compiles the kernels and in processes that load them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def learned(optimizer: OptimizerConfig) -> str:
 
 
 def main() -> None:
-    """Learn by the rules named on the command line; prints digests, and whether this process compiled."""
+    """Learn with the rules given on the command line; print digests, and whether this process compiled."""
     digests = {name: learned(RULES[name]) for name in sys.argv[1:]}
     kernel: Any = chunk_kernel.learn_chunk
     print(json.dumps({"digests": digests, "compiled": bool(kernel.stats.cache_misses)}))

@@ -1,4 +1,4 @@
-"""The compiled learner against the reference learner and the papers' formulas, and its own promises."""
+"""The compiled learner against the reference learner and the papers' formulas, and its own guarantees."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_ten_thousand_events_agree(schema: Schema, model: ModelConfig, optimizer
 @schemas
 @pytest.mark.parametrize("compiled_first", [True, False], ids=["compiled-torch", "torch-compiled"])
 @pytest.mark.parametrize("optimizer", [HELEN, OPTIMIZERS[5], REVISIT], ids=["helen", "sam", "revisit"])
-def test_a_checkpoint_of_one_continues_on_the_other(
+def test_checkpoints_are_interchangeable(
     schema: Schema, optimizer: OptimizerConfig, compiled_first: bool
 ) -> None:
     batch = make_batch(schema, 300, seed=23)
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_one_continues_on_the_other(
     if not compiled_first:
         first, second = second, first
     first.learn(part(batch, 0, 170))
-    second.learn(make_batch(schema, 40, seed=24))  # what it was before must not matter
+    second.learn(make_batch(schema, 40, seed=24))  # loading must replace everything learned before
     second.load_state(first.state())
     assert second.state().equals(first.state())
     p, q = (each.learn(part(batch, 170, 300)).probability for each in (first, second))
@@ -223,7 +223,7 @@ def grown_batch() -> Batch:
     )
 
 
-def test_a_grown_table_is_that_of_the_reference_learner_and_continues_on_it() -> None:
+def test_a_grown_table_equals_that_of_the_reference_and_loads_there() -> None:
     grown = grown_batch()
     learner, expected = make(), reference()
     for each in (learner, expected):
@@ -241,12 +241,12 @@ def test_a_grown_table_is_that_of_the_reference_learner_and_continues_on_it() ->
     assert pieces.state().equals(state)
 
 
-# Its own promises
+# Its own guarantees
 
 
 @schemas
 @optimizers
-def test_a_chunk_is_only_how_events_travel(schema: Schema, optimizer: OptimizerConfig) -> None:
+def test_chunking_changes_no_bit(schema: Schema, optimizer: OptimizerConfig) -> None:
     batch = make_batch(schema, 300, seed=11)
     states, probabilities = [], []
     for size in (256, 1, 7):
@@ -302,7 +302,7 @@ BAD_IDS = ["label-nan", "weight-inf", "weight-minus-inf", "weight-nan", "square-
 @pytest.mark.parametrize("columns", BAD, ids=BAD_IDS)
 @schemas
 @optimizers
-def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(
+def test_a_non_finite_update_changes_no_bit_and_is_flagged(
     columns: dict[str, float], schema: Schema, optimizer: OptimizerConfig
 ) -> None:
     batch = make_batch(schema, 60, seed=2)
@@ -319,7 +319,7 @@ def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(
 
 
 @pytest.mark.parametrize("weight", [1e16, 1e17, 1e18, 1e19, 1e20, 1e21])
-def test_the_limit_of_what_is_finite_is_that_of_the_reference_learner(weight: float) -> None:
+def test_the_finite_limit_equals_that_of_the_reference(weight: float) -> None:
     batch = make_batch(SINGLE, 60, seed=2)
     learner, expected = make(), reference()
     learner.learn(batch)
@@ -329,7 +329,7 @@ def test_the_limit_of_what_is_finite_is_that_of_the_reference_learner(weight: fl
     assert all(np.isfinite(array).all() for array in learner.state().arrays.values())
 
 
-def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
+def test_a_non_finite_second_pass_changes_no_bit_and_is_flagged() -> None:
     batch = make_batch(SINGLE, 60, seed=2)
     linear = replace(MODEL, sml=False, hidden=())
     heavy = one_event(batch, 59, label=1.0, weight=1e15)
@@ -353,7 +353,7 @@ def test_sums_of_squares_stop_growing_below_infinity() -> None:
     assert all(np.isfinite(array).all() for array in state.arrays.values())
 
 
-def test_probabilities_that_are_not_numbers_are_told_and_not_learned() -> None:
+def test_nan_probabilities_are_reported_and_not_learned() -> None:
     batch = make_batch(SINGLE, 60, seed=2)
     learner, expected = make(), reference()
     learner.learn(batch)
@@ -367,7 +367,7 @@ def test_probabilities_that_are_not_numbers_are_told_and_not_learned() -> None:
         assert each.state().equals(state)
 
 
-def test_lazy_rows_leave_untouched_rows_alone() -> None:
+def test_untouched_rows_do_not_change() -> None:
     batch = make_batch(SINGLE, 60, seed=2, learn_only=True)
     learner = make(optimizer=replace(HELEN, row_rule="adam", l2=0.1))
     learner.learn(batch)
@@ -383,7 +383,7 @@ def test_lazy_rows_leave_untouched_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("call", ["learn", "predict"])
-def test_rows_that_nobody_initialised_are_refused(call: str) -> None:
+def test_uninitialised_rows_are_rejected(call: str) -> None:
     batch = make_batch(SINGLE, 10, seed=4)
     rows = np.where(batch.rows == batch.rows.max(), 4711, batch.rows)
     learner = make()
@@ -391,7 +391,7 @@ def test_rows_that_nobody_initialised_are_refused(call: str) -> None:
         learner.learn(replace(batch, rows=rows)) if call == "learn" else learner.predict(rows)
 
 
-def test_batch_of_another_schema_is_refused() -> None:
+def test_a_batch_of_another_schema_is_rejected() -> None:
     batch = make_batch(MULTI, 10, seed=4)
     with pytest.raises(StateError, match="5 slots, this learner's schema has 4"):
         make().learn(batch)
@@ -399,7 +399,7 @@ def test_batch_of_another_schema_is_refused() -> None:
         make().predict(batch.rows)
 
 
-def test_state_of_another_model_or_optimizer_is_refused_and_changes_nothing() -> None:
+def test_state_of_another_model_or_optimizer_is_rejected_and_changes_nothing() -> None:
     saved = reference().state()
     for model, optimizer, message in (
         (replace(MODEL, hidden=(7, 5)), HELEN, "dense parameters"),
@@ -428,7 +428,7 @@ def test_read_only_and_strided_batches_are_learned_like_any_other() -> None:
     assert one.state().equals(other.state())
 
 
-def test_denormal_numbers_are_as_usual_after_a_step() -> None:
+def test_denormals_are_enabled_again_after_a_step() -> None:
     learner = make()
     batch = make_batch(SINGLE, 3, seed=1)
     learner.learn(batch)
@@ -437,7 +437,7 @@ def test_denormal_numbers_are_as_usual_after_a_step() -> None:
 
 
 def test_no_denormal_number_is_ever_stored() -> None:
-    # the first moments of units that stay idle decay into denormals within some 900 events
+    # the first moments of inactive units decay into denormals within about 900 events
     batch = make_batch(SINGLE, 60, seed=1, learn_only=True)
     learner = make(optimizer=replace(HELEN, method="base"))
     learner.learn(batch)
@@ -461,21 +461,21 @@ def test_no_denormal_number_is_ever_stored() -> None:
         ("optimizer", "method", "asam"),
     ],
 )
-def test_what_the_kernels_do_not_know_is_named(room: str, name: str, value: str) -> None:
+def test_an_unsupported_setting_is_named(room: str, name: str, value: str) -> None:
     rooms: dict[str, Any] = {"model": MODEL, "optimizer": HELEN, "learner": CPU}
     rooms[room] = replace(rooms[room], **{name: value})
     reason = why_not_compiled(rooms["model"], rooms["optimizer"], rooms["learner"])
     assert reason == f"{room}.{name} = '{value}'"
 
 
-def test_what_only_another_learner_can_do_is_refused_and_it_is_named() -> None:
+def test_settings_of_other_learners_are_rejected_and_the_learner_is_named() -> None:
     with pytest.raises(ModelError, match=r"learner\.device = 'cuda' .* set learner\.kind = \"torch\""):
         CompiledLearner(MODEL, HELEN, replace(CPU, device="cuda"), SINGLE.slot_field, SINGLE.fields)
-    with pytest.raises(ModelError, match=r"fields \[0, 2\] are not all within 0 to 1"):
+    with pytest.raises(ModelError, match=r"must be between 0 and 1, got \[0, 2\]"):
         CompiledLearner(MODEL, HELEN, CPU, [0, 2], 2)
 
 
-def test_every_setting_is_known_to_the_kernels_or_refused_beside_its_default() -> None:
+def test_every_setting_is_supported_or_must_have_its_default() -> None:
     assert why_not_compiled(ModelConfig(), OptimizerConfig(), LearnerConfig()) is None
 
     @dataclasses.dataclass(frozen=True, slots=True)
@@ -486,7 +486,7 @@ def test_every_setting_is_known_to_the_kernels_or_refused_beside_its_default() -
     assert why_not_compiled(MODEL, LaterConfig(momentum=0.5), CPU) == "optimizer.momentum = 0.5"
 
 
-def test_settings_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_settings_are_rejected() -> None:
     with pytest.raises(ModelError, match=r"optimizer\.rho = -0\.1"):
         make(optimizer=replace(HELEN, rho=-0.1))
 

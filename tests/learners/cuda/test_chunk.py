@@ -1,4 +1,4 @@
-"""When new rows may start: every event must see each of its rows as if changes were made one by one."""
+"""The schedule of row changes: every event must see its rows as if changes were applied one by one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stream_ctr.learners.cuda.chunk import plan_starts
 
 ROWS = 5
 ONE_EVENT = st.tuples(
-    st.lists(st.integers(0, ROWS - 1), max_size=4),  # rows that start before it
+    st.lists(st.integers(0, ROWS - 1), max_size=4),  # rows that are initialised before it
     st.sets(st.integers(0, ROWS - 1), max_size=2),  # rows that it uses
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(ONE_EVENT, max_size=8))
-def test_every_event_sees_the_rows_that_it_would_see_one_by_one(
+def test_the_schedule_shows_every_event_the_same_rows_as_single_steps(
     stream: list[tuple[list[int], set[int]]],
 ) -> None:
     rows = np.full((len(stream), 2), -1, np.int64)
@@ -35,7 +35,7 @@ def test_every_event_sees_the_rows_that_it_would_see_one_by_one(
     seen, places = [], dict(plan)
     for b, (_, used) in enumerate(stream):
         chosen = places.pop(b, np.zeros(0, np.int64))
-        assert len(set(row[chosen].tolist())) == len(chosen)  # on a GPU the last of two writes is either
+        assert len(set(row[chosen].tolist())) == len(chosen)  # on a GPU the order of two writes is undefined
         version.update({int(row[k]): int(k) for k in chosen})
         seen.append({r: version[r] for r in used})
     assert seen == expected
@@ -43,7 +43,7 @@ def test_every_event_sees_the_rows_that_it_would_see_one_by_one(
     assert not places
 
 
-def test_rows_that_nobody_used_before_all_start_at_once() -> None:
+def test_unused_rows_are_initialised_together() -> None:
     rows = np.arange(40, dtype=np.int64).reshape(10, 4)
     ((front, changes),) = plan_starts(rows, np.repeat(np.arange(10), 4), rows.ravel())
     assert front == 0

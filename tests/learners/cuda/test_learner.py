@@ -1,6 +1,6 @@
-"""The CUDA graph learner's steps without a GPU: as plain operations, as a recorded list, and as shapes alone.
+"""The CUDA graph learner without a GPU: as plain operations, as a recorded list, and on meta tensors.
 
-What needs a GPU is at the end, and in the contract of all learners.
+Tests that need a GPU are at the end, and in the contract of all learners.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def reference(
 
 
 def assert_close(one: State, other: State, tolerance: float) -> None:
-    """Equal counts, and numbers within the tolerance, of a weight and of 1."""
+    """Counts are equal; numbers agree within the tolerance, relative to the weight and to 1."""
     assert one.values == other.values
     assert one.arrays.keys() == other.arrays.keys()
     for name, array in one.arrays.items():
@@ -138,7 +138,7 @@ def test_labels_are_learned_under_their_policy(labels: LabelLoss) -> None:
     assert not learner.state().equals(plain.state())
 
 
-def test_an_event_of_which_nothing_is_asked_is_left_alone() -> None:
+def test_an_event_without_predict_or_learn_is_ignored() -> None:
     batch = make_batch(MULTI, 60, seed=3)
     action = batch.action.copy()
     action[::5] = 0
@@ -160,14 +160,14 @@ def test_single_precision_stays_near_the_reference(schema: Schema) -> None:
 
 
 @pytest.mark.parametrize("cuda_first", [True, False], ids=["cuda-torch", "torch-cuda"])
-def test_a_checkpoint_of_one_continues_on_the_other(cuda_first: bool) -> None:
+def test_checkpoints_are_interchangeable(cuda_first: bool) -> None:
     batch = make_batch(MULTI, 60, seed=23)
     first: Learner = make(MULTI, optimizer=OPTIMIZERS[4])
     second: Learner = reference(MULTI, optimizer=OPTIMIZERS[4])
     if not cuda_first:
         first, second = second, first
     first.learn(part(batch, 0, 35))
-    second.learn(make_batch(MULTI, 40, seed=24))  # what it was before must not matter
+    second.learn(make_batch(MULTI, 40, seed=24))  # loading must replace everything learned before
     second.load_state(first.state())
     assert second.state().equals(first.state())
     p, q = (each.learn(part(batch, 35, 60)).probability for each in (first, second))
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_one_continues_on_the_other(cuda_first: bool) -> None:
     assert_close(second.state(), first.state(), 1e-4)
 
 
-def test_a_batch_longer_than_a_chunk_is_learned_in_pieces() -> None:
+def test_a_batch_longer_than_a_chunk_is_split() -> None:
     batch = make_batch(SINGLE, CHUNK_EVENTS + 40, seed=9)
     linear, one_pass = replace(MODEL, hidden=(), sml=False), replace(HELEN, method="base", l2=0.01)
     whole, pieces = (make(model=linear, optimizer=one_pass) for _ in range(2))
@@ -185,8 +185,8 @@ def test_a_batch_longer_than_a_chunk_is_learned_in_pieces() -> None:
     assert whole.state().equals(pieces.state())
 
 
-def test_rows_that_appear_return_and_expire_in_one_chunk_are_those_of_single_events() -> None:
-    # lazy L2 reads how long ago a row was touched, also of one that started inside the chunk
+def test_row_changes_inside_a_chunk_equal_those_of_single_events() -> None:
+    # lazy L2 uses the time since the last touch, also for rows initialised inside the chunk
     optimizer = replace(HELEN, row_rule="adam", l2=0.05)
     batch = make_batch(MULTI, 120, seed=11, values=5)
     whole, single = (make(MULTI, optimizer=optimizer) for _ in range(2))
@@ -201,7 +201,7 @@ def test_rows_that_appear_return_and_expire_in_one_chunk_are_those_of_single_eve
 
 
 def traced(run: Run) -> Run:
-    """``run`` as the list of its operations on tensors: as in a CUDA graph nothing of the host is left."""
+    """``run`` as a list of its tensor operations; as in a CUDA graph, no host code remains."""
     rehearsed(run)
     return torch.no_grad()(make_fx(run)())
 
@@ -211,7 +211,7 @@ def traced(run: Run) -> Run:
     [(SINGLE, MODEL, HELEN), (MULTI, WIDE, OPTIMIZERS[4]), (MULTI, MODEL, OPTIMIZERS[5])],
     ids=["helen", "sam", "asam"],
 )
-def test_replaying_the_recorded_operations_is_learning(
+def test_replaying_the_recorded_operations_learns(
     schema: Schema, model: ModelConfig, optimizer: OptimizerConfig
 ) -> None:
     batch = make_batch(schema, 40, seed=3)
@@ -223,8 +223,8 @@ def test_replaying_the_recorded_operations_is_learning(
 
 
 @pytest.mark.parametrize("model", [*MODELS, MODEL], ids=lambda model: model.backbone)
-def test_a_step_never_asks_the_device_for_a_number(model: ModelConfig) -> None:
-    # tensors of the meta device have shapes and no numbers: whoever asks for one fails
+def test_a_step_never_reads_from_the_device(model: ModelConfig) -> None:
+    # tensors on the meta device have shapes but no numbers, so reading one fails
     slots = torch.tensor(MULTI.slot_field, device="meta")
     network = build_network(model, MULTI.fields)
     for optimizer in OPTIMIZERS if model is MODEL else [HELEN]:
@@ -237,8 +237,8 @@ def test_a_step_never_asks_the_device_for_a_number(model: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("optimizer", [HELEN, OPTIMIZERS[4], OPTIMIZERS[5]])
-def test_every_tensor_of_a_step_lies_on_the_device(optimizer: OptimizerConfig) -> None:
-    # a number that lay on the host would have to be copied at each step, which no recording can do
+def test_every_tensor_of_a_step_is_on_the_device(optimizer: OptimizerConfig) -> None:
+    # a number on the host would have to be copied at each step, which a recording cannot do
     slots = torch.tensor(MULTI.slot_field, device="meta")
     step = CursorStep(build_network(WIDE, MULTI.fields), optimizer, "mean", 3, slots, 3, torch.float32)
     rehearsed(lambda: step.learn_event(full=False))
@@ -248,7 +248,7 @@ def test_every_tensor_of_a_step_lies_on_the_device(optimizer: OptimizerConfig) -
     assert {tensor.device.type for tensor in held} == {device.type for device in made} == {"meta"}
 
 
-def test_the_reference_step_does_ask() -> None:
+def test_the_reference_step_reads_from_the_device() -> None:
     meta = torch.device("meta")
     step = TorchStep(build_network(MODEL, 3), HELEN, "mean", 3, 3, meta, torch.float32)
     rows = torch.zeros(3, dtype=torch.int64, device=meta)
@@ -256,7 +256,7 @@ def test_the_reference_step_does_ask() -> None:
         step.learn(Events(1, rows, rows, torch.zeros(3, device=meta), None, rows, True), 1.0, 1.0)
 
 
-def test_a_grown_table_is_recorded_anew_and_only_then() -> None:
+def test_steps_are_recorded_again_only_after_the_table_grew() -> None:
     recordings = []
 
     def counted(run: Run) -> Run:
@@ -282,7 +282,7 @@ def test_a_grown_table_is_recorded_anew_and_only_then() -> None:
     assert_close(learner.state(), expected.state(), 1e-4)
 
 
-def test_rehearsing_changes_nothing() -> None:
+def test_warm_up_runs_change_nothing() -> None:
     for optimizer in (HELEN, OPTIMIZERS[4]):
         learner = make(MULTI, optimizer=optimizer)
         learner.learn(make_batch(MULTI, 30, seed=7))
@@ -292,7 +292,7 @@ def test_rehearsing_changes_nothing() -> None:
         assert learner.state().equals(before)
 
 
-# Nothing is kept of an update that is not finite
+# A non-finite update is discarded
 
 
 @pytest.mark.parametrize(
@@ -301,14 +301,14 @@ def test_rehearsing_changes_nothing() -> None:
     ids=["label-nan", "weight-inf", "weight-nan", "square-overflows"],
 )
 @pytest.mark.parametrize("optimizer", [HELEN, *(OPTIMIZERS[i] for i in (1, 3, 4, 6, 7))])
-def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(
+def test_a_non_finite_update_changes_no_bit_and_is_flagged(
     columns: dict[str, float], optimizer: OptimizerConfig
 ) -> None:
     batch = make_batch(MULTI, 30, seed=2)
     learner = make(MULTI, optimizer=optimizer)
     learner.learn(batch)
     state = learner.state()
-    state.arrays["dense.weight"][:7] = -0.0  # its sign is a bit, too
+    state.arrays["dense.weight"][:7] = -0.0  # signed zeros count as different bits
     learner.load_state(state)
     assert learner.learn(one_event(batch, 29, **columns)).skipped.tolist() == [True]
     after = learner.state()
@@ -318,7 +318,7 @@ def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(
     assert not learner.state().equals(after)
 
 
-def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
+def test_a_non_finite_second_pass_changes_no_bit_and_is_flagged() -> None:
     batch = make_batch(SINGLE, 40, seed=2)
     linear = replace(MODEL, sml=False, hidden=())
     # squares of gradients of 1e15 are finite, until the perturbed weights multiply them by 1e6
@@ -331,7 +331,7 @@ def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
         assert learner.state().equals(before) == skipped
 
 
-def test_skipped_events_inside_a_chunk_are_counted_as_the_reference_counts_them() -> None:
+def test_skipped_events_inside_a_chunk_are_counted_like_in_the_reference() -> None:
     batch = make_batch(MULTI, 60, seed=2)
     weight = batch.weight.copy()
     weight[::7] = np.nan
@@ -344,7 +344,7 @@ def test_skipped_events_inside_a_chunk_are_counted_as_the_reference_counts_them(
     assert_close(learner.state(), expected.state(), 1e-10)
 
 
-def test_what_stands_in_the_spare_row_matters_to_nobody() -> None:
+def test_the_spare_row_does_not_affect_results() -> None:
     batch = make_batch(MULTI, 40, seed=6)
     learner, poisoned = make(MULTI), make(MULTI)
     rows = poisoned._cursor_step.rows
@@ -354,17 +354,17 @@ def test_what_stands_in_the_spare_row_matters_to_nobody() -> None:
     assert poisoned.state().equals(learner.state())
 
 
-def test_rows_that_nobody_initialised_and_rows_below_0_are_refused() -> None:
+def test_uninitialised_and_negative_rows_are_rejected() -> None:
     batch = make_batch(SINGLE, 10, seed=4)
     foreign = replace(batch, rows=np.where(batch.rows == batch.rows.max(), 4711, batch.rows))
     with pytest.raises(StateError, match=r"uses row 4711, the learner has \d+ rows"):
         make().learn(foreign)
     changes = replace(batch.changes, row=batch.changes.row - 100)
-    with pytest.raises(StateError, match=r"starts row -\d+; rows count from 0"):
+    with pytest.raises(StateError, match=r"initialises row -\d+; rows start at 0"):
         make().learn(replace(batch, changes=changes))
 
 
-# Where it can run
+# Where the learner can run
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
@@ -395,7 +395,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
         ),
     ],
 )
-def test_asked_for_where_it_cannot_run_it_names_the_learner_that_can(
+def test_the_error_names_a_learner_that_can_run(
     model: ModelConfig, learner: dict[str, Any], message: str
 ) -> None:
     config = LearnerConfig(kind="cuda", **learner)
@@ -404,7 +404,7 @@ def test_asked_for_where_it_cannot_run_it_names_the_learner_that_can(
     assert str(refused.value) == f"learner.kind = 'cuda' {message}"
 
 
-def test_second_turns_are_refused_and_left_to_others() -> None:
+def test_revisit_is_rejected() -> None:
     revisit = OptimizerConfig(method="revisit")
     message = r"'revisit', which auto stands for; set optimizer.method = \"base\", or .*kind = \"compiled\"$"
     for record in (rehearsed, recorded):
@@ -415,13 +415,13 @@ def test_second_turns_are_refused_and_left_to_others() -> None:
     assert isinstance(build_learner(MODEL, revisit, LearnerConfig(), [0, 1], 2), CompiledLearner)
 
 
-def test_batch_protocol_is_not_for_it() -> None:
-    with pytest.raises(ModelError, match=r"learner\.kind = 'cuda' learns event by event; .* torch, or auto"):
+def test_the_batch_protocol_rejects_the_cuda_learner() -> None:
+    with pytest.raises(ModelError, match=r"learner\.kind = 'cuda' learns event by event; .* torch or auto"):
         build_batch_learner(MODEL, HELEN, LearnerConfig(kind="cuda"), [0, 1], 2)
 
 
 @no_gpu
-def test_auto_without_a_gpu_takes_the_learners_of_the_cpu() -> None:
+def test_auto_without_a_gpu_selects_cpu_learners() -> None:
     auto = LearnerConfig()
     assert isinstance(build_learner(MODEL, HELEN, auto, [0, 1], 2), CompiledLearner)
     assert type(build_learner(WIDE, HELEN, auto, [0, 1], 2)) is TorchLearner
@@ -449,7 +449,9 @@ class TestOnAGpu:
 
     @schemas
     @optimizers
-    def test_graphs_take_the_steps_of_the_reference(self, schema: Schema, optimizer: OptimizerConfig) -> None:
+    def test_graph_steps_equal_those_of_the_reference(
+        self, schema: Schema, optimizer: OptimizerConfig
+    ) -> None:
         batch = make_batch(schema, 150, seed=3)
         learner = cuda(schema, MODEL, optimizer)
         expected = reference(schema, MODEL, optimizer, torch.float64)
@@ -465,8 +467,8 @@ class TestOnAGpu:
         expected.learn(batch)
         assert_close(learner.state(), expected.state(), 1e-8)
 
-    def test_work_that_waits_for_the_device_is_refused_with_one_line(self) -> None:
-        # in a process of its own: a recording that failed leaves its traces in the allocator
+    def test_synchronising_work_gives_a_one_line_error(self) -> None:
+        # in a separate process: a failed recording leaves residual state in the allocator
         code = (
             "import torch; from stream_ctr.learners.cuda.graph import recorded; "
             "number = torch.ones(1, device='cuda'); recorded(lambda: float(number))"
@@ -476,7 +478,7 @@ class TestOnAGpu:
         assert re.search(r"ModelError: .* cannot be recorded .* set learner\.kind = \"torch\"$", last)
 
     @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-    def test_nothing_waits_inside_a_chunk(self) -> None:
+    def test_no_operation_synchronises_inside_a_chunk(self) -> None:
         batch = make_batch(SINGLE, 60, seed=5)
         learner = cuda(SINGLE, MODEL, HELEN)
         learner.learn(batch)
@@ -494,7 +496,7 @@ class TestOnAGpu:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    def test_auto_takes_it(self) -> None:
+    def test_auto_selects_the_cuda_learner(self) -> None:
         for device in ("cuda", "cuda:0"):
             learner = build_learner(MODEL, HELEN, LearnerConfig(device=device), [0, 1], 2)
             assert isinstance(learner, CudaGraphLearner)

@@ -1,4 +1,4 @@
-"""river's classifiers behind the learner contract: what they see, what they answer, what is saved of them."""
+"""river's classifiers under the learner contract: inputs, predictions and saved state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SGD = linear_model.LogisticRegression(optimizer=optim.SGD(0.3))
 
 
 def current_keys(batch: Batch) -> list[dict[int, int]]:
-    """The key of every row as of each event."""
+    """The key of every row at each event."""
     keys: dict[int, int] = {}
     found = []
     for b in range(len(batch)):
@@ -86,7 +86,7 @@ def test_factorisation_machine_predicts_by_its_formula() -> None:
 
 
 class Recorder(base.Classifier):
-    """Keeps what it is shown."""
+    """Records its inputs."""
 
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
@@ -105,7 +105,7 @@ def test_trees_see_the_click_rate_of_each_value_before_the_event() -> None:
     recorder = Recorder()
     RiverLearner("recorder", recorder, ClickRates()).learn(batch)
     keys = current_keys(batch)
-    past: list[tuple[list[tuple[int, int, int]], bool]] = []  # a value that expired and returns has a new row
+    past: list[tuple[list[tuple[int, int, int]], bool]] = []  # a value that returns has a new row
     for b, seen in enumerate(recorder.seen):
         event = [
             (MULTI.slot_field[s], row, keys[b].get(row, 0))
@@ -138,7 +138,7 @@ def test_trees_see_the_click_rate_of_each_value_before_the_event() -> None:
         ({np.bool_(True): 0.3, np.bool_(False): 0.7}, 0.3),
     ],
 )
-def test_whatever_a_classifier_answers_becomes_a_probability(answer: Any, p: float) -> None:
+def test_every_result_of_a_classifier_becomes_a_probability(answer: Any, p: float) -> None:
     assert click_probability(answer) == p
     batch = make_batch(SINGLE, 3, seed=1)
     result = RiverLearner("recorder", Recorder(answer), ClickRates()).learn(batch)
@@ -147,7 +147,7 @@ def test_whatever_a_classifier_answers_becomes_a_probability(answer: Any, p: flo
 
 
 class Labels(base.Classifier):
-    """Has no probabilities, takes no weights, and can be made to fail."""
+    """Gives no probabilities, takes no weights, and fails on demand."""
 
     def __init__(self) -> None:
         self.learned = 0
@@ -186,7 +186,7 @@ def test_classifier_that_fails_is_named_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("name", ["river-ftrl", "river-tree"])
-def test_row_given_to_another_key_starts_afresh(name: str) -> None:
+def test_a_reassigned_row_is_a_new_feature(name: str) -> None:
     learner = river_learner(name)
     batch = make_batch(SINGLE, 60, seed=1, learn_only=True)
     learner.learn(batch)
@@ -208,7 +208,7 @@ def test_row_given_to_another_key_starts_afresh(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMED, "river:naive_bayes.GaussianNB", "river:facto.FFMClassifier"])
-def test_named_classifiers_learn_and_leave_out_labels_that_are_no_numbers(name: str) -> None:
+def test_named_classifiers_learn_and_skip_nan_labels(name: str) -> None:
     learner, again = river_learner(name, seed=5), river_learner(name, seed=5)
     batch = make_batch(SINGLE, 100, seed=1)
     result = learner.learn(batch)
@@ -220,18 +220,18 @@ def test_named_classifiers_learn_and_leave_out_labels_that_are_no_numbers(name: 
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_only_what_can_be_saved_can_be_an_arm(name: str) -> None:
+def test_only_classifiers_with_a_saved_state_can_be_arms(name: str) -> None:
     config = LearnerConfig(kind="river", river=name)
     if name in ("river-ftrl", "river-lr", "river-fm"):
         assert build_learner(ModelConfig(), OptimizerConfig(), config, [0], 1).state().values["river"] == name
         return
-    with pytest.raises(ModelError, match=f"'{name}' has no state .*choose river-ftrl, river-lr and river-fm"):
+    with pytest.raises(ModelError, match=f"'{name}' cannot be saved.*river-ftrl, river-lr or river-fm"):
         build_learner(ModelConfig(), OptimizerConfig(), config, [0], 1)
     learner = river_learner(name)
     learner.learn(make_batch(SINGLE, 1, seed=1))
     with pytest.raises(StateError, match=f"{name} cannot be saved"):
         learner.state()
-    with pytest.raises(StateError, match=f"{name} cannot be loaded"):
+    with pytest.raises(StateError, match=f"no state of {name} can be loaded"):
         river_learner(name).load_state(State())
 
 
@@ -242,7 +242,7 @@ def trained(name: str) -> RiverLearner:
 
 
 @pytest.mark.parametrize("name", ["river-ftrl", "river-lr", "river-fm"])
-def test_damaged_state_is_refused_and_changes_nothing(name: str) -> None:
+def test_a_damaged_state_is_rejected_and_changes_nothing(name: str) -> None:
     state = trained(name).state()
     learner = trained(name)
     for array in state.arrays:
@@ -263,7 +263,7 @@ def test_damaged_state_is_refused_and_changes_nothing(name: str) -> None:
     assert learner.state().equals(state)
 
 
-def test_state_of_another_learner_is_refused() -> None:
+def test_the_state_of_another_learner_is_rejected() -> None:
     with pytest.raises(StateError, match="the saved learner is river-ftrl, this one is river-lr"):
         river_learner("river-lr").load_state(trained("river-ftrl").state())
     with pytest.raises(StateError, match="the saved learner is a network, this one is river-lr"):
@@ -274,16 +274,16 @@ def test_state_of_another_learner_is_refused() -> None:
     ("name", "says"),
     [
         ("river-flt", "did you mean 'river-ftrl'"),
-        ("vw", "Choose river-ftrl"),
-        ("river:tree.HoeffdingTre", "close ones are tree.HoeffdingTreeClassifier"),
-        ("river:os.path", "river has no class of that path"),
-        ("river:", "river has no class of that path"),
-        ("river:linear_model.LinearRegression", "is not a classifier"),
-        ("river:multioutput.ClassifierChain", "is not a classifier of one label"),
-        ("river:ensemble.VotingClassifier", "cannot be made without models"),
+        ("vw", "; choose river-ftrl"),
+        ("river:tree.HoeffdingTre", "similar ones are tree.HoeffdingTreeClassifier"),
+        ("river:os.path", "river has no class with this path"),
+        ("river:", "river has no class with this path"),
+        ("river:linear_model.LinearRegression", "is not a single-label classifier"),
+        ("river:multioutput.ClassifierChain", "is not a single-label classifier"),
+        ("river:ensemble.VotingClassifier", "needs the arguments models"),
     ],
 )
-def test_unknown_classifier_is_refused_in_one_line(name: str, says: str) -> None:
+def test_an_unknown_classifier_is_rejected_in_one_line(name: str, says: str) -> None:
     with pytest.raises(ModelError, match=says) as caught:
         check_river_name(name)
     assert "\n" not in str(caught.value)

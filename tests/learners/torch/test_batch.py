@@ -1,4 +1,4 @@
-"""One update of a whole batch: what streams and batch training share, and what only batches have."""
+"""One update from a whole batch: behaviour shared with streams, and batch-only settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(
 
 
 def without_recycling(schema: Schema, events: int, seed: int) -> Batch:
-    """A stream none of whose rows is ever given to another key."""
+    """A stream in which no row is ever reassigned to another key."""
     batch = make_batch(schema, 16, seed=seed)
     again = np.random.default_rng(seed).integers(0, 16, events - 16)
     order = np.concatenate([np.arange(16), again])
@@ -101,7 +101,7 @@ def test_batch_of_one_event_is_a_step_of_the_stream_bit_for_bit(
 def test_counts_of_a_batch_of_one_make_helen_sam_for_each_row() -> None:
     batch = part(make_batch(SINGLE, 40, seed=8), 0, 16)
     batch.rows[:] = np.where(batch.rows < SINGLE.fields, batch.rows.max(axis=0), batch.rows)
-    batch.changes.event[:] = 0  # every row is there from the first event on
+    batch.changes.event[:] = 0  # every row exists from the first event on
     batch_counts, row_sam = make(SINGLE, replace(HELEN, counts="batch")), make(SINGLE, replace(HELEN, xi=1.0))
     for learner in (batch_counts, row_sam):
         learner.learn(batch)
@@ -111,7 +111,7 @@ def test_counts_of_a_batch_of_one_make_helen_sam_for_each_row() -> None:
     assert not running.state().equals(row_sam.state())
 
 
-def test_ratios_of_known_counts_leave_default_rows_out() -> None:
+def test_ratios_of_known_counts_exclude_default_rows() -> None:
     count = np.array([50.0, 50.0, 10.0, 4.0, 8.0, 2.0, 0.0])
     field = np.array([0, 1, 0, 0, 1, 1, 1])
     expected = [0.0, 0.0, 1.0, 0.4, 1.0, 0.25, 0.0]
@@ -119,7 +119,7 @@ def test_ratios_of_known_counts_leave_default_rows_out() -> None:
     assert count_ratios(count[:2], field[:2], 2, 2).tolist() == [0.0, 0.0]
 
 
-def test_events_that_are_only_predicted_leave_no_trace() -> None:
+def test_predicted_events_change_nothing() -> None:
     batch = without_recycling(MULTI, 40, seed=6)
     both, learned = make(MULTI, replace(HELEN, row_rule="adam")), make(MULTI, replace(HELEN, row_rule="adam"))
     ready = replace(part(batch, 0, 16), action=np.full(16, PREDICT, np.uint8))
@@ -140,7 +140,7 @@ def test_events_that_are_only_predicted_leave_no_trace() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [HELEN, BATCHED[3], BATCHED[4]])
-def test_one_event_that_is_not_finite_keeps_the_batch_from_every_bit(optimizer: OptimizerConfig) -> None:
+def test_one_non_finite_event_skips_the_whole_batch(optimizer: OptimizerConfig) -> None:
     batch = without_recycling(SINGLE, 30, seed=7)
     learner = make(SINGLE, optimizer)
     learner.learn_batch(batch)
@@ -154,7 +154,7 @@ def test_one_event_that_is_not_finite_keeps_the_batch_from_every_bit(optimizer: 
 
 
 @pytest.mark.parametrize("rows", ["lazy", "dense"])
-def test_dense_rows_all_step_and_lazy_ones_wait(rows: Literal["lazy", "dense"]) -> None:
+def test_dense_mode_steps_all_rows_and_lazy_mode_only_touched_ones(rows: Literal["lazy", "dense"]) -> None:
     batch = without_recycling(SINGLE, 30, seed=9)
     learner = make(SINGLE, replace(HELEN, rows=rows, row_rule="adam"))
     learner.learn_batch(batch)
@@ -163,7 +163,7 @@ def test_dense_rows_all_step_and_lazy_ones_wait(rows: Literal["lazy", "dense"]) 
     after = learner.state().arrays
     moved = (before["rows.weight"] != after["rows.weight"]).any(axis=1)
     used = np.isin(np.arange(len(moved)), batch.rows[20])
-    # A first moment that is not 0 moves its row without a new gradient, if the row steps at all.
+    # A non-zero first moment moves its row without a new gradient, if the row is stepped.
     waiting = (before["rows.mean"] != 0.0).any(axis=1) & ~used
     assert waiting.sum() > 10
     assert moved[used].any()
@@ -172,7 +172,7 @@ def test_dense_rows_all_step_and_lazy_ones_wait(rows: Literal["lazy", "dense"]) 
     np.testing.assert_array_equal(stepped, np.ones(len(used)) if rows == "dense" else used)
 
 
-def test_row_given_to_another_key_inside_a_batch_is_refused_and_changes_nothing() -> None:
+def test_a_row_reassigned_inside_a_batch_is_rejected_and_changes_nothing() -> None:
     batch = without_recycling(SINGLE, 30, seed=9)
     row = int(batch.rows[2, 0])
     late = RowChanges(
@@ -187,7 +187,7 @@ def test_row_given_to_another_key_inside_a_batch_is_refused_and_changes_nothing(
     assert learner.state().values["learned"] == 0
 
 
-def test_batch_of_no_event_changes_nothing() -> None:
+def test_an_empty_batch_changes_nothing() -> None:
     learner = make(SINGLE)
     before = learner.state()
     assert len(learner.learn_batch(part(make_batch(SINGLE, 3, seed=1), 0, 0)).probability) == 0
@@ -199,7 +199,7 @@ RULES: list[BaseRule] = ["sgd", "adagrad", "rmsprop", "adam", "nadam", "radam"]
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("method", ["asam", "helen"])
-def test_saved_state_of_every_rule_goes_on_bit_for_bit(rule: BaseRule, method: str) -> None:
+def test_a_saved_state_of_every_rule_resumes_bit_for_bit(rule: BaseRule, method: str) -> None:
     optimizer = replace(
         HELEN, method="asam" if method == "asam" else "helen", row_rule=rule, dense_rule=rule, l2=0.01
     )
@@ -212,7 +212,7 @@ def test_saved_state_of_every_rule_goes_on_bit_for_bit(rule: BaseRule, method: s
     assert resumed.state().equals(whole.state())
 
 
-def test_stream_goes_on_from_what_batches_learned() -> None:
+def test_a_stream_continues_from_a_batch_run() -> None:
     batch = without_recycling(SINGLE, 40, seed=11)
     history, stream = replace(HELEN, rows="dense", counts="fixed", row_rule="adam"), HELEN
     trained = make(SINGLE, history)

@@ -1,4 +1,4 @@
-"""The reference learner against the papers' formulas, and its promises about restoring and skipping."""
+"""The reference learner against the papers' formulas; restoring states and skipping updates."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_row_and_table_norm_agree_with_one_value_a_field_and_differ_with_several
     assert not learned(table, MULTI).equals(learned(HELEN, MULTI))
 
 
-def test_a_row_that_no_count_backs_moves_only_by_xi() -> None:
+def test_a_row_with_count_zero_moves_only_by_xi() -> None:
     batch = make_batch(SINGLE, 60, seed=8)
     rare = replace(batch, ratio=np.zeros_like(batch.ratio))
     assert learned(replace(HELEN, xi=0.0), batch=rare).equals(
@@ -171,7 +171,7 @@ BIG = 1e30
     ids=["label-nan", "weight-inf", "weight-nan", "square-overflows"],
 )
 @pytest.mark.parametrize("optimizer", [HELEN, replace(HELEN, method="base"), replace(HELEN, l2=0.1)])
-def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(
+def test_a_non_finite_update_changes_no_bit_and_is_flagged(
     columns: dict[str, float], optimizer: OptimizerConfig
 ) -> None:
     batch = make_batch(SINGLE, 60, seed=2)
@@ -186,7 +186,7 @@ def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(
     assert not learner.state().equals(before)
 
 
-def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
+def test_a_non_finite_second_pass_changes_no_bit_and_is_flagged() -> None:
     batch = make_batch(SINGLE, 60, seed=2)
     linear = replace(MODEL, sml=False, hidden=())
     # squares of gradients of 1e15 are finite, until the perturbed weights multiply them by 1e6
@@ -199,7 +199,7 @@ def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
         assert learner.state().equals(before) == skipped
 
 
-def test_lazy_rows_leave_untouched_rows_alone() -> None:
+def test_untouched_rows_do_not_change() -> None:
     batch = make_batch(SINGLE, 60, seed=2, learn_only=True)
     learner = make(SINGLE, optimizer=replace(HELEN, row_rule="adam", l2=0.1))
     learner.learn(batch)
@@ -238,14 +238,14 @@ def test_table_grows_beyond_its_first_capacity_and_state_holds_the_rows_in_use()
     assert whole.state().equals(parts.state())
 
 
-def test_rows_that_nobody_initialised_are_refused() -> None:
+def test_uninitialised_rows_are_rejected() -> None:
     batch = make_batch(SINGLE, 10, seed=4)
     foreign = replace(batch, rows=np.where(batch.rows == batch.rows.max(), 4711, batch.rows))
     with pytest.raises(StateError, match=r"uses row 4711, the learner has \d+ rows"):
         make(SINGLE).learn(foreign)
 
 
-def test_batch_of_another_schema_is_refused() -> None:
+def test_a_batch_of_another_schema_is_rejected() -> None:
     with pytest.raises(StateError, match="5 slots, this learner's schema has 4"):
         make(SINGLE).learn(make_batch(MULTI, 10, seed=4))
 
@@ -259,7 +259,7 @@ def test_batch_of_another_schema_is_refused() -> None:
         (MODEL, replace(HELEN, row_rule="adam"), "the saved rows hold"),
     ],
 )
-def test_state_of_another_model_or_optimizer_is_refused_and_changes_nothing(
+def test_state_of_another_model_or_optimizer_is_rejected_and_changes_nothing(
     model: ModelConfig, optimizer: OptimizerConfig, message: str
 ) -> None:
     learner = make(SINGLE, model, optimizer)
@@ -278,7 +278,7 @@ def test_state_with_an_array_of_another_shape_names_both_shapes() -> None:
         make(SINGLE).load_state(wrong)
 
 
-def test_settings_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_settings_are_rejected() -> None:
     with pytest.raises(ModelError, match=r"optimizer\.rho = -0\.1"):
         make(SINGLE, optimizer=replace(HELEN, rho=-0.1))
 
@@ -308,7 +308,7 @@ def test_depth_100_with_skip_logits_stays_finite() -> None:
     assert all(np.isfinite(array).all() for array in learner.state().arrays.values())
 
 
-def test_denormal_numbers_are_as_usual_after_a_step() -> None:
+def test_denormals_are_enabled_again_after_a_step() -> None:
     make(SINGLE).learn(make_batch(SINGLE, 3, seed=1))
     smallest = torch.tensor([1e-40])
     assert float(smallest * 1.0) > 0.0

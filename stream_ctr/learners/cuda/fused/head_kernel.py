@@ -1,4 +1,4 @@
-"""Where the fused step's passes turn: the logit, its gradient, and what the skip logits add to both."""
+"""The head of the fused step: the logit, its gradient, and the parts of the skip logits in both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLAIN = tl.constexpr(0)
 FAST = tl.constexpr(1)
 FNW = tl.constexpr(2)
 THINNED = tl.constexpr(3)
-"""Label policies: as they come, fast, fnw, and as they come among a share of the negatives."""
+"""Label policies: labels as they arrive, fast, fnw, and labels as they arrive with negatives subsampled."""
 
 
 @triton.jit
@@ -44,9 +44,9 @@ def skip_units(
     per_unit: tl.constexpr,
     second: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Of units ``u`` of a layer: x, s, its slope, tanh(s x) (eq. 5, 10, 16) and the weight in the logit.
+    """x, s, slope of s, tanh(s x) (Deng et al. eq. 5, 10, 16) and logit weight of units ``u`` of a layer.
 
-    The layer's units begin at ``start``, its weights W_i at ``place`` in ``w``.
+    The units of the layer start at ``start``; its weights W_i start at ``place`` in ``w``.
     """
     x_u = tl.load(x + start + u, mask=mine, other=0.0)
     raw = tl.load(inner + start + (u if per_unit else u * 0), mask=mine, other=0.0)
@@ -77,7 +77,7 @@ def logit_over(
     second: tl.constexpr,
     block: tl.constexpr,
 ) -> tl.tensor:
-    """The logit without its bias; ``t`` of all units is written."""
+    """The logit without its bias; also writes ``t`` of all units."""
     total = tl.zeros((block,), x.dtype.element_ty)
     if len(skips) > 0:
         for i in tl.static_range(1, layers + 1):
@@ -119,7 +119,10 @@ def back_to_skips(
     second: tl.constexpr,
     block: tl.constexpr,
 ) -> tl.tensor:
-    """``e`` of all layers and ``g`` of the skip logits below the last; squared norms of w_i, beta_i, W_i."""
+    """Write ``e`` of all layers and, below the last layer, ``g`` of the skip logits.
+
+    Returns the squared gradient norm of w_i, beta_i and W_i.
+    """
     square = tl.zeros((block,), tl.float64)
     for i in tl.static_range(1, layers + 1):
         x_square = 1.0 + tl.load(sums + i)
@@ -170,7 +173,7 @@ def back_to_top(
     second: tl.constexpr,
     block: tl.constexpr,
 ) -> tl.tensor:
-    """``d`` of the last layer, or without layers ``g`` at x_0; squared norm of v's gradient."""
+    """Write ``d`` of the last layer, or ``g`` at x_0 without layers; returns v's squared gradient norm."""
     square = tl.zeros((block,), tl.float64)
     for first in range(0, starts[layers + 1] - starts[layers], block):
         u = first + k
@@ -229,9 +232,9 @@ def head(
 ) -> None:
     """From the units to the logit and its probability, and back to d_H, e, and g of the skip logits.
 
-    Layer i has units ``starts[i]`` to ``starts[i + 1]`` - 1, x_0 among them as layer 0; ``skips[i - 1]`` is
-    where W_i begins in ``w``; without skip logits ``skips`` is empty. v begins at ``output``, c is at
-    ``bias``. The probability of the first pass is the event's. Grid: one program.
+    Layer i has units ``starts[i]`` to ``starts[i + 1]`` - 1; x_0 is layer 0. W_i starts at ``skips[i - 1]``
+    in ``w``; ``skips`` is empty without skip logits. v starts at ``output``, c is at ``bias``. Only the first
+    pass writes the probability of the event. Grid: one program.
     """
     kind = x.dtype.element_ty
     at = tl.load(event + AT)

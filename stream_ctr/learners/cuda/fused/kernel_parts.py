@@ -1,8 +1,9 @@
-"""What several of the fused step's Triton kernels compute.
+"""Functions that several Triton kernels of the fused step share.
 
-A kernel of Triton works on whole tiles of numbers; ``kind`` is the type of the weights. Sums of squares and
-what follows from them are in double precision, as in the compiled learner: finite wherever the squares of
-single precision are. No sum is made by atomic additions, so equal work gives equal bits.
+A Triton kernel works on whole tiles of numbers; ``kind`` is the type of the weights. Sums of squares and
+values derived from them are in double precision, as in the compiled learner, so that squares of
+single-precision numbers do not overflow. No sum uses atomic additions, so results are reproducible bit for
+bit.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import triton.language as tl
 
 @triton.jit
 def tanh(x: tl.tensor) -> tl.tensor:
-    """tanh of a tile; single precision to 4 units of the last place, NaN stays NaN.
+    """tanh of a tile; accurate to 4 ulp in single precision, NaN stays NaN.
 
-    The rational function is the one of Eigen (``generic_fast_tanh_float``), as in the compiled learner.
+    The rational function is that of Eigen (``generic_fast_tanh_float``), as in the compiled learner.
     """
     if x.dtype == tl.float64:
         shrunk = tl.exp(-2.0 * tl.abs(x))
         size = (1.0 - shrunk) / (1.0 + shrunk)
-        # below, the difference would lose its digits; the series is exact to the last one
+        # near 0 the difference cancels; the series is accurate to the last digit there
         b = x * x
         series = 1.0 - b * (0.3333333333333333 - b * (0.13333333333333333 - b * 0.05396825396825397))
         y = tl.where(tl.abs(x) < 1e-3, x * series, tl.where(x < 0.0, -size, size))
@@ -43,7 +44,7 @@ def tanh(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def over_root(radius: tl.tensor, norm: tl.tensor, smallest: tl.constexpr) -> tl.tensor:
-    """radius / sqrt(norm), 0 where the squared norm is, or is below the smallest normal number."""
+    """radius / sqrt(norm) for a squared norm; 0 if ``norm`` is below the smallest normal number."""
     real = norm >= smallest
     return tl.where(real, radius / tl.sqrt(tl.where(real, norm, 1.0)), 0.0)
 
@@ -58,9 +59,10 @@ def row_gradient(
     width: tl.tensor,
     mean: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Gradient [f, k] of each of a field's rows, which are equal, and the number of rows [f].
+    """Gradient [f, k] of one row of each field, and the number of rows [f].
 
-    ``g`` is the gradient at x_0, which a mean shares among the field's rows.
+    All rows of a field have the same gradient. ``g`` is the gradient at x_0; with ``mean`` it is divided by
+    the number of rows.
     """
     count = tl.load(members + f, mask=f < fields, other=0.0)
     inside = (f < fields)[:, None] & (k < width)[None, :] & (count > 0.0)[:, None]
@@ -82,10 +84,10 @@ def squared_norms(
     f_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Squared norms of the gradients of all dense parameters, and of all rows of the event.
+    """Squared gradient norms of all dense parameters and of all rows of the event.
 
-    ``sums`` [2 H + 2] are ||x_i||^2 of x_0 to x_H, then ||d_i||^2 of layers 1 to H, then what the logit's
-    gradient and the skip logits add; the gradient of A_i is d_i x_(i-1)^T and that of b_i is d_i.
+    ``sums`` [2 H + 2] are ||x_i||^2 of x_0 to x_H, then ||d_i||^2 of layers 1 to H, then the share of the
+    output layer and the skip logits. The gradient of A_i is d_i x_(i-1)^T and that of b_i is d_i.
     """
     dense = tl.load(sums + 2 * layers + 1)
     for i in tl.static_range(layers):

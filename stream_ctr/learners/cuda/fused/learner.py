@@ -23,9 +23,9 @@ from stream_ctr.learners.torch.step import TorchStep
 
 
 class FusedLearner(CudaGraphLearner):
-    """Learns as :class:`CudaGraphLearner` does, with a tenth of its operations a step.
+    """Learns as :class:`CudaGraphLearner` does, with a tenth of the operations per step.
 
-    Chunks, recording, new rows, growth and states are that learner's; see
+    It inherits chunks, recording, row initialisation, growth and states; see
     :class:`~stream_ctr.learners.cuda.fused.step.FusedStep` for the step.
     """
 
@@ -44,10 +44,10 @@ class FusedLearner(CudaGraphLearner):
         record: Callable[[Run], Run] = recorded,
         blocks: Blocks | None = None,
     ) -> None:
-        """As :class:`CudaGraphLearner`; ``blocks`` are the sizes of the kernels' tiles.
+        """As :class:`CudaGraphLearner`; ``blocks`` are the tile sizes of the kernels.
 
         Raises:
-            ModelError: as there, or a setting is outside the family, or Triton cannot compile here.
+            ModelError: as there, or the fused step does not support a setting, or Triton cannot compile here.
         """
         self._sizes = blocks
         super().__init__(
@@ -57,7 +57,7 @@ class FusedLearner(CudaGraphLearner):
     def _make_step(self) -> TorchStep:
         reason = why_not_fused(self._model, self._optimizer)
         if reason is not None:
-            raise ModelError(f'{reason} is not for the fused step; set learner.kind = "cuda"')
+            raise ModelError(f'the fused step does not support {reason}; set learner.kind = "cuda"')
         self._cursor_step = FusedStep(
             self._model,
             self._network,
@@ -72,11 +72,11 @@ class FusedLearner(CudaGraphLearner):
         return self._cursor_step
 
     def _ready(self, kinds: set[Kind]) -> None:
-        """See :class:`CudaGraphLearner`; kernels are compiled in the runs before a recording."""
+        """See :class:`CudaGraphLearner`; kernels are compiled in the warm-up runs before a recording."""
         try:
             super()._ready(kinds)
         except (RuntimeError, OSError, SubprocessError, TritonError) as error:
-            said = " ".join(str(error).split())[:160]
+            cause = " ".join(str(error).split())[:160]
             raise ModelError(
-                f'Triton cannot run the fused step here ({said}); set learner.kind = "cuda"'
+                f'Triton cannot run the fused step here ({cause}); set learner.kind = "cuda"'
             ) from error

@@ -1,12 +1,12 @@
-"""The fused step's forward and backward pass: Triton kernels over one event.
+"""Forward and backward pass of the fused step: Triton kernels over one event.
 
-Names of a pass, each a vector over x_0 and the units of all layers side by side: ``x`` outputs, ``inner``
-w_i x_i + beta_i (at a layer's first place where it has one scale), ``t`` tanh(s_i x_i), ``d`` and ``e`` the
-loss gradients at b_i and beta_i, ``g`` at x_0 and, of the skip logits alone, at x_i. ``z`` [1] is the
-gradient at the logit. ``*_old`` are those of the first pass: the second one runs at the weights plus c times
-the first one's gradients, which are outer products and never written (see
-:mod:`~stream_ctr.learners.compiled.passes` for the identities). A weight matrix is split over many programs
-by its rows on the way up, by its columns on the way down; each sums its own in one fixed order.
+Names of a pass; each is a vector over x_0 and the units of all layers: ``x`` outputs, ``inner`` w_i x_i +
+beta_i (only the first place of a layer with one scale), ``t`` tanh(s_i x_i), ``d`` and ``e`` the loss
+gradients at b_i and beta_i, ``g`` the loss gradient at x_0 and, for the skip logits alone, at x_i. ``z`` [1]
+is the gradient at the logit. ``*_old`` belong to the first pass. The second pass uses the weights plus c
+times the gradients of the first, which are outer products and never stored (see
+:mod:`~stream_ctr.learners.compiled.passes` for the identities). Weight matrices are split over many programs,
+by rows in the forward pass and by columns in the backward pass. Each program sums in a fixed order.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ AT = tl.constexpr(0)
 LEARNED = tl.constexpr(1)
 FINITE = tl.constexpr(2)
 ROWS = tl.constexpr(3)
-"""Places in ``event``, int64 [3 + S]: of the event in its chunk, updates before it, whether its update is
-finite, and its rows."""
+"""Places in ``event``, int64 [3 + S]: index of the event in its chunk, updates before it, whether its update
+is finite, and its rows."""
 CLIMB = tl.constexpr(0)
 FIRST_FINITE = tl.constexpr(1)
 RATE = tl.constexpr(2)
@@ -49,10 +49,10 @@ def gather(
     f_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """x_0 of the event at the cursor, and what the other kernels need to know of it.
+    """Write x_0 of the event at the cursor, and the data about the event that the other kernels need.
 
-    ``field_slots`` int32 [F, most] names the slots of each field, -1 where it has no more; ``members`` [F]
-    is how many of them hold a row. Grid: blocks of fields.
+    ``field_slots`` int32 [F, most] holds the slots of each field, padded with -1; ``members`` [F] is the
+    number of slots that hold a row. Grid: blocks of fields.
     """
     kind = x.dtype.element_ty
     block = tl.program_id(0)
@@ -104,11 +104,11 @@ def forward(
     o_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """All that is multiplied by x_i: ``above`` = x_(i+1) = relu(A x_i + b), and w_i x_i + beta_i.
+    """Products with x_i: ``above`` = x_(i+1) = relu(A x_i + b), and ``inner`` = w_i x_i + beta_i.
 
-    A [rows, size] begins at ``tower`` in ``w``, w_i [scales, size] at ``scale``; rows or scales may be 0.
-    ``d_old`` is that of layer i + 1, ``e_old`` of layer i; ``norm`` gets ||x_i||^2. Grid: blocks of rows of
-    A, then of w_i.
+    A [rows, size] starts at ``tower`` in ``w``, w_i [scales, size] at ``scale``; rows or scales may be 0.
+    ``d_old`` belongs to layer i + 1, ``e_old`` to layer i; ``norm`` receives ||x_i||^2. Grid: blocks of rows
+    of A, then of w_i.
     """
     kind = x.dtype.element_ty
     block = tl.program_id(0)
@@ -161,11 +161,11 @@ def backward(
     o_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """From d_(i+1) through A [rows, size] to x_i: ``below`` = d_i, or the gradient ``g`` where i is 0.
+    """From d_(i+1) through A [rows, size] to x_i: ``below`` = d_i, or the gradient ``g`` if i is 0.
 
-    ``g`` holds the skip logits' gradient at x_i if there are any; ``x``, ``g``, ``x_old`` and ``below`` are
-    those of layer i, ``d`` and ``d_old`` of the one above; ``norm`` gets ||d_(i+1)||^2. Grid: blocks of
-    columns of A.
+    With skip logits, ``g`` holds their gradient at x_i. ``x``, ``g``, ``x_old`` and ``below`` belong to
+    layer i, ``d`` and ``d_old`` to the layer above; ``norm`` receives ||d_(i+1)||^2. Grid: blocks of columns
+    of A.
     """
     kind = d.dtype.element_ty
     block = tl.program_id(0)

@@ -1,4 +1,4 @@
-"""Where the fused step's kernels find things: places of parameters, memory of a pass, tiles of an update."""
+"""Memory layout of the fused step: offsets of parameters, buffers of a pass, tiles of an update."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stream_ctr.models.layout import Layout
 from stream_ctr.optim.rules import build_rule
 
 MOST_NUMBERS = 4096
-"""Numbers of a tile that one program holds at a time, at most."""
+"""Maximum size of a tile that one program holds at a time."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How much of its work a program does at a time; powers of 2.
+    """Block sizes of the kernels; powers of 2.
 
-    Small ones make many programs, which is what a GPU with more than a hundred processors wants of a matrix
-    of some hundred rows.
+    Small blocks give many programs, so that a matrix of a few hundred rows occupies a GPU with more than a
+    hundred multiprocessors.
     """
 
     units: int = 1024
@@ -35,7 +35,7 @@ class Blocks:
     """forward: rows and columns of a matrix."""
     down_rows: int = 512
     down_columns: int = 8
-    """backward: 8 columns of single precision are the 32 bytes that memory hands out at least."""
+    """backward: 8 columns of single precision are 32 bytes, the smallest memory transaction."""
     tile_rows: int = 8
     tile_columns: int = 256
     """update."""
@@ -45,18 +45,18 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Plan:
-    """The network: H layers over x_0, which is layer 0."""
+    """Offsets of the network: H layers over x_0, which is layer 0."""
 
     starts: tuple[int, ...]
-    """[H + 2] where the units of layer i begin in a vector of units; last: the number of all."""
+    """[H + 2] offset of the units of each layer in a vector of units; last: the total number of units."""
     towers: tuple[tuple[int, int], ...]
-    """[H] where A_i and b_i begin in the dense vector."""
+    """[H] offsets of A_i and b_i in the dense vector."""
     scales: tuple[tuple[int, int], ...]
-    """[H] where w_i and beta_i begin; none without skip logits."""
+    """[H] offsets of w_i and beta_i; empty without skip logits."""
     skips: tuple[int, ...]
-    """[H] where W_i begins; none without skip logits."""
+    """[H] offsets of W_i; empty without skip logits."""
     output: tuple[int, int]
-    """Where v and c are."""
+    """Offsets of v and c."""
     per_unit: bool
 
     @property
@@ -65,18 +65,18 @@ class Plan:
         return len(self.towers)
 
     def width(self, layer: int) -> int:
-        """h_i, of x_0 as layer 0."""
+        """h_i; x_0 is layer 0."""
         return self.starts[layer + 1] - self.starts[layer]
 
     def scale_rows(self, layer: int) -> int:
-        """Rows of w_i; 0 where there is none, as for x_0."""
+        """Rows of w_i; 0 for layer 0 and without skip logits."""
         if layer == 0 or not self.scales:
             return 0
         return self.width(layer) if self.per_unit else 1
 
 
 def plan_network(model: ModelConfig, layout: Layout, fields: int) -> Plan:
-    """The places of a network of the dnn family in ``layout``'s vector."""
+    """The offsets of a network of the dnn family in the vector of ``layout``."""
     ends = np.cumsum(layout.sizes).tolist()
     begin = {p.name: end - size for p, size, end in zip(layout.parameters, layout.sizes, ends, strict=True)}
     layers = range(1, len(model.hidden) + 1)
@@ -93,7 +93,7 @@ def plan_network(model: ModelConfig, layout: Layout, fields: int) -> Plan:
 
 
 class PassMemory:
-    """One forward and backward pass: six vectors of units, the number 1, and the gradient at the logit.
+    """Buffers of one forward and backward pass: six vectors of units, the number 1, the logit gradient.
 
     Names as in :mod:`~stream_ctr.learners.cuda.fused.pass_kernels`. ``norms`` float64 [2 H + 2] are the
     squared norms of :func:`~stream_ctr.learners.cuda.fused.kernel_parts.squared_norms`.
@@ -112,7 +112,7 @@ def plan_tiles(plan: Plan, blocks: Blocks) -> NDArray[np.int64]:
     """The tiles [T, 6] of all dense parameters; see
     :func:`~stream_ctr.learners.cuda.fused.update_kernels.update_dense`.
 
-    Vectors are matrices of one row: their gradient is one number times a vector of the pass.
+    Vectors are matrices of one row: their gradient is a number times a vector of the pass.
     """
     units, layers = plan.starts[-1], plan.layers
     x, _, t, d, e, _ = (i * units for i in range(6))
@@ -140,7 +140,7 @@ def plan_tiles(plan: Plan, blocks: Blocks) -> NDArray[np.int64]:
 
 
 def plan_fields(slot_field: Sequence[int], fields: int) -> NDArray[np.int32]:
-    """The slots of each field [F, most], -1 where a field has fewer than another.
+    """The slots of each field [F, most], padded with -1.
 
     >>> plan_fields([0, 1, 1], 3).tolist()
     [[0, -1], [1, 2], [-1, -1]]
@@ -151,7 +151,7 @@ def plan_fields(slot_field: Sequence[int], fields: int) -> NDArray[np.int32]:
 
 
 def power_of_2(number: int) -> int:
-    """The smallest one that is not below ``number``.
+    """The smallest power of 2 that is at least ``number``.
 
     >>> power_of_2(1), power_of_2(39)
     (1, 64)
@@ -165,7 +165,7 @@ def as_indices(array: NDArray[np.integer], device: torch.device) -> Tensor:
 
 
 def rule_settings(name: str, rate: float) -> dict[str, float]:
-    """A base rule by its number, and its settings as the kernels know them; what it lacks is neutral."""
+    """Number and settings of a base rule for the kernels; settings that the rule lacks are neutral."""
     rule = build_rule(name, rate)
     beta_1, beta_2 = (float(getattr(rule, key, 0.5)) for key in ("beta_1", "beta_2"))
     return {

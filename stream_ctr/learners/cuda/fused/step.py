@@ -1,4 +1,4 @@
-"""One event's step as a few fused kernels: the graph learner's frame around Triton instead of torch."""
+"""The step of one event as a few fused Triton kernels, for the graph learner."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from stream_ctr.learners.cuda.step import CursorStep
 from stream_ctr.models.build import Network
 
 Launch = Callable[[Any, int, Mapping[str, Any]], None]
-"""Start a kernel in so many programs with named arguments."""
+"""Start a kernel with a number of programs and named arguments."""
 Pooling = Literal["mean", "sum"]
 
 
@@ -41,12 +41,12 @@ def launch(kernel: Any, programs: int, arguments: Mapping[str, Any]) -> None:
 
 
 class FusedStep(CursorStep):
-    """The step of :class:`CursorStep` for the dnn family: the same state, chunk and cursor, other kernels.
+    """The step of :class:`CursorStep` for the dnn family: same state, chunk and cursor, but fused kernels.
 
-    Where that records an operation for each product, sum and choice of torch, a layer is one kernel here, up
-    and down; no gradient of a dense parameter is ever written, and an update that is not finite is not made.
-    With H hidden layers, skip logits and two passes a step is 4 H + 9 kernels, and H + 3 score an event.
-    Equal work gives equal bits: nothing is summed by atomic additions.
+    Each layer is one kernel per direction, where :class:`CursorStep` records one operation per torch call.
+    Gradients of dense parameters are never stored, and a non-finite update is not applied. With H hidden
+    layers, skip logits and two passes a step has 4 H + 9 kernels; scoring an event takes H + 3. Results are
+    reproducible bit for bit, because no sum uses atomic additions.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FusedStep(CursorStep):
         blocks: Blocks | None = None,
         start: Launch = launch,
     ) -> None:
-        """``model``, which ``network`` was built from, and ``optimizer`` are of the fused family."""
+        """``network`` was built from ``model``; the fused step must support ``model`` and ``optimizer``."""
         super().__init__(network, optimizer, model.pooling, seed, slot_field, fields, dtype, labels)
         self._start = start
         self._blocks = blocks or Blocks()
@@ -106,7 +106,7 @@ class FusedStep(CursorStep):
         self._turn(self._first, learns=False)
 
     def _row_shape(self) -> dict[str, Any]:
-        """What every kernel that goes over the fields' rows is told."""
+        """Arguments of every kernel that iterates over the rows of the fields."""
         width = self.rows.weight.shape[1]
         k_block = power_of_2(width)
         room = max(1, min(self._blocks.fields, MOST_NUMBERS // k_block))
@@ -143,7 +143,7 @@ class FusedStep(CursorStep):
         self._start(gather, -(-self.fields // shape["f_block"]), arguments | shape | self._slots())
 
     def _up(self, run: PassMemory) -> None:
-        """From x_0 to the units of all layers."""
+        """Forward: from x_0 to the units of all layers."""
         plan, blocks, old = self._plan, self._blocks, self._first
         for i in range(plan.layers + (1 if plan.skips else 0)):
             here, above = slice(plan.starts[i], None), slice(plan.starts[i + 1], None)
@@ -175,7 +175,7 @@ class FusedStep(CursorStep):
             self._start(forward, sum(-(-each // blocks.up_rows) for each in (rows, scales)), arguments)
 
     def _turn(self, run: PassMemory, learns: bool) -> None:
-        """The logit, and back to the last layer."""
+        """Head: the logit, and back to the last layer."""
         plan, old, method = self._plan, self._first, self._method
         policy = {"fast": 1, "fnw": 2}.get(self._labels.policy, 0 if method.keep == 1.0 else 3)
         widest = max(plan.width(i) for i in range(1, plan.layers + 1)) if plan.layers else plan.width(0)
@@ -208,7 +208,7 @@ class FusedStep(CursorStep):
         self._start(head, 1, arguments)
 
     def _down(self, run: PassMemory) -> None:
-        """From the last layer's gradient to that at x_0."""
+        """Backward: from the gradient of the last layer to that at x_0."""
         plan, blocks, old = self._plan, self._blocks, self._first
         for i in range(plan.layers - 1, -1, -1):
             here, above = slice(plan.starts[i], None), slice(plan.starts[i + 1], None)
@@ -276,7 +276,7 @@ class FusedStep(CursorStep):
         self._start(finish, 1, arguments | self._row_shape())
 
     def _update_all(self, run: PassMemory) -> None:
-        """The rules' steps of all dense parameters and of the event's rows."""
+        """Steps of the base rules for all dense parameters and the rows of the event."""
         largest = self._method.largest
         shape, settings = self._row_shape(), self._dense_settings
         moments = {"mean": self.dense, "square": self.dense} | self.dense_state

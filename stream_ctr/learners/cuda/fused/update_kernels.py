@@ -1,4 +1,4 @@
-"""The fused step's kernels beside its passes: where the second pass is taken, the verdict, and the update."""
+"""Kernels of the fused step outside its passes: perturbation, finiteness check and update."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def ascend(
     f_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """c of the dense perturbation, and x_0 of the second pass (Helen eq. 7, 8 and algorithm 1, or SAM).
+    """Write c of the dense perturbation and x_0 of the second pass (Helen eq. 7, 8 and algorithm 1, or SAM).
 
-    Each row moves by a factor times its gradient; a field's rows have one gradient, so x_0 moves by it times
-    the sum, or mean, of their factors. Grid: one program.
+    Each row moves by a factor times its gradient. All rows of a field have the same gradient, so x_0 moves by
+    this gradient times the sum or mean of the factors. Grid: one program.
     """
     kind = x.dtype.element_ty
     dense, of_rows = squared_norms(sums, g, members, fields, width, mean, layers, f_block, k_block)
@@ -83,7 +83,7 @@ def ascend(
             slot = tl.load(field_slots + f * most + m, mask=f < fields, other=-1)
             row = tl.load(event + ROWS + slot, mask=slot >= 0, other=spare)
             ratio = tl.load(numbers + at * (slots + 2) + slot, mask=row != spare, other=0.0)
-            bound = tl.full((f_block,), xi, tl.float64)  # a bare number would be of single precision
+            bound = tl.full((f_block,), xi, tl.float64)  # a plain number would be single precision
             radius = tl.maximum(ratio.to(tl.float64), bound) * rho_rows * share
             if sam:
                 radius = radius * 0.0 + rho_rows * share
@@ -105,7 +105,7 @@ def corrected(
     step: tl.tensor,
     rule: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Learning rate and epsilon of a step; Adam's with both sides of its fraction times sqrt(c2)."""
+    """Learning rate and epsilon of a step; Adam multiplies both sides of its fraction by sqrt(c2)."""
     number = step.to(tl.float64)
     wide_rate = number * 0.0 + rate
     wide_epsilon = number * 0.0 + epsilon
@@ -140,10 +140,10 @@ def finish(
     f_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """Whether the update takes place; the counts, the flag and the cursor move on. Grid: one program.
+    """Decide whether the update is applied; advance count and cursor, set the flag. Grid: one program.
 
-    All that is read here and written here is written from what another kernel kept of it: nothing is read
-    after it may have changed.
+    Values that this kernel overwrites are read from the copies in ``event``, so no value is read after it may
+    have changed.
     """
     dense, of_rows = squared_norms(sums, g, members, fields, width, mean, layers, f_block, k_block)
     finite = (dense <= largest) & (of_rows <= largest)
@@ -176,9 +176,9 @@ def stepped(
     largest: tl.constexpr,
     every: tl.constexpr,
 ) -> None:
-    """A rule's step of the numbers at ``place`` under ``g``; see :mod:`stream_ctr.optim.rules`.
+    """One step of a base rule for the numbers at ``place`` under ``g``; see :mod:`stream_ctr.optim.rules`.
 
-    Without ``every`` nothing is read or written where the gradient is 0.
+    Without ``every``, numbers whose gradient is 0 are neither read nor written.
     """
     if not every:
         inside = inside & (g != 0.0)
@@ -218,10 +218,10 @@ def update_dense(
     o_block: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """One tile of one dense parameter, whose gradient d x^T is made here and nowhere written.
+    """Update one tile of one dense parameter; its gradient d x^T is computed here and never stored.
 
-    ``tiles`` int64 [T, 6] tell of each where it begins in ``w``, how long a row of its matrix is, its rows
-    and columns, and where d and x begin in ``run``. Grid: T programs.
+    ``tiles`` int64 [T, 6] holds, for each tile, its offset in ``w``, the row length of its matrix, its rows
+    and columns, and the offsets of d and x in ``run``. Grid: T programs.
     """
     kind = w.dtype.element_ty
     if tl.load(event + FINITE) != 0:
@@ -265,9 +265,9 @@ def update_rows(
     shared: tl.constexpr,
     k_block: tl.constexpr,
 ) -> None:
-    """The rule's step of the row of one slot, with the L2 due since its last touch. Grid: the S slots.
+    """Update the row of one slot, with the L2 penalty since its last touch. Grid: the S slots.
 
-    A time of the last touch below 0 is that of a row that started in this chunk; see
+    A negative time of the last touch marks a row that was initialised in this chunk; see
     :class:`~stream_ctr.learners.cuda.step.CursorStep`.
     """
     kind = w.dtype.element_ty
@@ -284,10 +284,10 @@ def update_rows(
             last = tl.load(touched + row)
             last = tl.where(last < 0, tl.load(before + tl.maximum(-1 - last, 0)), last)
             w_old = tl.load(w + row * width + k, mask=inside, other=0.0)
-            # as one product: what is due is l2 times the steps since, in the weights' type
+            # computed as one product: l2 times the steps since the last touch, in the weights' type
             due = ((now - last).to(tl.float64) * l2).to(kind)
             own += due * w_old
-            tl.debug_barrier()  # all threads have read the time before one of them writes it
+            tl.debug_barrier()  # all threads must read the time before one of them writes it
             tl.store(touched + row, now)
         count = now * 0
         if rule == ADAM:

@@ -1,6 +1,6 @@
 """Each kernel of the fused step against a transcription in NumPy, under Triton's interpreter.
 
-``test_learner.py`` runs this file in a process of its own: the interpreter is chosen for a whole
+``test_learner.py`` runs this file in a separate process, because the interpreter is enabled for a whole
 process.
 """
 
@@ -44,7 +44,7 @@ def whole(values: Any) -> torch.Tensor:
 
 
 def empty(*shape: int) -> torch.Tensor:
-    """Numbers that no kernel may leave where it should write, or read."""
+    """Sentinel numbers: kernels must overwrite them, or must not read them."""
     return torch.full(shape, torch.nan, dtype=torch.float64)
 
 
@@ -173,7 +173,7 @@ def test_head(second: bool, per_unit: bool, labels: LabelLoss) -> None:
     assert cursor.tolist() == [1]
 
 
-def test_head_of_a_linear_model_that_is_only_asked() -> None:
+def test_head_of_a_linear_model_that_only_predicts() -> None:
     w, x, g, p, cursor = numbers(6), numbers(5), empty(5), torch.zeros(2), whole([1])
     none = empty(5)
     for learns in (False, True):
@@ -191,7 +191,7 @@ def test_head_of_a_linear_model_that_is_only_asked() -> None:
 
 
 def norms(x: Vector, d: Vector, rest: float) -> float:
-    """Of two layers: the matrices and biases, and what the head has added."""
+    """Squared gradient norms of two layers: matrices and biases, plus the part of the head."""
     return float(d[0] * (1.0 + x[0]) + d[1] * (1.0 + x[1]) + rest)
 
 
@@ -288,7 +288,7 @@ def test_update_dense(rule: int, every: bool) -> None:
 def test_update_rows(rule: int) -> None:
     g, w, m, v, l2 = numbers(15), numbers(10, 3), numbers(10, 3), numbers(10, 3) ** 2, 0.01
     members, touched, steps = [1.0, 2.0, 1.0, 1.0, 1.0], np.arange(10), np.arange(10) * 2
-    touched[8] = -1 - 3  # started in this chunk before its event 3, when 40 updates had been made
+    touched[8] = -1 - 3  # initialised in this chunk before event 3, after 40 updates
     for done in (0, 1):
         arrays, counts = [tensor(each) for each in (w, m, v)], [whole(each) for each in (steps, touched)]
         run(

@@ -1,7 +1,7 @@
-"""The fused step, event by event, beside the reference learner, under Triton's interpreter.
+"""The fused step against the reference learner, event by event, under Triton's interpreter.
 
-``test_learner.py`` runs this file in a process of its own: the interpreter is chosen for a whole
-process. It is slow, so events are few.
+``test_learner.py`` runs this file in a separate process, because the interpreter is enabled for a whole
+process. The interpreter is slow, so there are few events.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part
 
-# the interpreter works with NumPy, which warns of numbers that a GPU passes on in silence
+# the interpreter uses NumPy, which warns about non-finite numbers that a GPU propagates silently
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 CPU = LearnerConfig(device="cpu", seed=5)
 FIVE = Schema((0, 1, 2, 3, 4))
@@ -55,7 +55,7 @@ CASES = {
 
 
 def as_it_is(run: Run) -> Run:
-    """Without the runs before a recording, which take time here."""
+    """Without warm-up runs, which are slow under the interpreter."""
     return run
 
 
@@ -77,7 +77,7 @@ def make(
 
 
 def assert_close(one: State, other: State, tolerance: float) -> None:
-    """Equal counts, and numbers within the tolerance, of a weight and of 1."""
+    """Counts are equal; numbers agree within the tolerance, relative to the weight and to 1."""
     assert one.values == other.values
     assert one.arrays.keys() == other.arrays.keys()
     for name, array in one.arrays.items():
@@ -116,11 +116,11 @@ def test_single_precision_stays_near_the_reference() -> None:
     assert_close(learner.state(), expected.state(), 1e-4)
 
 
-def test_a_checkpoint_goes_to_the_compiled_learner_and_back() -> None:
+def test_checkpoints_are_interchangeable_with_the_compiled_learner() -> None:
     batch = make_batch(MULTI, 6, seed=23, learn_only=True)
     slots = MULTI.slot_field, MULTI.fields
     first, second, third = make(optimizer=SAM), CompiledLearner(MODEL, SAM, CPU, *slots), make(optimizer=SAM)
-    third.learn(make_batch(MULTI, 1, seed=24))  # what it was before must not matter
+    third.learn(make_batch(MULTI, 1, seed=24))  # loading must replace everything learned before
     whole = TorchLearner(MODEL, SAM, CPU, *slots)
     whole.learn(batch)
     learners: list[Learner] = [first, second, third]
@@ -136,12 +136,12 @@ def test_a_checkpoint_goes_to_the_compiled_learner_and_back() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [HELEN, ADAM_IDLE], ids=["two-passes", "one-pass"])
-def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(optimizer: OptimizerConfig) -> None:
+def test_a_non_finite_update_changes_no_bit_and_is_flagged(optimizer: OptimizerConfig) -> None:
     batch = make_batch(MULTI, 4, seed=2, learn_only=True)
     learner = make(optimizer=optimizer)
     learner.learn(part(batch, 0, 2))
     state = learner.state()
-    state.arrays["dense.weight"][:7] = -0.0  # its sign is a bit, too
+    state.arrays["dense.weight"][:7] = -0.0  # signed zeros count as different bits
     learner.load_state(state)
     for column in ({"label": np.nan}, {"weight": np.inf}, {"weight": 1e30}):
         assert learner.learn(one_event(batch, 1, **column)).skipped.tolist() == [True]
@@ -152,7 +152,7 @@ def test_update_that_is_not_finite_changes_no_bit_and_is_flagged(optimizer: Opti
     assert not learner.state().equals(state)
 
 
-def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
+def test_a_non_finite_second_pass_changes_no_bit_and_is_flagged() -> None:
     batch = make_batch(SINGLE, 4, seed=2, learn_only=True)
     # squares of gradients of 1e15 are finite, until the perturbed weights multiply them by 1e6
     heavy = one_event(batch, 3, label=1.0, weight=1e15)
@@ -164,7 +164,7 @@ def test_second_pass_that_is_not_finite_changes_no_bit_and_is_flagged() -> None:
         assert learner.state().equals(before) == skipped
 
 
-def test_equal_work_gives_equal_bits_whatever_the_spare_row_holds_and_wherever_a_batch_is_split() -> None:
+def test_results_do_not_depend_on_the_spare_row_or_on_chunks() -> None:
     batch = make_batch(MULTI, 2, seed=6, learn_only=True)
     whole, pieces = make(optimizer=SAM), make(optimizer=SAM)
     rows = pieces._cursor_step.rows
@@ -176,7 +176,7 @@ def test_equal_work_gives_equal_bits_whatever_the_spare_row_holds_and_wherever_a
     assert whole.state().equals(pieces.state())
 
 
-def test_the_runs_before_a_recording_change_nothing() -> None:
+def test_warm_up_runs_change_nothing() -> None:
     batch = make_batch(MULTI, 1, seed=7, learn_only=True)
     learner = make()
     learner.learn(batch)

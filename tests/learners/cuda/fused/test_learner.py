@@ -1,4 +1,4 @@
-"""The fused step: under Triton's interpreter, through Triton's compiler, and on a GPU where there is one."""
+"""The fused step: under Triton's interpreter, through Triton's compiler, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ TYPES = {
 Started = list[tuple[Any, int, Mapping[str, Any]]]
 
 
-@pytest.mark.timeout(900)  # the interpreter is slow, the more so on a machine with other work
-def test_kernels_do_what_the_formulas_say() -> None:
+@pytest.mark.timeout(900)  # the interpreter is slow, especially on a loaded machine
+def test_kernels_match_the_formulas() -> None:
     ended = subprocess.run(
         [
             sys.executable,
@@ -75,7 +75,7 @@ def started(
     predicts: bool = False,
     labels: LabelLoss | None = None,
 ) -> Started:
-    """The kernels that one event starts, each with its programs and arguments."""
+    """The kernels that one event launches, each with its programs and arguments."""
     calls: Started = []
     step = FusedStep(
         *(model, build_network(model, schema.fields), optimizer, 1, torch.tensor(schema.slot_field)),
@@ -89,7 +89,7 @@ def started(
     return calls
 
 
-def test_a_step_is_a_tenth_of_the_graph_learners_operations() -> None:
+def test_a_step_has_a_tenth_of_the_graph_learners_operations() -> None:
     # as of 400-400-400: the count depends on the number of layers alone
     model, fields = replace(MODEL, hidden=(4, 4, 4)), Schema(tuple(range(39)))
     assert len(started(model, HELEN, fields)) == 21
@@ -98,7 +98,7 @@ def test_a_step_is_a_tenth_of_the_graph_learners_operations() -> None:
 
 
 def compiled(calls: Started, capability: int) -> dict[str, str]:
-    """Compile each kernel as it was started, down to the GPU's own code; the assembly of each by name."""
+    """Compile each kernel as launched, down to GPU machine code; returns the assembly by name."""
     from triton import compile as to_machine_code
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -144,7 +144,7 @@ def test_every_kernel_compiles_for_gpus(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # the interpreter lets through what the compiler refuses; neither needs a GPU
+    # the interpreter accepts code that the compiler rejects; neither needs a GPU
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assembly = compiled(started(model, optimizer, schema, labels=labels), capability)
     assert set(assembly) == {
@@ -152,9 +152,9 @@ def test_every_kernel_compiles_for_gpus(
         *("ascend", "finish", "update_dense", "update_rows"),
     }
     assert "head" in compiled(started(model, optimizer, schema, predicts=True)[-1:], capability)
-    # a row's step count, and the time of its last touch, are read by all threads before one writes them
+    # all threads must read a row's step count and time of last touch before one of them writes it
     assert assembly["update_rows"].count("bar.sync") == 2 * (optimizer is SAM)
-    assert not any("atom." in text for text in assembly.values())  # sums of one order
+    assert not any("atom." in text for text in assembly.values())  # sums in a fixed order
 
 
 @pytest.mark.parametrize("model", [MODEL, SCALAR, replace(MODEL, sml=False), LINEAR])
@@ -170,7 +170,7 @@ def test_tiles_cover_every_dense_parameter_once(model: ModelConfig) -> None:
     assert (seen == 1).all()
 
 
-# Where it can run
+# Where the learner can run
 
 on_gpu = LearnerConfig(kind="cuda-fused", device="cuda", seed=5)
 
@@ -188,21 +188,25 @@ on_gpu = LearnerConfig(kind="cuda-fused", device="cuda", seed=5)
         (MODEL, OptimizerConfig(), "optimizer.method = 'auto'"),
     ],
 )
-def test_what_it_does_not_know_is_named(model: ModelConfig, optimizer: OptimizerConfig, setting: str) -> None:
+def test_an_unsupported_setting_is_named(
+    model: ModelConfig, optimizer: OptimizerConfig, setting: str
+) -> None:
     assert why_not_fused(model, optimizer) == setting
     assert why_not_fused(MODEL, SAM) is None
 
 
-def test_what_it_does_not_know_goes_to_the_graph_learner() -> None:
+def test_unsupported_settings_point_to_the_graph_learner() -> None:
     from stream_ctr.learners.cuda.fused.learner import FusedLearner
     from stream_ctr.learners.cuda.graph import rehearsed
 
     model, cpu = replace(MODEL, backbone="dcn"), LearnerConfig(device="cpu")
-    with pytest.raises(ModelError, match=r"model\.backbone = 'dcn' is not for the fused step; .* \"cuda\"$"):
+    with pytest.raises(
+        ModelError, match=r"fused step does not support model\.backbone = 'dcn'; .* \"cuda\"$"
+    ):
         FusedLearner(model, HELEN, cpu, SINGLE.slot_field, SINGLE.fields, record=rehearsed)
 
 
-def test_where_triton_finds_no_gpu_it_says_so_in_one_line() -> None:
+def test_triton_without_a_gpu_gives_a_one_line_error() -> None:
     from stream_ctr.learners.cuda.fused.learner import FusedLearner
     from stream_ctr.learners.cuda.graph import rehearsed
 
@@ -212,7 +216,7 @@ def test_where_triton_finds_no_gpu_it_says_so_in_one_line() -> None:
         )
 
 
-def test_asked_for_without_a_gpu_it_names_the_learner_that_can() -> None:
+def test_without_a_gpu_the_error_names_a_learner_that_runs() -> None:
     config = replace(on_gpu, device="cpu")
     with pytest.raises(ModelError, match=r"^learner\.kind = 'cuda-fused' needs a GPU, .* \"compiled\"$"):
         build_learner(MODEL, HELEN, config, [0, 1], 2)
@@ -248,7 +252,7 @@ class TestOnAGpu:
         for name, array in one.arrays.items():
             np.testing.assert_allclose(array, other.arrays[name], rtol=1e-8, atol=1e-8, err_msg=name)
 
-    def test_equal_work_gives_equal_bits(self) -> None:
+    def test_runs_are_reproducible_bit_for_bit(self) -> None:
         batch = make_batch(MULTI, 150, seed=3)
         learners = [build_learner(FLAGSHIP, HELEN, on_gpu, MULTI.slot_field, MULTI.fields) for _ in range(2)]
         for learner in learners:
