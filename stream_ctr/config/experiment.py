@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from annotated_types import Ge, Le
 
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.ranges import NotNegative, Share
 from stream_ctr.errors import ConfigError
 
 BUCKETS = 10_000
@@ -26,27 +29,27 @@ class GuardConfig:
     """When a server kills an arm by itself. Shares and means are over windows of requests, each server
     process its own; the control is never killed."""
 
-    window: int = 1000
+    window: Annotated[int, Ge(1)] = 1000
     """Requests that one judgement rests on."""
-    max_non_finite: float = 0.01
+    max_non_finite: Share = 0.01
     """Largest share of requests with a probability that is not a number; 1 never kills."""
-    max_saturated: float = 0.1
+    max_saturated: Share = 0.1
     """Largest share of probabilities below ``saturation`` or above 1 - ``saturation``; 1 never kills."""
-    saturation: float = 1e-6
+    saturation: Annotated[float, Ge(0), Le(0.5)] = 1e-6
     """Distance from 0 and from 1 at which a probability counts as saturated."""
-    latency_seconds: float = 0.0
+    latency_seconds: NotNegative = 0.0
     """A prediction that takes longer is slow; 0 never kills."""
-    max_slow: float = 0.05
+    max_slow: Share = 0.05
     """Largest share of slow predictions."""
-    calibration: float = 0.0
+    calibration: NotNegative = 0.0
     """Largest ratio, either way, of the arm's mean probability to the control's on the same candidates;
     0 never kills."""
-    observed_calibration: float = 0.0
+    observed_calibration: NotNegative = 0.0
     """Largest ratio, either way, of an arm's predicted clicks to its clicks by the watcher's sums; 0 never
     kills."""
-    observed_impressions: int = 10_000
+    observed_impressions: Annotated[int, Ge(1)] = 10_000
     """Impressions of the arm with final labels before its clicks are judged."""
-    not_ready_seconds: float = 600.0
+    not_ready_seconds: NotNegative = 600.0
     """Longest time that an arm may be without any usable snapshot; 0 never kills."""
 
 
@@ -54,9 +57,9 @@ class GuardConfig:
 class ThompsonConfig:
     """Thompson sampling for requests of users who are not enrolled; enrolled users keep their arm."""
 
-    share: float = 0.0
+    share: Share = 0.0
     """Share of those requests that are sampled, by event; 0 is off. The others meet the control."""
-    floor: float = 0.05
+    floor: Share = 0.05
     """Smallest probability of an arm, so that every arm goes on being tried."""
 
 
@@ -66,7 +69,7 @@ class ArmConfig:
 
     name: str
     """Name of the arm: its state folder, its label in metrics and exposures."""
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Share of the enrolled users; the weights of all arms sum to 1."""
     model: ModelConfig | None = None
     """The arm's network, if it differs from [model]."""
@@ -80,7 +83,7 @@ class ArmConfig:
     """Folder of one snapshot that this arm serves for ever; it needs no trainer."""
     shadow: bool = False
     """Whether the arm predicts and never answers; its weight is 0."""
-    shadow_sample: float = 1.0
+    shadow_sample: Share = 1.0
     """Share of events that a shadow arm predicts, by event id."""
     testers: tuple[str, ...] = ()
     """Users who always meet this arm, to test it; they take no part in any comparison."""
@@ -108,7 +111,7 @@ class ExperimentConfig:
     """Name of the experiment; stands in every exposure."""
     salt: str = "main-1"
     """Salt of the assignment hash; a new salt is a new experiment."""
-    coverage: float = 1.0
+    coverage: Share = 1.0
     """Share of users enrolled; raising it adds users and moves none."""
     override_secret_file: str = ""
     """File of the secret that signs testers' headers; STREAM_CTR_OVERRIDE_SECRET in the environment wins.
@@ -152,7 +155,7 @@ def intervals(experiment: ExperimentConfig) -> tuple[Interval, ...]:
             "change them so that they sum to 1"
         )
     if not 0 <= experiment.coverage <= 1:
-        raise ConfigError(f"experiment.coverage = {experiment.coverage:g} is outside 0 to 1")
+        raise ConfigError(f"experiment.coverage must be between 0 and 1, got {experiment.coverage:g}")
     cuts = [_rounded(BUCKETS * math.fsum(weights[:index])) for index in range(len(arms) + 1)]
     return tuple(
         Interval(name, start, start + _rounded(experiment.coverage * (stop - start)))

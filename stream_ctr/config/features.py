@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 FieldKind = Literal["categorical", "multi", "integer", "float"]
 UnknownFeatures = Literal["ignore", "refuse"]
@@ -38,12 +40,12 @@ class FeaturesConfig:
     """The fields, in the order of the model's inputs; instead of a preset."""
     counts: Literal["running", "decayed"] = "running"
     """Feature counts behind the radii of eq. 7: over the whole stream, or halved every half-life."""
-    half_life_seconds: float = 7 * 86400.0
+    half_life_seconds: Annotated[float, Ge(1e-9)] = 7 * 86400.0
     """decayed: event time in which a count loses half of its weight."""
     unknown: UnknownFeatures = "ignore"
     """Features that no field names. ignore: they are counted, and each name is logged once. refuse: the
     record is a dead letter, and the server answers 400."""
-    minimum_count: int = 1
+    minimum_count: Annotated[int, Ge(1)] = 1
     """Sightings before a value gets an embedding row of its own; until then its field's default row."""
 
 

@@ -49,10 +49,10 @@ class LabelLoss:
             ConfigError: the policy is unknown, the rate is outside (0, 1], or the two do not go together.
         """
         if self.policy not in POLICIES:
-            raise ConfigError(f"join.policy = {self.policy!r} is unknown; choose {', '.join(POLICIES)}")
+            raise ConfigError(f"join.policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         if not 0.0 < self.keep_negatives <= 1.0:
             raise ConfigError(
-                f"join.keep_negatives = {self.keep_negatives!r} is no share; set it above 0 and at most to 1"
+                f"join.keep_negatives must be above 0 and at most 1, got {self.keep_negatives!r}"
             )
         if self.policy == "naive" and self.keep_negatives < 1.0:
             raise ConfigError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class LearnerConfig:
     entry. Such an arm serves nothing."""
     device: str = "auto"
     """auto, cpu or cuda[:N]; with auto the torch learner takes a GPU where there is one."""
-    threads: int = 1
+    threads: Annotated[int, Interval(ge=1, le=4096)] = 1
     """Threads of the CPU step; at batch size 1 one is fastest."""
     seed: int = 1
     """Seed of every initial weight; row weights are a hash of (seed, field, key)."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from annotated_types import Ge, Interval
 
 from stream_ctr.errors import ConfigError, UsageError
 
@@ -100,9 +102,9 @@ class LogConfig:
     """Topic of impressions with their labels, written by `stream-ctr join`."""
     dead_letters: str = "dead-letters"
     """Topic that takes every record that cannot be used, with its reason."""
-    partitions: int = 3
+    partitions: Annotated[int, Interval(ge=1, le=10_000)] = 3
     """Partitions of a topic that has to be created. An existing topic keeps the number it has."""
-    max_batch_bytes: int = MAX_BATCH_BYTES
+    max_batch_bytes: Annotated[int, Ge(MIN_BATCH_BYTES)] = MAX_BATCH_BYTES
     """Largest Kafka record batch, after decompression, that is read. A larger one becomes one dead letter."""
     security: SecurityConfig = field(default_factory=SecurityConfig)
     """Encryption and login, where the Kafka cluster asks for them."""
@@ -115,11 +117,6 @@ class LogConfig:
         """
         check_no_secret(self.url)
         self.security.check()
-        if self.max_batch_bytes < MIN_BATCH_BYTES:
-            raise ConfigError(
-                f"log.max_batch_bytes = {self.max_batch_bytes} is too small for a batch with one record of "
-                f"the largest size; set {MIN_BATCH_BYTES} or more"
-            )
         topics = (self.impressions, self.clicks, self.labelled, self.dead_letters)
         for topic in topics:
             if topics.count(topic) > 1:

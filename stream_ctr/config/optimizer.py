@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from stream_ctr.config.ranges import Number
+
 BaseRule = Literal["sgd", "adagrad", "rmsprop", "adam", "nadam", "radam"]
 FirstOrderRule = Literal["rows", "sgd", "adagrad", "rmsprop", "adam", "nadam", "radam", "ftrl"]
 
@@ -25,13 +27,13 @@ class OptimizerConfig:
     taken out."""
     perturb: Literal["both", "embedding", "dense"] = "both"
     """helen: which parameters are perturbed; embedding is Helen-m (with xi = 0 Helen-b)."""
-    rho: float = 0.001
+    rho: Number = 0.001
     """helen: radius of the embedding rows, rho_jk = rho * max(N_jk / M_j, xi). sam, asam: of everything."""
-    rho_dense: float = 0.001
+    rho_dense: Number = 0.001
     """helen: radius of the dense parameters."""
-    xi: float = 0.0
+    xi: Number = 0.0
     """helen: lower bound of the frequency ratio, 0 to 1."""
-    eta: float = 0.01
+    eta: Number = 0.01
     """asam: added to a weight's size, so that a weight of 0 is perturbed too."""
     counts: Literal["stream", "batch", "fixed"] = "stream"
     """helen: what N and M count. stream: as features.counts says, running or decayed. batch: the events of
@@ -42,9 +44,9 @@ class OptimizerConfig:
     """Norm of the dense perturbation: over the dense gradient (paper), or over all gradients."""
     revisit_after: int = 5_000
     """revisit: learned events until an event's second turn; so many are kept in memory and checkpoints."""
-    revisit_rows: float = 0.5
+    revisit_rows: Number = 0.5
     """revisit: share of the event's old step of each row that its new step replaces, 0 to 1."""
-    revisit_dense: float = 0.5
+    revisit_dense: Number = 0.5
     """revisit: share of the second gradient that the dense parameters learn from; 0: they do not."""
     warm_up_events: int = 0
     """Radii grow linearly from 0 over this many steps."""
@@ -53,27 +55,27 @@ class OptimizerConfig:
     training does (batch protocol only)."""
     row_rule: BaseRule = "adagrad"
     """Base rule of the embedding rows; each row has a step count of its own."""
-    row_rate: float = 0.025
+    row_rate: Number = 0.025
     """Learning rate of the rows."""
-    row_initial: float = 1e-3
+    row_initial: Number = 1e-3
     """adagrad: sum of squared gradients that a row starts with; damps its first steps."""
     first_order_rule: FirstOrderRule = "rows"
     """Base rule of the first-order (wide) weights, where the model has them; rows: as the embedding rows."""
-    first_order_rate: float = 0.05
+    first_order_rate: Number = 0.05
     """Learning rate of first_order_rule, unless that is rows; FTRL's alpha."""
-    first_order_initial: float = 1e-3
+    first_order_initial: Number = 1e-3
     """adagrad as first_order_rule: sum of squared gradients that a weight starts with."""
-    ftrl_beta: float = 1.0
+    ftrl_beta: Number = 1.0
     """ftrl: damps the first steps; the rate of a weight is alpha / (beta + sqrt(sum of squares))."""
-    ftrl_l1: float = 0.0
+    ftrl_l1: Number = 0.0
     """ftrl: L1 strength; weights with little evidence are exactly 0."""
-    ftrl_l2: float = 0.0
+    ftrl_l2: Number = 0.0
     """ftrl: L2 strength of the rule itself, beside ``l2``."""
     dense_rule: BaseRule = "adagrad"
     """Base rule of the dense parameters."""
-    dense_rate: float = 0.003
+    dense_rate: Number = 0.003
     """Learning rate of the dense parameters."""
-    dense_initial: float = 1e-4
+    dense_initial: Number = 1e-4
     """adagrad: sum of squared gradients that the dense parameters start with."""
     dense_idle: Literal["step", "skip"] = "step"
     """What a dense weight does whose gradient is exactly 0, as that of a unit that ReLU has shut. step: what
@@ -82,5 +84,5 @@ class OptimizerConfig:
     moments: Literal["float32", "bfloat16"] = "float32"
     """How accumulators are kept, those of rows and of dense weights. bfloat16: in half the memory, with
     stochastic rounding; calculated with in float32."""
-    l2: float = 0.0
+    l2: Number = 0.0
     """Lazy L2 of the rows: once a touch, scaled by the steps since the row's last touch."""

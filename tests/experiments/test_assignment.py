@@ -108,8 +108,8 @@ def test_assignment_does_not_depend_on_who_asked_before() -> None:
         ([1.5, -0.5], 1.0, "negative"),
         ([float("nan"), 1.0], 1.0, "negative"),
         ([], 1.0, "at least one arm"),
-        ([1.0], 1.5, "outside 0 to 1"),
-        ([1.0], float("nan"), "outside 0 to 1"),
+        ([1.0], 1.5, "between 0 and 1, got"),
+        ([1.0], float("nan"), "between 0 and 1, got"),
     ],
 )
 def test_unusable_experiments_are_refused(weights: list[float], coverage: float, text: str) -> None:
