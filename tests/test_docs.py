@@ -18,6 +18,7 @@ from prometheus_client.exposition import generate_latest
 
 from stream_ctr.cli.dispatcher import build_parser
 from stream_ctr.config.settings import Settings, load_settings
+from stream_ctr.config.toml import as_toml
 from stream_ctr.datasets.schema import Schema, load_schema
 from stream_ctr.experiments.report.model import read_report
 from stream_ctr.experiments.watcher.metrics import ExperimentMetrics
@@ -172,7 +173,9 @@ def test_configurations_are_taken(page: Path, tmp_path: Path) -> None:
             arms = "".join(f'[[experiment.arms]]\nname = "{name}"\nweight = 0.5\n' for name in "ab")
             text = text.replace("[experiment]", '[experiment]\nname = "x"\nsalt = "y"') + arms
         path.write_text(text, "utf-8")
-        load_settings(path)
+        settings = load_settings(path)
+        path.write_text(as_toml(settings), "utf-8")
+        assert load_settings(path) == settings
 
 
 def test_the_keys_of_a_schema_are_in_the_docs_and_have_the_defaults_given() -> None:

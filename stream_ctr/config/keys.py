@@ -34,12 +34,20 @@ class Keys:
 
     def node(self, path: Path) -> dict[str, Any] | None:
         """JSON schema of the value at a path, references resolved; None if there is no such key."""
-        found = self.schema
+        found = self._declared(path)
+        return None if found is None else self._resolved(found)
+
+    def meaning(self, path: Path) -> str:
+        """Docstring of a key; if the schema has none for the key, that of its table."""
+        declared, node = self._declared(path) or {}, self.node(path) or {}
+        return " ".join((declared.get("description") or node.get("description", "")).split())
+
+    def _declared(self, path: Path) -> dict[str, Any] | None:
+        """JSON schema at a path, the last reference not resolved."""
+        found: dict[str, Any] | None = self.schema
         for part in path:
-            inner = found.get("items") if isinstance(part, int) else found.get("properties", {}).get(part)
-            if inner is None:
-                return None
-            found = self._resolved(inner)
+            owner = self._resolved(found or {})
+            found = owner.get("items") if isinstance(part, int) else owner.get("properties", {}).get(part)
         return found
 
     def _resolved(self, node: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ CASES = [
     ("experiment off-policy loop", 1, "cannot read 'loop': Symlink loop"),
     ("experiment off-policy a\0b", 1, "embedded null byte"),
     ("bench experiment --alpha 1e-300", 2, "level alpha = 1e-300 must lie"),
-    ("dead-letters list --limit -1", 2, "--limit -1"),
+    ("dead-letters list --limit -1", 2, "--limit must be 0 (no limit) or more, got -1"),
     ("demo --rate nan", 2, "--rate"),
     ("demo --metrics-port -1", 2, "--metrics-port -1"),
     ("evaluate criteo good.tsv --model nothing", 2, "invalid choice"),
@@ -175,7 +175,7 @@ def test_an_unknown_variable_is_refused_and_a_known_one_wins(
     monkeypatch.delenv("STREAM_CTR_TRAIN__CHUNKS")
     monkeypatch.setenv("STREAM_CTR_OPTIMIZER__RHO", "0.5")
     assert main(["config", "show"]) == 0
-    assert "rho = 0.5  # helen: radius of the embedding rows" in capsys.readouterr().out
+    assert "rho = 0.5  # default: 0.001" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("folder")
