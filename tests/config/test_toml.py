@@ -28,9 +28,8 @@ from stream_ctr.config.losses import LossesConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
-from stream_ctr.config.settings import Settings, load_settings
+from stream_ctr.config.settings import Settings, TrainConfig, load_settings
 from stream_ctr.config.toml import as_toml
-from stream_ctr.config.train import TrainConfig
 from stream_ctr.config.watch import WatchConfig
 
 ROOT = Path(__file__).parents[2]
