@@ -148,11 +148,11 @@ def intervals(experiment: ExperimentConfig) -> tuple[Interval, ...]:
     if not arms:
         raise ConfigError("experiment.arms is empty; at least one arm is needed")
     if len(set(names)) != len(names):
-        raise ConfigError(f"experiment.arms: names {names} are not all different")
+        raise ConfigError(f"experiment.arms: names must all be different, got {', '.join(names)}")
     if not all(weight >= 0 for weight in weights) or abs(math.fsum(weights) - 1.0) > 1e-9:
         raise ConfigError(
-            f"experiment.arms: weights {weights} sum to {math.fsum(weights):g}, not 1, or one is negative; "
-            "change them so that they sum to 1"
+            f"experiment.arms: weights {weights} must be 0 or more and sum to 1; they sum to "
+            f"{math.fsum(weights):g}"
         )
     if not 0 <= experiment.coverage <= 1:
         raise ConfigError(f"experiment.coverage must be between 0 and 1, got {experiment.coverage:g}")

@@ -27,26 +27,28 @@ def check_experiment(experiment: ExperimentConfig) -> None:
     arms = sum(not arm.shadow for arm in experiment.arms)
     if experiment.thompson.share > 0 and arms * experiment.thompson.floor > 1:
         raise ConfigError(
-            f"experiment.thompson.floor = {experiment.thompson.floor:g} for each of {arms} arms is more than "
-            "1 in all; lower it"
+            f"experiment.thompson.floor must be at most {1 / arms:g} with {arms} arms, got "
+            f"{experiment.thompson.floor:g}"
         )
 
 
 def _check_arm(arm: ArmConfig) -> None:
     if not arm.name or not all(c.isalnum() or c in "-_" for c in arm.name):
-        raise ConfigError(f"experiment.arms: name {arm.name!r} is not made of letters, digits, - _")
+        raise ConfigError(
+            f"experiment.arms: a name must consist of letters, digits, - and _, got {arm.name!r}"
+        )
     if arm.name == FOLDER:
         raise ConfigError(
-            f"experiment.arms: the name {arm.name!r} is taken by the experiment's own files; choose another"
+            f"experiment.arms: the name {arm.name!r} is reserved for the experiment's files; choose another"
         )
     if arm.shadow and arm.weight:
         raise ConfigError(
-            f"experiment.arms {arm.name!r}: weight = {arm.weight:g}, but a shadow arm answers nobody; set "
-            "weight = 0, or shadow = false"
+            f"experiment.arms {arm.name!r}: a shadow arm answers no users, but weight = {arm.weight:g}; set "
+            "weight = 0 or shadow = false"
         )
     if arm.shadow and arm.testers:
         raise ConfigError(
-            f"experiment.arms {arm.name!r}: a shadow arm answers no testers either; empty testers, or set "
+            f"experiment.arms {arm.name!r}: a shadow arm answers no testers; remove them, or set "
             "shadow = false with weight = 0"
         )
 
@@ -72,7 +74,7 @@ def _check_testers(experiment: ExperimentConfig) -> None:
             if owner.setdefault(user, arm.name) != arm.name:
                 raise ConfigError(
                     f"experiment.arms: user {user!r} is a tester of {owner[user]!r} and of {arm.name!r}; "
-                    "leave one"
+                    "keep one of the two"
                 )
 
 

@@ -85,5 +85,6 @@ def refuse_labels(labels: LabelLoss, river: str) -> None:
     if not labels.plain:
         raise ModelError(
             f"{river} cannot learn under join.policy = {labels.policy!r} with keep_negatives = "
-            f"{labels.keep_negatives:g}: river's loss is the plain one; use wait, or a network"
+            f"{labels.keep_negatives:g}: river's models have their own loss, without correction; use wait, "
+            "or a network"
         )

@@ -82,8 +82,8 @@ def check_no_secret(url: str) -> None:
     scheme, separator, rest = url.partition("://")
     if separator and not scheme.startswith("sqlite") and "@" in rest:
         raise UsageError(
-            f"the log address {scheme}://***@{rest.rpartition('@')[2]} has a login in it; name the user in "
-            f"log.security.username and give the password in {PASSWORD_VARIABLE} or "
+            f"the log address {scheme}://***@{rest.rpartition('@')[2]} contains a login; set the user in "
+            f"log.security.username and the password in {PASSWORD_VARIABLE} or "
             "log.security.password_file"
         )
 

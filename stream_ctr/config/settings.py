@@ -156,18 +156,18 @@ def _check_together(settings: Settings) -> None:
     settings.log.check()
     train, join, serve = settings.train, settings.join, settings.serve
     if "\0" in train.state:
-        raise ConfigError(f"train.state = {train.state!r} cannot be the name of a folder")
+        raise ConfigError(f"train.state must be the name of a folder, got {train.state!r}")
     LabelLoss(join.policy, join.keep_negatives)
     if join.horizon_seconds < join.window_seconds:
         raise ConfigError(
-            f"join.horizon_seconds = {join.horizon_seconds:g} is shorter than join.window_seconds = "
-            f"{join.window_seconds:g}; set it to at least the window"
+            f"join.horizon_seconds must be at least join.window_seconds = {join.window_seconds:g}, got "
+            f"{join.horizon_seconds:g}"
         )
     if settings.order.max_lead_seconds > join.grace_seconds:
         raise ConfigError(
-            f"order.max_lead_seconds = {settings.order.max_lead_seconds:g} is more than join.grace_seconds = "
-            f"{join.grace_seconds:g}: clocks that are ahead by less than the lead would close windows early. "
-            "Lower the lead, or raise the grace"
+            f"order.max_lead_seconds must be at most join.grace_seconds = {join.grace_seconds:g}, got "
+            f"{settings.order.max_lead_seconds:g}: a clock that is ahead by less than the lead would close "
+            "windows early"
         )
     if serve.admin_port > 65_536 - serve.workers:
         raise ConfigError(

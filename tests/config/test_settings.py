@@ -89,7 +89,7 @@ def test_a_wrong_file_gives_one_line(tmp_path: Path, text: str, message: str) ->
         (
             "JOIN__HORIZON_SECONDS",
             "1",
-            "c.toml and the environment: join.horizon_seconds = 1 is shorter than",
+            "c.toml and the environment: join.horizon_seconds must be at least",
         ),
     ],
 )
