@@ -1,4 +1,4 @@
-"""What an experiment's settings may be, and how they may change while it runs."""
+"""Which experiments are valid, and which changes to a running experiment are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stream_ctr.errors import ConfigError, UsageError
 
 
 def check_experiment(experiment: ExperimentConfig) -> None:
-    """Refuse settings that contradict themselves or each other.
+    """Reject settings that contradict each other.
 
     Raises:
         ConfigError: the first of them, with its key and value.
@@ -54,7 +54,7 @@ def _check_arm(arm: ArmConfig) -> None:
 
 
 def _check_rebuilt(experiment: ExperimentConfig) -> None:
-    """Raises ConfigError for an arm that is to answer beside others, and has nothing to answer from."""
+    """Raises ConfigError for an arm that should serve users but makes no snapshots."""
     sampled = experiment.thompson.share > 0
     for arm in experiment.arms:
         rebuilt = arm.learner is not None and arm.learner.rebuild and not arm.snapshot
@@ -67,7 +67,7 @@ def _check_rebuilt(experiment: ExperimentConfig) -> None:
 
 
 def _check_testers(experiment: ExperimentConfig) -> None:
-    """Raises ConfigError for a user who is to meet two arms."""
+    """Raises ConfigError for a user who is a tester of two arms."""
     owner: dict[str, str] = {}
     for arm in experiment.arms:
         for user in arm.testers:
@@ -92,7 +92,7 @@ def _check_guards(experiment: ExperimentConfig) -> None:
 
 
 def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
-    """Raises UsageError for an arm that serves one snapshot for ever, and has nothing to train."""
+    """Raises UsageError for an arm that serves a fixed snapshot: it has nothing to train."""
     for arm in experiment.arms:
         if arm.name == name and arm.snapshot:
             raise UsageError(
@@ -102,12 +102,12 @@ def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
 
 
 def check_change(old: ExperimentConfig, new: ExperimentConfig) -> None:
-    """Refuse a change that would move users between arms, or change what an arm is, under the same salt.
+    """Reject a change that moves users between arms, or changes an arm's model, under the same salt.
 
-    Under a new salt everything may change: it is a new experiment.
+    A new salt is a new experiment, where everything may change.
 
     Raises:
-        ConfigError: what may not change, from what to what, and what to do.
+        ConfigError: the setting, its old and new value, and the remedy.
     """
     if old.salt == new.salt and old != new:
         _check_same_salt(old, new)

@@ -1,4 +1,4 @@
-"""The table [losses]: when records that are read and not used are a warning."""
+"""The table [losses]: when to warn about records that were read but not used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stream_ctr.config.ranges import Share
 
 @dataclass(frozen=True, slots=True)
 class LossesConfig:
-    """When records that are read and not used are a warning."""
+    """When to warn about records that were read but not used."""
 
     warn_share: Share = 0.01
-    """Share of the impressions (or clicks) read above which dead letters, late, orphaned or otherwise dropped
-    ones are a warning; 1 never warns."""
+    """Largest share of the impressions (or clicks) read that may be dead letters, late, orphaned or otherwise
+    dropped without a warning; 1 never warns."""
     window_records: Annotated[int, Interval(ge=100, le=1_000_000_000)] = 10_000
-    """Most recent impressions, and most recent clicks, that the share is over while a job runs."""
+    """While a job runs, the share is over this many most recent impressions, and most recent clicks."""
     minimum_records: Annotated[int, Interval(ge=1, le=1_000_000_000)] = 20
-    """Lost records of one kind in that window below which there is no warning while a job runs."""
+    """While a job runs, fewer lost records of one kind in that window cause no warning."""

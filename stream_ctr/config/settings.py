@@ -1,7 +1,7 @@
 """The one configuration file: TOML, every key also an environment variable.
 
-The key ``rate`` of the table ``[optimizer]`` is ``STREAM_CTR_OPTIMIZER__RATE`` in the environment, which
-wins over the file. An unknown key is an error that names the nearest known one.
+The key ``rho`` of the table ``[optimizer]`` is ``STREAM_CTR_OPTIMIZER__RHO`` in the environment, which
+overrides the file. An unknown key is an error that suggests the nearest known one.
 """
 
 from __future__ import annotations
@@ -36,29 +36,28 @@ from stream_ctr.errors import ConfigError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Where the trainer keeps its state, and how often it saves and shows it."""
+    """State folder, checkpoints, snapshots and metrics of the trainer."""
 
     state: str = "state"
-    """Folder of the trainer's state; each arm has a folder of its name in it."""
+    """State folder; each arm has a subfolder of its name."""
     chunk: Annotated[int, Interval(ge=1, le=1_000_000)] = 256
-    """Events that travel together; the result does not depend on it."""
+    """Events that are processed together; the result does not depend on it."""
     checkpoint_seconds: NotNegative = 30.0
     """Wall time between checkpoints."""
     checkpoints_kept: Annotated[int, Interval(ge=2, le=1_000_000)] = 3
     """Recoverable checkpoints to keep, at least 2."""
     snapshot_seconds: NotNegative = 1.0
-    """Wall time between snapshots for the server; 0 publishes none."""
+    """Wall time between snapshots for the server; 0: none."""
     metrics_host: str = "127.0.0.1"
     """Address of the Prometheus endpoint."""
     metrics_port: OptionalPort = 9108
-    """Port of the Prometheus endpoint; 0 takes a free one, -1 opens none."""
+    """Port of the Prometheus endpoint; 0: a free one, -1: none."""
     join_metrics_port: OptionalPort = -1
-    """Port of the Prometheus endpoint of `stream-ctr join`, at the same address; 0 takes a free one, -1 opens
-    none."""
+    """Port of the Prometheus endpoint of `stream-ctr join`, at the same address; 0: a free one, -1: none."""
     metrics_window: Annotated[int, Interval(ge=1, le=100_000_000)] = 10_000
     """Impressions in the window of the windowed metrics."""
     poll_seconds: Annotated[float, Interval(ge=0, le=60)] = 0.5
-    """Longest wait for the log in one poll."""
+    """Longest wait of one poll of the log."""
 
 
 class Settings(BaseModel):
@@ -80,7 +79,7 @@ class Settings(BaseModel):
     watch: WatchConfig = WatchConfig()
 
     def arm(self, name: str | None) -> Arm:
-        """The arm of that name (the first without one), its empty settings filled from the file's.
+        """The arm of a name (the first arm if None), with the file's settings where it has none of its own.
 
         Raises:
             ConfigError: there is no such arm.
@@ -104,7 +103,7 @@ class Settings(BaseModel):
 
 
 def load_settings(path: str | os.PathLike[str] | None) -> Settings:
-    """Read the file (none: defaults), let the environment win, and check every key and value.
+    """Read the file (None: defaults), override it by the environment, and check every key and value.
 
     Raises:
         ConfigError: the file is unreadable or not TOML, a key is unknown, a value is out of range.
@@ -117,7 +116,7 @@ def load_settings(path: str | os.PathLike[str] | None) -> Settings:
     try:
         settings = Settings.model_validate(table)
     except ValidationError as error:
-        # A misspelt key first: it explains why another one is missing.
+        # A misspelt key first: it may be why another one is missing.
         first = min(error.errors(), key=lambda one: one["type"] not in UNKNOWN)
         key = tuple(map(str, first["loc"]))
         named = [variable for name, variable in variables.items() if key[: len(name)] == name]
@@ -137,7 +136,7 @@ def _keys() -> Keys:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))  # some editors put a mark of byte order first
+        return tomllib.loads(path.read_text("utf-8-sig"))  # some editors write a byte order mark
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except ValueError as error:  # not TOML, not UTF-8, or a number of too many digits
@@ -147,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_together(settings: Settings) -> None:
-    """Reject settings that are possible each by itself, but not together.
+    """Reject settings that are valid alone but not together.
 
     Raises:
         ConfigError, UsageError: the first of them, with its key and value.
