@@ -80,7 +80,7 @@ class ListCommand(_DeadLetterCommand):
         listed = 0
         for letter in filter(selection.takes, list_dead_letters(log, topic)):
             if limit and listed == limit:
-                more = f"... and more; --limit 0 lists all (this is {listed})"
+                more = f"... and more: these are the first {listed}; --limit 0 lists all"
                 print(more, file=sys.stderr if arguments.json else sys.stdout)
                 break
             listed += 1
@@ -134,7 +134,7 @@ class ReplayCommand(_DeadLetterCommand):
         if report.cut_short:
             parts.append(f"{report.cut_short:,} left out: too large, only the beginning is kept")
         if report.stray:
-            parts.append(f"{report.stray:,} left out: no dead letters themselves")
+            parts.append(f"{report.stray:,} left out: not written as dead letters")
         print("; ".join(parts))
         return 0
 

@@ -112,7 +112,7 @@ def _verify(folder: Path) -> dict[str, Any]:
     inner = snapshots_folder(folder)
     found = [] if inner is None else versions(inner)
     if inner is not None and not found:
-        raise StateError(f"{inner}: no snapshot there yet; the trainer publishes the first one")
+        raise StateError(f"no snapshot in {inner} yet; the trainer publishes the first one")
     places = [folder] if inner is None else [path_of(inner, version) for version in found]
     rows = []
     for place in places:
@@ -126,7 +126,7 @@ def _verify(folder: Path) -> dict[str, Any]:
         rows.append(row)
     current = None if inner is None else read_current(inner)
     if inner is not None and (current is None or current[0] not in found):
-        reason = "missing or damaged" if current is None else f"names {current[0]}, which is not there"
+        reason = "missing or damaged" if current is None else f"names {current[0]}, which does not exist"
         rows.append({"folder": str(inner / "CURRENT"), "whole": False, "reason": reason})
     return {"versions": rows}
 
