@@ -1,4 +1,4 @@
-"""Every error that a user can cause: one clear line, the right exit status, no traceback."""
+"""Every error that a user can cause gives one clear line and the right exit status, without a traceback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with one good and several bad files."""
+    """A working folder with one good file and several bad ones."""
     monkeypatch.chdir(tmp_path)
     Path("good.tsv").write_text(f"{ROW}\n" * 3)
     Path("columns.tsv").write_text(f"{ROW}\n0\t1\n")
@@ -165,7 +165,7 @@ def test_one_line_and_the_right_status(
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_unknown_variable_is_refused_and_a_known_one_wins(
+def test_an_unknown_variable_is_an_error_and_a_known_one_overrides_the_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAM_CTR_TRAIN__CHUNKS", "3")
@@ -179,7 +179,7 @@ def test_an_unknown_variable_is_refused_and_a_known_one_wins(
 
 
 @pytest.mark.usefixtures("folder")
-def test_nothing_is_written_where_a_command_failed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_command_writes_no_state(capsys: pytest.CaptureFixture[str]) -> None:
     outcome(capsys, "train", "--config", "notopic.toml")
     assert not Path("state", "main", "checkpoints").exists()
 
@@ -206,7 +206,7 @@ def test_a_list_can_come_from_the_environment(
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[model]\nhidden = []", "model.sml = true needs hidden layers"),
         ('[model]\nbackbone = "xdeepfm"\ncin = []', "model.cin is empty"),
@@ -218,18 +218,18 @@ def test_a_list_can_come_from_the_environment(
         ("[features]\nminimum_count = 0", "minimum_count"),
     ],
 )
-def test_a_check_refuses_what_the_daemon_would_refuse_at_its_start(
-    capsys: pytest.CaptureFixture[str], text: str, told: str
+def test_config_check_rejects_what_the_trainer_rejects_at_its_start(
+    capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     Path("file.toml").write_text(text if "[features]" in text else f'{text}\n[features]\npreset = "world"\n')
     status, line = outcome(capsys, "config", "check", "file.toml")
     assert status == 2
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("text", ["junk", "[1]", "[" * 100_000])
-def test_a_variable_that_names_a_table_and_holds_none_is_refused(
+def test_a_variable_for_a_table_must_be_a_json_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv("STREAM_CTR_TRAIN", text)
@@ -241,7 +241,7 @@ def test_a_variable_that_names_a_table_and_holds_none_is_refused(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_picture_that_cannot_be_drawn_takes_no_figures_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plot_that_cannot_be_written_loses_no_results(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "criteo", "good.tsv", "--plot", "none/x.png", "--json"]) == 2
     printed = capsys.readouterr()
     assert json.loads(printed.out)["events"] == 3
@@ -249,7 +249,7 @@ def test_a_picture_that_cannot_be_drawn_takes_no_figures_with_it(capsys: pytest.
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_terminal_that_lacks_a_character_shows_a_mark_in_its_place() -> None:
+def test_a_terminal_that_lacks_a_character_shows_a_question_mark() -> None:
     text = '[features]\npreset = "world"\n[[experiment.arms]]\nname = "\u017elu\u0165"\nweight = 1\n'
     Path("name.toml").write_text(text, "utf-8")
     ended = subprocess.run(
@@ -276,8 +276,8 @@ def test_an_interrupt_before_the_command_is_known_is_one_line(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
 @pytest.mark.parametrize("output", ["full", "pipe"])
-def test_output_that_nobody_takes_is_told_once(folder: Path, output: str) -> None:
-    """Buffered, as it is outside of terminals: what is printed is refused when it is flushed."""
+def test_output_that_cannot_be_written_is_reported_once(folder: Path, output: str) -> None:
+    """Outside a terminal, output is buffered: the error occurs at the flush."""
     read, write = os.pipe() if output == "pipe" else (-1, os.open("/dev/full", os.O_WRONLY))
     if read >= 0:
         os.close(read)
@@ -310,7 +310,7 @@ sys.meta_path.insert(0, Without())
 from stream_ctr.cli import main
 print([main(command.split()) for command in sys.argv[1:]])
 """
-"""Commands on a machine where one package is not installed."""
+"""Runs commands as on a machine without torch."""
 
 
 def test_a_package_that_is_not_installed_is_named_in_one_line(tmp_path: Path) -> None:
@@ -334,13 +334,15 @@ def test_a_package_that_is_not_installed_is_named_in_one_line(tmp_path: Path) ->
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (0, "[1, 1, 1]\n"), ended.stderr
-    told = "this needs the Python package torch, which is not installed; install it with: pip install torch"
+    expected = (
+        "this needs the Python package torch, which is not installed; install it with: pip install torch"
+    )
     for command in ("evaluate", "config", "train"):
-        assert f"stream-ctr {command}: {told}" in ended.stderr.splitlines()
+        assert f"stream-ctr {command}: {expected}" in ended.stderr.splitlines()
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_picture_without_matplotlib_is_refused_before_the_work(
+def test_a_plot_without_matplotlib_fails_before_the_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
