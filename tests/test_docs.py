@@ -1,4 +1,4 @@
-"""What the documentation says exists: commands, options, settings, links, metrics."""
+"""Commands, options, settings, links and metrics in the documentation exist."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from prometheus_client.exposition import generate_latest
 
 from stream_ctr.cli.dispatcher import build_parser
 from stream_ctr.config.settings import Settings, load_settings
+from stream_ctr.config.toml import as_toml
 from stream_ctr.datasets.schema import Schema, load_schema
 from stream_ctr.experiments.report.model import read_report
 from stream_ctr.experiments.watcher.metrics import ExperimentMetrics
@@ -51,7 +52,7 @@ def prose(page: Path) -> str:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The anchors of a page's headings, as they are made where it is read."""
+    """The anchors that renderers give a page's headings."""
     found: list[str] = []
     for title in re.findall(r"^#+ +(.+?) *$", prose(page), re.MULTILINE):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).lower().replace(" ", "-")
@@ -62,7 +63,7 @@ def anchors(page: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_link_targets_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith(("http://", "https://")):
             continue
@@ -93,7 +94,7 @@ def inner(parser: Parser) -> dict[str, Parser]:
 
 
 def command_of(words: list[str]) -> tuple[Parser, list[str]]:
-    """The parser of a command's first words, and the other words."""
+    """The parser that a command's first words select, and the remaining words."""
     parser = command_line()
     while words and words[0] in inner(parser):
         parser, words = inner(parser)[words[0]], words[1:]
@@ -101,7 +102,7 @@ def command_of(words: list[str]) -> tuple[Parser, list[str]]:
 
 
 def examples(page: Path) -> Iterator[list[str]]:
-    """Arguments of each ``stream-ctr`` of the page's shell blocks."""
+    """Arguments of each ``stream-ctr`` command in the page's shell blocks."""
     for text in blocks(page, *SHELLS):
         for line in text.replace("\\\n", " ").splitlines():
             found = re.match(r"(?:\$ )?(?:docker compose exec \S+ )?(?:\.venv/bin/)?stream-ctr (.*)", line)
@@ -120,7 +121,7 @@ def test_examples_are_commands(page: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def mentions(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Commands that sentences, tables and usage lines name, with the options that are said of them."""
+    """Commands in sentences, tables and usage lines, with the options mentioned for them."""
     for line in [*prose(page).splitlines(), *"".join(blocks(page, "")).splitlines()]:
         quoted = re.findall(r"`stream-ctr ([^`]+)`", line)
         usage = re.findall(r"^stream-ctr (?!serves at)(.+)", line)
@@ -134,7 +135,7 @@ def mentions(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_in_sentences_have_their_options(page: Path) -> None:
+def test_commands_in_sentences_have_the_options_mentioned(page: Path) -> None:
     for text, words in mentions(page):
         parser, rest = command_of(words)
         assert parser is not command_line(), text
@@ -157,7 +158,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_configurations_are_taken(page: Path, tmp_path: Path) -> None:
+def test_configuration_examples_load(page: Path, tmp_path: Path) -> None:
     for number, text in enumerate(blocks(page, "toml")):
         table = tomllib.loads(text)
         weights = [arm["weight"] for arm in table.get("experiment", {}).get("arms", [])]
@@ -166,13 +167,15 @@ def test_configurations_are_taken(page: Path, tmp_path: Path) -> None:
             path.write_text(text, "utf-8")
             load_schema(path)
             continue
-        if weights and sum(weights) < 1:  # the arms that the page's sentences are about, and no others
+        if weights and sum(weights) < 1:  # the page shows only the arms that it is about
             text = f'[[experiment.arms]]\nname = "other"\nweight = {1 - sum(weights)}\n{text}'
         if "thompson" in table.get("experiment", {}):
             arms = "".join(f'[[experiment.arms]]\nname = "{name}"\nweight = 0.5\n' for name in "ab")
             text = text.replace("[experiment]", '[experiment]\nname = "x"\nsalt = "y"') + arms
         path.write_text(text, "utf-8")
-        load_settings(path)
+        settings = load_settings(path)
+        path.write_text(as_toml(settings), "utf-8")
+        assert load_settings(path) == settings
 
 
 def test_the_keys_of_a_schema_are_in_the_docs_and_have_the_defaults_given() -> None:
@@ -195,7 +198,7 @@ def test_settings_in_sentences_exist(page: Path) -> None:
 
 @cache
 def metrics() -> frozenset[str]:
-    """Every metric that any process shows, as a query names it."""
+    """Names of all metrics of all processes, as queries use them."""
     trainer, watcher = TrainerMetrics(), CollectorRegistry()
     trainer.publish(full_numbers("main"))
     registry = CollectorRegistry()

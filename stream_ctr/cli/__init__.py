@@ -1,4 +1,4 @@
-"""The command line: one command, ``stream-ctr``, a file for each subcommand."""
+"""The command line: one command, ``stream-ctr``, one file per subcommand."""
 
 from stream_ctr.cli.dispatcher import main
 

@@ -6,25 +6,23 @@ import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream_ctr.errors import StateError
 
+if TYPE_CHECKING:
+    from stream_ctr.daemon.checkpoint import CheckpointStore
 
-class Checkpoint:
-    """``stream-ctr checkpoint``."""
 
-    help = "look inside a trainer's checkpoints, check every byte of them, or add skip logits to the newest"
+class _CheckpointCommand:
+    """A command on the checkpoints of one folder."""
+
+    help: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "action",
-            choices=["inspect", "verify", "attach-sml"],
-            help="show the newest; check them all; write a next one whose network has skip logits, too",
+            "folder", type=Path, metavar="FOLDER", help="an arm's state folder, or its checkpoints folder"
         )
-        parser.add_argument("folder", type=Path, help="an arm's state folder, or its checkpoints folder")
-        parser.add_argument("--config", help="attach-sml: configuration of the network with skip logits")
-        parser.add_argument("--arm", help="attach-sml: arm of that configuration; without it, the first")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -33,25 +31,60 @@ class Checkpoint:
         folder: Path = arguments.folder
         inner = folder / "checkpoints"
         store = CheckpointStore(inner if inner.is_dir() else folder, 2)
-        versions = store.versions()
-        if not versions:
+        if not store.versions():
             raise StateError(f"no checkpoint in {store.folder}; name an arm's state folder, like state/main")
-        if arguments.action == "attach-sml":
-            from stream_ctr.training.attach_sml import attach
-
-            report = attach(store, arguments.config, arguments.arm)
-        else:
-            report = inspect(store) if arguments.action == "inspect" else verify(store)
+        report = self.report(store, arguments)
         if arguments.json:
             print(json.dumps(report, indent=2))
         else:
             _print(report)
         return 0 if all(row.get("whole", True) for row in report.get("versions", [])) else 1
 
+    def report(self, store: CheckpointStore, arguments: argparse.Namespace) -> dict[str, Any]:
+        """The result to print."""
+        raise NotImplementedError
 
-def inspect(store: Any) -> dict[str, Any]:
-    """What the newest whole checkpoint says: positions, sizes, identity."""
+
+class Inspect(_CheckpointCommand):
+    """``stream-ctr checkpoint inspect``."""
+
+    help = "show the newest checkpoint: log offsets, sizes, identity, arrays"
+
+    def report(self, store: CheckpointStore, arguments: argparse.Namespace) -> dict[str, Any]:
+        return inspect(store)
+
+
+class Verify(_CheckpointCommand):
+    """``stream-ctr checkpoint verify``."""
+
+    help = "check every byte of all checkpoints against their digests"
+
+    def report(self, store: CheckpointStore, arguments: argparse.Namespace) -> dict[str, Any]:
+        return verify(store)
+
+
+class AttachSML(_CheckpointCommand):
+    """``stream-ctr checkpoint attach-sml``."""
+
+    help = "write a new checkpoint: the newest one with skip logits added to its network"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--config", metavar="FILE", help="configuration file of the network with skip logits"
+        )
+        parser.add_argument("--arm", metavar="NAME", help="arm of that configuration (the first)")
+
+    def report(self, store: CheckpointStore, arguments: argparse.Namespace) -> dict[str, Any]:
+        from stream_ctr.training.attach_sml import attach
+
+        return attach(store, arguments.config, arguments.arm)
+
+
+def inspect(store: CheckpointStore) -> dict[str, Any]:
+    """Log offsets, sizes, identity and arrays of the newest undamaged checkpoint."""
     loaded = store.load()
+    assert loaded is not None, "the caller has found a checkpoint"
     manifest = loaded.manifest
     return {
         "folder": str(store.path(manifest.version)),
@@ -71,8 +104,8 @@ def inspect(store: Any) -> dict[str, Any]:
     }
 
 
-def verify(store: Any) -> dict[str, Any]:
-    """Every version, read in full and checked against its digests."""
+def verify(store: CheckpointStore) -> dict[str, Any]:
+    """Each version, read in full and checked against its digests."""
     rows = []
     for version in store.versions():
         row: dict[str, Any] = {"version": version, "whole": True}

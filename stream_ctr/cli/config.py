@@ -1,4 +1,4 @@
-"""``stream-ctr config check|show``: check a configuration, and show every key with its meaning."""
+"""``stream-ctr config check|show``: check a configuration, or print every key with its meaning."""
 
 from __future__ import annotations
 
@@ -6,56 +6,75 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stream_ctr.config.features import FieldConfig
     from stream_ctr.config.settings import Settings
 
 
-class ConfigCheck:
-    """``stream-ctr config``."""
+class _ConfigCommand:
+    """A command on one configuration."""
 
-    help = "check a configuration file and show every key with its value and meaning"
+    help: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("action", choices=["check", "show"], help="check the file; show all keys")
-        parser.add_argument("file", nargs="?", type=Path, help="TOML file; without it, the defaults")
+        parser.add_argument(
+            "file",
+            nargs="?",
+            type=Path,
+            metavar="FILE",
+            help="configuration file; without it, defaults and environment",
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings
+
+        print(self.result(load_settings(arguments.file), arguments))
+        return 0
+
+    def result(self, settings: Settings, arguments: argparse.Namespace) -> str:
+        """The text to print."""
+        raise NotImplementedError
+
+
+class Check(_ConfigCommand):
+    """``stream-ctr config check``."""
+
+    help = "check that a trainer and a server could start with a configuration"
+
+    def result(self, settings: Settings, arguments: argparse.Namespace) -> str:
         from stream_ctr.datasets.base import resolve_fields
 
-        settings = load_settings(arguments.file)
-        if arguments.action == "check":
-            fields = resolve_fields(settings.features)
-            _check(settings, fields)
-            arms = [arm.name for arm in settings.experiment.arms]
-            summary = {
-                "file": str(arguments.file) if arguments.file else None,
-                "arms": arms,
-                "fields": len(fields),
-                "log": settings.log.url,
-            }
-            if arguments.json:
-                print(json.dumps(summary))
-            else:
-                print(f"good: {len(fields)} fields, arms {', '.join(arms)}, log {settings.log.url}")
-            return 0
-        tables = {name: dataclasses.asdict(getattr(settings, name)) for name in type(settings).model_fields}
+        fields = resolve_fields(settings.features)
+        _check(settings, fields)
+        arms = [arm.name for arm in settings.experiment.arms]
         if arguments.json:
-            print(json.dumps(tables, indent=2))
-        else:
-            _show(settings)
-        return 0
+            file = str(arguments.file) if arguments.file else None
+            return json.dumps({"file": file, "arms": arms, "fields": len(fields), "log": settings.log.url})
+        return f"ok: {len(fields)} fields, arms {', '.join(arms)}, log {settings.log.url}"
+
+
+class Show(_ConfigCommand):
+    """``stream-ctr config show``."""
+
+    help = "print every key with its meaning, value and default, as a configuration file"
+
+    def result(self, settings: Settings, arguments: argparse.Namespace) -> str:
+        if arguments.json:
+            tables = {name: getattr(settings, name) for name in type(settings).model_fields}
+            return json.dumps({name: dataclasses.asdict(table) for name, table in tables.items()}, indent=2)
+        from stream_ctr.config.toml import as_toml
+
+        return as_toml(settings).rstrip()
 
 
 def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
-    """Refuse what the daemon and the server would refuse at their start, whatever this machine has.
+    """Reject what a trainer or server would reject at its start, whatever hardware this machine has.
 
     Raises:
-        StreamCTRError: the first thing that cannot work.
+        StreamCTRError: the first setting that cannot work.
     """
     from stream_ctr.config.experiment import intervals
     from stream_ctr.learners.build import check_settings
@@ -72,7 +91,7 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
         if arm.learner.kind == "compiled":
             require_compiled(arm.model, for_stream(arm.optimizer), arm.learner)
         if arm.learner.kind != "river":
-            # Nothing is compiled to look at settings, and torch imported only for what needs it.
+            # A check compiles nothing, and imports torch only for an arm that needs it.
             learner = dataclasses.replace(arm.learner, kind="torch", device="cpu")
             optimizer = check_settings(arm.model, arm.optimizer, learner, len(fields))
             if why_not_compiled(arm.model, optimizer, learner) is None:
@@ -80,40 +99,3 @@ def _check(settings: Settings, fields: tuple[FieldConfig, ...]) -> None:
                 continue
             arm = dataclasses.replace(arm, learner=learner)
         Core(settings, arm, fields, 1)
-
-
-def _show(settings: Any) -> None:
-    for name in type(settings).model_fields:
-        _show_table(name, getattr(settings, name))
-
-
-def _show_table(name: str, table: Any) -> None:
-    """One table of the file with the meaning of each key; tables inside it come after it."""
-    import ast
-    import inspect as source
-    import itertools
-    import textwrap
-
-    tree = ast.parse(textwrap.dedent(source.getsource(type(table))))
-    declared = tree.body[0]
-    body = declared.body if isinstance(declared, ast.ClassDef) else []
-    lines = {
-        first.target.id: second.value.value
-        for first, second in itertools.pairwise(body)
-        if isinstance(first, ast.AnnAssign)
-        and isinstance(first.target, ast.Name)
-        and isinstance(second, ast.Expr)
-        and isinstance(second.value, ast.Constant)
-    }
-    inner = []
-    print(f"[{name}]")
-    for field in dataclasses.fields(table):
-        value = getattr(table, field.name)
-        if dataclasses.is_dataclass(value):
-            inner.append((f"{name}.{field.name}", value))
-            continue
-        meaning = " ".join(str(lines.get(field.name, "")).split())
-        print(f"{field.name} = {value!r}  # {meaning}")
-    print()
-    for path, value in inner:
-        _show_table(path, value)

@@ -1,4 +1,4 @@
-"""``stream-ctr join``: joining as a process of its own."""
+"""``stream-ctr join``: the joiner as a separate process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class Join:
     """``stream-ctr join``."""
 
-    help = "join impressions and clicks into a labelled topic, which trainers read instead of joining"
+    help = "join impressions and clicks into a topic of labelled impressions for trainers"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_config(parser)
         add_until_idle(parser)
-        parser.add_argument("--json", action="store_true", help="print the final figures as JSON")
+        parser.add_argument("--json", action="store_true", help="print the final counts as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Join until a signal or, with ``--until-idle``, the log's end."""

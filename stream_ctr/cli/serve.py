@@ -12,7 +12,9 @@ class Serve:
     help = "answer /v1/rank from the newest snapshots, route users to arms, log impressions"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--config", help="configuration file; without it, defaults and environment")
+        parser.add_argument(
+            "--config", metavar="FILE", help="configuration file; without it, defaults and environment"
+        )
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings

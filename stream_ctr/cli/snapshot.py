@@ -7,46 +7,72 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_ctr.errors import StateError, UsageError
+from stream_ctr.errors import StateError
 
 if TYPE_CHECKING:
     from stream_ctr.predictors.snapshot import LoadedSnapshot
 
 
-class Snapshot:
-    """``stream-ctr snapshot``."""
+class _SnapshotCommand:
+    """A command on the snapshots of one folder."""
 
-    help = "look inside an arm's snapshots, check every byte of them, or freeze one to serve it for ever"
+    help: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "action",
-            choices=["inspect", "verify", "copy"],
-            help="show the current one; check them all; copy the current one into a folder of its own",
+            "folder",
+            type=Path,
+            metavar="FOLDER",
+            help="an arm's state folder, its snapshots folder, or one snapshot's folder",
         )
-        parser.add_argument(
-            "folder", type=Path, help="an arm's state folder, its snapshots folder, or one snapshot's folder"
-        )
-        parser.add_argument("--to", type=Path, metavar="FOLDER", help="copy: the new folder")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        from stream_ctr.predictors.freeze import copy_snapshot, find_snapshot
-
-        if (arguments.to is not None) != (arguments.action == "copy"):
-            raise UsageError("--to FOLDER goes with copy, and copy with --to FOLDER")
-        folder: Path = arguments.folder
-        if arguments.action == "verify":
-            report = _verify(folder)
-        elif arguments.action == "copy":
-            report = _shown(arguments.to, copy_snapshot(folder, arguments.to))
-        else:
-            report = _shown(*find_snapshot(folder))
+        report = self.report(arguments)
         if arguments.json:
             print(json.dumps(report, indent=2))
         else:
             _print(report)
         return 0 if all(row.get("whole", True) for row in report.get("versions", [])) else 1
+
+    def report(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        """The result to print."""
+        raise NotImplementedError
+
+
+class Inspect(_SnapshotCommand):
+    """``stream-ctr snapshot inspect``."""
+
+    help = "show the current snapshot: version, model, fields, sizes"
+
+    def report(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        from stream_ctr.predictors.freeze import find_snapshot
+
+        return _shown(*find_snapshot(arguments.folder))
+
+
+class Verify(_SnapshotCommand):
+    """``stream-ctr snapshot verify``."""
+
+    help = "check every byte of all snapshots, and that CURRENT names one of them"
+
+    def report(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        return _verify(arguments.folder)
+
+
+class Copy(_SnapshotCommand):
+    """``stream-ctr snapshot copy``."""
+
+    help = "copy the current snapshot into a folder of its own, for an arm that serves it unchanged"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--to", type=Path, metavar="FOLDER", required=True, help="the new folder")
+
+    def report(self, arguments: argparse.Namespace) -> dict[str, Any]:
+        from stream_ctr.predictors.freeze import copy_snapshot
+
+        return _shown(arguments.to, copy_snapshot(arguments.folder, arguments.to))
 
 
 def _shown(folder: Path, loaded: LoadedSnapshot) -> dict[str, Any]:
@@ -77,7 +103,7 @@ def _shown(folder: Path, loaded: LoadedSnapshot) -> dict[str, Any]:
 
 
 def _verify(folder: Path) -> dict[str, Any]:
-    """Every snapshot of a folder, read in full, and what ``CURRENT`` names."""
+    """Check every snapshot of a folder, read in full, and the one that ``CURRENT`` names."""
     from stream_ctr.predictors.freeze import snapshots_folder
     from stream_ctr.predictors.predictor import Predictor
     from stream_ctr.predictors.reader import load_snapshot, open_fixed
@@ -86,7 +112,7 @@ def _verify(folder: Path) -> dict[str, Any]:
     inner = snapshots_folder(folder)
     found = [] if inner is None else versions(inner)
     if inner is not None and not found:
-        raise StateError(f"{inner}: no snapshot there yet; the trainer publishes the first one")
+        raise StateError(f"no snapshot in {inner} yet; the trainer publishes the first one")
     places = [folder] if inner is None else [path_of(inner, version) for version in found]
     rows = []
     for place in places:
@@ -100,7 +126,7 @@ def _verify(folder: Path) -> dict[str, Any]:
         rows.append(row)
     current = None if inner is None else read_current(inner)
     if inner is not None and (current is None or current[0] not in found):
-        reason = "missing or damaged" if current is None else f"names {current[0]}, which is not there"
+        reason = "missing or damaged" if current is None else f"names {current[0]}, which does not exist"
         rows.append({"folder": str(inner / "CURRENT"), "whole": False, "reason": reason})
     return {"versions": rows}
 

@@ -1,4 +1,4 @@
-"""``stream-ctr topics``: the log's topics, made before anything is written to them."""
+"""``stream-ctr topics``: create the log's topics before anything is written to them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import json
 class Topics:
     """``stream-ctr topics``."""
 
-    help = "create the topics of impressions and clicks, with the settings that keep events until trimmed"
+    help = "create the topics of impressions and clicks, with unlimited retention"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--config", help="configuration file; without it, defaults and environment")
-        parser.add_argument("--json", action="store_true", help="machine-readable result")
+        parser.add_argument(
+            "--config", metavar="FILE", help="configuration file; without it, defaults and environment"
+        )
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
         from stream_ctr.config.settings import load_settings

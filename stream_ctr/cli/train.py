@@ -1,4 +1,4 @@
-"""``stream-ctr train``: the consumer daemon."""
+"""``stream-ctr train``: the trainer daemon."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
 class Train:
     """``stream-ctr train``."""
 
-    help = "consume impressions and clicks, learn event by event, save, publish and show"
+    help = "learn from impressions and clicks event by event; save checkpoints, publish snapshots and metrics"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_config(parser)
-        parser.add_argument("--arm", help="arm to train; without it, the first")
+        parser.add_argument("--arm", metavar="NAME", help="arm to train (the first)")
         add_until_idle(parser)
         parser.add_argument(
             "--start-from",
             type=Path,
             metavar="FOLDER",
-            help="checkpoint of a batch run whose weights, vocabulary and counts a new run begins with",
+            help="start a new run from the weights, vocabulary and counts of a batch run's checkpoint",
         )
         parser.add_argument(
             "--start-at",
             choices=["first", "last"],
-            help="with --start-from: begin at the first entry that the log holds, or after its last",
+            help="with --start-from: begin at the first entry in the log, or after its last",
         )
         add_skip_lost(parser)
         parser.add_argument(
             "--replace-snapshots",
             action="store_true",
-            help="begin a new run in a folder that has snapshots and no checkpoint, instead of refusing to",
+            help="allow a new run in a folder that has snapshots but no checkpoint",
         )
-        parser.add_argument("--json", action="store_true", help="print the final figures as JSON")
+        parser.add_argument("--json", action="store_true", help="print the final metrics as JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Learn until a signal or, with ``--until-idle``, the log's end."""
@@ -95,23 +95,21 @@ class Train:
 
 
 def _warm_start(arguments: argparse.Namespace) -> WarmStart | None:
-    """What a new run begins with, where that is named.
+    """The checkpoint and log position that a new run starts from, if given.
 
     Raises:
-        UsageError: one of the two options stands alone.
+        UsageError: only one of the two options is given.
     """
     from stream_ctr.errors import UsageError
     from stream_ctr.offline.warm_start import WarmStart
 
     if (arguments.start_from is None) != (arguments.start_at is None):
-        raise UsageError(
-            "--start-from FOLDER and --start-at first or last go together: say where in the log to begin"
-        )
+        raise UsageError("--start-from FOLDER and --start-at first or last go together; give both")
     return WarmStart(arguments.start_from, arguments.start_at) if arguments.start_from else None
 
 
 def _figures(trainer: Trainer, summary: Summary) -> dict[str, Any]:
-    """The final figures as ``--json`` prints them."""
+    """The final metrics as ``--json`` prints them."""
     from stream_ctr.daemon.process import peak_bytes
 
     return {

@@ -1,1 +1,1 @@
-"""Every table of the configuration file, its checks, and loading; imports errors only."""
+"""The tables of the configuration file, their checks, and loading. Imports only the package's errors."""

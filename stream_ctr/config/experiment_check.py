@@ -1,19 +1,13 @@
-"""What an experiment's settings may be, and how they may change while it runs."""
+"""Which experiments are valid, and which changes to a running experiment are."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import fields
-
-from stream_ctr.config.experiment import FOLDER, ArmConfig, ExperimentConfig, GuardConfig, intervals
+from stream_ctr.config.experiment import FOLDER, ArmConfig, ExperimentConfig, intervals
 from stream_ctr.errors import ConfigError, UsageError
-
-Range = tuple[str, float, float, float]
-"""A key's name, its value, and the lowest and highest that make sense."""
 
 
 def check_experiment(experiment: ExperimentConfig) -> None:
-    """Refuse settings that contradict themselves or each other.
+    """Reject settings that contradict each other.
 
     Raises:
         ConfigError: the first of them, with its key and value.
@@ -21,9 +15,7 @@ def check_experiment(experiment: ExperimentConfig) -> None:
     for arm in experiment.arms:
         _check_arm(arm)
     intervals(experiment)
-    for name, value, low, high in _ranges(experiment):
-        if not low <= value <= high:  # NaN fails, too
-            raise ConfigError(f"{name} = {value!r} is outside {low:g} to {high:g}")
+    _check_guards(experiment)
     control = experiment.arms[0]
     if control.shadow:
         raise ConfigError(
@@ -35,32 +27,34 @@ def check_experiment(experiment: ExperimentConfig) -> None:
     arms = sum(not arm.shadow for arm in experiment.arms)
     if experiment.thompson.share > 0 and arms * experiment.thompson.floor > 1:
         raise ConfigError(
-            f"experiment.thompson.floor = {experiment.thompson.floor:g} for each of {arms} arms is more than "
-            "1 in all; lower it"
+            f"experiment.thompson.floor must be at most {1 / arms:g} with {arms} arms, got "
+            f"{experiment.thompson.floor:g}"
         )
 
 
 def _check_arm(arm: ArmConfig) -> None:
     if not arm.name or not all(c.isalnum() or c in "-_" for c in arm.name):
-        raise ConfigError(f"experiment.arms: name {arm.name!r} is not made of letters, digits, - _")
+        raise ConfigError(
+            f"experiment.arms: a name must consist of letters, digits, - and _, got {arm.name!r}"
+        )
     if arm.name == FOLDER:
         raise ConfigError(
-            f"experiment.arms: the name {arm.name!r} is taken by the experiment's own files; choose another"
+            f"experiment.arms: the name {arm.name!r} is reserved for the experiment's files; choose another"
         )
     if arm.shadow and arm.weight:
         raise ConfigError(
-            f"experiment.arms {arm.name!r}: weight = {arm.weight:g}, but a shadow arm answers nobody; set "
-            "weight = 0, or shadow = false"
+            f"experiment.arms {arm.name!r}: a shadow arm answers no users, but weight = {arm.weight:g}; set "
+            "weight = 0 or shadow = false"
         )
     if arm.shadow and arm.testers:
         raise ConfigError(
-            f"experiment.arms {arm.name!r}: a shadow arm answers no testers either; empty testers, or set "
+            f"experiment.arms {arm.name!r}: a shadow arm answers no testers; remove them, or set "
             "shadow = false with weight = 0"
         )
 
 
 def _check_rebuilt(experiment: ExperimentConfig) -> None:
-    """Raises ConfigError for an arm that is to answer beside others, and has nothing to answer from."""
+    """Raises ConfigError for an arm that should serve users but makes no snapshots."""
     sampled = experiment.thompson.share > 0
     for arm in experiment.arms:
         rebuilt = arm.learner is not None and arm.learner.rebuild and not arm.snapshot
@@ -73,45 +67,32 @@ def _check_rebuilt(experiment: ExperimentConfig) -> None:
 
 
 def _check_testers(experiment: ExperimentConfig) -> None:
-    """Raises ConfigError for a user who is to meet two arms."""
+    """Raises ConfigError for a user who is a tester of two arms."""
     owner: dict[str, str] = {}
     for arm in experiment.arms:
         for user in arm.testers:
             if owner.setdefault(user, arm.name) != arm.name:
                 raise ConfigError(
                     f"experiment.arms: user {user!r} is a tester of {owner[user]!r} and of {arm.name!r}; "
-                    "leave one"
+                    "keep one of the two"
                 )
 
 
-def _ranges(experiment: ExperimentConfig) -> list[Range]:
-    infinity = math.inf
-    found: list[Range] = [
-        ("experiment.thompson.share", experiment.thompson.share, 0, 1),
-        ("experiment.thompson.floor", experiment.thompson.floor, 0, 1),
-    ]
-    guards = [("experiment.guards", experiment.guards)]
-    for arm in experiment.arms:
-        where = f"experiment.arms {arm.name!r}"
-        found.append((f"{where}: shadow_sample", arm.shadow_sample, 0, 1))
-        if arm.guards is not None:
-            guards.append((f"{where}: guards", arm.guards))
-    highest = {"max_non_finite": 1, "max_saturated": 1, "max_slow": 1, "saturation": 0.5}
-    for where, guard in guards:
-        for item in fields(GuardConfig):
-            lowest = 1 if item.name in ("window", "observed_impressions") else 0
-            value = getattr(guard, item.name)
-            found.append((f"{where}.{item.name}", value, lowest, highest.get(item.name, infinity)))
-            if item.name in ("calibration", "observed_calibration") and 0 < value < 1:
+def _check_guards(experiment: ExperimentConfig) -> None:
+    """Raises ConfigError for a calibration guard that every arm would violate."""
+    own = [(f"experiment.arms {arm.name!r}: guards", arm.guards) for arm in experiment.arms if arm.guards]
+    for where, guards in [("experiment.guards", experiment.guards), *own]:
+        for name in ("calibration", "observed_calibration"):
+            value = getattr(guards, name)
+            if 0 < value < 1:
                 raise ConfigError(
-                    f"{where}.{item.name} = {value:g} is a ratio of 1 or more, or 0 for no guard; for a mean "
-                    f"that may be a third too low or too high set 1.5"
+                    f"{where}.{name} must be 0 for no guard, or a ratio of at least 1, got {value:g}; for a "
+                    "mean that may be a third too low or half too high set 1.5"
                 )
-    return found
 
 
 def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
-    """Raises UsageError for an arm that serves one snapshot for ever, and has nothing to train."""
+    """Raises UsageError for an arm that serves a fixed snapshot: it has nothing to train."""
     for arm in experiment.arms:
         if arm.name == name and arm.snapshot:
             raise UsageError(
@@ -121,12 +102,12 @@ def refuse_frozen(experiment: ExperimentConfig, name: str) -> None:
 
 
 def check_change(old: ExperimentConfig, new: ExperimentConfig) -> None:
-    """Refuse a change that would move users between arms, or change what an arm is, under the same salt.
+    """Reject a change that moves users between arms, or changes an arm's model, under the same salt.
 
-    Under a new salt everything may change: it is a new experiment.
+    A new salt is a new experiment, where everything may change.
 
     Raises:
-        ConfigError: what may not change, from what to what, and what to do.
+        ConfigError: the setting, its old and new value, and the remedy.
     """
     if old.salt == new.salt and old != new:
         _check_same_salt(old, new)

@@ -1,9 +1,11 @@
-"""The field schema: which features there are, and what each becomes."""
+"""The table [features]: the field schema, and how values become embedding rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 FieldKind = Literal["categorical", "multi", "integer", "float"]
 UnknownFeatures = Literal["ignore", "refuse"]
@@ -14,41 +16,41 @@ class FieldConfig:
     """One field of the schema."""
 
     name: str
-    """Name of the feature in the impression's features."""
+    """Name of the feature in an impression's ``features``."""
     kind: FieldKind = "categorical"
-    """categorical: the value's text. multi: a list of values, each as its text. integer: floor(ln(v)^2) for
-    v > 2, else v. float: the quantile bucket that holds it."""
+    """How a value becomes a key. categorical: its text. multi: a list of values, each its text. integer:
+    floor(ln(v)^2) for v > 2, else v. float: its quantile bucket."""
     max_values: int = 8
-    """multi: slots of the field. Of a longer list some values are cut, and counted."""
+    """multi: slots of the field. A longer list is cut, and the cut values are counted."""
     buckets: int = 64
     """float without boundaries: number of quantile buckets, learned from the stream."""
     boundaries: tuple[float, ...] = ()
-    """float: ascending bucket boundaries, for quantiles known beforehand."""
+    """float: ascending bucket boundaries, instead of learned quantiles."""
     keep: Literal["first", "last"] = "first"
-    """multi: which values of a list with more than ``max_values`` different ones are kept."""
+    """multi: which values are kept of a list with more than ``max_values`` distinct ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeaturesConfig:
-    """Fields, and how their values become embedding rows."""
+    """The fields, and how their values become embedding rows."""
 
     preset: str = ""
-    """Name of a dataset whose fields to use (criteo, avazu, taobao, open-bandit, world)."""
+    """Dataset whose fields to use: criteo, avazu, taobao, open-bandit or world."""
     fields: tuple[FieldConfig, ...] = ()
-    """The fields, in the order of the model's inputs; instead of a preset."""
+    """The fields in the order of the model's inputs, instead of a preset."""
     counts: Literal["running", "decayed"] = "running"
-    """Feature counts behind the radii of eq. 7: over the whole stream, or halved every half-life."""
-    half_life_seconds: float = 7 * 86400.0
+    """Feature counts behind the radii of Helen's eq. 7: over the whole stream, or with exponential decay."""
+    half_life_seconds: Annotated[float, Ge(1e-9)] = 7 * 86400.0
     """decayed: event time in which a count loses half of its weight."""
     unknown: UnknownFeatures = "ignore"
-    """Features that no field names. ignore: they are counted, and each name is logged once. refuse: the
-    record is a dead letter, and the server answers 400."""
-    minimum_count: int = 1
-    """Sightings before a value gets an embedding row of its own; until then its field's default row."""
+    """Features without a field. ignore: they are counted, and each name is logged once. refuse: the record
+    becomes a dead letter, and the server answers 400."""
+    minimum_count: Annotated[int, Ge(1)] = 1
+    """Occurrences before a value gets its own embedding row; until then it uses its field's default row."""
 
 
 def slot_fields(fields: tuple[FieldConfig, ...]) -> list[int]:
-    """Index of the field of each slot: one slot a field, ``max_values`` for a multi-valued one.
+    """Field index of each slot: one slot for a field, ``max_values`` slots for a multi-valued one.
 
     >>> slot_fields((FieldConfig("a"), FieldConfig("b", "multi", max_values=2)))
     [0, 1, 1]

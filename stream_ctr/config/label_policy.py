@@ -1,8 +1,8 @@
-"""The loss that a label policy asks for, by its gradient at the logit.
+"""The loss of a label policy, defined by its gradient at the logit.
 
 p = sigmoid(z) is the click probability that is served, under every policy. r is the share of negatives
-that is learned (1: all of them). The loss of a label y is taken at a logit z_t that stands for the odds
-among the labels as they are shown to the learner, so that at the true p its expected gradient is zero:
+that is learned (1: all of them). The loss of a label y is evaluated at a logit z_t, the log odds among the
+labels as the learner receives them, so that its expected gradient is zero at the true p:
 
 ======  =======================  ===============  ===============================================
 policy  labels of an impression  z_t              gradient at z
@@ -27,12 +27,12 @@ from stream_ctr.errors import ConfigError, ModelError
 
 Policy = Literal["wait", "fast", "fnw", "naive"]
 POLICIES: Final[tuple[Policy, ...]] = ("wait", "fast", "fnw", "naive")
-"""All of them; the compiled learner knows them by their place."""
+"""All policies. The compiled learner identifies a policy by its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelLoss:
-    """How labels are to be read by a learner.
+    """How a learner interprets labels.
 
     >>> round(LabelLoss("fast").logit_gradient(0.2, 1.0), 4)
     -0.6667
@@ -43,16 +43,16 @@ class LabelLoss:
     """r: share of the negatives that is learned."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning.
+        """Check the policy and the share of negatives.
 
         Raises:
-            ConfigError: the policy is unknown, the rate is outside (0, 1], or the two do not go together.
+            ConfigError: the policy is unknown, the share is outside (0, 1], or the two are incompatible.
         """
         if self.policy not in POLICIES:
-            raise ConfigError(f"join.policy = {self.policy!r} is unknown; choose {', '.join(POLICIES)}")
+            raise ConfigError(f"join.policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
         if not 0.0 < self.keep_negatives <= 1.0:
             raise ConfigError(
-                f"join.keep_negatives = {self.keep_negatives!r} is no share; set it above 0 and at most to 1"
+                f"join.keep_negatives must be above 0 and at most 1, got {self.keep_negatives!r}"
             )
         if self.policy == "naive" and self.keep_negatives < 1.0:
             raise ConfigError(
@@ -62,11 +62,11 @@ class LabelLoss:
 
     @property
     def plain(self) -> bool:
-        """Whether labels are learned as they come, as any binary classifier does."""
+        """Whether labels are learned without any correction, as in any binary classifier."""
         return self.policy in ("wait", "naive") and self.keep_negatives == 1.0
 
     def logit_gradient(self, p: Any, label: Any) -> Any:
-        """dL/dz of one label at p = sigmoid(z); ``p`` a number, an array or a tensor."""
+        """dL/dz of one label at p = sigmoid(z); ``p`` is a number, an array or a tensor."""
         if self.plain:
             return p - label
         r = self.keep_negatives
@@ -77,13 +77,14 @@ class LabelLoss:
 
 
 def refuse_labels(labels: LabelLoss, river: str) -> None:
-    """River's models learn labels as they come, by their own loss.
+    """River's models learn labels uncorrected, with their own loss.
 
     Raises:
-        ModelError: the label policy asks for another loss.
+        ModelError: the label policy needs another loss.
     """
     if not labels.plain:
         raise ModelError(
             f"{river} cannot learn under join.policy = {labels.policy!r} with keep_negatives = "
-            f"{labels.keep_negatives:g}: river's loss is the plain one; use wait, or a network"
+            f"{labels.keep_negatives:g}: river's models have their own loss, without correction; use wait, "
+            "or a network"
         )

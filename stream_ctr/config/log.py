@@ -1,43 +1,45 @@
-"""The table [log]: where the events are, and how a Kafka client authenticates."""
+"""The table [log]: address, topics and security of the event log."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from annotated_types import Ge, Interval
 
 from stream_ctr.errors import ConfigError, UsageError
 
 PASSWORD_VARIABLE = "STREAM_CTR_LOG_PASSWORD"
-"""Environment variable of the password; it wins over the file."""
+"""Environment variable of the password; it overrides the file."""
 MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
-"""Largest record batch, unpacked, where the configuration names no other limit."""
+"""Default limit of a record batch after decompression."""
 
 MIN_BATCH_BYTES: Final = 2 * 1024 * 1024
-"""Least that may be configured: a batch with one record of the largest size that is decoded."""
+"""Smallest valid limit: a batch with one record of the largest size that is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityConfig:
-    """Encryption of and login to the Kafka cluster. The password is not a key: it comes from the
-    environment variable STREAM_CTR_LOG_PASSWORD or from ``password_file``."""
+    """TLS and login for the Kafka cluster. The password is not a key: it comes from the environment variable
+    STREAM_CTR_LOG_PASSWORD or from ``password_file``."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """PLAINTEXT: neither; SSL: encrypted; SASL_SSL: encrypted, with a login; SASL_PLAINTEXT: a login only,
-    which with mechanism PLAIN sends the password readably."""
+    """PLAINTEXT: neither TLS nor login. SSL: TLS. SASL_SSL: TLS and login. SASL_PLAINTEXT: login only; with
+    mechanism PLAIN it sends the password unencrypted."""
     ca_file: str = ""
-    """PEM file of the authorities that may sign the brokers' certificates; empty: the system's own."""
+    """PEM file of the CAs that may sign the brokers' certificates; empty: the system's."""
     certificate_file: str = ""
-    """PEM file of this client's certificate, where the brokers ask for one."""
+    """PEM file of this client's certificate, if the brokers require one."""
     key_file: str = ""
-    """PEM file of the certificate's private key, without a passphrase."""
+    """PEM file of the certificate's private key, without passphrase."""
     check_hostname: bool = True
-    """Whether a broker's certificate must name the host that is connected to."""
+    """Whether a broker's certificate must match its host name."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the login is made."""
+    """SASL mechanism of the login."""
     username: str = ""
-    """Who logs in."""
+    """User name of the login."""
     password_file: str = ""
-    """File that holds the password and nothing else; STREAM_CTR_LOG_PASSWORD in the environment wins."""
+    """File that contains only the password; STREAM_CTR_LOG_PASSWORD overrides it."""
 
     @property
     def encrypted(self) -> bool:
@@ -50,10 +52,10 @@ class SecurityConfig:
         return self.protocol.startswith("SASL")
 
     def check(self) -> None:
-        """Refuse settings that contradict each other, above all those that would have no effect.
+        """Reject settings that contradict each other or would have no effect.
 
         Raises:
-            ConfigError: naming the keys.
+            ConfigError: the message names the keys.
         """
         for names, wanted, way in (
             (("ca_file", "certificate_file", "key_file"), self.encrypted, "SSL or SASL_SSL"),
@@ -72,54 +74,50 @@ class SecurityConfig:
 
 
 def check_no_secret(url: str) -> None:
-    """Refuse a log address with a user name or password in it, without repeating it.
+    """Reject a log address that contains a user name or password, without repeating it.
 
     Raises:
-        UsageError: there is an ``@`` in front of the host.
+        UsageError: there is an ``@`` before the host.
     """
     scheme, separator, rest = url.partition("://")
     if separator and not scheme.startswith("sqlite") and "@" in rest:
         raise UsageError(
-            f"the log address {scheme}://***@{rest.rpartition('@')[2]} has a login in it; name the user in "
-            f"log.security.username and give the password in {PASSWORD_VARIABLE} or "
+            f"the log address {scheme}://***@{rest.rpartition('@')[2]} contains a login; set the user in "
+            f"log.security.username and the password in {PASSWORD_VARIABLE} or "
             "log.security.password_file"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """Where the events are."""
+    """Address and topics of the event log."""
 
     url: str = "sqlite:///stream-ctr.log"
     """Address of the log: sqlite:///path or kafka://host:port[,host:port]."""
     impressions: str = "impressions"
     """Topic of impressions."""
     clicks: str = "clicks"
-    """Topic of clicks; the same number of partitions as the impressions."""
+    """Topic of clicks, with as many partitions as the impressions."""
     labelled: str = "labelled"
     """Topic of impressions with their labels, written by `stream-ctr join`."""
     dead_letters: str = "dead-letters"
-    """Topic that takes every record that cannot be used, with its reason."""
-    partitions: int = 3
-    """Partitions of a topic that has to be created. An existing topic keeps the number it has."""
-    max_batch_bytes: int = MAX_BATCH_BYTES
-    """Largest Kafka record batch, after decompression, that is read. A larger one becomes one dead letter."""
+    """Topic for the records that cannot be used, each with the reason."""
+    partitions: Annotated[int, Interval(ge=1, le=10_000)] = 3
+    """Partitions of a new topic. An existing topic keeps its number."""
+    max_batch_bytes: Annotated[int, Ge(MIN_BATCH_BYTES)] = MAX_BATCH_BYTES
+    """Largest Kafka record batch that is read, in bytes after decompression. A larger one becomes one dead
+    letter."""
     security: SecurityConfig = field(default_factory=SecurityConfig)
-    """Encryption and login, where the Kafka cluster asks for them."""
+    """TLS and login for the Kafka cluster."""
 
     def check(self) -> None:
-        """Refuse what cannot work whatever the log is.
+        """Reject settings that no log could work with.
 
         Raises:
-            ConfigError, UsageError: naming the keys; a login in the address is not repeated.
+            ConfigError, UsageError: the message names the keys; it does not repeat a login in the address.
         """
         check_no_secret(self.url)
         self.security.check()
-        if self.max_batch_bytes < MIN_BATCH_BYTES:
-            raise ConfigError(
-                f"log.max_batch_bytes = {self.max_batch_bytes} is too small for a batch with one record of "
-                f"the largest size; set {MIN_BATCH_BYTES} or more"
-            )
         topics = (self.impressions, self.clicks, self.labelled, self.dead_letters)
         for topic in topics:
             if topics.count(topic) > 1:

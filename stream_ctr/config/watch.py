@@ -1,47 +1,52 @@
-"""How an experiment is watched: what is declared before its first impression, and where the report shows."""
+"""The table [watch]: statistics that are declared before an experiment, and where its report is served."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from annotated_types import Ge, Interval
+
+from stream_ctr.config.ranges import OptionalPort, Share
 
 
 @dataclass(frozen=True, slots=True)
 class WatchConfig:
     """Settings of `stream-ctr experiment watch`.
 
-    All but address and pace are part of the experiment: they are declared before its first impression, and
-    under the same salt a change is refused.
+    All keys but report_seconds, host and port are part of the experiment: they are declared before its first
+    impression, and a change under the same salt is rejected.
     """
 
-    level: float = 0.05
-    """Probability of a wrong statement about any arm, for one figure; split over the comparisons."""
-    planned_impressions: float = 1_000_000.0
-    """Impressions in comparisons at which the intervals are narrowest; valid at all others, too."""
-    horizon_impressions: int = 0
-    """One look at ordinary intervals, taken when so many impressions are in comparisons; 0 declares none."""
-    window_seconds: float = 60.0
-    """Width of the windows, in event time, at whose ends figures are taken; AUC is taken within them."""
-    clip_quantile: float = 0.99
-    """Quantile of what clicks are worth (bid) at which the clipped ADVV cuts; 1 cuts nothing."""
-    user_impressions: int = 1000
-    """Impressions of a user that count, the first ones in event order, so that no user decides a figure; 0
-    counts all."""
-    max_excluded: float = 0.01
+    level: Annotated[float, Interval(ge=1e-12, le=0.5)] = 0.05
+    """Error probability for one metric over all arms; it is split over the comparisons."""
+    planned_impressions: Annotated[float, Interval(ge=1, le=1e15)] = 1_000_000.0
+    """Impressions in comparisons for which the intervals are narrowest. They are valid at any number."""
+    horizon_impressions: Annotated[int, Interval(ge=0, le=10**15)] = 0
+    """Impressions in comparisons at which fixed-sample intervals are computed once; 0: never."""
+    window_seconds: Annotated[float, Interval(ge=0.001, le=1e9)] = 60.0
+    """Event time between two updates of the metrics; AUC is computed within these windows."""
+    clip_quantile: Annotated[float, Interval(ge=0.5, le=1)] = 0.99
+    """Quantile of the clicks' values (bids) at which the clipped ADVV is clipped; 1: no clipping."""
+    user_impressions: Annotated[int, Interval(ge=0, le=2**31)] = 1000
+    """Impressions per user that count, the first ones in event order, so that no single user decides a
+    metric; 0: all."""
+    max_excluded: Share = 0.01
     """Largest share of an arm's impressions, or of all, that may be excluded by a fault (no user, an unknown
-    arm, a bucket that is not the user's or the arm's) while the split counts as sound; 1 allows any."""
-    split_level: float = 0.001
-    """Probability that a sound split of users is called unsound, however often one looks."""
-    report_seconds: float = 1.0
-    """Wall time between writings of the report."""
+    arm, a bucket that is not the user's or the arm's) before the traffic split counts as
+    invalid; 1 allows any."""
+    split_level: Annotated[float, Interval(ge=1e-12, le=0.5)] = 0.001
+    """Probability of a false sample-ratio mismatch, under continuous monitoring."""
+    report_seconds: Annotated[float, Ge(0.01)] = 1.0
+    """Wall time between two updates of the report."""
     host: str = "127.0.0.1"
-    """Address of the page, the report and the metrics."""
-    port: int = 9109
-    """Port of the same; 0 takes a free one, -1 opens none."""
+    """Address of page, report and metrics."""
+    port: OptionalPort = 9109
+    """Port of page, report and metrics; 0: a free one, -1: none."""
 
 
 def declared(config: WatchConfig) -> dict[str, Any]:
-    """What of the settings belongs to the experiment."""
+    """The settings that belong to the experiment."""
     table = asdict(config)
     for name in ("report_seconds", "host", "port"):
         del table[name]
@@ -49,21 +54,4 @@ def declared(config: WatchConfig) -> dict[str, Any]:
 
 
 ADDED: Final = ("user_impressions", "max_excluded")
-"""Keys that experiments of earlier versions did not declare: those have no cap on impressions of a user."""
-
-
-def ranges(config: WatchConfig) -> list[tuple[str, float, float, float]]:
-    """Numeric keys with the lowest and highest value that makes sense."""
-    infinity = float("inf")
-    return [
-        ("watch.level", config.level, 1e-12, 0.5),
-        ("watch.planned_impressions", config.planned_impressions, 1, 1e15),
-        ("watch.horizon_impressions", config.horizon_impressions, 0, 10**15),
-        ("watch.window_seconds", config.window_seconds, 0.001, 1e9),
-        ("watch.clip_quantile", config.clip_quantile, 0.5, 1),
-        ("watch.user_impressions", config.user_impressions, 0, 2**31),
-        ("watch.max_excluded", config.max_excluded, 0, 1),
-        ("watch.split_level", config.split_level, 1e-12, 0.5),
-        ("watch.report_seconds", config.report_seconds, 0.01, infinity),
-        ("watch.port", config.port, -1, 65_535),
-    ]
+"""Keys that experiments of earlier versions did not declare; such experiments have no cap per user."""

@@ -1,4 +1,4 @@
-"""``evaluate --protocol batch``: figures, picture, checkpoint, and every wrong input in one line."""
+"""``evaluate --protocol batch``: metrics, plot, checkpoint, and one line for every wrong option."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL = ["--protocol", "batch", "--epochs", "2", "--batch-size", "64"]
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The words that name a made dataset; a small model."""
+    """Arguments that name a synthetic dataset; the model is small."""
     monkeypatch.setenv("STREAM_CTR_MODEL__HIDDEN", "[8]")
     monkeypatch.setenv("STREAM_CTR_MODEL__EMBEDDING", "4")
     monkeypatch.setenv("STREAM_CTR_LEARNER__DEVICE", "cpu")
@@ -50,7 +50,7 @@ def test_json_table_picture_and_checkpoint(
     assert format(helen["validation"]["log_loss"], ".5f") in shown
 
 
-def test_every_preset_makes_sense() -> None:
+def test_every_preset_is_valid() -> None:
     for optimizer in BATCH_PRESETS.values():
         check_optimizer(optimizer)
 
@@ -78,7 +78,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("words", "message"), CASES)
-def test_wrong_words_are_refused_in_one_line(
+def test_a_wrong_option_gives_one_line(
     rows: list[str], capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:
     assert main(["evaluate", *rows, *words.split()]) == 2
@@ -87,6 +87,6 @@ def test_wrong_words_are_refused_in_one_line(
     assert message in error
 
 
-def test_too_few_rows_are_refused(rows: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_rows_are_an_error(rows: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *rows, *SMALL, "--limit", "3", "--split", "time"]) == 1
     assert "3 rows are too few to split 8:1:1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What ``evaluate`` says about the values that it leaves out."""
+"""``evaluate`` reports the values and features that it ignores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_ctr.cli import main
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
-    """A file whose first tag tells the label, and ten more tags that do not."""
+    """Rows whose first tag determines the label; ten more tags are noise."""
     rows = [
         {"click": number % 2, "tags": [f"first{number % 2}", *(f"t{tag}" for tag in range(10))], "ad": "a"}
         for number in range(60)
@@ -35,7 +35,7 @@ def test_cut_values_are_counted_and_the_first_are_kept(
     assert "values truncated from lists longer than max_values: 420, 7.0 per event" in capsys.readouterr().out
 
 
-def test_fields_of_a_configuration_ignore_what_they_do_not_name(
+def test_features_without_a_field_are_reported_or_rejected(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.toml"

@@ -1,4 +1,4 @@
-"""``stream-ctr topics`` on the embedded log; the Kafka side is the deployment's smoke test."""
+"""``stream-ctr topics`` on the embedded log; the deployment's smoke test covers Kafka."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_makes_both_topics_and_leaves_those_that_are_there_alone(
+def test_it_creates_both_topics_and_leaves_existing_ones_unchanged(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["topics", "--config", str(config)]) == 0
@@ -28,19 +28,17 @@ def test_it_makes_both_topics_and_leaves_those_that_are_there_alone(
     log.append("clicks", [Record(b"k", b"v", 1)])
     ids = [log.topic_id("impressions"), log.topic_id("clicks")]
     assert main(["topics", "--config", str(config), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["partitions"], told["entries"]) == (2, {"impressions": 0, "clicks": 1})
+    result = json.loads(capsys.readouterr().out)
+    assert (result["partitions"], result["entries"]) == (2, {"impressions": 0, "clicks": 1})
     assert [log.topic_id("impressions"), log.topic_id("clicks")] == ids
     log.close()
 
 
-def test_another_number_of_partitions_is_refused_in_one_line(
-    config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_number_of_partitions_is_an_error(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["topics", "--config", str(config)]) == 0
     config.write_text(config.read_text("utf-8").replace("partitions = 2", "partitions = 3"), "utf-8")
     assert main(["topics", "--config", str(config)]) == 1
-    said = capsys.readouterr().err.strip()
-    assert "\n" not in said
-    assert "2 partitions" in said
-    assert "3" in said
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "2 partitions" in error
+    assert "3" in error

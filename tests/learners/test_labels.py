@@ -119,9 +119,9 @@ def test_rows_that_settle_are_left_alone(kind: type[TorchLearner] | type[Compile
 
 
 def test_invalid_label_settings_are_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"keep_negatives = 0\.0 is no share"):
+    with pytest.raises(ConfigError, match=r"keep_negatives must be above 0 and at most 1, got 0\.0"):
         LabelLoss("wait", 0.0)
-    with pytest.raises(ConfigError, match="keep_negatives = nan is no share"):
+    with pytest.raises(ConfigError, match="keep_negatives must be above 0 and at most 1, got nan"):
         LabelLoss("wait", math.nan)
     with pytest.raises(ConfigError, match=r"cannot go with join\.policy = 'naive'"):
         LabelLoss("naive", 0.5)

@@ -24,13 +24,13 @@ import msgspec
 
 from stream_ctr.bench.serve.client import Load
 from stream_ctr.bench.step.data import FIELDS, zipf_examples
+from stream_ctr.config.environment import ENVIRONMENT_PREFIX
 from stream_ctr.config.experiment import ExperimentConfig
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.serve import ServeConfig
-from stream_ctr.config.settings import ENVIRONMENT_PREFIX
 from stream_ctr.errors import StreamCTRError
 from stream_ctr.features.keys.encoder import KeyEncoder
 from stream_ctr.features.rows.tables import FeatureTables

@@ -23,10 +23,11 @@ from typing import Final
 import numpy as np
 
 from stream_ctr.bench.stream.data import fill_log, stream_examples
+from stream_ctr.config.environment import ENVIRONMENT_PREFIX
 from stream_ctr.config.features import FeaturesConfig
 from stream_ctr.config.log import LogConfig
 from stream_ctr.config.optimizer import OptimizerConfig
-from stream_ctr.config.settings import ENVIRONMENT_PREFIX, Settings
+from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.intake import POLL_CHUNKS
 from stream_ctr.errors import DataError, StreamCTRError
 from stream_ctr.events.log import EventLog
