@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.layers import beside
+from stream_ctr.models.layers import parallel_tower
 from stream_ctr.models.layout import Parameter, Weights, xavier
-from stream_ctr.models.parameters import beside_parameters
+from stream_ctr.models.parameters import parallel_tower_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class AutoInt:
 
     def parameters(self) -> list[Parameter]:
         """The dense parameters, in the order of the layout."""
-        parameters = beside_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
+        parameters = parallel_tower_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
         inputs = self.embedding
         for i in range(1, self.layers + 1):
             names = ["query", "key", "value"] + (["residual"] if inputs != self.width else [])
@@ -62,7 +62,7 @@ class AutoInt:
         for i in range(1, self.layers + 1):
             x = self._attend(p, f"attention.{i}", x, drop)
         attended = torch.matmul(x.flatten(-2), p["attention.output"])
-        deep, outputs = beside(p, x_Fd.flatten(-2), len(self.hidden), drop)
+        deep, outputs = parallel_tower(p, x_Fd.flatten(-2), len(self.hidden), drop)
         return attended + deep, outputs
 
     def _attend(self, p: Weights, layer: str, x: Tensor, drop: Dropout | None) -> Tensor:

@@ -47,7 +47,7 @@ def output(p: Weights, x: Tensor) -> Tensor:
     return torch.matmul(x, p["output.weight"]) + p["output.bias"]
 
 
-def beside(p: Weights, x: Tensor, layers: int, drop: Dropout | None) -> tuple[Tensor, list[Tensor]]:
+def parallel_tower(p: Weights, x: Tensor, layers: int, drop: Dropout | None) -> tuple[Tensor, list[Tensor]]:
     """Logit and hidden-layer outputs of a tower in parallel with another part; c alone if ``layers`` is 0."""
     outputs = tower(p, x, layers, drop)
     return (output(p, outputs[-1]) if outputs else p["output.bias"]), outputs

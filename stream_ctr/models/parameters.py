@@ -34,7 +34,7 @@ def tower_parameters(inputs: int, hidden: Sequence[int], base_logit: float = 0.0
     return hidden_parameters(inputs, hidden) + output_parameters(last, base_logit)
 
 
-def beside_parameters(inputs: int, hidden: Sequence[int], base_logit: float) -> list[Parameter]:
+def parallel_tower_parameters(inputs: int, hidden: Sequence[int], base_logit: float) -> list[Parameter]:
     """The same for a tower in parallel with another part: only c if ``hidden`` is empty."""
     return tower_parameters(inputs if hidden else 0, hidden, base_logit)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from stream_ctr.models.dropout import Dropout
-from stream_ctr.models.layers import beside, split_wide
+from stream_ctr.models.layers import parallel_tower, split_wide
 from stream_ctr.models.layout import Parameter, Weights
-from stream_ctr.models.parameters import beside_parameters
+from stream_ctr.models.parameters import parallel_tower_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class WideDeep:
 
     def parameters(self) -> list[Parameter]:
         """The dense parameters, in the order of the layout."""
-        return beside_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
+        return parallel_tower_parameters(self.fields * self.embedding, self.hidden, self.base_logit)
 
     def forward(self, p: Weights, x_FD: Tensor, drop: Dropout | None = None) -> tuple[Tensor, list[Tensor]]:
         """Base logit z_0 and hidden-layer outputs x_i; see :meth:`~.build.Backbone.forward`."""
         x_Fd, wide = split_wide(x_FD)
-        deep, outputs = beside(p, x_Fd.flatten(-2), len(self.hidden), drop)
+        deep, outputs = parallel_tower(p, x_Fd.flatten(-2), len(self.hidden), drop)
         return wide + deep, outputs

@@ -13,7 +13,7 @@ from stream_ctr.optim.moments import MOST, WEYL, bits_of, rounding_key
 class Accumulators:
     """Storage of the accumulators of a rule: in the type of the weights, or in 16 bits.
 
-    A rule calculates with the tensors that :meth:`opened` returns; :meth:`closed` converts them back.
+    A rule calculates with the tensors that :meth:`decoded` returns; :meth:`encoded` converts them back.
     """
 
     def __init__(self, moments: str, seed: int, dtype: torch.dtype) -> None:
@@ -27,14 +27,14 @@ class Accumulators:
             return torch.full(tuple(shape), initial, device=device, dtype=self._dtype)
         return torch.full(tuple(shape), bits_of(initial), device=device, dtype=torch.uint16)
 
-    def opened(self, stored: Sequence[Tensor]) -> list[Tensor]:
+    def decoded(self, stored: Sequence[Tensor]) -> list[Tensor]:
         """Tensors in the type of the weights, which the caller may change in place."""
         if not self.half:
             return list(stored)
         wide = ((array.to(torch.int32) << 16).view(torch.float32) for array in stored)
         return [array.to(self._dtype) for array in wide]
 
-    def closed(
+    def encoded(
         self, names: Sequence[str], values: Sequence[Tensor], place: Tensor, step: int, kind: int
     ) -> list[Tensor]:
         """``values`` after ``step`` in their stored form; ``place`` (int64) is broadcast to their shapes."""

@@ -16,7 +16,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_learner
-from stream_ctr.learners.cuda.graph import rehearsed
+from stream_ctr.learners.cuda.graph import warmed_up
 from stream_ctr.learners.cuda.learner import CudaGraphLearner
 from stream_ctr.learners.river.registry import river_learner
 from tests.support.learner_events import MULTI, SINGLE, Schema, chunks, make_batch, one_event, part
@@ -60,7 +60,7 @@ def cursor_steps(optimizer: OptimizerConfig) -> Callable[[Schema], Learner]:
 
     def make(schema: Schema) -> Learner:
         config, slots = LearnerConfig(device="cpu", seed=3), (schema.slot_field, schema.fields)
-        return CudaGraphLearner(MODEL, optimizer, config, *slots, record=rehearsed)
+        return CudaGraphLearner(MODEL, optimizer, config, *slots, record=warmed_up)
 
     return make
 

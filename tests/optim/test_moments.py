@@ -49,7 +49,7 @@ def slow_key(seed: int, step: int, kind: int) -> int:
 
 def close(name: str, values: torch.Tensor, step: int, first: int = 0) -> torch.Tensor:
     place = torch.arange(first, first + values.numel()).view(values.shape)
-    (kept,) = HALF.closed([name], [values], place, step, DENSE)
+    (kept,) = HALF.encoded([name], [values], place, step, DENSE)
     return kept
 
 
@@ -68,7 +68,7 @@ def test_rounding_is_that_of_its_definition(name: str, kind: int) -> None:
     values = torch.from_numpy(rng.normal(size=(5, 4)).astype(np.float32) * np.float32(1e-3))
     values = values.abs() if name.endswith("square") else values
     place = torch.from_numpy(rng.integers(0, 2**36, (5, 4)))
-    (kept,) = HALF.closed([name], [values], place, 41, kind)
+    (kept,) = HALF.encoded([name], [values], place, 41, kind)
     for value, at, stored in zip(
         values.ravel().tolist(), place.ravel().tolist(), kept.ravel().tolist(), strict=True
     ):
@@ -80,7 +80,7 @@ def test_rounding_is_that_of_its_definition(name: str, kind: int) -> None:
 def test_exact_numbers_are_kept_and_others_round_up_in_proportion() -> None:
     value = torch.tensor([1.0 + 3 / 1024, -(1.0 + 3 / 1024), 1.5])  # 3/8 of the way from 1 to 1 + 1/128
     steps = 4000
-    kept = torch.stack([HALF.opened([close("mean", value, step)])[0] for step in range(steps)])
+    kept = torch.stack([HALF.decoded([close("mean", value, step)])[0] for step in range(steps)])
     assert kept[:, 2].eq(1.5).all()
     for column, sign in ((0, 1.0), (1, -1.0)):
         assert set(kept[:, column].tolist()) == {sign, sign * (1.0 + 1 / 128)}
@@ -104,10 +104,10 @@ def test_sums_of_squares_stall_with_rounding_to_nearest_but_not_with_stochastic_
     nearest, by_chance = np.zeros(count, np.uint16), HALF.start([count], 0.0, torch.device("cpu"))
     for step in range(steps):
         nearest = narrowed(widened(nearest) + np.float32(square))
-        by_chance = close("square", HALF.opened([by_chance])[0] + square, step)
+        by_chance = close("square", HALF.decoded([by_chance])[0] + square, step)
     true = steps * square
     assert widened(nearest).max() < 0.2 * true
-    (found,) = HALF.opened([by_chance])
+    (found,) = HALF.decoded([by_chance])
     assert abs(float(found.mean()) / true - 1.0) < 0.03
     assert float((found / true - 1.0).abs().max()) < 0.4  # a single sum, within five deviations of 8 %
 
@@ -118,15 +118,15 @@ def test_averages_of_squares_stall_with_rounding_to_nearest_but_not_with_stochas
     nearest, by_chance = np.full(count, 0x3F80, np.uint16), HALF.start([count], 1.0, torch.device("cpu"))
     for step in range(steps):
         nearest = narrowed(widened(nearest) * np.float32(keep) + np.float32((1 - keep) * 0.01))
-        by_chance = close("square", HALF.opened([by_chance])[0] * keep + (1 - keep) * 0.01, step)
+        by_chance = close("square", HALF.decoded([by_chance])[0] * keep + (1 - keep) * 0.01, step)
     true = 0.01 + 0.99 * keep**steps
     assert widened(nearest).min() > 10 * true
-    assert abs(float(HALF.opened([by_chance])[0].mean()) / true - 1.0) < 0.05
+    assert abs(float(HALF.decoded([by_chance])[0].mean()) / true - 1.0) < 0.05
 
 
 @pytest.mark.parametrize("value", [MOST, 3.4e38, float("inf")])
 def test_no_sum_of_squares_becomes_infinite(value: float) -> None:
-    kept = HALF.opened([close("square", torch.full((64,), value), 5)])[0]
+    kept = HALF.decoded([close("square", torch.full((64,), value), 5)])[0]
     assert kept.eq(MOST).all()
 
 

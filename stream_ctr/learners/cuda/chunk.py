@@ -53,7 +53,7 @@ class DeviceChunk:
         self.learned.fill_(learned)
         self.cursor.zero_()
 
-    def rehearse(self, spare: int) -> None:
+    def fill_with_no_ops(self, spare: int) -> None:
         """Fill the chunk with events that change nothing: all slots empty, and non-finite updates."""
         self.rows.fill_(spare)
         self.numbers.fill_(torch.nan)

@@ -10,13 +10,13 @@ from stream_ctr.errors import ModelError
 
 Run = Callable[[], object]
 """Work whose results are written to memory with fixed addresses."""
-REHEARSALS = 3
+WARM_UP_RUNS = 3
 """Warm-up runs before a recording, in which libraries allocate workspaces and caches fill."""
 
 
-def rehearsed(run: Run) -> Run:
+def warmed_up(run: Run) -> Run:
     """``run``, after the warm-up runs that a recording needs."""
-    for _ in range(REHEARSALS):
+    for _ in range(WARM_UP_RUNS):
         run()
     return run
 
@@ -35,7 +35,7 @@ def recorded(run: Run) -> Run:
         stream = new_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            rehearsed(run)
+            warmed_up(run)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # thread_local: other threads of this process may use the GPU during the recording.

@@ -63,7 +63,7 @@ class CudaGraphLearner(TorchLearner):
         """``slot_field`` is the field of each slot; rows 0 to ``fields`` - 1 are the default rows.
 
         ``record`` turns the step of an event into a function that can be replayed. With
-        :func:`~.graph.rehearsed` the same operations run one by one on any device: slow, for comparison.
+        :func:`~.graph.warmed_up` the same operations run one by one on any device: slow, for comparison.
 
         Raises:
             ModelError: a setting is invalid or requires another learner, or there is no GPU.
@@ -167,7 +167,7 @@ class CudaGraphLearner(TorchLearner):
                 run: Run = step.pass_event
                 if asked:
                     run = partial(step.learn_event if asked == LEARN else step.predict_event, full)
-                step.chunk.rehearse(step.spare)
+                step.chunk.fill_with_no_ops(step.spare)
                 self._runs[asked, full] = self._record(run)
 
     def _current_device(self) -> AbstractContextManager[None]:

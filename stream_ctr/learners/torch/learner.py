@@ -135,7 +135,7 @@ class TorchLearner:
                 "optimizer.method = 'revisit' learns event by event; for batches choose another method"
             )
         self._prepare(batch)
-        _refuse_recycled(batch)
+        _reject_reassigned_rows(batch)
         count, step = len(batch), self._step
         result = LearnResult(np.zeros(count, np.float32), np.zeros(count, np.bool_), np.zeros(count))
         learns = (batch.action & LEARN) > 0
@@ -254,7 +254,7 @@ class TorchLearner:
         return probability
 
 
-def _refuse_recycled(batch: Batch) -> None:
+def _reject_reassigned_rows(batch: Batch) -> None:
     """Reject a batch that reassigns a row to a new key after one of its events has used the row.
 
     Raises:

@@ -60,7 +60,7 @@ class Replays:
         _, g, g_ND = step.gradients(step.leaves, (x_ND - trace_ND).detach(), events, label, weight)
         if not torch.isfinite((g * g).sum() + (g_ND * g_ND).sum()):
             return
-        accumulators = step.kept.opened([array.index_select(0, index) for array in rows.accumulators])
+        accumulators = step.kept.decoded([array.index_select(0, index) for array in rows.accumulators])
         new_ND = settled_step(step.row_rule, g_ND, accumulators)
         rows.weight.index_copy_(0, index, x_ND + self._rows_share * (new_ND - trace_ND))
         if self._dense_share > 0.0:

@@ -223,7 +223,7 @@ class TorchStep:
         if self.row_rule.counts_steps or (first_order is not None and first_order.counts_steps):
             step = rows.step.index_select(0, index).add_(1)
             rows.step.index_copy_(0, index, step)
-        accumulators = self.kept.opened([array.index_select(0, index) for array in rows.accumulators])
+        accumulators = self.kept.decoded([array.index_select(0, index) for array in rows.accumulators])
         apply_to_rows(self.row_rule, first_order, x_UD, g_UD, accumulators, step)
         rows.weight.index_copy_(0, index, x_UD)
         for array, new in zip(rows.accumulators, self._closed_rows(index, accumulators), strict=True):
@@ -232,10 +232,10 @@ class TorchStep:
     def update_dense(self, g: Tensor, kind: int) -> None:
         """Step of the dense rule under ``g`` [P]; ``kind`` is DENSE, or SECOND_TURN in a replay."""
         stored, rule = list(self.dense_state.values()), self.dense_rule
-        values = self.kept.opened(stored)
+        values = self.kept.decoded(stored)
         rule.apply(self.dense, g, values, self.learned)
         if self.kept.half:
-            new = self.kept.closed(rule.accumulators, values, self._dense_places, self.learned, kind)
+            new = self.kept.encoded(rule.accumulators, values, self._dense_places, self.learned, kind)
             for array, each in zip(stored, new, strict=True):
                 array.copy_(each)
 
@@ -249,7 +249,7 @@ class TorchStep:
             own = (
                 place[:, -value.shape[1] :] if name.startswith("first_order_") else place[:, : value.shape[1]]
             )
-            closed += self.kept.closed([name], [value], own, self.learned, ROWS)
+            closed += self.kept.encoded([name], [value], own, self.learned, ROWS)
         return closed
 
 

@@ -27,7 +27,7 @@ from stream_ctr.learners.base import Learner
 from stream_ctr.learners.build import build_batch_learner, build_learner
 from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.learners.compiled.rows import FIRST_CAPACITY
-from stream_ctr.learners.cuda.graph import Run, recorded, rehearsed
+from stream_ctr.learners.cuda.graph import Run, recorded, warmed_up
 from stream_ctr.learners.cuda.learner import CudaGraphLearner
 from stream_ctr.learners.cuda.step import CHUNK_EVENTS, CursorStep
 from stream_ctr.learners.torch.learner import TorchLearner
@@ -66,7 +66,7 @@ def make(
     model: ModelConfig = MODEL,
     optimizer: OptimizerConfig = HELEN,
     dtype: torch.dtype = torch.float32,
-    record: Callable[[Run], Run] = rehearsed,
+    record: Callable[[Run], Run] = warmed_up,
 ) -> CudaGraphLearner:
     return CudaGraphLearner(
         model, optimizer, CPU, schema.slot_field, schema.fields, dtype=dtype, record=record
@@ -130,7 +130,7 @@ def test_first_order_weights_have_their_own_rule(schema: Schema) -> None:
 def test_labels_are_learned_under_their_policy(labels: LabelLoss) -> None:
     batch, slots = make_batch(SINGLE, 40, seed=3), (SINGLE.slot_field, SINGLE.fields)
     double: Any = {"dtype": torch.float64, "labels": labels}
-    learner = CudaGraphLearner(MODEL, HELEN, CPU, *slots, record=rehearsed, **double)
+    learner = CudaGraphLearner(MODEL, HELEN, CPU, *slots, record=warmed_up, **double)
     expected, plain = TorchLearner(MODEL, HELEN, CPU, *slots, **double), make(dtype=torch.float64)
     for each in (learner, expected, plain):
         each.learn(batch)
@@ -202,7 +202,7 @@ def test_row_changes_inside_a_chunk_equal_those_of_single_events() -> None:
 
 def traced(run: Run) -> Run:
     """``run`` as a list of its tensor operations; as in a CUDA graph, no host code remains."""
-    rehearsed(run)
+    warmed_up(run)
     return torch.no_grad()(make_fx(run)())
 
 
@@ -241,7 +241,7 @@ def test_every_tensor_of_a_step_is_on_the_device(optimizer: OptimizerConfig) -> 
     # a number on the host would have to be copied at each step, which a recording cannot do
     slots = torch.tensor(MULTI.slot_field, device="meta")
     step = CursorStep(build_network(WIDE, MULTI.fields), optimizer, "mean", 3, slots, 3, torch.float32)
-    rehearsed(lambda: step.learn_event(full=False))
+    warmed_up(lambda: step.learn_event(full=False))
     graph = make_fx(lambda: step.learn_event(full=False))()
     held = [getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"]
     made = [node.kwargs["device"] for node in graph.graph.nodes if "device" in node.kwargs]
@@ -407,7 +407,7 @@ def test_the_error_names_a_learner_that_can_run(
 def test_revisit_is_rejected() -> None:
     revisit = OptimizerConfig(method="revisit")
     message = r"'revisit', which auto stands for; set optimizer.method = \"base\", or .*kind = \"compiled\"$"
-    for record in (rehearsed, recorded):
+    for record in (warmed_up, recorded):
         with pytest.raises(ModelError, match=message):
             make(optimizer=revisit, record=record)
     with pytest.raises(ModelError, match=message):

@@ -86,24 +86,24 @@ class FusedStep(CursorStep):
     def learn_event(self, full: bool) -> None:
         """See :class:`CursorStep`; ``full`` makes no difference here."""
         self._gather()
-        self._up(self._first)
-        self._turn(self._first, learns=True)
-        self._down(self._first)
+        self._forward_pass(self._first)
+        self._head_pass(self._first, learns=True)
+        self._backward_pass(self._first)
         run = self._first
         if self._passes == 2:
-            self._ascend()
+            self._perturb_rows_and_dense()
             run = self._second
-            self._up(run)
-            self._turn(run, learns=True)
-            self._down(run)
+            self._forward_pass(run)
+            self._head_pass(run, learns=True)
+            self._backward_pass(run)
         self._finish_event(run)
         self._update_all(run)
 
     def predict_event(self, full: bool) -> None:
         """See :class:`CursorStep`; ``full`` makes no difference here."""
         self._gather()
-        self._up(self._first)
-        self._turn(self._first, learns=False)
+        self._forward_pass(self._first)
+        self._head_pass(self._first, learns=False)
 
     def _row_shape(self) -> dict[str, Any]:
         """Arguments of every kernel that iterates over the rows of the fields."""
@@ -142,7 +142,7 @@ class FusedStep(CursorStep):
         }
         self._start(gather, -(-self.fields // shape["f_block"]), arguments | shape | self._slots())
 
-    def _up(self, run: PassMemory) -> None:
+    def _forward_pass(self, run: PassMemory) -> None:
         """Forward: from x_0 to the units of all layers."""
         plan, blocks, old = self._plan, self._blocks, self._first
         for i in range(plan.layers + (1 if plan.skips else 0)):
@@ -174,7 +174,7 @@ class FusedStep(CursorStep):
             }
             self._start(forward, sum(-(-each // blocks.up_rows) for each in (rows, scales)), arguments)
 
-    def _turn(self, run: PassMemory, learns: bool) -> None:
+    def _head_pass(self, run: PassMemory, learns: bool) -> None:
         """Head: the logit, and back to the last layer."""
         plan, old, method = self._plan, self._first, self._method
         policy = {"fast": 1, "fnw": 2}.get(self._labels.policy, 0 if method.keep == 1.0 else 3)
@@ -207,7 +207,7 @@ class FusedStep(CursorStep):
         }
         self._start(head, 1, arguments)
 
-    def _down(self, run: PassMemory) -> None:
+    def _backward_pass(self, run: PassMemory) -> None:
         """Backward: from the gradient of the last layer to that at x_0."""
         plan, blocks, old = self._plan, self._blocks, self._first
         for i in range(plan.layers - 1, -1, -1):
@@ -233,7 +233,7 @@ class FusedStep(CursorStep):
             }
             self._start(backward, -(-plan.width(i) // blocks.down_columns), arguments)
 
-    def _ascend(self) -> None:
+    def _perturb_rows_and_dense(self) -> None:
         method, run = self._method, self._first
         arguments = {
             "x": run.x,

@@ -21,7 +21,7 @@ from stream_ctr.learners.base import Learner
 from stream_ctr.learners.compiled.learner import CompiledLearner
 from stream_ctr.learners.cuda.fused.learner import FusedLearner
 from stream_ctr.learners.cuda.fused.plan import Blocks
-from stream_ctr.learners.cuda.graph import Run, rehearsed
+from stream_ctr.learners.cuda.graph import Run, warmed_up
 from stream_ctr.learners.torch.learner import TorchLearner
 from stream_ctr.state.state import State
 from tests.support.learner_events import MULTI, SINGLE, Schema, make_batch, one_event, part
@@ -181,6 +181,6 @@ def test_warm_up_runs_change_nothing() -> None:
     learner = make()
     learner.learn(batch)
     before = learner.state()
-    learner._cursor_step.chunk.rehearse(learner._cursor_step.spare)
-    rehearsed(learner._runs[LEARN, False])
+    learner._cursor_step.chunk.fill_with_no_ops(learner._cursor_step.spare)
+    warmed_up(learner._runs[LEARN, False])
     assert learner.state().equals(before)

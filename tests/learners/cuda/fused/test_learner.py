@@ -197,22 +197,22 @@ def test_an_unsupported_setting_is_named(
 
 def test_unsupported_settings_point_to_the_graph_learner() -> None:
     from stream_ctr.learners.cuda.fused.learner import FusedLearner
-    from stream_ctr.learners.cuda.graph import rehearsed
+    from stream_ctr.learners.cuda.graph import warmed_up
 
     model, cpu = replace(MODEL, backbone="dcn"), LearnerConfig(device="cpu")
     with pytest.raises(
         ModelError, match=r"fused step does not support model\.backbone = 'dcn'; .* \"cuda\"$"
     ):
-        FusedLearner(model, HELEN, cpu, SINGLE.slot_field, SINGLE.fields, record=rehearsed)
+        FusedLearner(model, HELEN, cpu, SINGLE.slot_field, SINGLE.fields, record=warmed_up)
 
 
 def test_triton_without_a_gpu_gives_a_one_line_error() -> None:
     from stream_ctr.learners.cuda.fused.learner import FusedLearner
-    from stream_ctr.learners.cuda.graph import rehearsed
+    from stream_ctr.learners.cuda.graph import warmed_up
 
     with pytest.raises(ModelError, match=r"^Triton cannot run the fused step here \(.+\); set .* \"cuda\"$"):
         FusedLearner(
-            *(MODEL, HELEN, LearnerConfig(device="cpu"), SINGLE.slot_field, SINGLE.fields), record=rehearsed
+            *(MODEL, HELEN, LearnerConfig(device="cpu"), SINGLE.slot_field, SINGLE.fields), record=warmed_up
         )
 
 
