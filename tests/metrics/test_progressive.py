@@ -199,7 +199,7 @@ def test_damaged_states_are_rejected_in_one_line() -> None:
 
 
 def test_a_state_with_another_tail_is_rejected() -> None:
-    with pytest.raises(StateError, match="from impression 5, not None"):
+    with pytest.raises(StateError, match="starts at impression 5, not None"):
         ProgressiveMetrics(10).load_state(ProgressiveMetrics(10, tail_from=5).state())
     with pytest.raises(UsageError, match="--tail-from"):
         ProgressiveMetrics(10).result("tail")

@@ -406,7 +406,7 @@ def test_the_error_names_a_learner_that_can_run(
 
 def test_revisit_is_rejected() -> None:
     revisit = OptimizerConfig(method="revisit")
-    message = r"'revisit', which auto stands for; set optimizer.method = \"base\", or .*kind = \"compiled\"$"
+    message = r"'revisit', which auto selects; set optimizer.method = \"base\", or .*kind = \"compiled\"$"
     for record in (warmed_up, recorded):
         with pytest.raises(ModelError, match=message):
             make(optimizer=revisit, record=record)

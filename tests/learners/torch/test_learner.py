@@ -279,7 +279,7 @@ def test_state_with_an_array_of_another_shape_names_both_shapes() -> None:
 
 
 def test_incompatible_settings_are_rejected() -> None:
-    with pytest.raises(ModelError, match=r"optimizer\.rho = -0\.1"):
+    with pytest.raises(ModelError, match=r"optimizer\.rho must be .* got -0\.1"):
         make(SINGLE, optimizer=replace(HELEN, rho=-0.1))
 
 
