@@ -1,4 +1,4 @@
-"""Overrides are granted to whom they were signed for, and to nobody else."""
+"""Overrides: valid only for the user and the experiment they were signed for."""
 
 from __future__ import annotations
 
