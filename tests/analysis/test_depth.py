@@ -1,4 +1,4 @@
-"""Dead and always-on units and similar events, on a network made for it and against slow loops."""
+"""Inactive and always-on units and similarity of events, on a constructed network and against slow loops."""
 
 from __future__ import annotations
 

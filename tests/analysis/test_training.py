@@ -1,4 +1,4 @@
-"""The networks that are compared: same rows, same start, and one difference between them."""
+"""The networks to compare: same rows, same initial weights, one difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways of optimizers: the learner's own weights, and the plane that shows most of them."""
+"""Optimizer trajectories: the learner's own weights, and the plane of most variance."""
 
 from __future__ import annotations
 

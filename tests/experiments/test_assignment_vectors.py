@@ -1,4 +1,4 @@
-"""The test vectors for other languages: this code, and a second transcription of their text, agree."""
+"""The test vectors for other languages agree with this code and with an independent transcription."""
 
 from __future__ import annotations
 

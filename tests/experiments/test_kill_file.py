@@ -1,4 +1,4 @@
-"""The kill switch's file: no kill is lost, a damaged file is told, and the command line writes it."""
+"""The kill file: no kill is lost, damage is reported, and the command line writes it."""
 
 from __future__ import annotations
 

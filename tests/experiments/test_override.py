@@ -1,4 +1,4 @@
-"""Overrides are granted to whom they were signed for, and to nobody else."""
+"""Overrides: valid only for the user and the experiment they were signed for."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_secret_comes_from_the_environment_or_a_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"short"])
-def test_a_short_secret_is_rejected(tmp_path: Path, content: bytes) -> None:
+def test_a_secret_under_16_bytes_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="16") as refused:

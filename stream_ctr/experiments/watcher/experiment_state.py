@@ -1,4 +1,4 @@
-"""What is declared of an experiment before its first impression, and what is noted of it besides arrays."""
+"""The declaration of an experiment, and the part of its state that is not arrays."""
 
 from __future__ import annotations
 
@@ -13,37 +13,43 @@ from stream_ctr.experiments.watcher.windows import End
 
 
 class Noted(msgspec.Struct):
-    """What is kept of an experiment besides arrays."""
+    """The state of an experiment apart from arrays."""
 
     declared: dict[str, Any]
-    """What may not change under a salt; see :func:`declaration`."""
+    """The settings that must not change under a salt; see :func:`declaration`."""
     first_number: int = 0
-    """Running number of the first impression of the experiment: those before are another one's."""
+    """Running number of the experiment's first impression; earlier ones belong to another experiment."""
     excluded: dict[str, int] = {}
+    """Excluded impressions by reason."""
     excluded_arms: dict[str, list[int]] = {}
-    """The same by the arm that the impression names; those that name none are in the total only."""
+    """The same by the arm that the impression names. Impressions that name no arm are only in the total."""
     reasons: list[dict[str, int]] = []
-    """By assigned arm: impressions by why an arm answered."""
+    """By assigned arm: impressions by the reason why an arm answered."""
     last_reason: list[str] = []
+    """By assigned arm: the reason in its latest impression."""
     versions: list[str] = []
     """By serving arm: model version of its latest impression."""
     shown: list[tuple[int, list[int]]] = []
-    """Open windows, and the impressions shown in them by arm."""
+    """Open windows: number, and impressions shown by arm."""
     window: int | None = None
-    """Number of the window into which labels settle."""
+    """Number of the window whose labels are settling."""
     ends: list[End] = []
+    """Ends of the closed windows."""
     figures: list[dict[str, Figure]] = []
-    """Of each comparison at the last end."""
+    """Figures of each comparison at the last end."""
     reasons_without: list[dict[str, str]] = []
-    """Of each arm at the last end: why a figure of its own has no interval, by figure."""
+    """By arm, at the last end: why a figure of the arm has no interval, by figure."""
     horizon_ms: int | None = None
+    """End of the window at which the declared look was taken; None before."""
     horizon: list[dict[str, Figure]] = []
+    """Figures of each comparison at the declared look."""
     pools: list[tuple[float, float]] = []
     """Events and weighted sum of each pool of AUCs."""
     stride: int = 1
+    """Sampling interval of the open window's impressions; see :attr:`Scores.stride`."""
 
 
 def declaration(experiment: ExperimentConfig, watch: WatchConfig) -> dict[str, Any]:
-    """What is declared before the first impression: arms, weights, and how they will be judged."""
+    """The settings declared before the first impression: arms, weights, and the rules of evaluation."""
     arms = [{"name": arm.name, "weight": arm.weight, "shadow": arm.shadow} for arm in experiment.arms]
     return {"experiment": experiment.name, "salt": experiment.salt, "arms": arms, **declared(watch)}

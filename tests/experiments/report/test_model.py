@@ -1,4 +1,4 @@
-"""The report's JSON: the example that readers are built against, and what is no report."""
+"""The report's JSON: the example that readers are built against, and invalid reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as people get it: table, JSON, picture, and what may be said."""
+"""The report for users: table, JSON, plot, and sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals for continuous looking: against a second opinion, and against the peeking they must survive."""
+"""Always-valid intervals: against an independent package, and under continuous monitoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeLong's difference of AUCs against the definition in loops, and a second opinion."""
+"""DeLong's AUC difference, against its definition in loops and an independent package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ratios over users, against slow transcriptions, resampling, and a second opinion."""
+"""Ratios over users, against slow transcriptions, resampling, and an independent package."""
 
 from __future__ import annotations
 

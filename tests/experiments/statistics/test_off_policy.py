@@ -1,4 +1,4 @@
-"""Off-policy values: against slow transcriptions, planted truth, and a policy's own log."""
+"""Off-policy values: against slow transcriptions, a known ground truth, and a policy's own log."""
 
 from __future__ import annotations
 

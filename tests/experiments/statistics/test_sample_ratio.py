@@ -1,4 +1,4 @@
-"""The split's test: against quadrature, and against looking after every user."""
+"""The sample-ratio test: against quadrature, and with a look after every user."""
 
 from __future__ import annotations
 

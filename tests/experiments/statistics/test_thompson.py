@@ -1,4 +1,4 @@
-"""Thompson sampling: the probabilities against a closed form and against drawing, the draws against them."""
+"""Thompson sampling: probabilities against a closed form and Monte Carlo, draws against probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interval of an uplift: by its definition, by simulation, and within what is possible."""
+"""The interval of an uplift: its definition, its coverage in simulations, and its possible range."""
 
 from __future__ import annotations
 

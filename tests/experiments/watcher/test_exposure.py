@@ -1,4 +1,4 @@
-"""Impressions of a user that count: against a loop, in chunks of any size, through a restart."""
+"""Counted impressions per user: against a loop, in chunks of any size, across a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The experiment's figures for Prometheus."""
+"""The experiment's Prometheus metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watcher as a process: its port, a configuration that changes under it, its end."""
+"""The watcher as a process: its port, changes of its configuration, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distinct users against a set, the split's p-value against looking after every user."""
+"""Distinct users against a set; the split's p-value against a test after every user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts: no user decides one, a missing one has its true reason, and all forms of the report agree."""
+"""Verdicts: no single user decides one, each missing one has its true reason, and all outputs agree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DECIDED = {"better", "worse"}
 
 
 def with_bot(seed: int, bot_impressions: int, ordinary: int = 3_000, clicks: bool = False) -> list[Shown]:
-    """An A/A test, and one user of the second arm who comes in the middle of it, again and again."""
+    """An A/A test with one very active user of the second arm, who starts in the middle."""
     stage = Stage()
     found, half = stage.ordinary(300, ordinary, seed, 300 / ordinary), ordinary // 2
     bot = stage.of_arm("new", f"bot{seed}-")
@@ -310,7 +310,7 @@ def test_sentence_table_json_and_plot_agree_on_an_unsound_split() -> None:
 
 
 def assert_forms_agree(found: Report) -> None:
-    """Sentence, table, JSON and picture of one report say the same of each figure."""
+    """Sentence, table, JSON and plot of one report agree on each figure."""
     out = StringIO()
     print_report(found, Console(file=out, width=400))
     table = out.getvalue()
@@ -385,7 +385,7 @@ def test_the_page_uses_the_same_verdict_words() -> None:
 
 
 def as_of_before(state: State) -> State:
-    """The state as versions before the cap wrote it."""
+    """The state as written by versions without a cap."""
     names = ("exposure.", "users.impressions", "sums.priced", "sums.unusable_bids")
     arrays = {name: array for name, array in state.arrays.items() if not name.startswith(names)}
     values = {name: value for name, value in state.values.items() if name != "exposure"}
@@ -411,7 +411,7 @@ def test_an_experiment_of_an_earlier_version_continues_as_declared() -> None:
     assert found.comparisons[0].figures["ctr"].verdict == "early"
     assert "effective buckets" in found.comparisons[0].figures["ctr"].why
     assert not ever_decided(found)  # intervals of the earlier version are not shown
-    # What it held while labels were open ends before the user; those impressions count.
+    # Payloads of open labels from earlier versions have no user; those impressions count.
     record = shown[7_000].record
     payload = after.shown(record, record.ts_ms)
     after.settled(payload[:-8], 7_000, record.ts_ms, 0.0)

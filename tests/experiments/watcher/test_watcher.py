@@ -1,4 +1,4 @@
-"""The watcher over real logs with a planted truth: its figures, its verdicts, its restarts."""
+"""The watcher over real logs with a known ground truth: figures, verdicts, restarts."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, of Debian or of whoever."""
+    """Headless Chromium."""
     found = os.environ.get("STREAM_CTR_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip("no Chromium: apt-get install chromium, or set STREAM_CTR_TEST_CHROMIUM=/path/of/one")
@@ -71,7 +71,7 @@ def browser() -> Iterator[Browser]:
 
 
 def visit(context: BrowserContext, site: Site) -> Page:
-    """The page, opened and drawn; its clock goes on by itself, and :func:`later` moves it."""
+    """The page, loaded and drawn; its clock runs by itself, and :func:`later` advances it."""
     page = context.new_page()
     page.clock.install()
     page.goto(site.url)
@@ -80,7 +80,7 @@ def visit(context: BrowserContext, site: Site) -> Page:
 
 
 def later(page: Page, seconds: float = 2.5) -> None:
-    """Let the page's timers go on by so long at once; the default brings the next poll."""
+    """Advance the page's timers at once; the default triggers the next poll."""
     page.clock.fast_forward(int(seconds * 1000))
 
 

@@ -1,4 +1,4 @@
-"""The page for everyone: keys, contrast, small screens, still pictures, and a connection that breaks."""
+"""Accessibility of the page: keyboard, contrast, small screens, reduced motion, and lost connections."""
 
 from __future__ import annotations
 
