@@ -109,7 +109,7 @@ def open_content(path: str | PathLike[str]) -> Iterator[Opened]:
             kind, content = "zip", stack.enter_context(_zip_member(path, file))
         if kind != "plain":
             head = content.peek(1)
-        _refuse_foreign(path, head, kind)
+        _reject_foreign(path, head, kind)
         lone = head.find(b"\r")
         if b"\n" not in head and 0 <= lone < len(head) - 1:
             content = stack.enter_context(_buffered(_CarriageReturns(content)))
@@ -120,7 +120,7 @@ def _buffered(raw: io.RawIOBase) -> io.BufferedReader:
     return io.BufferedReader(raw, BUFFER_BYTES)
 
 
-def _refuse_foreign(path: str | PathLike[str], head: bytes, kind: str) -> None:
+def _reject_foreign(path: str | PathLike[str], head: bytes, kind: str) -> None:
     inside = "" if kind == "plain" else f"{kind}-compressed; its content is "
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
         command = "tar -xf" if kind == "plain" else "tar -xaf"

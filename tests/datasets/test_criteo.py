@@ -84,7 +84,7 @@ def test_bad_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
 
 
 def test_an_invalid_span_is_rejected() -> None:
-    with pytest.raises(UsageError, match="rows = 0"):
+    with pytest.raises(UsageError, match="must be above 0, got 0 and"):
         Criteo(rows=0)
-    with pytest.raises(UsageError, match="span_seconds = 0"):
+    with pytest.raises(UsageError, match=r"must be above 0, got .* and 0"):
         Criteo(span_seconds=0)

@@ -80,7 +80,7 @@ def test_without_times_and_ids_both_come_from_the_row_number(tmp_path: Path) -> 
     assert (first.time_ms, second.time_ms) == (0, 500)
     assert (first.event_id, second.event_id) == ("data-0", "data-1")
     dataset = open_dataset("delimited", None, {"schema": str(tmp_path / "schema.toml")})
-    assert "synthesised from the row number at 2 rows a second" in dataset.note
+    assert "synthesised from the row number at 2 rows per second" in dataset.note
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_json_values_round_trip(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"click": "perhaps"}, "line 2, column click: 'perhaps' is not a known label (no, 0, yes, 1)"),
+        ({"click": "perhaps"}, "line 2, column click: 'perhaps' is not a known label [(]no, 0, yes, 1[)]"),
         ({"click": None}, "column click: None"),
         ({"age": 1.5}, "column age: 1.5 is not a whole number"),
         ({"age": True}, "column age: True"),

@@ -62,7 +62,7 @@ class Column:
         if value is None or value == "" or value == []:
             return self._padded([self.missing_key]), 0
         if not isinstance(value, list):
-            raise self._refusal(value)
+            raise self._rejection(value)
         keys = self._item_keys(value)
         kept = keys[-self.width :] if self.keeps_last else keys[: self.width]
         return self._padded(sorted(kept)), len(keys) - len(kept)
@@ -110,9 +110,9 @@ class Column:
         except ValueError as error:
             if error.args and isinstance(value, (int, float)):
                 raise RecordError(f"field {self.name!r}: {error}") from None
-            raise self._refusal(value) from None
+            raise self._rejection(value) from None
 
-    def _refusal(self, value: object) -> RecordError:
+    def _rejection(self, value: object) -> RecordError:
         expected = {
             "categorical": "a text, number or boolean",
             "multi": "a list of texts, numbers or booleans",

@@ -341,7 +341,7 @@ def test_no_events_have_no_keys() -> None:
         ((FieldConfig("a", "float", buckets=1),), "buckets must be between 2 and 65536, got 1"),
         ((FieldConfig("a", "float", boundaries=(1.0, 1.0)),), "ascend"),
         ((FieldConfig("a", "float", boundaries=(float("nan"),)),), "finite"),
-        ((FieldConfig("a", boundaries=(1.0,)),), "this one is categorical"),
+        ((FieldConfig("a", boundaries=(1.0,)),), "this field is categorical"),
         ((FieldConfig("a", keep="last"),), "keep applies only to multi fields"),
     ],
 )

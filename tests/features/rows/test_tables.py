@@ -294,5 +294,5 @@ def test_the_state_of_other_settings_is_refused() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(config: FeaturesConfig) -> None:
-    with pytest.raises(ConfigError, match=r"features\.(minimum_count|half_life_seconds) is"):
+    with pytest.raises(ConfigError, match=r"features\.(minimum_count|half_life_seconds) must be"):
         FeatureTables(SLOT_FIELD, 3, config)
