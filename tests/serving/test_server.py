@@ -236,7 +236,7 @@ def test_predictions_go_on_while_the_log_is_away(tmp_path: Path, state: Path) ->
         assert server.metric("log_up") == 1
         _, err = server.stop()
     assert len(logged(f"sqlite:///{blocked}/log.db")) == 1
-    assert "impressions wait for the log" in err
+    assert "log unavailable, impressions are queued" in err
     assert "Traceback" not in err
 
 

@@ -144,7 +144,7 @@ def test_a_worker_that_stands_still_is_killed_and_replaced(state: Path, log: str
         assert children(server) == stopped
         _, err = server.stop()
     assert len(err.splitlines()) == 1
-    assert f"worker 0 (process {before[0]}) stood still" in err
+    assert f"worker 0 (process {before[0]}) sent no heartbeat" in err
 
 
 def test_workers_end_with_their_parent(state: Path, log: str) -> None:

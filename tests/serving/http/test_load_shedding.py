@@ -167,7 +167,7 @@ def listening(
 
 def check_refused(answer: Answer, closing: bool = False) -> None:
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-    assert json.loads(answer.text) == {"error": "1 requests are under way already; try again soon"}
+    assert json.loads(answer.text) == {"error": "overloaded: 1 requests are in progress; retry after 1 s"}
     assert answer.headers.get("connection") == ("close" if closing else None)
 
 

@@ -250,7 +250,7 @@ def test_a_topic_with_other_partitions_takes_impressions_and_the_log_says_so(
     assert len(logged(config.url)) == 50
     assert metric(metrics, "impressions_dropped_total") == 0
     assert caplog.messages == [
-        "topic impressions has 5 partitions, log.partitions = 3: the topic's number is used",
-        "topic impressions has 5 partitions, topic clicks has 4: trainers refuse them; add partitions to the "
-        "smaller one until both have 5",
+        "topic impressions has 5 partitions, log.partitions = 3: using the topic's number",
+        "topic impressions has 5 partitions, topic clicks has 4: trainers reject this; add partitions to the "
+        "smaller topic until both have 5",
     ]

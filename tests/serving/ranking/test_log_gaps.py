@@ -71,7 +71,7 @@ def test_a_queue_that_is_full_now_and_then_is_one_span(tmp_path: Path, gaps: Log
     gaps.close()
     first, second = spans(tmp_path)
     assert (first[2], second[2]) == (20, 1)
-    assert first[3] == "the queue of impressions was full"
+    assert first[3] == "the impression queue was full"
     assert second[1] == int(clock.now * 1000)
 
 

@@ -103,8 +103,8 @@ REFUSED = {
     "no TOML": (('salt = "one"', 'salt = "one'), "is not TOML"),
     "a lowered coverage": (("coverage = 0.5", "coverage = 0.4"), "lowered"),
     "a renamed arm": (('"new"', '"newer"'), "requires a new salt"),
-    "another log": (("log.db", "other.db"), "takes a restart"),
-    "another state folder": (('state = "', 'state = "/somewhere'), "takes a restart"),
+    "another log": (("log.db", "other.db"), "requires a restart"),
+    "another state folder": (('state = "', 'state = "/somewhere'), "requires a restart"),
     "another port": (("[experiment]", "[serve]\nport = 1\n[experiment]"), "serve.port changed from"),
     "a secret that is none": (
         ('salt = "one"', 'salt = "two"\noverride_secret_file = "/nowhere/secret"'),
@@ -140,7 +140,7 @@ def test_what_is_refused_is_refused_whole_and_shows(
     assert steered.arms() == before
     assert reason in steered.served.routing.config_error
     assert (steered.metric("config_stale"), steered.metric("config_failures_total")) == (1, 1)
-    assert caplog.text.count("the experiment stays as it was") == 1
+    assert caplog.text.count("the experiment is unchanged") == 1
     steered.served.routing.poll()
     assert steered.metric("config_failures_total") == 1, "a refused file is read once"
     steered.write(steered.text)

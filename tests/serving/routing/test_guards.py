@@ -109,7 +109,7 @@ def test_clicks_that_are_too_far_from_predictions_trip_span_by_span() -> None:
     trip = guard.check(ArmSums(6000, 20, 530.0))
     assert trip is not None
     assert trip.cause == "observed"
-    assert "30 clicks predicted, 10 seen in 1000 impressions" in trip.reason
+    assert "30 clicks predicted, 10 observed in 1000 impressions" in trip.reason
     assert guard.check(ArmSums(7000, 40, 555.0)) is None, "25 predicted, 20 seen"
     assert guard.check(ArmSums(8000, 100, 580.0)) is not None, "25 predicted, 60 seen"
     assert guard.check(ArmSums(10, 0, 5.0)) is None, "sums that began anew are a new start"
