@@ -45,9 +45,9 @@ def test_what_cannot_be_served_for_ever_is_refused_with_what_to_do(tmp_path: Pat
     empty.mkdir()
     for folder, says in (
         (tmp_path / "gone", "no such folder"),
-        (empty, f"no {MANIFEST} in it"),
-        (arm, "change as the trainer learns"),
-        (arm / "snapshots", "change as the trainer learns"),
+        (empty, f"it has no {MANIFEST}"),
+        (arm, "the trainer replaces it"),
+        (arm / "snapshots", "the trainer replaces it"),
     ):
         with pytest.raises(StateError, match=says) as caught:
             open_fixed(folder)
@@ -90,7 +90,7 @@ def test_nothing_is_overwritten_and_a_lost_current_is_told(tmp_path: Path) -> No
     arm = arm_with(tmp_path / "main")
     target = tmp_path / "there"
     target.mkdir()
-    with pytest.raises(StateError, match="exists already"):
+    with pytest.raises(StateError, match="already exists"):
         copy_snapshot(arm, target)
     (arm / "snapshots" / CURRENT).unlink()
     with pytest.raises(StateError, match=r"CURRENT: missing or damaged; .*000000000002"):
@@ -117,9 +117,9 @@ def test_the_command_copies_shows_and_checks(tmp_path: Path, capsys: pytest.Capt
     assert main(["snapshot", "verify", str(target)]) == 0
     capsys.readouterr()
     for arguments, says in (
-        (["inspect", str(tmp_path)], "holds no snapshot"),
+        (["inspect", str(tmp_path)], "contains no snapshot"),
         (["inspect", str(tmp_path / "gone")], "no such folder"),
-        (["copy", str(target), "--to", str(target)], "exists already"),
+        (["copy", str(target), "--to", str(target)], "already exists"),
     ):
         assert main(["snapshot", *arguments]) in (1, 2)
         assert says in capsys.readouterr().err

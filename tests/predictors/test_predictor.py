@@ -177,8 +177,8 @@ def damaged_tables() -> list[tuple[str, NDArray[np.uint64], NDArray[np.int32]]]:
         ("not a table", np.where(keys == 0, np.uint64(1), keys), rows),
         ("not a table", keys.astype(np.int64), rows),
         ("not a table", keys[:0], rows[:0]),
-        ("beyond the", keys, beyond),
-        ("beyond the", keys, below),
+        ("beyond its", keys, beyond),
+        ("beyond its", keys, below),
     ]
 
 

@@ -204,7 +204,7 @@ def broken(content: SnapshotContent) -> list[tuple[SnapshotContent, str]]:
         (replace(content, dense={}), "dense parameters are nothing"),
         (replace(content, dense={"intercept": np.zeros(2)}), r"intercept \[1\]"),
         (replace(content, model=RiverModel("river-fm", "logistic", 8)), "logistic and has 8 factors"),
-        (replace(content, rows=content.rows[:2]), "names rows beyond the 2"),
+        (replace(content, rows=content.rows[:2]), "refers to rows beyond its 2"),
     ]
 
 
@@ -223,5 +223,5 @@ def test_a_classifier_that_is_no_sum_over_values_says_so(name: str) -> None:
         learner.weights()
     no_rows = State({"intercept": np.zeros(1)}, {"river": {"name": "x", "form": "logistic"}})
     tables = FeatureTables(np.array([0], np.int32), 1, FeaturesConfig())
-    with pytest.raises(StateError, match="not the weights of a river model"):
+    with pytest.raises(StateError, match="these weights of a river model"):
         snapshot_content(ModelConfig(), (), no_rows, tables.lookup_arrays(), State(), 0)

@@ -263,7 +263,7 @@ def test_a_newer_format_is_refused_and_named(tmp_path: Path) -> None:
 def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path, content())
     os.rename(path_of(tmp_path, 1), path_of(tmp_path, 7))
-    with pytest.raises(StateError, match="says version 1"):
+    with pytest.raises(StateError, match="has version 1"):
         load_snapshot(path_of(tmp_path, 7))
 
 
