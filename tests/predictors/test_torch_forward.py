@@ -1,4 +1,4 @@
-"""Snapshots of every network are served: by torch where there is no compiled pass, and only there."""
+"""Snapshots of every network are served; torch is used only without a compiled pass."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_arrays_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
             predictor_of(tmp_path, other)
 
 
-def test_a_snapshot_from_before_a_setting_came_is_read(tmp_path: Path) -> None:
+def test_a_snapshot_older_than_a_setting_is_read(tmp_path: Path) -> None:
     version = write_snapshot(tmp_path, example_snapshot())
     path = path_of(tmp_path, version) / MANIFEST
     table = msgspec.json.decode(path.read_bytes())

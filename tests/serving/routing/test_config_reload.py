@@ -1,4 +1,4 @@
-"""A changed configuration is taken whole or refused whole, and the old one stays (also under load)."""
+"""A changed configuration is applied or rejected as a whole, also under load."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def steered(tmp_path: Path) -> Steered:
     return Steered(tmp_path)
 
 
-def test_a_raised_coverage_is_taken_and_moves_nobody(steered: Steered) -> None:
+def test_a_raised_coverage_is_applied_and_reassigns_no_user(steered: Steered) -> None:
     before = steered.arms()
     steered.change(("coverage = 0.5", "coverage = 1.0"))
     after = steered.arms()
@@ -114,7 +114,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("change", [*REFUSED, "changed weights", "no snapshot", "frozen", "no file"])
-def test_what_is_refused_is_refused_whole_and_shows(
+def test_a_rejected_configuration_changes_nothing_and_is_reported(
     steered: Steered, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, plan = steered.arms(), steered.served.routing.plan
@@ -166,7 +166,7 @@ def test_a_kill_outlives_a_new_salt(steered: Steered) -> None:
     assert set(steered.arms().values()) == {"control"}
 
 
-def test_reading_anew_on_request_tells_what_came_of_it(steered: Steered) -> None:
+def test_a_requested_reload_reports_its_result(steered: Steered) -> None:
     assert not steered.served.routing.reload()
     before = steered.path.stat()
     steered.path.write_text(steered.text.replace("coverage = 0.5", "coverage = 0.6"))
