@@ -57,7 +57,7 @@ class TrainerMetrics(Collector):
         yield learn
         delays = HistogramMetricFamily(
             PREFIX + "label_delay_seconds",
-            "Event time from an impression to the click that made it a positive.",
+            "Event time from an impression to the click that made it positive.",
             labels=("arm",),
         )
         for arm, numbers in arms.items():

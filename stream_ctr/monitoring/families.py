@@ -47,7 +47,7 @@ def spread_gauges(
 
     return (
         Family(f"{name}_mean", f"Mean of {what}.", (), pick(lambda s: one(s.mean))),
-        Family(f"{name}_max", f"Largest of {what}.", (), pick(lambda s: one(s.maximum))),
+        Family(f"{name}_max", f"Maximum of {what}.", (), pick(lambda s: one(s.maximum))),
         Family(
             f"{name}_quantile",
             f"Quantiles of {what}.",
@@ -69,27 +69,35 @@ def metric_gauges() -> tuple[Family, ...]:
 
     return (
         Family(
-            "log_loss", "Progressive log loss in nats an impression.", ("window",), pick(lambda v: v.log_loss)
+            "log_loss",
+            "Progressive log loss in nats per impression.",
+            ("window",),
+            pick(lambda v: v.log_loss),
         ),
         Family(
             "normalized_entropy",
-            "Progressive log loss over the entropy of the window's own click rate.",
+            "Progressive log loss divided by the entropy of the window's click rate.",
             ("window",),
             pick(lambda v: v.ne),
         ),
         Family(
-            "auc", "Area under the ROC curve of progressive predictions.", ("window",), pick(lambda v: v.auc)
+            "auc",
+            "Area under the ROC curve of the progressive predictions.",
+            ("window",),
+            pick(lambda v: v.auc),
         ),
         Family(
             "calibration_ratio",
-            "Sum of progressive predictions over clicks; 1 is calibrated.",
+            "Sum of the progressive predictions divided by clicks; 1 is calibrated.",
             ("window",),
             pick(lambda v: v.calibration),
         ),
-        Family("click_ratio", "Clicks over scored impressions.", ("window",), pick(lambda v: v.base_rate)),
+        Family(
+            "click_ratio", "Clicks divided by scored impressions.", ("window",), pick(lambda v: v.base_rate)
+        ),
         Family(
             "scored_impressions",
-            "Impressions that the progressive metrics are over.",
+            "Impressions covered by the progressive metrics.",
             ("window",),
             pick(lambda v: v.events),
         ),
@@ -109,13 +117,13 @@ def behind(now: float) -> Family:
 COUNTERS: Final[tuple[Family, ...]] = (
     Family(
         "events",
-        "Events by what became of them.",
+        "Events by outcome.",
         ("outcome",),
         lambda n: [((outcome,), float(count)) for outcome, count in sorted(n.events.items())],
     ),
     Family(
         "applied_entries",
-        "Entries of the log that are part of the state.",
+        "Entries of the log applied to the state.",
         (),
         lambda n: one(n.applied_entries),
     ),
@@ -127,43 +135,43 @@ COUNTERS: Final[tuple[Family, ...]] = (
     ),
     Family(
         "non_finite_updates",
-        "Updates left out because they were not finite.",
+        "Updates skipped because they were not finite.",
         (),
         lambda n: one(n.non_finite_updates),
     ),
     Family(
         "snapshot_failures",
-        "Snapshots that were not published: not written, or with predictions that are not finite.",
+        "Snapshots that were not published: writing failed, or predictions were not finite.",
         (),
         lambda n: one(n.snapshot_failures),
     ),
     Family(
         "drifts",
-        "Changes of the progressive log loss that ADWIN noticed, to a higher (worse) or lower (better) one.",
+        "Changes of the progressive log loss detected by ADWIN: worse (higher) or better (lower).",
         ("direction",),
         lambda n: [(("worse",), float(n.drifts_worse)), (("better",), float(n.drifts_better))],
     ),
     Family(
         "dead_letters",
-        "Records that could not be used, by class of reason.",
+        "Records that could not be processed, by class of reason.",
         ("reason",),
         lambda n: [((reason,), float(count)) for reason, count in sorted(n.dead_letters.items())],
     ),
     Family(
         "read_records",
-        "Records read since the start: impressions (or labelled records), and clicks.",
+        "Records read since startup, by kind: impressions (or labelled records) and clicks.",
         ("kind",),
         lambda n: [((kind,), float(count)) for kind, count in sorted(n.read.items())],
     ),
     Family(
         "features_ignored",
-        "Features of learned impressions that no field of the schema has, by name.",
+        "Features of learned impressions that are not in the schema, by name.",
         ("field",),
         lambda n: [((name,), float(count)) for name, count in sorted(n.features_ignored.items())],
     ),
     Family(
         "values_truncated",
-        "Values of multi-valued fields beyond the field's max_values.",
+        "Values of multi-valued fields dropped because they exceed the field's max_values.",
         (),
         lambda n: one(n.values_truncated),
     ),
@@ -172,7 +180,7 @@ COUNTERS: Final[tuple[Family, ...]] = (
 GAUGES: Final[tuple[Family, ...]] = (
     Family(
         "trainer_info",
-        "1; learn_from says whether the trainer learns all impressions or those its own arm answered.",
+        "Always 1; learn_from is all, or own if only impressions answered by the arm are learned.",
         ("learn_from",),
         lambda n: [((n.learn_from,), 1.0)],
     ),
@@ -183,15 +191,11 @@ GAUGES: Final[tuple[Family, ...]] = (
         lambda n: [((tp.topic, str(tp.partition)), float(lag)) for tp, lag in sorted(n.lag_entries.items())],
     ),
     Family("vocabulary_rows", "Embedding rows in use.", (), lambda n: one(n.vocabulary_rows)),
-    Family(
-        "open_impressions", "Impressions that wait for their label.", (), lambda n: one(n.open_impressions)
-    ),
-    Family(
-        "joiner_memory_bytes", "Memory taken by what the joiner remembers.", (), lambda n: one(n.joiner_bytes)
-    ),
+    Family("open_impressions", "Impressions waiting for their label.", (), lambda n: one(n.open_impressions)),
+    Family("joiner_memory_bytes", "Memory used by the joiner's records.", (), lambda n: one(n.joiner_bytes)),
     Family(
         "joiner_segment_bytes",
-        "Bytes of the files that the joiner's memory went to.",
+        "Size of the files to which the joiner spills records.",
         (),
         lambda n: one(n.joiner_segment_bytes),
     ),
@@ -209,19 +213,19 @@ GAUGES: Final[tuple[Family, ...]] = (
     ),
     Family(
         "drift_detected",
-        "1 while the progressive log loss rose lately, else 0.",
+        "1 if the progressive log loss has risen recently, else 0.",
         (),
         lambda n: one(n.drift_detected),
     ),
     Family(
         "recent_loss_ratio",
-        "Share of the most recent impressions or clicks that were read and not used, by loss.",
+        "Fraction of the most recent impressions or clicks that were read but not used, by loss.",
         ("loss",),
         lambda n: [((loss,), share) for loss, share in sorted(n.loss_shares.items())],
     ),
     Family(
         "loss_warning",
-        "1 while a loss is above losses.warn_share, else 0.",
+        "1 if a loss is above losses.warn_share, else 0.",
         ("loss",),
         lambda n: [((loss,), float(warns)) for loss, warns in sorted(n.loss_warnings.items())],
     ),

@@ -123,7 +123,7 @@ class MetricsServer:
         content_type = TEXT
         headers: list[tuple[str, str]] = []
         if path not in (known := ("/metrics", "/health/live", "/health/ready", *self._routes)):
-            status, body = "404 Not Found", f"no such page; there are {', '.join(known)}\n".encode()
+            status, body = "404 Not Found", f"not found; the pages are {', '.join(known)}\n".encode()
         elif method not in ("GET", "HEAD"):
             status, body = "405 Method Not Allowed", b"use GET\n"
             headers.append(("Allow", "GET, HEAD"))
@@ -149,7 +149,7 @@ def _from(route: Route, environ: WSGIEnvironment) -> tuple[str, bytes, str, list
     """Status, body, content type and headers of an additional page."""
     body = route.body()
     if not body:
-        return "503 Service Unavailable", b"not there yet\n", TEXT, [("Retry-After", "2")]
+        return "503 Service Unavailable", b"not available yet\n", TEXT, [("Retry-After", "2")]
     tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = [*route.headers, ("ETag", tag), ("Cache-Control", "no-cache")]
     known = [each.strip().removeprefix("W/") for each in environ.get("HTTP_IF_NONE_MATCH", "").split(",")]
@@ -216,9 +216,9 @@ def _listen(host: str, port: int, application: Any, settings: tuple[str, str]) -
         raise StreamCTRError(f"cannot serve metrics on {host}:{port}: {why}") from None
     except (TypeError, UnicodeError):  # not a valid host name
         raise StreamCTRError(
-            f"cannot serve metrics on {host!r}: that is no host name; check {host_name}"
+            f"cannot serve metrics on {host!r}: not a valid host name; check {host_name}"
         ) from None
     except OverflowError:
         raise StreamCTRError(
-            f"cannot serve metrics on {host}:{port}: a port is between 0 and 65535 ({port_name})"
+            f"cannot serve metrics on {host}:{port}: the port must be between 0 and 65535 ({port_name})"
         ) from None

@@ -16,7 +16,7 @@ class LossNumbers(NamedTuple):
     """Records that a run has read and lost at one moment."""
 
     read: Mapping[str, int]
-    """Records read since the start: impressions and clicks."""
+    """Records read since startup, by kind: impressions and clicks."""
     shares: Mapping[str, float]
     """Fraction of the recent records that were lost, by loss."""
     warnings: Mapping[str, bool]
@@ -26,15 +26,17 @@ class LossNumbers(NamedTuple):
 def loss_families(prefix: str, numbers: LossNumbers | None) -> Iterator[Metric]:
     """The three metric families; without samples before the first numbers."""
     read = CounterMetricFamily(
-        f"{prefix}read_records", "Records read since the start: impressions and clicks.", labels=("kind",)
+        f"{prefix}read_records",
+        "Records read since startup, by kind: impressions and clicks.",
+        labels=("kind",),
     )
     share = GaugeMetricFamily(
         f"{prefix}recent_loss_ratio",
-        "Share of the most recent impressions or clicks that were read and not used, by loss.",
+        "Fraction of the most recent impressions or clicks that were read but not used, by loss.",
         labels=("loss",),
     )
     warning = GaugeMetricFamily(
-        f"{prefix}loss_warning", "1 while a loss is above losses.warn_share, else 0.", labels=("loss",)
+        f"{prefix}loss_warning", "1 if a loss is above losses.warn_share, else 0.", labels=("loss",)
     )
     if numbers is not None:
         for family, values in ((read, numbers.read), (share, numbers.shares), (warning, numbers.warnings)):

@@ -179,7 +179,7 @@ def check_arrays(expected: dict[str, tuple[int, ...]], row_width: int, dense: Ar
     """
     if dense.keys() != expected.keys():
         names = sorted(dense.keys() ^ expected.keys())
-        raise StateError(f"the snapshot's dense parameters are not those of its model: {', '.join(names)}")
+        raise StateError(f"the snapshot's dense parameters do not match its model: {', '.join(names)}")
     for name, shape in expected.items():
         if dense[name].shape != shape or dense[name].dtype != np.float32:
             raise StateError(

@@ -44,10 +44,12 @@ def frozen_parts(learner: FrozenState) -> tuple[Arrays, Source]:
             for name, shape in cast("list[tuple[str, list[int]]]", learner.values["layout"])
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise StateError(f"not the state of a learner that a snapshot can be made of: {error!r}") from None
+        raise StateError(f"this learner state cannot be exported to a snapshot: {error!r}") from None
     sizes = [math.prod(shape) for _, shape in layout]
     if sum(sizes) != flat.size:
-        raise StateError(f"the learner's layout covers {sum(sizes)} dense parameters, it has {flat.size}")
+        raise StateError(
+            f"the learner's layout covers {sum(sizes)} dense parameters, its state has {flat.size}"
+        )
     pieces = np.split(flat.astype(np.float32), np.cumsum(sizes)[:-1])
     dense: Arrays = {name: piece.reshape(shape) for (name, shape), piece in zip(layout, pieces, strict=True)}
     return dense, rows if rows.dtype == np.float32 else whole(rows).astype(np.float32)
@@ -64,7 +66,9 @@ def river_parts(learner: FrozenState, fields: int) -> tuple[RiverModel, Arrays, 
         model = msgspec.convert(learner.values["river"], RiverModel)
         dense, rows = {"intercept": whole(learner.arrays["intercept"])}, whole(learner.arrays["rows"])
     except (KeyError, msgspec.ValidationError) as error:
-        raise StateError(f"not the weights of a river model that can serve: {error!r}") from None
+        raise StateError(
+            f"these weights of a river model cannot be exported to a snapshot: {error!r}"
+        ) from None
     if len(rows) < fields:
         rows = np.concatenate([rows, np.zeros((fields - len(rows), *rows.shape[1:]))])
     return model, dense, rows

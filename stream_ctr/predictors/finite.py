@@ -52,8 +52,8 @@ def check_finite(snapshot: LoadedSnapshot, forward: Forward) -> None:
     bad = int((~np.isfinite(p)).sum())
     if bad:
         raise StateError(
-            f"the model has diverged: {bad} of {len(events)} predictions are not finite numbers; lower the "
-            "optimizer's learning rates, and go back to an earlier checkpoint"
+            f"the model has diverged: {bad} of {len(events)} predictions are not finite; lower the "
+            "optimizer's learning rates, and return to an earlier checkpoint"
         )
 
 

@@ -35,8 +35,10 @@ def snapshots_folder(folder: Path) -> Path | None:
     for inner in (folder / SNAPSHOTS, folder):
         if (inner / CURRENT).exists() or versions(inner):
             return inner
-    found = "holds no snapshot" if folder.is_dir() else "no such folder"
-    raise StateError(f"{folder}: {found}; name an arm's state folder, like state/main, or one snapshot's")
+    found = "contains no snapshot" if folder.is_dir() else "no such folder"
+    raise StateError(
+        f"{folder}: {found}; give an arm's state folder, such as state/main, or a snapshot's folder"
+    )
 
 
 def find_snapshot(folder: Path) -> tuple[Path, LoadedSnapshot]:
@@ -51,7 +53,7 @@ def find_snapshot(folder: Path) -> tuple[Path, LoadedSnapshot]:
     current = read_current(inner)
     if current is None:
         raise StateError(
-            f"{inner / CURRENT}: missing or damaged; name the folder of one snapshot, like "
+            f"{inner / CURRENT}: missing or damaged; give the folder of one snapshot, such as "
             f"{path_of(inner, max(versions(inner), default=1))}"
         )
     path = path_of(inner, current[0])
@@ -67,7 +69,7 @@ def copy_snapshot(folder: Path, target: Path, files: Files | None = None) -> Loa
     """
     files = files or Files()
     if target.exists():
-        raise StateError(f"{target}: exists already, and nothing is overwritten; choose another folder")
+        raise StateError(f"{target}: already exists and is not overwritten; choose another folder")
     manifest, arrays = _read(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.parent / f"{WRITING}{target.name}"

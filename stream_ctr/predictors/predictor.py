@@ -115,7 +115,7 @@ def _checked_table(
         raise StateError(f"the snapshot's vocabulary is {keys.dtype} {list(keys.shape)}, not a table of keys")
     used = table_rows[keys != 0]
     if max(fields - 1, int(used.max(initial=0))) >= rows or int(used.min(initial=0)) < 0:
-        raise StateError(f"the snapshot's vocabulary names rows beyond the {rows} that it has")
+        raise StateError(f"the snapshot's vocabulary refers to rows beyond its {rows} rows")
     return keys, table_rows
 
 

@@ -129,7 +129,7 @@ def load_snapshot(folder: Path) -> LoadedSnapshot:
     loaded = _load(folder)
     version = loaded.manifest.version
     if folder.name != f"{version:012d}":
-        raise StateError(f"{folder / MANIFEST}: says version {version}, the folder says {folder.name}")
+        raise StateError(f"{folder / MANIFEST}: has version {version}, but the folder is {folder.name}")
     return loaded
 
 
@@ -141,12 +141,10 @@ def open_fixed(folder: Path) -> LoadedSnapshot:
     """
     if not (folder / MANIFEST).is_file():
         inner = (folder, folder / SNAPSHOTS)
-        found = "no such folder" if not folder.is_dir() else f"no {MANIFEST} in it, so it is no snapshot"
+        found = "no such folder" if not folder.is_dir() else f"not a snapshot, it has no {MANIFEST}"
         if any((each / CURRENT).is_file() for each in inner):
-            found = "its snapshots change as the trainer learns"
-        raise StateError(
-            f"{folder}: {found}; freeze one (stream-ctr snapshot copy STATE/ARM --to FOLDER), and name FOLDER"
-        )
+            found = "not a fixed snapshot, the trainer replaces it"
+        raise StateError(f"{folder}: {found}; freeze one with stream-ctr snapshot copy STATE/ARM --to FOLDER")
     return _load(folder)
 
 
@@ -182,17 +180,19 @@ def _manifest(path: Path) -> Manifest:
     except ValueError as error:
         raise StateError(f"{path}: damaged ({error})") from None
     if manifest.seal != digest_of({**table, "seal": ""}):
-        raise StateError(f"{path}: damaged, its seal does not fit its content")
+        raise StateError(f"{path}: damaged, its seal does not match its content")
     return manifest
 
 
 def _array(data: NDArray[np.uint8], path: Path, name: str, entry: ArrayEntry) -> NDArray[np.generic]:
     if entry.dtype not in DTYPES or min((entry.offset, *entry.shape)) < 0:
-        raise StateError(f"{path}: array {name} is described as {entry.dtype} {list(entry.shape)}, unusable")
+        raise StateError(
+            f"{path}: array {name} has an invalid description: {entry.dtype} {list(entry.shape)}"
+        )
     stop = entry.offset + entry_bytes(entry)
     if stop > data.size:
-        raise StateError(f"{path}: {data.size} bytes, array {name} ends at {stop}; the file is cut short")
+        raise StateError(f"{path}: {data.size} bytes, but array {name} ends at {stop}; the file is truncated")
     content = data[entry.offset : stop]
     if crc32c.crc32c(content.data) != entry.crc32c:
-        raise StateError(f"{path}: damaged, the checksum of array {name} does not fit")
+        raise StateError(f"{path}: damaged, the checksum of array {name} does not match")
     return content.view(DTYPES[entry.dtype]).reshape(entry.shape)

@@ -271,7 +271,7 @@ def digest_of(unsealed: Manifest | dict[str, Any]) -> str:
 
 def _check_encoder(values: dict[str, Json]) -> None:
     if msgspec.json.decode(msgspec.json.encode(values)) != values:
-        raise StateError("the key encoder's values cannot be held in a snapshot: JSON changes them")
+        raise StateError("the key encoder's values cannot be stored in a snapshot: JSON changes them")
 
 
 def _named_arrays(content: FrozenContent) -> dict[str, Source]:

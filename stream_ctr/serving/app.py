@@ -43,7 +43,7 @@ class RankApp(Router):
             **self.operations.health,
             **InferenceProtocol(serve, arms, self.admission, metrics).routes,
         }
-        hint = "rankings are at POST /v1/rank, everything else is told at /openapi.json"
+        hint = "See POST /v1/rank and /openapi.json"
         super().__init__(routes, tokens, (*HEALTH_PATHS, *OPEN_V2_PATHS), hint)
 
 
@@ -54,5 +54,5 @@ class AdminApp(Router):
         steering = {path: same_origin_only(route, tokens) for path, route in routes.items()}
         operations = app.operations
         paths: Routes = {**operations.own_metrics, **operations.health, **steering}
-        hint = f"here are {', '.join(paths)}"
+        hint = f"Available: {', '.join(paths)}"
         super().__init__(paths, tokens, HEALTH_PATHS, hint)

@@ -65,7 +65,7 @@ class ServeMetrics:
         )
         self._seconds = Histogram(
             "stream_ctr_serve_request_duration_seconds",
-            "Time from a rank request's headers to its answer.",
+            "Time from the headers of a rank request to its response.",
             ["arm"],
             buckets=SECONDS,
             registry=registry,
@@ -75,18 +75,18 @@ class ServeMetrics:
         )
         self.clients_ahead = Counter(
             "stream_ctr_serve_clients_ahead",
-            "Rankings whose ts_ms was ahead of the server's clock and was replaced by it.",
+            "Rankings whose ts_ms was ahead of the server's clock and was replaced by that clock.",
             registry=registry,
         )
         self.non_finite = Counter(
             "stream_ctr_serve_non_finite_predictions",
-            "Times that an arm was asked and gave no finite number for some candidate, or failed.",
+            "Predictions of an arm that failed or were not finite for some candidate.",
             ["arm"],
             registry=registry,
         )
         self.fallbacks = Counter(
             "stream_ctr_serve_fallbacks",
-            "Requests of this arm's users that the control arm answered.",
+            "Requests for this arm that the control arm answered because the arm could not.",
             ["arm"],
             registry=registry,
         )
@@ -94,71 +94,71 @@ class ServeMetrics:
     def _make_snapshots(self, registry: CollectorRegistry) -> None:
         self.snapshot_version = Gauge(
             "stream_ctr_serve_snapshot_version",
-            "Version of the snapshot that serves.",
+            "Version of the snapshot in use.",
             ["arm"],
             registry=registry,
         )
         self.snapshot_created = Gauge(
             "stream_ctr_serve_snapshot_created_timestamp_seconds",
-            "When the snapshot that serves was written.",
+            "Unix time at which the snapshot in use was written.",
             ["arm"],
             registry=registry,
         )
         self.snapshot_event_time = Gauge(
             "stream_ctr_serve_snapshot_event_timestamp_seconds",
-            "Event time up to which the snapshot that serves has learned.",
+            "Event time up to which the snapshot in use has learned.",
             ["arm"],
             registry=registry,
         )
         self.snapshot_stale = Gauge(
             "stream_ctr_serve_snapshot_stale",
-            "1 while the arm's newest snapshot is missing or cannot be used.",
+            "1 if the arm's newest snapshot is missing or unusable.",
             ["arm"],
             registry=registry,
         )
         self.snapshot_failures = Counter(
-            "stream_ctr_serve_snapshot_failures", "Snapshots that were refused.", ["arm"], registry=registry
+            "stream_ctr_serve_snapshot_failures", "Snapshots that were rejected.", ["arm"], registry=registry
         )
 
     def _make_impressions(self, registry: CollectorRegistry) -> None:
         self.impressions_logged = Counter(
             "stream_ctr_serve_impressions_logged",
-            "Impressions that the log has acknowledged.",
+            "Impressions acknowledged by the log.",
             registry=registry,
         )
         self.impressions_dropped = Counter(
             "stream_ctr_serve_impressions_dropped",
-            "Impressions lost to a full queue or at exit.",
+            "Impressions dropped because the queue was full or the server stopped.",
             registry=registry,
         )
         self.log_failures = Counter(
-            "stream_ctr_serve_log_failures", "Appends that the log did not acknowledge.", registry=registry
+            "stream_ctr_serve_log_failures", "Failed appends to the log.", registry=registry
         )
         self.log_up = Gauge(
-            "stream_ctr_serve_log_up", "1 while the event log takes impressions.", registry=registry
+            "stream_ctr_serve_log_up", "1 if the event log accepts impressions.", registry=registry
         )
         self._queue = Gauge(
-            "stream_ctr_serve_impressions_queued", "Impressions waiting for the log.", registry=registry
+            "stream_ctr_serve_impressions_queued", "Impressions queued for the log.", registry=registry
         )
         self._queue_bytes = Gauge(
             "stream_ctr_serve_impressions_queued_bytes",
-            "Memory of the impressions that wait for the log, those of the append under way included.",
+            "Memory of the impressions queued for the log, including those being appended.",
             registry=registry,
         )
 
     def _make_process(self, registry: CollectorRegistry) -> None:
         self.replaced = Counter(
             "stream_ctr_serve_worker_replacements",
-            "Times that the worker of this port was started anew, by why: ended, or hung.",
+            "Restarts of the worker on this port, by cause: ended or hung.",
             ["cause"],
             registry=registry,
         )
         self.tls_reloads = Counter(
-            "stream_ctr_serve_tls_reloads", "Renewed certificates that were taken.", registry=registry
+            "stream_ctr_serve_tls_reloads", "Renewed TLS certificates that were loaded.", registry=registry
         )
         self.tls_stale = Gauge(
             "stream_ctr_serve_tls_stale",
-            "1 while the certificate's files cannot be used and those of before serve.",
+            "1 if the renewed TLS certificate could not be loaded and the previous one is still in use.",
             registry=registry,
         )
 
@@ -207,34 +207,36 @@ class RoutingMetrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(PREFIX + name, text, labels, registry=registry)
 
-        self._routed = counter(
-            "routed", "Rankings by the arm that answered and by why it did.", "arm", "reason"
-        )
-        self.kills = counter("kills", "Times that this process saw an arm killed, by cause.", "arm", "cause")
-        self.killed = gauge("arm_killed", "1 while the arm is killed.", "arm")
-        self.share = gauge("arm_share", "Share of all users that the arm owns.", "arm")
-        self.override_refusals = counter("override_refusals", "Override headers that were refused.")
-        self.arm_failures = counter("arm_failures", "Predictions of an arm that ended in an error.", "arm")
+        self._routed = counter("routed", "Rankings by the arm that answered and the reason.", "arm", "reason")
+        self.kills = counter("kills", "Kills of an arm seen by this process, by cause.", "arm", "cause")
+        self.killed = gauge("arm_killed", "1 if the arm is killed.", "arm")
+        self.share = gauge("arm_share", "Share of all users assigned to the arm.", "arm")
+        self.override_refusals = counter("override_refusals", "Override headers that were rejected.")
+        self.arm_failures = counter("arm_failures", "Predictions of an arm that raised an error.", "arm")
         self.shadow_predictions = counter(
-            "shadow_predictions", "Impressions that a shadow arm has predicted.", "arm"
+            "shadow_predictions", "Impressions predicted by a shadow arm.", "arm"
         )
         self.shadow_skips = counter(
-            "shadow_skips", "Impressions that a shadow arm should have predicted and did not.", "arm"
+            "shadow_skips",
+            "Impressions that a shadow arm should have predicted but skipped.",
+            "arm",
         )
         self.sampling = gauge(
-            "sampling_probability", "Probability of the arm for events that are sampled.", "arm"
+            "sampling_probability", "Probability that a sampled event is assigned to the arm.", "arm"
         )
         self.config_stale = gauge(
-            "config_stale", "1 while the configuration file is not the one that serves."
+            "config_stale", "1 if the present configuration file was rejected and an earlier one is in use."
         )
-        self.config_reloads = counter("config_reloads", "Experiments taken over from the file.")
-        self.config_failures = counter("config_failures", "Configurations that were refused.")
+        self.config_reloads = counter("config_reloads", "Experiments applied from the configuration file.")
+        self.config_failures = counter("config_failures", "Configurations that were rejected.")
         self.control_stale = gauge(
-            "control_stale", "1 while the kill switch's file cannot be read or written."
+            "control_stale", "1 if the file of the kill switch cannot be read or written."
         )
-        self.sums_stale = gauge("sums_stale", "1 while the watcher's sums cannot be read.")
-        self.sums_written = gauge("sums_timestamp_seconds", "When the sums that are used were written.")
-        self.log_gaps = counter("log_gaps", "Spans in which impressions could not be logged.")
+        self.sums_stale = gauge("sums_stale", "1 if the watcher's sums cannot be read.")
+        self.sums_written = gauge(
+            "sums_timestamp_seconds", "Unix time at which the watcher's sums in use were written."
+        )
+        self.log_gaps = counter("log_gaps", "Periods in which impressions could not be logged.")
         self._children: dict[tuple[str, str], Counter] = {}
 
     def count_routed(self, arm: str, reason: str) -> None:
@@ -255,7 +257,7 @@ class _Counts(Collector):
         """The counters of ignored features and of truncated values."""
         ignored = CounterMetricFamily(
             "stream_ctr_serve_features_ignored",
-            "Features in requests that no field of the schema has, by name.",
+            "Features in requests that are not in the schema, by name.",
             labels=["field"],
         )
         for name, count in self._tally.ignored.copy().items():
@@ -263,7 +265,7 @@ class _Counts(Collector):
         yield ignored
         yield CounterMetricFamily(
             "stream_ctr_serve_values_truncated",
-            "Values of multi-valued fields in requests beyond the field's max_values.",
+            "Values of multi-valued fields in requests dropped because they exceed the field's max_values.",
             value=self._tally.truncated,
         )
 
@@ -277,7 +279,7 @@ def watched_tally(unknown: UnknownFeatures, registry: CollectorRegistry) -> Tall
 
 def _warn(name: str) -> None:
     logger.warning(
-        "feature %r is ignored: no field of the schema has that name; further ones are counted. "
+        "feature %r is ignored: it is not in the schema; further occurrences are only counted. "
         "Add it to features.fields, stop sending it, or set features.unknown = 'refuse'",
         name,
     )

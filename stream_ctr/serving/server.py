@@ -69,8 +69,8 @@ def run_server(
     tokens = Tokens(serve.token_file)
     if not is_loopback(serve.admin_host) and not tokens:
         raise ConfigError(
-            f"serve.admin_host = {serve.admin_host!r} is reached from other machines: bearer tokens are "
-            f"needed, by serve.token_file or {TOKENS_VARIABLE}"
+            f"serve.admin_host = {serve.admin_host!r} can be reached from other machines, which requires "
+            f"bearer tokens; set serve.token_file or {TOKENS_VARIABLE}"
         )
     with ExitStack() as stack:
         listener = stack.enter_context(listen(serve.host, serve.port, "serve.port"))

@@ -110,7 +110,7 @@ class Worker:
             self._due = now if steady else now + self._pause
             if not self._hung:
                 logger.warning(
-                    "worker %d (process %d) ended with status %d; another one is started",
+                    "worker %d (process %d) exited with status %d; starting a replacement",
                     self.number, self._process.pid, self._process.returncode,
                 )  # fmt: skip
             self._replaced["hung" if self._hung else "ended"] += 1
@@ -133,7 +133,7 @@ class Worker:
             assert self._process is not None
             self._hung = True
             logger.warning(
-                "worker %d (process %d) stood still for %.0f seconds and is killed; another one is started",
+                "worker %d (process %d) sent no heartbeat for %.0f seconds; killing and replacing it",
                 self.number, self._process.pid, self._silent,
             )  # fmt: skip
             self._process.kill()
@@ -150,7 +150,7 @@ class Worker:
         try:
             return self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            logger.warning("worker %d did not end in time and is killed", self.number)
+            logger.warning("worker %d did not exit in time; killing it", self.number)
             self._process.kill()
             self._process.wait()
             return 1

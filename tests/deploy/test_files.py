@@ -1,4 +1,4 @@
-"""The files of deploy/ agree with each other and with the schemas that others read them by."""
+"""The files of deploy/ are consistent with each other and valid by their schemas."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_services_are_unprivileged_pinned_and_reachable_from_this_machine_alone(
     assert re.search(r"^USER stream-ctr$", (DEPLOY / "Dockerfile").read_text("utf-8"), re.MULTILINE)
 
 
-def test_every_service_that_goes_on_says_when_it_is_well(compose: dict[str, Any]) -> None:
+def test_every_long_running_service_has_a_health_check(compose: dict[str, Any]) -> None:
     awaited = {
         (other, condition["condition"])
         for service in compose["services"].values()
@@ -80,7 +80,7 @@ def test_volumes_are_declared_and_mounted_files_are_there(compose: dict[str, Any
     assert used == set(compose["volumes"])
 
 
-def test_settings_services_and_targets_speak_of_the_same_arms_hosts_and_ports(
+def test_settings_services_and_targets_have_the_same_arms_hosts_and_ports(
     compose: dict[str, Any],
 ) -> None:
     settings = load_settings(DEPLOY / "stream-ctr.toml")

@@ -33,11 +33,11 @@ ORDER = [
     "traffic",
     "prometheus",
 ]
-"""All services but Grafana, which no package of this machine has."""
+"""All services except Grafana, for which there is no system package."""
 START_SECONDS = 600.0
 DATA_SECONDS = 300.0
 ANSWER_SECONDS = 60.0
-"""Patience with one answer of a service: nothing here is about how fast they are."""
+"""Timeout of one response of a service; generous, because speed is not tested here."""
 DASHBOARD = json.loads((DEPLOY / "grafana" / "experiment.json").read_text("utf-8"))
 QUERIES = [
     (f"{panel['title']}: {target['legendFormat']}", target["expr"])
@@ -208,7 +208,7 @@ def test_both_arms_answer_visitors(server: httpx.Client) -> None:
     assert answering(server) == ARMS
 
 
-def test_an_arm_that_is_switched_off_shows_everywhere(
+def test_a_killed_arm_is_reported_everywhere(
     composed: Composed, prometheus: httpx.Client, server: httpx.Client
 ) -> None:
     composed.call("server", ["experiment", "kill", "treatment"])

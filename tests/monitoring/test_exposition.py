@@ -1,4 +1,4 @@
-"""What is published is what is shown, in a form that Prometheus' own linter accepts."""
+"""Published numbers are exposed in a form that Prometheus' linter accepts."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_every_number_is_shown_under_its_name() -> None:
 
 
 @pytest.mark.promtool
-def test_promtool_has_no_remarks() -> None:
+def test_promtool_reports_nothing() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed; it comes with Debian's package prometheus")
@@ -164,7 +164,7 @@ def test_both_arms_are_shown_in_one_family_each() -> None:
     assert found["stream_ctr_vocabulary_rows", frozenset({("arm", "main")})] == 1234
 
 
-def test_what_is_not_known_is_not_shown() -> None:
+def test_unknown_values_have_no_samples() -> None:
     metrics = TrainerMetrics()
     undefined = ProgressiveMetrics(10).result()
     assert math.isnan(undefined.auc)
@@ -176,7 +176,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     assert "stream_ctr_vocabulary_rows" in names
 
 
-def test_a_trainer_that_stands_still_falls_behind_and_a_fast_clock_does_not_make_it_early() -> None:
+def test_a_hung_trainer_falls_behind_and_lag_is_never_negative() -> None:
     now = NOW
     metrics = TrainerMetrics(clock=lambda: now)
     metrics.publish(TrainerNumbers(arm="main", watermark_ms=int(NOW * 1000)))
@@ -212,5 +212,5 @@ def test_durations_fall_into_the_bins_of_a_loop() -> None:
     assert before.counts == tuple(expected)
 
 
-def test_a_spread_of_nothing_is_nothing() -> None:
+def test_a_spread_without_values_is_none() -> None:
     assert Spread.of(np.zeros(0)) is None

@@ -1,4 +1,4 @@
-"""The operators' port answers, whatever clients do."""
+"""The metrics server responds regardless of what clients do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_metrics_are_served(site: Site) -> None:
     assert b'stream_ctr_vocabulary_rows{arm="main"} 42.0\n' in body
 
 
-def test_openmetrics_is_served_to_who_asks(site: Site) -> None:
+def test_openmetrics_is_served_on_request(site: Site) -> None:
     _, content_type, body = site.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
@@ -77,7 +77,7 @@ def test_a_port_in_use_is_one_clear_line(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no such host", 0), ("127.0.0.1", 70_000)])
-def test_an_address_that_cannot_be_had_is_one_clear_line(host: str, port: int) -> None:
+def test_an_unusable_address_is_one_clear_line(host: str, port: int) -> None:
     with pytest.raises(StreamCTRError, match=f"cannot serve metrics on {host}:{port}: .*train.metrics_port"):
         MetricsServer(host, port, TrainerMetrics())
 

@@ -31,7 +31,7 @@ def counts(read: int, late: int) -> LossCounts:
     return LossCounts({"impressions": read, "clicks": 0}, {"impressions_late": late})
 
 
-def test_a_problem_that_starts_today_is_seen_and_its_end_as_well() -> None:
+def test_a_new_problem_is_detected_and_so_is_its_end() -> None:
     monitor = LossMonitor(LossesConfig(warn_share=0.01, window_records=WINDOW, minimum_records=20))
     changes, late = [], 0
     for read in range(0, 110_000, 10):

@@ -1,4 +1,4 @@
-"""The matrix product of the server: right, and the same bits for an event whatever stands beside it."""
+"""The matrix product of the server: correct, and with the same bits for an event in any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots of models that have diverged are found before anybody is answered with them."""
+"""Snapshots of diverged models are detected before they serve."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def check_refused(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1.0, 1e3])
-def test_a_sound_model_passes(tmp_path: Path, factor: float) -> None:
+def test_a_finite_model_passes(tmp_path: Path, factor: float) -> None:
     predictor_of(tmp_path, scaled(example_snapshot(), factor)).check_finite()
 
 
 @pytest.mark.parametrize(
     "names", [(), ("tower.1.weight", "tower.2.weight"), ("tower.2.weight", "sml.2.scale")]
 )
-def test_finite_weights_that_predict_no_number_are_found(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_finite_weights_with_non_finite_predictions_are_found(tmp_path: Path, names: tuple[str, ...]) -> None:
     predictor = predictor_of(tmp_path, scaled(example_snapshot(), 1e25, *names))
     with np.errstate(all="ignore"):
         p = predictor.probabilities(predictor.encode([{"site": "news", "age": 31}]))
@@ -66,7 +66,7 @@ def test_one_row_among_many_is_found(tmp_path: Path) -> None:
     check_refused(predictor_of(tmp_path, replace(content, rows=rows)))
 
 
-def test_a_number_that_is_none_is_found(tmp_path: Path) -> None:
+def test_a_non_finite_weight_is_found(tmp_path: Path) -> None:
     for place in ("rows", "dense"):
         content = example_snapshot()
         (content.rows if place == "rows" else content.dense["output.bias"])[-1] = np.nan
@@ -90,7 +90,7 @@ def test_a_number_that_is_none_is_found(tmp_path: Path) -> None:
     ],
     ids=lambda model: f"{model.backbone}-{model.scale}-{model.skip}-{len(model.hidden)}",
 )
-def test_every_backbone_passes_when_sound_and_is_refused_when_not(tmp_path: Path, model: ModelConfig) -> None:
+def test_every_backbone_passes_if_finite_and_is_rejected_if_not(tmp_path: Path, model: ModelConfig) -> None:
     network = build_network(model, len(FIELDS))
     random = np.random.default_rng(5)
     dense = {
@@ -120,7 +120,7 @@ def test_a_river_model(tmp_path: Path) -> None:
 
 @given(st.integers(0, 10**6), st.floats(-3, 12))
 @settings(max_examples=40, deadline=None)
-def test_what_passes_predicts_finite_numbers(
+def test_models_that_pass_predict_finite_numbers(
     tmp_path_factory: pytest.TempPathFactory, seed: int, magnitude: float
 ) -> None:
     """Whatever rows are asked for, and however large the weights are."""
@@ -136,7 +136,7 @@ def test_what_passes_predicts_finite_numbers(
         assert np.isfinite(predictor._forward.probabilities(rows)).all()
 
 
-def test_a_snapshot_that_is_refused_is_not_published_and_leaves_the_last_one(tmp_path: Path) -> None:
+def test_a_rejected_snapshot_is_not_published_and_the_last_one_stays(tmp_path: Path) -> None:
     write_snapshot(tmp_path, example_snapshot())
     reader = SnapshotReader(tmp_path)
     assert reader.poll()

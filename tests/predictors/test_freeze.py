@@ -1,4 +1,4 @@
-"""Snapshots that stay: opened whatever their folder is called, copied whole or not at all, and shown."""
+"""Fixed snapshots: opened from any folder, copied atomically, and inspected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def arm_with(folder: Path, snapshots: int = 2) -> Path:
     return folder
 
 
-def test_a_frozen_copy_outlives_what_the_trainer_does(tmp_path: Path) -> None:
+def test_a_frozen_copy_survives_the_removal_of_the_original(tmp_path: Path) -> None:
     arm = arm_with(tmp_path / "main")
     expected = load_snapshot(path_of(arm / "snapshots", 2))
     for source, name in ((arm, "a"), (arm / "snapshots", "b"), (path_of(arm / "snapshots", 2), "c")):
@@ -39,15 +39,15 @@ def test_a_frozen_copy_outlives_what_the_trainer_does(tmp_path: Path) -> None:
     assert len(predictor.probabilities(predictor.encode([{"site": "news"}]))) == 1
 
 
-def test_what_cannot_be_served_for_ever_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_fixed_snapshot_is_rejected_with_advice(tmp_path: Path) -> None:
     arm = arm_with(tmp_path / "main")
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder, says in (
         (tmp_path / "gone", "no such folder"),
-        (empty, f"no {MANIFEST} in it"),
-        (arm, "change as the trainer learns"),
-        (arm / "snapshots", "change as the trainer learns"),
+        (empty, f"it has no {MANIFEST}"),
+        (arm, "the trainer replaces it"),
+        (arm / "snapshots", "the trainer replaces it"),
     ):
         with pytest.raises(StateError, match=says) as caught:
             open_fixed(folder)
@@ -68,7 +68,7 @@ def test_a_damaged_frozen_snapshot_is_refused_and_not_copied(tmp_path: Path, nam
     assert not (tmp_path / "again").exists()
 
 
-def test_a_copy_is_whole_or_not_there_whichever_operation_fails(tmp_path: Path) -> None:
+def test_a_copy_is_atomic_whichever_operation_fails(tmp_path: Path) -> None:
     arm = arm_with(tmp_path / "main")
     failing = 0
     while True:
@@ -86,11 +86,11 @@ def test_a_copy_is_whole_or_not_there_whichever_operation_fails(tmp_path: Path) 
     assert not list(tmp_path.glob(f"{WRITING}*"))
 
 
-def test_nothing_is_overwritten_and_a_lost_current_is_told(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_a_missing_current_is_reported(tmp_path: Path) -> None:
     arm = arm_with(tmp_path / "main")
     target = tmp_path / "there"
     target.mkdir()
-    with pytest.raises(StateError, match="exists already"):
+    with pytest.raises(StateError, match="already exists"):
         copy_snapshot(arm, target)
     (arm / "snapshots" / CURRENT).unlink()
     with pytest.raises(StateError, match=r"CURRENT: missing or damaged; .*000000000002"):
@@ -98,7 +98,7 @@ def test_nothing_is_overwritten_and_a_lost_current_is_told(tmp_path: Path) -> No
     assert find_snapshot(path_of(arm / "snapshots", 1))[1].version == 1
 
 
-def test_the_command_copies_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_copies_inspects_and_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arm = arm_with(tmp_path / "main")
     target = tmp_path / "frozen"
     assert main(["snapshot", "copy", str(arm), "--to", str(target), "--json"]) == 0
@@ -117,9 +117,9 @@ def test_the_command_copies_shows_and_checks(tmp_path: Path, capsys: pytest.Capt
     assert main(["snapshot", "verify", str(target)]) == 0
     capsys.readouterr()
     for arguments, says in (
-        (["inspect", str(tmp_path)], "holds no snapshot"),
+        (["inspect", str(tmp_path)], "contains no snapshot"),
         (["inspect", str(tmp_path / "gone")], "no such folder"),
-        (["copy", str(target), "--to", str(target)], "exists already"),
+        (["copy", str(target), "--to", str(target)], "already exists"),
     ):
         assert main(["snapshot", *arguments]) in (1, 2)
         assert says in capsys.readouterr().err

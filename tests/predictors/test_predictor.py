@@ -123,7 +123,7 @@ def test_predicting_changes_nothing(tmp_path: Path) -> None:
     assert predictor.probabilities(predictor.encode(features)).tobytes() == first.tobytes()
 
 
-def test_an_unknown_value_is_the_default_row_of_its_field(tmp_path: Path) -> None:
+def test_an_unknown_value_uses_the_default_row_of_its_field(tmp_path: Path) -> None:
     predictor = predictor_of(tmp_path, example_snapshot())
     rows = predictor.rows(predictor.encode([{"site": "nobody knows", "tags": ["x", "y"]}]))
     slots = KeyEncoder(FIELDS).slot_field.tolist()
@@ -177,13 +177,13 @@ def damaged_tables() -> list[tuple[str, NDArray[np.uint64], NDArray[np.int32]]]:
         ("not a table", np.where(keys == 0, np.uint64(1), keys), rows),
         ("not a table", keys.astype(np.int64), rows),
         ("not a table", keys[:0], rows[:0]),
-        ("beyond the", keys, beyond),
-        ("beyond the", keys, below),
+        ("beyond its", keys, beyond),
+        ("beyond its", keys, below),
     ]
 
 
 @pytest.mark.parametrize(("text", "keys", "rows"), damaged_tables())
-def test_a_vocabulary_that_compiled_code_must_not_see_is_refused(
+def test_a_vocabulary_unsafe_for_compiled_code_is_rejected(
     tmp_path: Path, text: str, keys: NDArray[np.uint64], rows: NDArray[np.int32]
 ) -> None:
     content = replace(example_snapshot(), vocabulary={"table_keys": keys, "table_rows": rows})

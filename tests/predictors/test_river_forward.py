@@ -1,4 +1,4 @@
-"""Snapshots of river models: served without river, they say what river says."""
+"""Snapshots of river models: served without river, with the predictions of river."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def examples(events: int, seed: int) -> list[Example]:
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_a_snapshot_says_what_river_says(tmp_path: Path, name: str) -> None:
+def test_a_snapshot_predicts_what_river_predicts(tmp_path: Path, name: str) -> None:
     arm = Arm(name)
     for step in range(2):
         arm.learn(examples(150, seed=step))
@@ -122,7 +122,7 @@ def test_real_events_are_served_as_river_predicts_them(tmp_path: Path, data_fold
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_what_is_exported_piece_by_piece_is_what_is_exported_at_once(name: str) -> None:
+def test_exporting_in_pieces_equals_exporting_at_once(name: str) -> None:
     piecewise, at_once = Arm(name), Arm(name)
     for step in range(3):
         piecewise.learn(examples(40, seed=step))
@@ -153,7 +153,7 @@ def test_the_compiled_sums_are_those_of_the_formula(rows: list[list[int]], facto
     np.testing.assert_allclose(found, expected, rtol=2e-7, atol=1e-7)
 
 
-def test_extreme_sums_stay_probabilities_and_no_number_stays_none() -> None:
+def test_extreme_sums_stay_probabilities_and_nan_stays_nan() -> None:
     table = np.array([[800.0], [-800.0], [np.nan]])
     forward = RiverForward(RiverModel("river-lr", "logistic"), {"intercept": np.zeros(1)}, table)
     found = forward.probabilities(np.array([[0], [1], [2], [-1]], np.int64))
@@ -163,7 +163,7 @@ def test_extreme_sums_stay_probabilities_and_no_number_stays_none() -> None:
     assert found[3] == 0.5
 
 
-def test_before_the_first_event_every_value_is_even(tmp_path: Path) -> None:
+def test_before_the_first_event_every_probability_is_one_half(tmp_path: Path) -> None:
     arm = Arm("river-fm")
     predictor = predictor_of(tmp_path, arm.content())
     assert predictor.probabilities(predictor.encode([{}, {"site": "a"}])).tolist() == [0.5, 0.5]
@@ -204,11 +204,11 @@ def broken(content: SnapshotContent) -> list[tuple[SnapshotContent, str]]:
         (replace(content, dense={}), "dense parameters are nothing"),
         (replace(content, dense={"intercept": np.zeros(2)}), r"intercept \[1\]"),
         (replace(content, model=RiverModel("river-fm", "logistic", 8)), "logistic and has 8 factors"),
-        (replace(content, rows=content.rows[:2]), "names rows beyond the 2"),
+        (replace(content, rows=content.rows[:2]), "refers to rows beyond its 2"),
     ]
 
 
-def test_arrays_that_are_not_those_of_the_model_are_refused(tmp_path: Path) -> None:
+def test_arrays_that_do_not_match_the_model_are_rejected(tmp_path: Path) -> None:
     arm = Arm("river-fm")
     arm.learn(examples(30, seed=1))
     for number, (content, text) in enumerate(broken(arm.content())):
@@ -217,11 +217,11 @@ def test_arrays_that_are_not_those_of_the_model_are_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["river-tree", "river:naive_bayes.GaussianNB"])
-def test_a_classifier_that_is_no_sum_over_values_says_so(name: str) -> None:
+def test_a_classifier_that_cannot_be_exported_is_reported(name: str) -> None:
     learner: RiverLearner = river_learner(name)
     with pytest.raises(StateError, match=f"{name} cannot serve from a snapshot; .* river-ftrl, river-lr"):
         learner.weights()
     no_rows = State({"intercept": np.zeros(1)}, {"river": {"name": "x", "form": "logistic"}})
     tables = FeatureTables(np.array([0], np.int32), 1, FeaturesConfig())
-    with pytest.raises(StateError, match="not the weights of a river model"):
+    with pytest.raises(StateError, match="these weights of a river model"):
         snapshot_content(ModelConfig(), (), no_rows, tables.lookup_arrays(), State(), 0)

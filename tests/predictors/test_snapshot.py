@@ -1,4 +1,4 @@
-"""Snapshots on disk: what was written is what is mapped, and no fault takes the loaded one away."""
+"""Snapshots on disk: round trip, and no fault unloads the current one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def content(seed: int = 0, rows: int = 20) -> SnapshotContent:
     )
 
 
-def test_what_was_written_is_what_is_mapped(tmp_path: Path) -> None:
+def test_a_written_snapshot_is_mapped_bit_for_bit(tmp_path: Path) -> None:
     written = content()
     version = write_snapshot(tmp_path, written, created_ms=5)
     loaded = load_snapshot(path_of(tmp_path, version))
@@ -84,7 +84,7 @@ def test_the_file_of_arrays_is_a_safetensors_file(tmp_path: Path) -> None:
     codes=st.lists(st.sampled_from(sorted(DTYPES)), min_size=6, max_size=6),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-def test_arrays_of_all_dtypes_and_shapes_come_back(
+def test_arrays_of_all_dtypes_and_shapes_round_trip(
     tmp_path: Path, shapes: list[list[int]], codes: list[str]
 ) -> None:
     arrays = {
@@ -95,7 +95,7 @@ def test_arrays_of_all_dtypes_and_shapes_come_back(
     assert State(load_snapshot(path_of(tmp_path, version)).vocabulary).equals(State(arrays))
 
 
-def test_arrays_in_another_memory_order_come_back(tmp_path: Path) -> None:
+def test_arrays_in_another_memory_order_round_trip(tmp_path: Path) -> None:
     table = np.asfortranarray(random_table(SMALL, 9))
     write_snapshot(tmp_path, replace(content(), rows=table, vocabulary={"every_other": np.arange(10)[::2]}))
     loaded = load_snapshot(path_of(tmp_path, 1))
@@ -103,7 +103,7 @@ def test_arrays_in_another_memory_order_come_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.vocabulary["every_other"], [0, 2, 4, 6, 8])
 
 
-def test_what_a_snapshot_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_unsupported_content_is_rejected_and_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="dtype object"):
         write_snapshot(tmp_path, replace(content(), vocabulary={"x": np.array([None])}))
     with pytest.raises(StateError, match="JSON changes them"):
@@ -152,7 +152,7 @@ def test_poll_loads_each_newer_snapshot_once(tmp_path: Path) -> None:
         assert reader.error == ""
 
 
-def test_a_state_folder_started_anew_is_followed(tmp_path: Path) -> None:
+def test_a_recreated_state_folder_is_followed(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "one", content(1))
     reader = SnapshotReader(tmp_path / "one")
     assert reader.poll()
@@ -180,7 +180,7 @@ def damage(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "half", "a byte short", "a bit flipped"])
 @pytest.mark.parametrize("name", [ARRAYS, MANIFEST, CURRENT])
-def test_a_damaged_snapshot_leaves_the_old_one(tmp_path: Path, name: str, kind: str) -> None:
+def test_a_damaged_snapshot_keeps_the_old_one_loaded(tmp_path: Path, name: str, kind: str) -> None:
     write_snapshot(tmp_path, content(1))
     reader = SnapshotReader(tmp_path)
     assert reader.poll()
@@ -203,7 +203,7 @@ def test_a_damaged_snapshot_leaves_the_old_one(tmp_path: Path, name: str, kind: 
 
 
 @pytest.mark.parametrize("name", [ARRAYS, MANIFEST, CURRENT])
-def test_a_start_beside_a_damaged_snapshot_takes_the_one_before(tmp_path: Path, name: str) -> None:
+def test_a_start_with_a_damaged_snapshot_loads_the_previous_one(tmp_path: Path, name: str) -> None:
     write_snapshot(tmp_path, content(1))
     write_snapshot(tmp_path, content(2))
     damage(tmp_path / name if name == CURRENT else path_of(tmp_path, 2) / name, "half")
@@ -214,7 +214,7 @@ def test_a_start_beside_a_damaged_snapshot_takes_the_one_before(tmp_path: Path, 
     assert reader.error != ""
 
 
-def test_a_snapshot_made_whole_later_is_loaded(tmp_path: Path) -> None:
+def test_a_snapshot_repaired_later_is_loaded(tmp_path: Path) -> None:
     write_snapshot(tmp_path, content(1))
     reader = SnapshotReader(tmp_path)
     assert reader.poll()
@@ -263,7 +263,7 @@ def test_a_newer_format_is_refused_and_named(tmp_path: Path) -> None:
 def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
     write_snapshot(tmp_path, content())
     os.rename(path_of(tmp_path, 1), path_of(tmp_path, 7))
-    with pytest.raises(StateError, match="says version 1"):
+    with pytest.raises(StateError, match="has version 1"):
         load_snapshot(path_of(tmp_path, 7))
 
 
@@ -365,6 +365,6 @@ def test_parts_of_a_learner_state() -> None:
         State({"dense.weight": np.zeros(3), "rows.weight": np.zeros((1, 1))}, {"layout": 3}),
     ],
 )
-def test_a_state_that_no_snapshot_can_be_made_of_is_refused(state: State) -> None:
+def test_a_state_that_cannot_be_exported_is_rejected(state: State) -> None:
     with pytest.raises(StateError, match="learner"):
         snapshot_parts(state)

@@ -1,4 +1,4 @@
-"""Snapshots of every network are served: by torch where there is no compiled pass, and only there."""
+"""Snapshots of every network are served; torch is used only without a compiled pass."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_serving_the_compiled_family_imports_no_torch(tmp_path: Path) -> None:
 def test_arrays_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     content = Trained(5, small(backbone="deepfm")).content()
     for other, message in (
-        (replace(content, model=small(backbone="dcn")), r"not those of its model: .*cross\.1\.weight"),
+        (replace(content, model=small(backbone="dcn")), r"do not match its model: .*cross\.1\.weight"),
         (replace(content, rows=content.rows[:, :3]), r"rows are float32 .* \[R, 4\]"),
         (replace(content, model=small(backbone="ipnn")), r"tower\.1\.weight is float32"),
         (replace(content, model=small(backbone="deepfm", embedding=0)), r"cannot be built: model\.embedding"),
@@ -95,7 +95,7 @@ def test_arrays_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
             predictor_of(tmp_path, other)
 
 
-def test_a_snapshot_from_before_a_setting_came_is_read(tmp_path: Path) -> None:
+def test_a_snapshot_older_than_a_setting_is_read(tmp_path: Path) -> None:
     version = write_snapshot(tmp_path, example_snapshot())
     path = path_of(tmp_path, version) / MANIFEST
     table = msgspec.json.decode(path.read_bytes())
@@ -105,5 +105,5 @@ def test_a_snapshot_from_before_a_setting_came_is_read(tmp_path: Path) -> None:
     assert Predictor(load_snapshot(path.parent)).snapshot.manifest.model == SMALL
     table["model"]["slope"] = 0.3
     path.write_bytes(msgspec.json.encode(table))
-    with pytest.raises(StateError, match="its seal does not fit"):
+    with pytest.raises(StateError, match="its seal does not match"):
         load_snapshot(path.parent)

@@ -1,4 +1,4 @@
-"""The HTTP interface, without a socket: answers, errors, and that no body brings it down."""
+"""The HTTP interface without a socket: answers, errors, and robustness against any body."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_users_of_an_arm_without_snapshot_get_the_control(tmp_path: Path) -> Non
     assert served.rank(request(USERS["new"])).json()["arm"] == "new"
 
 
-def test_an_arm_that_gives_no_number_is_replaced_by_the_control(tmp_path: Path) -> None:
+def test_an_arm_with_non_finite_predictions_falls_back_to_the_control(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path)
     serve_unchecked(served, tmp_path, "new", not_a_number())
@@ -177,7 +177,7 @@ def test_an_arm_that_gives_no_number_is_replaced_by_the_control(tmp_path: Path) 
     assert sample(text, "stream_ctr_serve_fallbacks_total", arm="new") == 1
 
 
-def test_a_control_that_gives_no_number_is_503(tmp_path: Path) -> None:
+def test_a_control_with_non_finite_predictions_is_503(tmp_path: Path) -> None:
     served = Served(tmp_path)
     serve_unchecked(served, tmp_path, "control", not_a_number())
     answer = served.rank(request(USERS["control"]))
@@ -205,7 +205,7 @@ def test_without_a_control_snapshot_the_server_lives_but_is_not_ready(tmp_path: 
     assert served.get("/health/ready").status_code == 200
 
 
-def test_a_damaged_snapshot_leaves_the_old_one_serving_and_shows(served: Served, tmp_path: Path) -> None:
+def test_a_damaged_snapshot_keeps_the_old_one_in_use_and_is_reported(served: Served, tmp_path: Path) -> None:
     before = served.rank(request()).json()["candidates"]
     version = publish(tmp_path, "control", constant(0.9))
     (path_of(tmp_path / "control" / SNAPSHOTS, version) / "arrays.safetensors").write_bytes(b"torn")
@@ -226,7 +226,7 @@ def test_a_damaged_snapshot_leaves_the_old_one_serving_and_shows(served: Served,
     assert sample(served.get("/metrics").text, "stream_ctr_serve_snapshot_stale", arm="control") == 0
 
 
-def test_a_diverged_snapshot_leaves_the_old_one_serving_and_shows(served: Served, tmp_path: Path) -> None:
+def test_a_diverged_snapshot_keeps_the_old_one_in_use_and_is_reported(served: Served, tmp_path: Path) -> None:
     before = served.rank(request()).json()["candidates"]
     diverged = example_snapshot()
     for array in diverged.dense.values():
@@ -252,7 +252,7 @@ def test_a_diverged_snapshot_leaves_the_old_one_serving_and_shows(served: Served
     assert sample(served.get("/metrics").text, "stream_ctr_serve_snapshot_stale", arm="control") == 0
 
 
-def test_a_frozen_snapshot_that_has_diverged_stops_the_server_at_its_start(tmp_path: Path) -> None:
+def test_a_diverged_frozen_snapshot_stops_the_server_at_startup(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     publish(tmp_path, "frozen", not_a_number())
     folder = str(path_of(tmp_path / "frozen" / SNAPSHOTS, 1))
@@ -261,7 +261,7 @@ def test_a_frozen_snapshot_that_has_diverged_stops_the_server_at_its_start(tmp_p
         Served(tmp_path, ExperimentConfig(name="x", salt="x", arms=arms))
 
 
-def test_a_snapshot_of_another_model_than_it_says_is_refused(served: Served, tmp_path: Path) -> None:
+def test_a_snapshot_that_does_not_match_its_model_is_rejected(served: Served, tmp_path: Path) -> None:
     content = example_snapshot()
     del content.dense["output.bias"]
     publish(tmp_path, "control", content)
@@ -274,7 +274,7 @@ def test_a_snapshot_of_another_model_than_it_says_is_refused(served: Served, tmp
     assert (ready["control"]["version"], ready["new"]["version"]) == (1, 1)
 
 
-def test_metrics_tell_requests_and_predictions_by_arm(served: Served) -> None:
+def test_metrics_count_requests_and_predictions_by_arm(served: Served) -> None:
     served.rank(request(USERS["control"], candidates=3))
     served.rank(request(USERS["new"]))
     served.rank(b"{")
@@ -337,7 +337,7 @@ def test_bad_bodies_get_one_line_that_says_why(served: Served, body: bytes, stat
     assert served.kept.records == []
 
 
-def test_limits_have_answers_of_their_own(tmp_path: Path) -> None:
+def test_each_limit_has_its_own_status_code(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path, serve=ServeConfig(max_body_bytes=2000, max_candidates=3))
     assert served.rank(request(candidates=3)).status_code == 200
@@ -365,7 +365,7 @@ def test_an_impression_too_long_for_the_log_is_refused(tmp_path: Path) -> None:
     assert served.kept.records == []
 
 
-def test_paths_and_methods_that_do_not_exist(served: Served) -> None:
+def test_unknown_paths_and_methods_are_404_and_405(served: Served) -> None:
     assert served.get("/").status_code == 404
     wrong = served.get("/v1/rank")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
@@ -373,7 +373,7 @@ def test_paths_and_methods_that_do_not_exist(served: Served) -> None:
     assert served.run(lambda client: client.head("/health/live")).status_code == 200
 
 
-def test_beyond_what_may_wait_requests_are_refused_at_once(tmp_path: Path) -> None:
+def test_requests_beyond_max_waiting_are_rejected_at_once(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path, serve=ServeConfig(max_waiting=8))
 
@@ -392,7 +392,7 @@ def test_beyond_what_may_wait_requests_are_refused_at_once(tmp_path: Path) -> No
     assert served.rank(request()).status_code == 200, "the places of the refused are free again"
 
 
-def test_clients_that_ask_again_at_once_do_not_starve_the_others(tmp_path: Path) -> None:
+def test_clients_that_retry_at_once_do_not_starve_the_others(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path, serve=ServeConfig(max_waiting=8, deadline_seconds=60.0))
     codes: list[int] = []
@@ -518,23 +518,23 @@ def check_answer(served: Served, body: bytes) -> None:
 
 @given(st.binary(max_size=200))
 @settings(max_examples=100, deadline=None)
-def test_no_bytes_bring_the_server_down(fuzzed: Served, body: bytes) -> None:
+def test_no_bytes_crash_the_server(fuzzed: Served, body: bytes) -> None:
     check_answer(fuzzed, body)
 
 
 @given(NEARLY)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_no_json_brings_the_server_down(fuzzed: Served, body: Json) -> None:
+def test_no_json_crashes_the_server(fuzzed: Served, body: Json) -> None:
     check_answer(fuzzed, json.dumps(body).encode())
 
 
-def test_an_unusable_experiment_is_refused_whole(tmp_path: Path) -> None:
+def test_an_invalid_experiment_is_rejected(tmp_path: Path) -> None:
     arms = (ArmConfig("a", 0.5), ArmConfig("b", 0.4))
     with pytest.raises(ConfigError, match=r"sum to 0\.9"):
         Served(tmp_path, ExperimentConfig(arms=arms))
 
 
-def test_the_longest_event_id_is_the_one_that_the_log_takes(served: Served) -> None:
+def test_the_longest_event_id_is_accepted_by_the_log(served: Served) -> None:
     longest = "é" * (MAX_EVENT_ID_BYTES // 2)
     assert served.rank({**request(), "event_id": longest}).status_code == 200
     assert RecordDecoder().impression(served.kept.records[-1].value).event_id == longest
@@ -554,7 +554,7 @@ def test_unknown_features_and_cut_values_are_counted(
     assert sum("'sight' is ignored" in record.message for record in caplog.records) == 1
 
 
-def test_unknown_features_are_refused_where_the_configuration_says_so(tmp_path: Path) -> None:
+def test_unknown_features_are_rejected_if_configured(tmp_path: Path) -> None:
     publish(tmp_path, "control")
     served = Served(tmp_path, unknown="refuse")
     for candidates in ([{"features": {"sight": "x"}}], [{}, {"features": {"sight": "x"}}]):

@@ -40,7 +40,7 @@ def now_ms() -> int:
         (NOW + 300_000, NOW),
     ],
 )
-def test_an_event_time_is_taken_up_to_the_servers_clock(ts_ms: float | None, expected: int) -> None:
+def test_an_event_time_is_capped_at_the_servers_clock(ts_ms: float | None, expected: int) -> None:
     assert event_time_ms(ts_ms, NOW, LIMIT_SECONDS) == expected
 
 
@@ -54,7 +54,7 @@ def test_an_event_time_is_taken_up_to_the_servers_clock(ts_ms: float | None, exp
         (NOW // 1000, "looks like seconds"),
     ],
 )
-def test_an_impossible_event_time_is_refused(ts_ms: float, text: str) -> None:
+def test_an_invalid_event_time_is_rejected(ts_ms: float, text: str) -> None:
     with pytest.raises(ApiError) as refusal:
         event_time_ms(ts_ms, NOW, LIMIT_SECONDS)
     assert refusal.value.status == 400
@@ -85,7 +85,7 @@ def test_a_record_is_stamped_with_the_servers_clock_whatever_its_event_time(
     assert before <= stamp <= now_ms()
 
 
-def test_shadow_arms_change_no_stamp(tmp_path: Path) -> None:
+def test_shadow_arms_do_not_change_timestamps(tmp_path: Path) -> None:
     for arm in ("control", "next"):
         publish(tmp_path, arm, constant(0.5))
     arms = (ArmConfig("control", 1.0), ArmConfig("next", 0.0, shadow=True))
@@ -97,7 +97,7 @@ def test_shadow_arms_change_no_stamp(tmp_path: Path) -> None:
     assert before <= stamp <= now_ms()
 
 
-def test_a_clock_that_is_ahead_is_replaced_and_counted_or_refused(tmp_path: Path) -> None:
+def test_a_clock_ahead_is_capped_and_counted_or_rejected(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     served = Served(tmp_path, serve=ServeConfig(max_client_ahead_seconds=60.0))
     assert served.rank(request(ts_ms=now_ms() + 50_000)).status_code == 200

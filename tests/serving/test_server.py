@@ -1,4 +1,4 @@
-"""A real server process on loopback: exchange under load, exit, faults, metrics."""
+"""A real server process on loopback: snapshot updates under load, exit, faults, metrics."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_impressions_are_in_the_log_after_sigterm_and_nothing_heavy_was_imported
     assert {impression.arm for impression in found.values()} == {"control", "new"}
 
 
-def test_sigint_ends_it_as_well(state: Path, log: str) -> None:
+def test_sigint_stops_the_server_too(state: Path, log: str) -> None:
     with running(state, log) as server:
         server.rank("u")
         server.stop(signal.SIGINT)
@@ -153,7 +153,7 @@ def test_exchanges_under_load_fail_no_request_and_mix_no_versions(
             )
 
 
-def test_overload_is_refused_at_once_and_the_server_stays_well(state: Path, log: str) -> None:
+def test_overload_is_rejected_at_once_and_the_server_stays_healthy(state: Path, log: str) -> None:
     body = json.dumps(request(USERS["control"], candidates=20))
     with running(state, log, {"max_waiting": 4, "deadline_seconds": 60.0}) as server:
         port = int(server.url.rsplit(":", 1)[1])
@@ -187,7 +187,7 @@ def test_overload_is_refused_at_once_and_the_server_stays_well(state: Path, log:
 
 
 @pytest.mark.parametrize("damage", ["torn", "missing", "all gone"])
-def test_damage_to_the_snapshots_stops_no_answer_and_shows(state: Path, log: str, damage: str) -> None:
+def test_damaged_snapshots_stop_no_answer_and_are_reported(state: Path, log: str, damage: str) -> None:
     with running(state, log) as server:
         folder = state / "control" / SNAPSHOTS
         if damage == "torn":
@@ -224,7 +224,7 @@ def test_the_first_snapshot_of_an_arm_makes_it_ready(tmp_path: Path, log: str) -
         assert server.rank("u").status_code == 200
 
 
-def test_predictions_go_on_while_the_log_is_away(tmp_path: Path, state: Path) -> None:
+def test_predictions_continue_while_the_log_is_unavailable(tmp_path: Path, state: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder is needed")
     with running(state, f"sqlite:///{blocked}/log.db") as server:
@@ -236,7 +236,7 @@ def test_predictions_go_on_while_the_log_is_away(tmp_path: Path, state: Path) ->
         assert server.metric("log_up") == 1
         _, err = server.stop()
     assert len(logged(f"sqlite:///{blocked}/log.db")) == 1
-    assert "impressions wait for the log" in err
+    assert "log unavailable, impressions are queued" in err
     assert "Traceback" not in err
 
 
@@ -245,7 +245,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_port_that_is_taken_is_one_clear_line(state: Path, log: str) -> None:
+def test_a_port_in_use_is_one_clear_line(state: Path, log: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run(str(state), log, json.dumps({"port": port}))
@@ -272,7 +272,7 @@ def raw(url: str, content: bytes) -> bytes:
     return found
 
 
-def test_bare_connections_get_their_answers(state: Path, log: str) -> None:
+def test_raw_connections_get_their_answers(state: Path, log: str) -> None:
     head = b"POST /v1/rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     unfinished = [b"", b"POST", head, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\nGET /health"]
     with running(state, log, {"header_seconds": 2.0}) as server, ThreadPoolExecutor() as pool:
@@ -302,7 +302,7 @@ def test_bare_connections_get_their_answers(state: Path, log: str) -> None:
     assert err == ""
 
 
-def test_clients_that_leave_metrics_half_read_hurt_nobody(state: Path, log: str) -> None:
+def test_clients_that_abandon_a_scrape_affect_no_other_client(state: Path, log: str) -> None:
     with running(state, log) as server:
         host, port = server.admin[0].removeprefix("http://").split(":")
         before = resources(server)[0]

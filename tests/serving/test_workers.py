@@ -1,4 +1,4 @@
-"""Several processes over one socket: who answers, what a dead one costs, and how all of them end."""
+"""Several processes on one socket: load sharing, the cost of a crash, and shutdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/log.db"
 
 
-def test_another_handle_blocks_none_of_the_workers() -> None:
+def test_another_socket_handle_does_not_block_workers() -> None:
     with listen("127.0.0.1", 0, "serve.port") as listener:
         os.set_blocking(listener.fileno(), False)  # as the loop of a worker that runs already has made it
         with same_socket(listener) as other:
@@ -124,7 +124,7 @@ def replaced(admin: str, cause: str) -> float:
     return sample(text, name, cause=cause) if f'{name}{{cause="{cause}"}}' in text else 0.0
 
 
-def test_a_worker_that_stands_still_is_killed_and_replaced(state: Path, log: str) -> None:
+def test_a_hung_worker_is_killed_and_replaced(state: Path, log: str) -> None:
     with running(state, log, {"workers": 2, "hang_seconds": 3.0}) as server:
         before = children(server)
         os.kill(before[0], signal.SIGSTOP)
@@ -144,7 +144,7 @@ def test_a_worker_that_stands_still_is_killed_and_replaced(state: Path, log: str
         assert children(server) == stopped
         _, err = server.stop()
     assert len(err.splitlines()) == 1
-    assert f"worker 0 (process {before[0]}) stood still" in err
+    assert f"worker 0 (process {before[0]}) sent no heartbeat" in err
 
 
 def test_workers_end_with_their_parent(state: Path, log: str) -> None:
@@ -155,7 +155,7 @@ def test_workers_end_with_their_parent(state: Path, log: str) -> None:
         eventually(lambda: all(map(gone, left)))
 
 
-def test_a_job_that_cannot_be_done_is_told_once(state: Path) -> None:
+def test_a_job_that_cannot_start_is_reported_once(state: Path) -> None:
     from tests.serving.test_server import run
 
     ended = run(str(state), "nonsense://x", json.dumps({"workers": 3}))

@@ -71,7 +71,7 @@ class Admin:
         with malformed():
             request = msgspec.json.decode(body, type=KillRequest) if body else KillRequest()
         arm = self._arm(scope)
-        reason = request.reason or "by the admin interface"
+        reason = request.reason or "through the admin API"
         done = await self._do(lambda: self._routing.kill(arm, reason))
         await self._answer(send, {"changed": done})
 

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from stream_ctr.config.serve import ServeConfig
-from stream_ctr.serving.api_error import ApiError, unavailable
+from stream_ctr.serving.api_error import RETRY_SECONDS, ApiError, unavailable
 from stream_ctr.serving.http.asgi import Disconnected, Receive, Scope, check_content, read_body
 
 logger = logging.getLogger("stream_ctr.serving")
@@ -30,7 +30,7 @@ MEAN_REQUESTS: Final = 50
 
 def overloaded(places: int) -> str:
     """Error text of a request that is rejected for overload."""
-    return f"{places} requests are under way already; try again soon"
+    return f"overloaded: {places} requests are in progress; retry after {RETRY_SECONDS} s"
 
 
 class Admission:
@@ -142,4 +142,6 @@ class Admission:
     def check_deadline(self, started: float) -> None:
         """Raises ApiError 504 if a request that started at ``started`` (time.perf_counter) is too late."""
         if time.perf_counter() - started > self._serve.deadline_seconds:
-            raise ApiError(504, f"not answered within {self._serve.deadline_seconds:g} seconds")
+            raise ApiError(
+                504, f"deadline exceeded: not answered within {self._serve.deadline_seconds:g} seconds"
+            )

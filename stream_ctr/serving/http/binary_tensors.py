@@ -75,15 +75,15 @@ def attach(inputs: Sequence[InferInput], tensors: bytes | None) -> None:
         if size > len(tensors) - at:
             raise ApiError(
                 400,
-                f"input {tensor.name[:60]!r} has binary_data_size {size}; "
-                f"{len(tensors) - at} bytes are left behind the JSON",
+                f"input {tensor.name[:60]!r} has binary_data_size {size}, "
+                f"but only {len(tensors) - at} bytes remain after the JSON",
             )
         tensor.data = _elements(tensor, tensors[at : at + size])
         at += size
     if tensors is not None and at < len(tensors):
         raise ApiError(
             400,
-            f"{len(tensors)} bytes are behind the JSON; the inputs' binary_data_size add up to {at}",
+            f"{len(tensors)} bytes follow the JSON, but the inputs' binary_data_size add up to {at}",
         )
 
 
@@ -91,19 +91,21 @@ def _size_of(tensor: InferInput, tensors: bytes | None) -> int | None:
     """``binary_data_size`` of an input; None if its data are in the JSON."""
     parameters, name = tensor.parameters or {}, tensor.name[:60]
     if "shared_memory_region" in parameters:
-        raise ApiError(400, f"input {name!r} is in shared memory, which is not supported; send its data")
+        raise ApiError(400, f"input {name!r} uses shared memory, which is not supported; send its data")
     if "binary_data_size" not in parameters:
         if tensor.data is None:
             raise ApiError(
                 400,
-                f"input {name!r} has no data; send data, or binary_data_size and the bytes behind the JSON",
+                f"input {name!r} has no data; send data, or binary_data_size and the bytes after the JSON",
             )
         return None
     size = parameters["binary_data_size"]
     if type(size) is not int or size < 0:
-        raise ApiError(400, f"input {name!r}: binary_data_size is {str(size)[:60]!r}; send a number of bytes")
+        raise ApiError(
+            400, f"input {name!r}: binary_data_size must be a number of bytes, got {str(size)[:60]!r}"
+        )
     if tensor.data is not None:
-        raise ApiError(400, f"input {name!r} has data and binary_data_size; send one of them")
+        raise ApiError(400, f"input {name!r} has both data and binary_data_size; send one of them")
     if tensors is None:
         raise ApiError(
             400,
@@ -124,7 +126,7 @@ def _elements(tensor: InferInput, data: bytes) -> list[Any]:
         raise ApiError(
             400,
             f"input {tensor.name[:60]!r} has {len(data)} bytes; shape {str(tensor.shape)[:60]} of "
-            f"{tensor.datatype} takes {str(count * dtype.itemsize)[:40]}",
+            f"{tensor.datatype} needs {str(count * dtype.itemsize)[:40]}",
         )
     elements: list[Any] = np.frombuffer(data, dtype).tolist()
     if dtype.kind == "f":
@@ -140,7 +142,7 @@ def _texts(tensor: InferInput, data: bytes, count: int) -> list[Any]:
         stop = start + (_LENGTH.unpack_from(data, at)[0] if start <= len(data) else 0)
         if max(start, stop) > len(data):
             raise ApiError(
-                400, f"input {tensor.name[:60]!r}: element {len(texts)} ends behind the tensor's bytes"
+                400, f"input {tensor.name[:60]!r}: element {len(texts)} ends beyond the tensor's bytes"
             )
         try:
             texts.append(data[start:stop].decode())

@@ -47,11 +47,11 @@ class Certificates:
             self._newest = tls_context(self._serve)
         except ConfigError as error:
             self._metrics.tls_stale.set(1)
-            logger.warning("the certificate of before goes on serving: %s", error)
+            logger.warning("keeping the previous certificate: %s", error)
             return
         self._metrics.tls_stale.set(0)
         self._metrics.tls_reloads.inc()
-        logger.warning("serve.tls_certificate has changed: new connections get the new one")
+        logger.warning("serve.tls_certificate has changed: new connections use the new certificate")
 
     async def follow(self) -> None:
         """Check the files for changes while the server runs."""
@@ -90,15 +90,15 @@ def tls_context(serve: ServeConfig) -> ssl.SSLContext | None:
         context.load_cert_chain(serve.tls_certificate, key, password=lambda: b"")
     except ssl.SSLError:
         raise ConfigError(
-            f"serve.tls_certificate = {serve.tls_certificate!r} is no certificate with the unencrypted "
-            f"private key in {key}, both PEM"
+            f"serve.tls_certificate = {serve.tls_certificate!r} is not a PEM certificate that matches an "
+            f"unencrypted PEM private key in {key}"
         ) from None
     if serve.tls_client_ca:
         try:
             context.load_verify_locations(serve.tls_client_ca)
         except ssl.SSLError:
             raise ConfigError(
-                f"serve.tls_client_ca = {serve.tls_client_ca!r} is no PEM file of certificates"
+                f"serve.tls_client_ca = {serve.tls_client_ca!r} is not a PEM file of certificates"
             ) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -209,7 +209,9 @@ class InferenceProtocol:
             self._metrics.count_predictions(name, len(p))
             if not all(map(math.isfinite, p)):
                 self._metrics.non_finite.labels(name).inc()
-                raise unavailable(f"model {name} gives no number for some rows; try a newer version")
+                raise unavailable(
+                    f"model {name} gave predictions that are not finite; try again with a newer version"
+                )
             answer = _encode(request, name, predictor.model_version, p)
             self._admission.check_deadline(started)
             return name, answer
@@ -224,12 +226,12 @@ class InferenceProtocol:
         version = scope["path_params"].get("version")
         if name not in self._arms.names:
             known = ", ".join(self._arms.names)
-            raise ApiError(404, f"there is no model {name[:60]!r}; the models are {known}")
+            raise ApiError(404, f"unknown model {name[:60]!r}; the models are {known}")
         predictor = self._arms.current.get(name)
         if version is not None and predictor is not None and version != predictor.model_version:
             raise ApiError(
                 404,
-                f"model {name} has no version {version[:60]!r}; the one that serves is "
+                f"model {name} does not serve version {version[:60]!r}; it serves only "
                 f"{predictor.model_version!r}",
             )
         return name, predictor
@@ -244,7 +246,7 @@ def _decode(body: bytes) -> InferRequest:
         request = _decoder.decode(body)
     for output in request.outputs or ():
         if output.name != OUTPUT:
-            raise ApiError(400, f"there is no output {output.name[:60]!r}; the one output is {OUTPUT!r}")
+            raise ApiError(400, f"unknown output {output.name[:60]!r}; the only output is {OUTPUT!r}")
     return request
 
 
@@ -265,5 +267,7 @@ def _wants_bytes(request: InferRequest) -> bool:
     for output in request.outputs or ():
         wanted = (output.parameters or {}).get("binary_data", wanted)
     if not isinstance(wanted, bool):
-        raise ApiError(400, f"binary_data and binary_data_output are true or false, not {str(wanted)[:60]!r}")
+        raise ApiError(
+            400, f"binary_data and binary_data_output must be true or false, got {str(wanted)[:60]!r}"
+        )
     return wanted

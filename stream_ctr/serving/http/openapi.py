@@ -30,16 +30,16 @@ from stream_ctr.serving.routing.arm_predictors import ArmPredictors
 Json = dict[str, Any]
 
 ERRORS: Final = {
-    400: "Malformed: not JSON, not of this shape, or features outside the schema",
-    401: "No valid bearer token",
-    404: "There is no such model, version or path",
+    400: "Malformed JSON, a wrong schema, or invalid features",
+    401: "Missing or invalid bearer token",
+    404: "Unknown model, version or path",
     408: "The body did not arrive in time",
     413: "The body is too long",
-    415: "Not application/json",
-    422: "Too few or too many candidates or rows, or an impression too long for the log",
-    500: "A defect; the server's log has the reason",
-    503: "Overloaded or not ready; come again after the seconds that Retry-After says",
-    504: "Not answered within the deadline",
+    415: "Unsupported Content-Type or Content-Encoding",
+    422: "Too few or too many candidates or rows, or an impression too large for the log",
+    500: "Internal error; see the server's log",
+    503: "Overloaded or not ready; retry after the number of seconds in Retry-After",
+    504: "Deadline exceeded",
 }
 """Descriptions of the responses that carry {"error": text}, by status code."""
 COMPUTING: Final = (400, 408, 413, 415, 422, 500, 503, 504)
@@ -47,19 +47,19 @@ COMPUTING: Final = (400, 408, 413, 415, 422, 500, 503, 504)
 
 
 class Error(msgspec.Struct):
-    """Why there is no answer."""
+    """The reason of a failed request."""
 
     error: str
 
 
 class Live(msgspec.Struct):
-    """The process answers."""
+    """Liveness of the process."""
 
     live: bool
 
 
 class ArmState(msgspec.Struct):
-    """What serves for an arm, why not something newer, and what killed it if it meets nobody."""
+    """The snapshot of an arm, why a newer one is not in use, and why the arm is killed, if it is."""
 
     ready: bool
     version: int | None
@@ -69,7 +69,7 @@ class ArmState(msgspec.Struct):
 
 
 class Ready(msgspec.Struct, omit_defaults=True):
-    """Whether rankings are answered, and each arm's state."""
+    """Readiness of the server, and the state of each arm."""
 
     ready: bool
     arms: dict[str, ArmState]
@@ -109,9 +109,9 @@ def describe(
 ) -> Json:
     """The description of a server of these models; without ``fields``, any features are valid."""
     paths = {
-        "/v1/rank": {"post": _post("Rank candidates for a user; logs one impression", "Rank")},
-        "/health/live": {"get": _get("Does the process answer?", Live, secured=None)},
-        "/health/ready": {"get": _get("Does the control arm have a model?", Ready, Ready, secured=None)},
+        "/v1/rank": {"post": _post("Rank candidates for a user, and log one impression", "Rank")},
+        "/health/live": {"get": _get("Is the process alive?", Live, secured=None)},
+        "/health/ready": {"get": _get("Is the control arm ready?", Ready, Ready, secured=None)},
         **_v2_paths(models),
     }
     if serve.workers == 1:
@@ -126,7 +126,7 @@ def describe(
         "openapi": "3.1.0",
         "info": {
             "title": "Stream CTR",
-            "description": "Click probabilities by models that learn while they serve.",
+            "description": "Click probabilities from continuously trained models.",
             "version": importlib.metadata.version("stream-ctr"),
         },
         "paths": paths,
@@ -138,7 +138,7 @@ def describe(
 def _v2_paths(models: Sequence[str]) -> Json:
     paths: Json = {
         "/v2": {"get": _get("Name and version of the server", ServerMetadata)},
-        "/v2/health/live": {"get": _get("Does the process answer?", ServerHealth, secured=None)},
+        "/v2/health/live": {"get": _get("Is the process alive?", ServerHealth, secured=None)},
         "/v2/health/ready": {"get": _get("Are all models ready?", ServerHealth, ServerHealth, secured=None)},
     }
     for base in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -149,9 +149,13 @@ def _v2_paths(models: Sequence[str]) -> Json:
             if f"{{{name}}}" in base
         ]
         operations = {
-            "": {"get": _get("What the model takes and gives", ModelMetadata, Error, extra=(404,))},
-            "/ready": {"get": _get("Can the model be asked?", ModelHealth, ModelHealth, extra=(404,))},
-            "/infer": {"post": _post("Predict; assigns nobody and logs nothing", "Infer", extra=(404,))},
+            "": {"get": _get("Inputs and outputs of the model", ModelMetadata, Error, extra=(404,))},
+            "/ready": {"get": _get("Is the model ready?", ModelHealth, ModelHealth, extra=(404,))},
+            "/infer": {
+                "post": _post(
+                    "Predict, without assigning a user or logging an impression", "Infer", extra=(404,)
+                )
+            },
         }
         paths |= {base + end: {"parameters": places, **item} for end, item in operations.items()}
     return paths
@@ -188,7 +192,10 @@ def _post(summary: str, kind: str, extra: tuple[int, ...] = ()) -> Json:
 
 def _metrics() -> Json:
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"summary": "What Prometheus reads", "responses": {"200": {"description": "OK", **text}}}
+    return {
+        "summary": "Metrics in Prometheus' text format",
+        "responses": {"200": {"description": "OK", **text}},
+    }
 
 
 def _error(code: int) -> Json:
@@ -231,7 +238,7 @@ def _components(
 def features_schema(fields: tuple[FieldConfig, ...] | None, open_features: bool) -> Json:
     """JSON schema of the features of one candidate or of the context; every feature is optional."""
     if fields is None:
-        return {"type": "object", "description": "No model serves yet: its fields are not known."}
+        return {"type": "object", "description": "Unknown until a model is ready."}
     return {
         "type": "object",
         "properties": {item.name: _VALUES[item.kind] for item in fields},

@@ -58,6 +58,6 @@ class Operations:
     async def _metrics_elsewhere(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
         raise ApiError(
             404,
-            f"each of the {self._workers} workers has a /metrics of its own, at its own port: "
-            "see serve.admin_port, and the lines printed at the start",
+            f"each of the {self._workers} workers serves /metrics on its own admin port; "
+            "see serve.admin_port and the addresses printed at startup",
         )

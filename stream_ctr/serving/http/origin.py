@@ -42,7 +42,7 @@ def check_host(scope: Scope) -> None:
     if host is not None and not _is_literal(_name_of(host)):
         raise ApiError(
             403,
-            f"Host is {quoted(host)}; without a token, administration is asked by address, such as 127.0.0.1",
+            f"Host is {quoted(host)}; without tokens, address the admin API as localhost or by IP address",
             (CLOSE,),
         )
 
@@ -54,7 +54,7 @@ def check_origin(scope: Scope) -> None:
     own = (None, b"http://" + host, b"https://" + host)
     if origin not in own or site not in OWN_SITES:
         sender = "another web page" if origin is None else f"a web page of {quoted(origin)}"
-        raise ApiError(403, f"sent by {sender}; the admin port takes none from other origins", (CLOSE,))
+        raise ApiError(403, f"sent by {sender}; the admin API rejects requests from other origins", (CLOSE,))
 
 
 def _name_of(host: bytes) -> str:

@@ -63,8 +63,8 @@ class RankApi:
             if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
                 raise ApiError(
                     422,
-                    f"user and features of the best candidate take {len(record.value)} bytes, "
-                    f"more than the {MAX_RECORD_BYTES} of one impression",
+                    f"the impression has {len(record.value)} bytes, the limit is {MAX_RECORD_BYTES}; "
+                    "shorten user or the features of the best candidate",
                 )
             body = msgspec.json.encode(ranking.answer)
             self._admission.check_deadline(started)
@@ -82,13 +82,15 @@ def decode_request(body: bytes, max_candidates: int) -> RankRequest:
         request = _decoder.decode(body)
     size = len((request.event_id or "").encode())
     if size > MAX_EVENT_ID_BYTES:
-        raise ApiError(400, f"event_id has {size} bytes, more than {MAX_EVENT_ID_BYTES}; send a shorter one")
+        raise ApiError(
+            400, f"event_id has {size} bytes, the limit is {MAX_EVENT_ID_BYTES}; send a shorter one"
+        )
     count = len(request.candidates)
     if count == 0:
         raise ApiError(422, "candidates is empty; send at least one")
     if count > max_candidates:
         raise ApiError(
-            422, f"{count} candidates are more than the {max_candidates} that one request may have"
+            422, f"candidates has {count} entries, the limit is {max_candidates} (serve.max_candidates)"
         )
     check_bids(request.candidates)
     return request
@@ -101,6 +103,6 @@ def check_bids(candidates: list[Candidate]) -> None:
     if 0 < bids.count(None) < len(bids):
         raise ApiError(
             400,
-            f"candidates[{bids.index(None)}] has no bid, and others have one; send a bid with every "
-            "candidate, or with none to rank by probability",
+            f"candidates[{bids.index(None)}] has no bid, but others do; send a bid with every candidate, or "
+            "with none to rank by probability",
         )

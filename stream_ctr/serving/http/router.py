@@ -43,13 +43,13 @@ class Router:
                 self._tokens.check(scope)
             route = self._exact.get(path) or self._match(path, scope)
             if route is None:
-                raise ApiError(404, f"there is nothing at {path[:200]}; {self._hint}")
+                raise ApiError(404, f"not found: {path[:200]}. {self._hint}")
             methods, handler = route
             if scope["method"] not in methods:
                 allowed = ", ".join(methods)
                 raise ApiError(
                     405,
-                    f"{path[:200]} does not take {scope['method']}; use {allowed}",
+                    f"{path[:200]} does not allow {scope['method']}; use {allowed}",
                     ((b"allow", allowed.encode()),),
                 )
             await handler(scope, receive, send)

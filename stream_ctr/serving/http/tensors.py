@@ -91,18 +91,18 @@ def features_of(inputs: Sequence[InferInput], fields: Sequence[FieldConfig], max
     if rows == 0:
         raise ApiError(422, f"input {inputs[0].name[:60]!r} has no rows; send at least one")
     if rows > max_rows:
-        raise ApiError(422, f"{rows} rows are more than the {max_rows} that one request may have")
+        raise ApiError(422, f"inputs have {rows} rows, the limit is {max_rows} (serve.max_candidates)")
     columns: dict[str, Sequence[FeatureValue]] = {}
     for tensor in inputs:
         if tensor.name not in kinds:
-            raise ApiError(400, f"there is no input {tensor.name[:60]!r}{_nearest(tensor.name, kinds)}")
+            raise ApiError(400, f"unknown input {tensor.name[:60]!r}{_nearest(tensor.name, kinds)}")
         if tensor.name in columns:
-            raise ApiError(400, f"input {tensor.name!r} comes twice")
+            raise ApiError(400, f"duplicate input {tensor.name!r}; send each input once")
         if _count_of(tensor) != rows:
             raise ApiError(
                 400,
                 f"input {tensor.name!r} has {_count_of(tensor)} rows, {inputs[0].name!r} has {rows}; "
-                "all inputs must have the same number",
+                "all inputs must have the same number of rows",
             )
         columns[tensor.name] = _column(tensor, kinds[tensor.name])
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -126,7 +126,7 @@ def _column(tensor: InferInput, kind: FieldKind) -> Sequence[FeatureValue]:
     width = tensor.shape[1] if len(tensor.shape) == 2 else 1
     if width != 1 and not multi:
         raise ApiError(
-            400, f"input {tensor.name!r} has shape {tensor.shape}; its field has one value a row: [{rows}]"
+            400, f"input {tensor.name!r} has shape {tensor.shape}; its field has one value per row: [{rows}]"
         )
     flat = _flat(tensor, rows, width)
     marker = (tensor.parameters or {}).get("missing")
@@ -150,7 +150,7 @@ def _flat(tensor: InferInput, rows: int, width: int) -> list[Any]:
         nested = len(tensor.shape) == 2 and len(data) == rows
         if not nested or not all(isinstance(row, list) and len(row) == width for row in data):
             raise ApiError(
-                400, f"the data of input {tensor.name!r} are not nested as shape {tensor.shape} says"
+                400, f"the data of input {tensor.name!r} are not nested according to shape {tensor.shape}"
             )
         return [item for row in data for item in row]
     if len(data) != rows * width:

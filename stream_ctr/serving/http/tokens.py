@@ -67,7 +67,7 @@ class Tokens:
         self._look()
         scheme, _, token = (header(scope, b"authorization") or b"").partition(b" ")
         if not scheme:
-            raise _refused("a bearer token is needed: send the header Authorization: Bearer TOKEN", b"")
+            raise _refused("a bearer token is required: send the header Authorization: Bearer TOKEN", b"")
         if scheme.lower() != b"bearer" or not self._knows(token.strip(b" ")):
             raise _refused("the bearer token is not valid", b', error="invalid_token"')
 
@@ -90,7 +90,7 @@ class Tokens:
             self._digests = _read(self._path)
             logger.warning("serve.token_file has changed: %d tokens are valid now", len(self._digests))
         except ConfigError as error:
-            logger.warning("the bearer tokens of before stay valid: %s", error)
+            logger.warning("keeping the previous bearer tokens: %s", error)
 
 
 def _refused(text: str, detail: bytes) -> ApiError:
@@ -120,11 +120,11 @@ def _read(path: Path) -> tuple[bytes, ...]:
 def _digests(tokens: list[str], where: str) -> tuple[bytes, ...]:
     """Digests of the tokens. All have one length, so that comparing takes the same time for any input."""
     if not any(tokens):
-        raise ConfigError(f"{where} holds no token; give at least one of {SHORTEST} characters")
+        raise ConfigError(f"{where} contains no token; add one with at least {SHORTEST} characters")
     for number, token in enumerate(tokens, 1):
         if len(token) < SHORTEST or not _FORM.fullmatch(token):
             raise ConfigError(
-                f"{where}: token {number} is not made of at least {SHORTEST} letters, digits or -._~+/ "
-                "(openssl rand -hex 32 makes a good one)"
+                f"{where}: token {number} must have at least {SHORTEST} characters, only letters, digits and "
+                "-._~+/ (generate one with openssl rand -hex 32)"
             )
     return tuple(hashlib.sha256(token.encode()).digest() for token in tokens)

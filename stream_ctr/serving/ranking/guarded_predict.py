@@ -81,4 +81,6 @@ class GuardedPredictor:
         self._metrics.routing.arm_failures.labels(arm).inc()
         if self._failed.get(arm) is not predictor:
             self._failed[arm] = predictor
-            logger.exception("arm %s failed to predict; further failures of this snapshot are counted", arm)
+            logger.exception(
+                "arm %s failed to predict; further failures of this snapshot are only counted", arm
+            )

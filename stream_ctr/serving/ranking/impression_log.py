@@ -98,7 +98,7 @@ class ImpressionLog:
         left = self._queue.qsize() + (self._batch_size if self._thread.is_alive() else 0)
         if left:
             self._drop(left)
-            logger.warning("%d impressions were dropped: the log did not take them before the exit", left)
+            logger.warning("dropped %d impressions: the log did not accept them before the exit", left)
         if self._gaps is not None:
             self._gaps.close()
 
@@ -114,14 +114,14 @@ class ImpressionLog:
                 self._batch_size = len(batch)
                 if not self._append(batch):
                     self._drop(len(batch))
-                    logger.warning("%d impressions were dropped: the log did not take them", len(batch))
+                    logger.warning("dropped %d impressions: the log did not accept them", len(batch))
                     return
                 for record in batch:
                     self._queue.release(record)
         except Exception:
             # A defect. Without this the queue would fill silently while log_up stays 1.
             self._metrics.log_up.set(0)
-            logger.exception("logging impressions ended; all further ones will be dropped")
+            logger.exception("logging of impressions failed; all further impressions will be dropped")
         finally:
             self._opened.set()
             self._close_log()
@@ -187,15 +187,15 @@ class ImpressionLog:
         there = log.ensure_topic(config.impressions, config.partitions)
         if there != config.partitions:
             logger.warning(
-                "topic %s has %d partitions, log.partitions = %d: the topic's number is used",
+                "topic %s has %d partitions, log.partitions = %d: using the topic's number",
                 *(config.impressions, there, config.partitions),
             )
         with suppress(LogError):  # the topic may not exist before the first click
             clicks = log.partitions(config.clicks)
             if clicks != there:
                 logger.warning(
-                    "topic %s has %d partitions, topic %s has %d: trainers refuse them; add partitions "
-                    "to the smaller one until both have %d",
+                    "topic %s has %d partitions, topic %s has %d: trainers reject this; add partitions "
+                    "to the smaller topic until both have %d",
                     *(config.impressions, there, config.clicks, clicks, max(there, clicks)),
                 )
 
@@ -222,7 +222,7 @@ class ImpressionLog:
             self._gaps.failed(str(error))
         if str(error) != self._failing:
             self._failing = str(error)
-            logger.warning("impressions wait for the log: %s", error)
+            logger.warning("log unavailable, impressions are queued: %s", error)
 
     def _recover(self) -> None:
         self._metrics.log_up.set(1)
@@ -230,4 +230,4 @@ class ImpressionLog:
             self._gaps.recovered()
         if self._failing:
             self._failing = ""
-            logger.warning("the log takes impressions again")
+            logger.warning("log available again")

@@ -51,7 +51,7 @@ class LogGaps:
     def dropped(self, count: int) -> None:
         """Count lost impressions."""
         with self._lock:
-            self._open_span("the queue of impressions was full")
+            self._open_span("the impression queue was full")
             self._dropped += count
 
     def failed(self, reason: str) -> None:
@@ -107,7 +107,7 @@ class LogGaps:
             append_gap(self._folder, gap)
         except OSError as error:
             if str(error) != self._failing:
-                logger.warning("a span without impressions cannot be written down: %s", error)
+                logger.warning("a log gap cannot be recorded: %s", error)
             self._failing = str(error)
             return False
         self._failing = ""

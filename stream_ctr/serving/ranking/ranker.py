@@ -111,7 +111,7 @@ class Ranker:
         try:
             arm = check_override(plan.secret, header, plan.experiment.salt, user, time.time())
             if arm not in plan.answering:
-                raise UsageError("the override header's arm does not answer in this experiment")
+                raise UsageError("the arm in the override header does not answer users in this experiment")
         except UsageError as error:
             self._metrics.routing.override_refusals.inc()
             raise ApiError(403, str(error)) from None

@@ -26,40 +26,40 @@ UserId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
 class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """One thing that could be shown."""
+    """One candidate to rank."""
 
     features: Features = {}
-    """Features of the candidate; they win over context features of the same name."""
+    """Features of the candidate; they override context features of the same name."""
     bid: Annotated[float, msgspec.Meta(ge=0, le=MAX_WORTH)] | None = None
-    """What a click is worth. Every candidate has one, or none has: then the ranking is by probability."""
+    """Value of a click. All candidates have a bid, or none; without bids the ranking is by probability."""
     truth: Probability | None = None
-    """Planted click probability, from simulators; copied into the impression, never used."""
+    """Ground-truth click probability, from simulators; copied into the impression, never used."""
 
 
 class RankRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Which of these candidates should this user see?"""
+    """Candidates to rank for one user."""
 
     user: UserId
-    """Unit of assignment: the same user always meets the same arm."""
+    """Unit of assignment: a user is always assigned to the same arm."""
     candidates: list[Candidate]
     features: Features = {}
-    """Context: features that all candidates share."""
+    """Context features, shared by all candidates."""
     event_id: EventId | None = None
-    """Id of the impression; empty: the server makes one. A repeated id is learned once."""
+    """Id of the impression; if empty, the server generates one. A repeated id is learned once."""
     ts_ms: EventTime | None = None
-    """Event time of the impression, for backfills and simulators: not later than the server's clock. Without
-    it the server's clock."""
+    """Event time of the impression in milliseconds, for backfills and simulators. Capped at the server's
+    clock, which is also the default."""
 
 
 class CandidateAnswer(msgspec.Struct, gc=False):
-    """Click probability and score (bid x probability) of the candidate at the same place."""
+    """Click probability and score (bid x probability) of the candidate at the same index."""
 
     p: float
     score: float
 
 
 class RankAnswer(msgspec.Struct, gc=False):
-    """The ranking; ``best`` is the index of the candidate with the highest score, the one logged as shown."""
+    """The ranking; ``best`` is the index of the candidate with the highest score, logged as the shown one."""
 
     event_id: str
     arm: str
@@ -86,7 +86,7 @@ def event_time_ms(ts_ms: float | None, now_ms: int, max_ahead_seconds: float) ->
         raise ApiError(
             400,
             f"ts_ms = {time_ms} is {ahead_seconds:g} s ahead of the server's clock, more than "
-            f"serve.max_client_ahead_seconds = {max_ahead_seconds:g}; set the client's clock, send "
-            "milliseconds, or leave ts_ms out",
+            f"serve.max_client_ahead_seconds = {max_ahead_seconds:g}; correct the client's clock, send "
+            "milliseconds, or omit ts_ms",
         )
     return min(time_ms, now_ms)

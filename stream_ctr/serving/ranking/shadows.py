@@ -100,7 +100,7 @@ class Shadows:
             try:
                 record = self._predict(waiting)
             except Exception:
-                logger.exception("the shadow arms failed; an impression is logged without them")
+                logger.exception("the shadow arms failed; the impression is logged without their predictions")
                 record = waiting.record
             self._sink.put(record)
             self._queue.release(waiting)

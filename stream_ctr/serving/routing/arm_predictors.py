@@ -172,7 +172,7 @@ class ArmPredictors:
                 self.poll()
             except Exception:
                 # A defect here must not stop snapshot updates for good while the server seems healthy.
-                logger.exception("looking for snapshots failed; the loaded ones go on serving")
+                logger.exception("checking for snapshots failed; the loaded ones stay in use")
 
     def _show(self, source: Source) -> None:
         name, reader = source.config.name, source.reader

@@ -77,6 +77,6 @@ def _differences(before: Any, after: Any) -> list[tuple[str, object, object]]:
 
 def _restart(path: Path, key: str, old: object, new: object) -> str:
     return (
-        f"{path}: {key} changed from {old!r} to {new!r}, which takes a restart of the server; nothing of the "
-        "file is taken until then"
+        f"{path}: {key} changed from {old!r} to {new!r}, which requires a restart of the server; "
+        "no change in the file is applied until then"
     )

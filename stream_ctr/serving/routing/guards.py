@@ -60,22 +60,22 @@ class ArmGuard:
         if self._non_finite > config.max_non_finite * window:
             return Trip(
                 "non_finite",
-                f"{self._non_finite} of the last {self._requests} predictions were no numbers, more than the "
-                f"{config.max_non_finite:.3g} of {window} that the guard allows",
+                f"{self._non_finite} of the last {self._requests} predictions failed or were not finite; "
+                f"the guard allows {config.max_non_finite:.3g} of a window of {window}",
             )
         if self._saturated > config.max_saturated * window:
             return Trip(
                 "saturated",
                 f"{self._saturated:.0f} of the last {self._requests} predictions were within "
-                f"{config.saturation:g} of 0 or 1, more than the {config.max_saturated:.3g} of {window} that "
-                "the guard allows",
+                f"{config.saturation:g} of 0 or 1; the guard allows {config.max_saturated:.3g} of a window "
+                f"of {window}",
             )
         if self._slow > config.max_slow * window:
             return Trip(
                 "latency",
                 f"{self._slow} of the last {self._requests} predictions took longer than "
-                f"{config.latency_seconds:g} s, more than the {config.max_slow:.3g} of {window} that the "
-                "guard allows",
+                f"{config.latency_seconds:g} s; the guard allows {config.max_slow:.3g} of a window of "
+                f"{window}",
             )
         return None
 
@@ -96,8 +96,8 @@ class ArmGuard:
             return None
         return Trip(
             "calibration",
-            f"mean probability {own_mean:.4g} against the control's {control_mean:.4g} on the same {count} "
-            f"candidates: {ratio:.3g} times apart, the guard allows {self.config.calibration:g}",
+            f"mean probability {own_mean:.4g}, of the control {control_mean:.4g} on the same {count} "
+            f"candidates: a ratio of {ratio:.3g}; the guard allows {self.config.calibration:g}",
         )
 
 
@@ -126,8 +126,8 @@ class ObservedGuard:
             return None
         return Trip(
             "observed",
-            f"{predicted:.4g} clicks predicted, {clicks} seen in {count} impressions: {ratio:.3g} times "
-            f"apart, the guard allows {limit:g}",
+            f"{predicted:.4g} clicks predicted, {clicks} observed in {count} impressions: a ratio of "
+            f"{ratio:.3g}; the guard allows {limit:g}",
         )
 
 

@@ -100,7 +100,7 @@ class Routing:
                 self._follow()
             except Exception:
                 # A defect here must not stop the kill switch for good while the server seems healthy.
-                logger.exception("looking at the experiment's files failed; the plan goes on as it was")
+                logger.exception("checking the experiment's files failed; the plan is unchanged")
 
     def poll(self) -> None:
         """Check all files once, and replace the plan if they have changed."""
@@ -175,7 +175,7 @@ class Routing:
             StateError: a frozen arm's snapshot cannot be used; the experiment is unchanged.
         """
         if self.config is None:
-            raise UsageError("the server was started without --config, so there is no file to read")
+            raise UsageError("the server was started without --config, so there is no file to reload")
         return self._apply(self.config)
 
     def _apply_or_log(self) -> None:
@@ -183,9 +183,9 @@ class Routing:
         try:
             self._apply(self.config)
         except StreamCTRError as error:
-            logger.warning("the experiment stays as it was: %s", error)
+            logger.warning("configuration rejected, the experiment is unchanged: %s", error)
         except Exception:
-            logger.exception("taking the configuration failed; the experiment stays as it was")
+            logger.exception("applying the configuration failed; the experiment is unchanged")
 
     def _apply(self, config: ConfigFile) -> bool:
         """Apply the experiment of the file as a whole, or raise and change nothing."""

@@ -1,4 +1,4 @@
-"""Triton's binary tensors: the same answers as JSON gives, and no bytes that bring the server down."""
+"""Triton's binary tensors: the same answers as with JSON, and robustness against any bytes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ COLUMNS: list[tuple[str, str, list[Any], list[int]]] = [
 ]
 
 
-def test_binary_and_json_tensors_are_answered_alike_in_any_mixture(served: Served) -> None:
+def test_binary_and_json_tensors_give_equal_answers_in_any_mixture(served: Served) -> None:
     expected = ask(served, *(plain(*column) for column in COLUMNS)).json()["outputs"][0]["data"]
     assert len(set(expected)) == 3
     for chosen in range(1, 2 ** len(COLUMNS)):
@@ -104,7 +104,7 @@ def test_a_nan_is_a_missing_value_and_a_marker_holds_for_bytes(served: Served) -
           "parameters": {"binary_data_output": True}}, False),
     ],
 )  # fmt: skip
-def test_outputs_come_as_asked(served: Served, more: Json, as_bytes: bool) -> None:
+def test_outputs_have_the_requested_encoding(served: Served, more: Json, as_bytes: bool) -> None:
     column = ("site", "BYTES", ["news", "sport", "x"])
     expected = ask(served, plain(*column)).json()["outputs"][0]["data"]
     for way in (plain, binary):
@@ -129,32 +129,30 @@ def changed(tensor: tuple[Json, bytes], behind: bytes = b"", **changes: Any) -> 
 
 SITE = binary("site", "BYTES", ["news"])
 BAD: list[tuple[list[tuple[Json, bytes]], str]] = [
-    ([changed(SITE, b"x")], "9 bytes are behind the JSON; the inputs' binary_data_size add up to 8"),
-    ([changed(SITE, parameters={"binary_data_size": 9})], "has binary_data_size 9; 8 bytes are left"),
-    ([changed(SITE, parameters={"binary_data_size": -1})], "binary_data_size is '-1'"),
-    ([changed(SITE, parameters={"binary_data_size": True})], "binary_data_size is 'True'"),
-    ([changed(SITE, parameters={"binary_data_size": 8.0})], "binary_data_size is '8.0'"),
-    ([changed(SITE, data=["news"])], "has data and binary_data_size"),
+    ([changed(SITE, b"x")], "9 bytes follow the JSON, but the inputs' binary_data_size add up to 8"),
+    ([changed(SITE, parameters={"binary_data_size": 9})], "has binary_data_size 9, but only 8 bytes remain"),
+    ([changed(SITE, parameters={"binary_data_size": -1})], "must be a number of bytes, got '-1'"),
+    ([changed(SITE, parameters={"binary_data_size": True})], "must be a number of bytes, got 'True'"),
+    ([changed(SITE, parameters={"binary_data_size": 8.0})], "must be a number of bytes, got '8.0'"),
+    ([changed(SITE, data=["news"])], "has both data and binary_data_size"),
     ([changed(SITE, parameters={})], "has no data"),
     ([changed(SITE, shape=[2])], "has 1 elements; its shape [2] has 2"),
     ([changed(SITE, shape=[0])], "has more than 0 elements"),
     ([changed(SITE, shape=[-1])], "shape"),
     ([changed(SITE, shape=[10**9, 10**9, 10**9])], "shape"),
-    ([changed(SITE, datatype="INT64", shape=[2])], "has 8 bytes; shape [2] of INT64 takes 16"),
+    ([changed(SITE, datatype="INT64", shape=[2])], "has 8 bytes; shape [2] of INT64 needs 16"),
     ([changed(SITE, datatype="BF16")], "BF16"),
     ([changed(SITE, parameters={"shared_memory_region": "r"})], "shared memory"),
     ([binary("site", "BYTES", [b"\xff"])], "element 0 is not valid UTF-8"),
-    ([({**SITE[0], "parameters": {"binary_data_size": 3}}, b"\x04\0\0")], "element 0 ends behind"),
-    ([({**SITE[0], "parameters": {"binary_data_size": 5}}, b"\x04\0\0\0n")], "element 0 ends behind"),
+    ([({**SITE[0], "parameters": {"binary_data_size": 3}}, b"\x04\0\0")], "element 0 ends beyond"),
+    ([({**SITE[0], "parameters": {"binary_data_size": 5}}, b"\x04\0\0\0n")], "element 0 ends beyond"),
     ([binary("age", "FP32", [float("inf")])], "age"),
     ([binary("age", "BOOL", [True])], "whole number"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("tensors", "text"), BAD, ids=range(len(BAD)))
-def test_what_does_not_fit_gets_one_line(
-    served: Served, tensors: list[tuple[Json, bytes]], text: str
-) -> None:
+def test_bad_tensors_get_one_line(served: Served, tensors: list[tuple[Json, bytes]], text: str) -> None:
     answer = ask(served, *tensors)
     assert (answer.status_code, answer.json().keys()) == (400, {"error"}), answer.text
     assert text in answer.json()["error"]
@@ -162,7 +160,7 @@ def test_what_does_not_fit_gets_one_line(
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1e2", "0x10", "9" * 30, "99999", " "])
-def test_a_header_that_is_no_length_within_the_body(served: Served, length: str) -> None:
+def test_a_header_that_is_not_a_length_within_the_body_is_rejected(served: Served, length: str) -> None:
     answer = send(served, json.dumps({"inputs": [SITE[0]]}).encode() + SITE[1], {LENGTH: length})
     assert answer.status_code == 400
     assert "Inference-Header-Content-Length" in answer.json()["error"]
@@ -205,7 +203,7 @@ FUZZED = st.fixed_dictionaries(
     st.sampled_from(["", "application/octet-stream", "application/json"]),
 )
 @settings(max_examples=200, deadline=None)
-def test_no_binary_request_brings_the_server_down(
+def test_no_binary_request_crashes_the_server(
     served: Served, inputs: list[Json], data: bytes, length: int | str | None, kind: str
 ) -> None:
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
@@ -221,7 +219,7 @@ def test_no_binary_request_brings_the_server_down(
         assert answer.json().keys() == {"error"}
 
 
-def test_any_cut_of_a_good_request_is_refused_or_answered(served: Served) -> None:
+def test_any_truncation_of_a_valid_request_is_rejected_or_answered(served: Served) -> None:
     head = json.dumps({"inputs": [SITE[0]]}).encode()
     body = head + SITE[1]
     codes = {send(served, body[:stop], {LENGTH: str(len(head))}).status_code for stop in range(len(body))}

@@ -68,7 +68,7 @@ def test_rankings_over_tls_for_clients_that_are_known(folder: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_files_that_are_no_certificates_are_one_clear_line(folder: Path) -> None:
+def test_invalid_certificate_files_are_one_clear_line(folder: Path) -> None:
     good, key = certificate(folder, "good")
     _, other = certificate(folder, "other")
     _, locked = certificate(folder, "locked", "-passout", "pass:secret-0123")
@@ -107,7 +107,7 @@ def serial(url: str, context: ssl.SSLContext) -> str:
     return str(shown["serialNumber"])
 
 
-def test_a_renewed_certificate_is_taken_and_an_unusable_one_refused_whole(folder: Path) -> None:
+def test_a_renewed_certificate_is_loaded_and_an_unusable_one_rejected(folder: Path) -> None:
     old, new = certificate(folder, "old"), certificate(folder, "new")
     pem, key = folder / "server.pem", folder / "server.key"
 
@@ -135,11 +135,11 @@ def test_a_renewed_certificate_is_taken_and_an_unusable_one_refused_whole(folder
             serial(server.url, ssl.create_default_context(cafile=old[0]))
         _, err = server.stop()
     assert "Traceback" not in err
-    assert err.count("the certificate of before goes on serving") == 1
-    assert err.count("new connections get the new one") == 1
+    assert err.count("keeping the previous certificate") == 1
+    assert err.count("new connections use the new certificate") == 1
 
 
-def test_renewed_authorities_of_clients_are_taken_with_the_certificate(folder: Path) -> None:
+def test_renewed_client_authorities_are_loaded_with_the_certificate(folder: Path) -> None:
     pem, key = certificate(folder, "server")
     first, second = certificate(folder, "first"), certificate(folder, "second")
     authority = folder / "clients.pem"

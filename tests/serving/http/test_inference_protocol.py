@@ -82,7 +82,7 @@ def test_columns_are_predicted_row_by_row(served: Served, tmp_path: Path) -> Non
     }
 
 
-def test_a_ranking_and_an_inference_say_the_same(served: Served) -> None:
+def test_a_ranking_and_an_inference_give_equal_probabilities(served: Served) -> None:
     ranked = served.rank(request(USERS["control"])).json()["candidates"][0]["p"]
     row = {**CONTEXT, **CANDIDATE["features"]}
     inputs = [
@@ -127,14 +127,14 @@ def test_the_same_columns_may_be_written_in_several_ways(
     assert answer.json()["outputs"][0]["data"] == expected(tmp_path, ROWS)
 
 
-def test_a_missing_column_and_one_of_nulls_are_one_thing(served: Served, tmp_path: Path) -> None:
+def test_a_missing_column_equals_a_column_of_nulls(served: Served, tmp_path: Path) -> None:
     inputs = [tensor("site", ["news"]), tensor("tags", [None]), tensor("price", [None], "FP64")]
     found = infer(served, {"inputs": inputs}).json()["outputs"][0]["data"]
     assert found == expected(tmp_path, [{"site": "news"}])
     assert found != expected(tmp_path, [{"site": "news", "tags": ["a"]}]), "the field matters at all"
 
 
-def test_the_metadata_describe_what_inference_takes(served: Served, tmp_path: Path) -> None:
+def test_the_metadata_describe_valid_inference_inputs(served: Served, tmp_path: Path) -> None:
     metadata = served.get("/v2/models/control").json()
     assert metadata["name"] == "control"
     assert metadata["versions"] == ["1"]
@@ -174,7 +174,7 @@ def test_health_server_and_versions(served: Served, tmp_path: Path) -> None:
     assert infer(served, {"inputs": COLUMNS}, "new").json()["model_version"] == "2"
 
 
-def test_what_does_not_exist_is_404(served: Served) -> None:
+def test_unknown_models_and_versions_are_404(served: Served) -> None:
     for path in (
         "other",
         "other/ready",
@@ -206,12 +206,12 @@ def test_a_model_without_snapshot_is_not_ready(tmp_path: Path) -> None:
     assert infer(served, {"inputs": COLUMNS}).status_code == 200
 
 
-def test_a_model_that_gives_no_number_is_503(tmp_path: Path) -> None:
+def test_a_model_with_non_finite_predictions_is_503(tmp_path: Path) -> None:
     served = Served(tmp_path)
     serve_unchecked(served, tmp_path, "control", not_a_number())
     answer = infer(served, {"inputs": COLUMNS})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "no number" in answer.json()["error"]
+    assert "not finite" in answer.json()["error"]
     text = served.get("/metrics").text
     assert sample(text, "stream_ctr_serve_non_finite_predictions_total", arm="control") == 1
 
@@ -237,7 +237,7 @@ BAD: list[tuple[Any, int, str]] = [
     ({"inputs": [tensor("site", [1], "BOOL")]}, 400, "BOOL"),
     ({"inputs": [tensor("tags", [True], "INT64")]}, 400, "INT64"),
     ({"inputs": [tensor("sight", ["a"])]}, 400, "'site'"),
-    ({"inputs": [tensor("site", ["a"]), tensor("site", ["a"])]}, 400, "twice"),
+    ({"inputs": [tensor("site", ["a"]), tensor("site", ["a"])]}, 400, "duplicate"),
     ({"inputs": [tensor("site", ["a"]), tensor("age", [1, 2], "INT64")]}, 400, "rows"),
     ({"inputs": [tensor("site", ["a"], shape=[2])]}, 400, "elements"),
     ({"inputs": [tensor("site", ["a"], shape=[])]}, 400, "shape"),
@@ -285,7 +285,7 @@ def test_the_limits_are_those_of_rankings(tmp_path: Path) -> None:
 
     codes = served.run(crowd)
     assert set(codes) == {200, 503}
-    assert codes.count(503) >= 12, "rankings and inferences wait at one gate"
+    assert codes.count(503) >= 12, "rankings and inferences share one admission limit"
     late = Served(tmp_path, serve=ServeConfig(deadline_seconds=0.0))
     assert infer(late, {"inputs": [tensor("site", ["a"])]}).status_code == 504
 
@@ -311,7 +311,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 @given(st.lists(TENSORS, max_size=3), st.none() | st.text(max_size=3))
 @settings(max_examples=150)
-def test_no_tensors_bring_the_server_down(fuzzed: Served, inputs: list[Json], name: str | None) -> None:
+def test_no_tensors_crash_the_server(fuzzed: Served, inputs: list[Json], name: str | None) -> None:
     answer = infer(fuzzed, json.dumps({"inputs": inputs, "id": name}).encode())
     assert answer.status_code in (200, 400, 422)
     if answer.status_code == 200:

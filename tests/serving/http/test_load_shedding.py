@@ -1,6 +1,6 @@
-"""Overload over bare sockets: who is turned away at the door, what it is told, and that HTTP stays in step.
+"""Overload over raw sockets: which requests are shed, their responses, and that HTTP stays in sync.
 
-A place is held by a request whose body does not come, so that the server is full for as long as a test wants.
+A request whose body does not arrive occupies a place, so that the server stays full as long as a test needs.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def listening(
 
 def check_refused(answer: Answer, closing: bool = False) -> None:
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-    assert json.loads(answer.text) == {"error": "1 requests are under way already; try again soon"}
+    assert json.loads(answer.text) == {"error": "overloaded: 1 requests are in progress; retry after 1 s"}
     assert answer.headers.get("connection") == ("close" if closing else None)
 
 
@@ -186,9 +186,7 @@ def check_refused(answer: Answer, closing: bool = False) -> None:
         [POST.replace(b"/v1/rank", b"/v2/models/new/infer")],
     ],
 )
-def test_who_is_refused_at_the_door_is_let_in_on_the_same_connection(
-    tmp_path: Path, pieces: list[bytes]
-) -> None:
+def test_a_shed_request_can_be_retried_on_the_same_connection(tmp_path: Path, pieces: list[bytes]) -> None:
     with listening(tmp_path) as server:
         place, other = server.occupy(), server.connect()
         check_refused(other.ask(*pieces))
@@ -222,7 +220,7 @@ def test_refusals_are_counted(tmp_path: Path) -> None:
         WITH_LENGTH.replace(b"host: x", b"expect: 100-continue") + BODY + POST,
     ],
 )
-def test_connections_that_cannot_go_on_are_closed_with_the_refusal(tmp_path: Path, asked: bytes) -> None:
+def test_connections_that_cannot_be_kept_are_closed_with_the_503(tmp_path: Path, asked: bytes) -> None:
     with listening(tmp_path) as server:
         place, other = server.occupy(), server.connect()
         check_refused(other.ask(asked), closing=True)
@@ -230,7 +228,7 @@ def test_connections_that_cannot_go_on_are_closed_with_the_refusal(tmp_path: Pat
         assert place.ask(BODY[-1:]).status == 200
 
 
-def test_who_has_no_token_takes_no_place_and_is_told_so(
+def test_requests_without_a_token_occupy_no_place_and_get_401(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TOKENS_VARIABLE, TOKEN)
@@ -266,7 +264,7 @@ def test_pipelined_requests_are_answered_in_their_order(tmp_path: Path) -> None:
         assert [other.answer().status for _ in range(3)] == [200, 200, 200]
 
 
-def test_health_is_answered_while_all_others_are_refused(tmp_path: Path) -> None:
+def test_health_responds_while_all_other_requests_are_shed(tmp_path: Path) -> None:
     with listening(tmp_path) as server:
         server.occupy()
         for method, path in (("GET", "/health/live"), ("HEAD", "/health/ready"), ("GET", "/v2/health/ready")):
@@ -276,7 +274,7 @@ def test_health_is_answered_while_all_others_are_refused(tmp_path: Path) -> None
         assert wrong.status_code == 405
 
 
-def test_who_asks_again_at_once_hears_late_and_leaves_half_of_the_places_to_others(
+def test_early_retries_are_answered_late_and_get_half_of_the_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_shedding, "HOLD_SECONDS", FOR_EVER)
@@ -305,7 +303,7 @@ def test_who_asks_again_at_once_hears_late_and_leaves_half_of_the_places_to_othe
         assert len(server.served.kept.records) == 4
 
 
-def test_who_came_too_early_is_let_in_when_there_is_room(
+def test_an_early_retry_is_admitted_if_a_place_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_shedding, "RETRY_SECONDS", FOR_EVER)
@@ -317,7 +315,7 @@ def test_who_came_too_early_is_let_in_when_there_is_room(
         assert other.ask(POST).status == 200
 
 
-def test_who_waits_to_hear_of_a_refusal_is_not_called_slow(tmp_path: Path) -> None:
+def test_a_connection_with_a_delayed_503_does_not_time_out(tmp_path: Path) -> None:
     with listening(tmp_path, header_seconds=0.05) as server:
         server.occupy()
         other = server.connect()
@@ -325,7 +323,7 @@ def test_who_waits_to_hear_of_a_refusal_is_not_called_slow(tmp_path: Path) -> No
         check_refused(other.ask(POST))
 
 
-def test_a_place_is_given_once_in_a_round_of_the_loop() -> None:
+def test_a_place_is_reserved_once_per_round_of_the_loop() -> None:
     async def rounds() -> list[bool]:
         admission, loop = Admission(ServeConfig(max_waiting=2)), asyncio.get_running_loop()
         first = [admission.expect(places, loop) for places in (1, 1, 2, 2)]
@@ -335,7 +333,7 @@ def test_a_place_is_given_once_in_a_round_of_the_loop() -> None:
     assert asyncio.run(rounds()) == [True, False, True, False, True]
 
 
-def test_a_refused_client_that_leaves_is_forgotten(tmp_path: Path) -> None:
+def test_a_shed_client_that_disconnects_is_forgotten(tmp_path: Path) -> None:
     with listening(tmp_path) as server:
         place = server.occupy()
         for pieces in ([WITH_LENGTH], [POST + WITH_LENGTH + BODY[:5]], [POST + POST]):
@@ -347,7 +345,7 @@ def test_a_refused_client_that_leaves_is_forgotten(tmp_path: Path) -> None:
         assert server.under_way == 0
 
 
-def test_a_client_that_never_reads_its_refusals_loses_its_connection(
+def test_a_client_that_never_reads_its_503_responses_is_disconnected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_shedding, "HOLD_SECONDS", 0.01)
@@ -360,7 +358,7 @@ def test_a_client_that_never_reads_its_refusals_loses_its_connection(
         assert server.connect().ask(LIVE).status == 200
 
 
-def test_a_body_that_does_not_come_after_a_refusal_ends_the_connection(tmp_path: Path) -> None:
+def test_a_missing_body_after_a_503_ends_the_connection(tmp_path: Path) -> None:
     with listening(tmp_path, header_seconds=0.3) as server:
         server.occupy()
         other = server.connect()

@@ -55,7 +55,7 @@ def test_every_path_is_described(schema: BaseSchema) -> None:
 
 
 @pytest.mark.parametrize(("path", "mode"), CASES, ids=lambda value: getattr(value, "value", value))
-def test_what_is_described_is_what_is_answered(schema: BaseSchema, path: str, mode: GenerationMode) -> None:
+def test_responses_match_the_description(schema: BaseSchema, path: str, mode: GenerationMode) -> None:
     """Statuses, headers and bodies as described; valid requests are taken, others are refused."""
     method = "post" if path in COMPUTING else "get"
     operation = schema[path][method]
@@ -86,7 +86,7 @@ def described(served: Served, headers: dict[str, str] | None = None) -> Json:
     return content
 
 
-def test_features_are_those_of_the_control_as_soon_as_it_is_there(tmp_path: Path) -> None:
+def test_features_are_those_of_the_control_once_it_is_ready(tmp_path: Path) -> None:
     served = Served(tmp_path)
     features = described(served)["components"]["schemas"]["Features"]
     assert "properties" not in features

@@ -1,4 +1,4 @@
-"""The admin port, asked as a web page's browser asks: over a bare socket, with the headers that it sends."""
+"""The admin port against requests from web pages: raw sockets, with the headers that a browser sends."""
 
 from __future__ import annotations
 
@@ -97,14 +97,16 @@ PROGRAMS: list[tuple[list[str], bytes]] = [
 
 
 @pytest.mark.parametrize(("headers", "body"), PROGRAMS)
-def test_programs_and_the_users_own_page_steer(server: Process, headers: list[str], body: bytes) -> None:
+def test_programs_and_same_origin_pages_may_use_the_admin_api(
+    server: Process, headers: list[str], body: bytes
+) -> None:
     assert ask(server.admin[0], "POST", KILL, *headers, body=body)[0] == 200
     assert killed(server)
     assert ask(server.admin[0], "POST", "/admin/arms/new/revive")[0] == 200
     assert not killed(server)
 
 
-def test_with_a_token_any_name_is_taken(tmp_path: Path) -> None:
+def test_with_a_token_any_host_is_allowed(tmp_path: Path) -> None:
     """A page cannot know the token, and a port that others reach may have any name."""
     publish(tmp_path, "control", constant(0.5))
     environment = {"STREAM_CTR_SERVE_TOKENS": TOKEN}

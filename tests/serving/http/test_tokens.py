@@ -1,4 +1,4 @@
-"""Bearer tokens: who is let in, what is said to the others, and that no token is ever shown."""
+"""Bearer tokens: who is authorized, the errors of others, and that no token is ever printed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_health_needs_no_token(served: Served) -> None:
         assert status(served, path) == 200, path
 
 
-def test_tokens_of_the_environment_win_and_are_split(tmp_path: Path) -> None:
+def test_tokens_in_the_environment_override_the_file(tmp_path: Path) -> None:
     tokens = Tokens(write(tmp_path, NEW), {TOKENS_VARIABLE: f" {OLD}, {'x' * 16}\n"})
     assert len(tokens) == 2
     scope = {"headers": [(b"authorization", f"Bearer {OLD}".encode())]}
@@ -81,7 +81,7 @@ def test_tokens_of_the_environment_win_and_are_split(tmp_path: Path) -> None:
     assert OLD not in repr(tokens)
 
 
-def test_a_changed_file_is_taken_and_a_damaged_one_is_not(
+def test_a_changed_token_file_is_loaded_and_a_damaged_one_is_ignored(
     tmp_path: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
@@ -115,7 +115,7 @@ def test_a_changed_file_is_taken_and_a_damaged_one_is_not(
         (f"{OLD}\nwith spaces in it\n", "token 2"),
     ],
 )
-def test_unusable_tokens_are_refused_without_being_shown(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_tokens_are_rejected_without_being_printed(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         Tokens(write(tmp_path, text))
     assert "too-short" not in str(caught.value)
@@ -132,13 +132,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Tokens(str(tmp_path / "binary"))
 
 
-def test_without_tokens_all_is_open(tmp_path: Path) -> None:
+def test_without_tokens_all_paths_are_open(tmp_path: Path) -> None:
     publish(tmp_path, "control", constant(0.5))
     answer: httpx.Response = Served(tmp_path).rank(request(), {"authorization": "Bearer whatever"})
     assert answer.status_code == 200
 
 
-def test_the_admin_port_asks_for_a_token_too(served: Served, tmp_path: Path) -> None:
+def test_the_admin_port_requires_a_token_too(served: Served, tmp_path: Path) -> None:
     app = AdminApp(served.app, Tokens(str(tmp_path / "tokens"), {}), {})
 
     async def ask() -> list[int]:

@@ -84,7 +84,7 @@ def test_other_forms_of_an_offer(tmp_path: Path, asked: bytes, closes: bool) -> 
             assert client.ask(POST).status == 200
 
 
-def test_an_offer_makes_no_bad_request_a_good_one(tmp_path: Path) -> None:
+def test_an_upgrade_offer_does_not_make_a_bad_request_valid(tmp_path: Path) -> None:
     both = WITH_LENGTH.replace(b"host: x\r\n", H2C + b"transfer-encoding: chunked\r\n")
     with listening(tmp_path) as server:
         for asked, status in (
@@ -98,7 +98,7 @@ def test_an_offer_makes_no_bad_request_a_good_one(tmp_path: Path) -> None:
         assert server.served.kept.records == []
 
 
-def test_an_offer_is_refused_at_the_door_like_others(tmp_path: Path) -> None:
+def test_an_upgrade_offer_is_shed_like_other_requests(tmp_path: Path) -> None:
     with listening(tmp_path) as server:
         place, other = server.occupy(), server.connect()
         check_refused(other.ask(CHUNKED))

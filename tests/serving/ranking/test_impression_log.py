@@ -1,4 +1,4 @@
-"""Impressions reach a real log, also when it is away for a while; what is lost is counted."""
+"""Impressions reach a real log, even after an outage; lost ones are counted."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_impressions_are_in_the_log_when_it_is_closed(tmp_path: Path) -> None:
     assert metric(metrics, "log_up") == 1
 
 
-def test_a_log_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+def test_a_log_unavailable_at_startup_is_retried(tmp_path: Path) -> None:
     config = LogConfig(url=f"sqlite:///{tmp_path}/log.db")
     metrics = ServeMetrics()
     impressions = ImpressionLog(config, 100, 2**30, open_log, metrics)
@@ -181,7 +181,7 @@ def test_a_batch_is_bounded_in_bytes(tmp_path: Path) -> None:
     assert max(log.appended) <= BATCH_BYTES + 501_000
 
 
-def test_an_append_that_only_seemed_to_fail_repeats_event_ids_and_loses_none(tmp_path: Path) -> None:
+def test_an_append_that_only_seemed_to_fail_duplicates_events_and_loses_none(tmp_path: Path) -> None:
     log, opener, config = outage(tmp_path)
     log.after = True
     metrics = ServeMetrics()
@@ -218,7 +218,7 @@ def test_a_wrong_address_is_an_error_at_the_start() -> None:
     impressions.close()
 
 
-def test_a_log_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
+def test_a_replaced_log_file_is_reopened(tmp_path: Path) -> None:
     config = LogConfig(url=f"sqlite:///{tmp_path}/log.db")
     metrics = ServeMetrics()
     impressions = ImpressionLog(config, 100, 2**30, create, metrics)
@@ -232,7 +232,7 @@ def test_a_log_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     assert [i.event_id for i in logged(config.url)] == ["event-2"]
 
 
-def test_a_topic_with_other_partitions_takes_impressions_and_the_log_says_so(
+def test_a_topic_with_a_different_partition_count_is_used_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = LogConfig(url=f"sqlite:///{tmp_path}/log.db", partitions=3)
@@ -250,7 +250,7 @@ def test_a_topic_with_other_partitions_takes_impressions_and_the_log_says_so(
     assert len(logged(config.url)) == 50
     assert metric(metrics, "impressions_dropped_total") == 0
     assert caplog.messages == [
-        "topic impressions has 5 partitions, log.partitions = 3: the topic's number is used",
-        "topic impressions has 5 partitions, topic clicks has 4: trainers refuse them; add partitions to the "
-        "smaller one until both have 5",
+        "topic impressions has 5 partitions, log.partitions = 3: using the topic's number",
+        "topic impressions has 5 partitions, topic clicks has 4: trainers reject this; add partitions to the "
+        "smaller topic until both have 5",
     ]

@@ -1,4 +1,4 @@
-"""Spans without impressions are written down, each once, with what was lost."""
+"""Log gaps are recorded once each, with their losses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def spans(folder: Path) -> list[tuple[int, int | None, int, str]]:
     return [(gap.start_ms, gap.end_ms, gap.dropped, gap.reason) for gap in read_gaps(folder)]
 
 
-def test_a_span_is_open_from_its_first_failure_and_closed_when_it_is_over(
+def test_a_gap_opens_at_the_first_failure_and_closes_when_it_is_over(
     tmp_path: Path, gaps: LogGaps, clock: Clock
 ) -> None:
     gaps.recovered()
@@ -59,7 +59,7 @@ def test_a_span_is_open_from_its_first_failure_and_closed_when_it_is_over(
     assert len((tmp_path / "gaps.jsonl").read_bytes().splitlines()) == 2
 
 
-def test_a_queue_that_is_full_now_and_then_is_one_span(tmp_path: Path, gaps: LogGaps, clock: Clock) -> None:
+def test_a_repeatedly_full_queue_is_one_gap(tmp_path: Path, gaps: LogGaps, clock: Clock) -> None:
     for _ in range(10):
         gaps.dropped(2)
         clock.now += 0.9 * QUIET_SECONDS
@@ -71,11 +71,11 @@ def test_a_queue_that_is_full_now_and_then_is_one_span(tmp_path: Path, gaps: Log
     gaps.close()
     first, second = spans(tmp_path)
     assert (first[2], second[2]) == (20, 1)
-    assert first[3] == "the queue of impressions was full"
+    assert first[3] == "the impression queue was full"
     assert second[1] == int(clock.now * 1000)
 
 
-def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+def test_writing_to_an_unwritable_folder_is_retried(tmp_path: Path, clock: Clock) -> None:
     folder = tmp_path / "experiment"
     folder.write_text("a file where a folder is needed")
     gaps = LogGaps(folder, ServeMetrics().routing, clock)
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path, clock: C
     assert [(gap.start_ms, gap.dropped) for gap in read_gaps(folder)] == [(1_000_000, 5)]
 
 
-def test_an_outage_of_the_log_leaves_a_span_with_its_losses(tmp_path: Path) -> None:
+def test_an_outage_of_the_log_is_a_gap_with_its_losses(tmp_path: Path) -> None:
     log, opener, config = outage(tmp_path)
     metrics = ServeMetrics()
     folder = tmp_path / "experiment"

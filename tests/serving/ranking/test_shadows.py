@@ -1,4 +1,4 @@
-"""Shadow arms predict what is shown and hurt no answer, however they fail."""
+"""Shadow arms predict the shown candidate, and their failures affect no answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def metric(served: Served, name: str) -> float:
     return sample(served.get("/metrics").text, f"stream_ctr_serve_{name}", arm="dark")
 
 
-def test_shadows_stand_in_the_impression_and_never_answer(state: Path) -> None:
+def test_shadow_predictions_are_logged_and_never_answer(state: Path) -> None:
     served = Served(state, DARK)
     answers = served.rank_all([request(f"user-{n}", event_id=f"event-{n}") for n in range(40)])
     assert {answer.json()["arm"] for answer in answers} == {"control", "new"}
@@ -101,7 +101,7 @@ def broken() -> None:
     raise RuntimeError("the shadow is broken")
 
 
-def test_a_shadow_that_fails_leaves_answers_and_impressions_alone(
+def test_a_failing_shadow_affects_no_answer_and_no_impression(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = with_fault(state, broken, GuardConfig(max_non_finite=1))
@@ -113,7 +113,7 @@ def test_a_shadow_that_fails_leaves_answers_and_impressions_alone(
     assert caplog.text.count("Traceback") == 1, "the first failure is told, the others are counted"
 
 
-def test_a_shadow_that_goes_on_failing_is_killed(state: Path) -> None:
+def test_a_shadow_that_keeps_failing_is_killed(state: Path) -> None:
     served = with_fault(state, broken, GuardConfig(window=20, max_non_finite=0.2))
     served.rank_all(events(30))
     assert len(impressions(served)) == 30
@@ -136,7 +136,7 @@ def test_a_shadow_that_hangs_is_skipped_and_counted_and_no_impression_is_lost(st
     assert sum("dark" in each.p for each in found.values()) == total - metric(served, "shadow_skips_total")
 
 
-def test_a_shadow_that_hangs_at_the_end_is_left_behind(state: Path) -> None:
+def test_a_shadow_that_hangs_at_shutdown_is_abandoned(state: Path) -> None:
     free = threading.Event()
     served = with_fault(state, lambda: wait_for(free))
     served.rank_all(events(5))

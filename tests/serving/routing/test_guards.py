@@ -1,4 +1,4 @@
-"""Guards: each trips on its own fault and on nothing else, and counts as a slow transcription does."""
+"""Guards: each trips on its own fault only, and matches a slow transcription."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def first_trip(guard: ArmGuard, p: list[float], seconds: float = 0.001, most: in
         ([0.1, 0.9], 0.009, (0, "")),
     ],
 )
-def test_each_fault_trips_its_guard_as_soon_as_its_share_is_sure(
+def test_each_fault_trips_its_guard_as_soon_as_its_limit_is_exceeded(
     p: list[float], seconds: float, expected: tuple[int, str]
 ) -> None:
     assert first_trip(ArmGuard(CONFIG), p, seconds) == expected
 
 
-def test_a_share_at_its_limit_is_borne_for_ever() -> None:
+def test_a_share_at_its_limit_never_trips() -> None:
     guard = ArmGuard(CONFIG)
     for n in range(1000):
         assert ask(guard, [math.nan] if n % 20 == 0 else [0.0] if n % 20 in (5, 15) else [0.3]) is None
@@ -70,7 +70,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.integers(1, 20), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_counts_are_those_of_a_slow_transcription(
+def test_trips_match_a_slow_transcription(
     events: list[tuple[float, float]], window: int, non_finite: float, saturated: float, slow: float
 ) -> None:
     config = GuardConfig(
@@ -102,14 +102,14 @@ def test_means_that_are_too_far_apart_trip_after_a_window(own: float, control: f
         assert str(found[99]).count("calibration") == 1
 
 
-def test_clicks_that_are_too_far_from_predictions_trip_span_by_span() -> None:
+def test_clicks_too_far_from_predictions_trip_period_by_period() -> None:
     guard = ObservedGuard(replace(CONFIG, observed_calibration=2.0, observed_impressions=1000))
     assert guard.check(ArmSums(5000, 10, 500.0)) is None, "what was before is not judged"
     assert guard.check(ArmSums(5999, 10, 600.0)) is None, "too few"
     trip = guard.check(ArmSums(6000, 20, 530.0))
     assert trip is not None
     assert trip.cause == "observed"
-    assert "30 clicks predicted, 10 seen in 1000 impressions" in trip.reason
+    assert "30 clicks predicted, 10 observed in 1000 impressions" in trip.reason
     assert guard.check(ArmSums(7000, 40, 555.0)) is None, "25 predicted, 20 seen"
     assert guard.check(ArmSums(8000, 100, 580.0)) is not None, "25 predicted, 60 seen"
     assert guard.check(ArmSums(10, 0, 5.0)) is None, "sums that began anew are a new start"

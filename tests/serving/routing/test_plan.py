@@ -1,4 +1,4 @@
-"""Who meets which arm, and why: the properties that keep an experiment sound."""
+"""Assignment of users to arms, and its reasons: the properties that keep an experiment valid."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARMS = st.sets(st.sampled_from(["a", "b", "dark"]))
 
 
 @given(ARMS)
-def test_killing_arms_moves_nobodys_interval_and_serves_the_control(killed: set[str]) -> None:
+def test_killing_an_arm_changes_no_interval_and_falls_back_to_the_control(killed: set[str]) -> None:
     before, after = Plan(FOUR), Plan(FOUR, dict.fromkeys(killed, KILL))
     assert after.intervals == before.intervals
     for user in USERS:
@@ -43,7 +43,7 @@ def test_killing_arms_moves_nobodys_interval_and_serves_the_control(killed: set[
 
 
 @given(ARMS, ARMS)
-def test_reviving_gives_everybody_back_what_was(first: set[str], second: set[str]) -> None:
+def test_reviving_an_arm_restores_all_choices(first: set[str], second: set[str]) -> None:
     plan = Plan(FOUR)
     for killed in (first, second, set[str]()):
         plan = Plan(FOUR, dict.fromkeys(killed, KILL), previous=plan)
@@ -51,7 +51,7 @@ def test_reviving_gives_everybody_back_what_was(first: set[str], second: set[str
     assert [plan.choose(user, "e") for user in USERS] == [fresh.choose(user, "e") for user in USERS]
 
 
-def test_testers_meet_their_arm_whatever_their_bucket_says() -> None:
+def test_testers_get_their_arm_regardless_of_their_bucket() -> None:
     plan = Plan(FOUR)
     choice = plan.choose("tester", "e")
     assert (choice.arm, choice.reason) == ("a", "override")
@@ -61,7 +61,7 @@ def test_testers_meet_their_arm_whatever_their_bucket_says() -> None:
     assert (killed.choose("tester", "e").arm, killed.choose("tester", "e").reason) == ("control", "override")
 
 
-def test_shadows_answer_nobody_and_see_their_share_of_events() -> None:
+def test_shadows_answer_no_user_and_see_their_share_of_events() -> None:
     plan = Plan(FOUR)
     assert {plan.choose(user, "e").arm for user in USERS} == {"control", "a", "b"}
     events = 8000
@@ -73,7 +73,7 @@ def test_shadows_answer_nobody_and_see_their_share_of_events() -> None:
     assert Plan(every).shadows("event-1") == ["dark"]
 
 
-def test_sampling_touches_nobody_who_is_enrolled() -> None:
+def test_sampling_never_affects_enrolled_users() -> None:
     sampling = replace(FOUR, thompson=ThompsonConfig(share=0.5))
     chances = {"control": 0.1, "a": 0.2, "b": 0.7}
     plan, plain = Plan(sampling, chances=chances), Plan(FOUR)
@@ -98,7 +98,7 @@ def test_sampling_touches_nobody_who_is_enrolled() -> None:
         assert abs(drawn[arm] - total * chance) < 4 * (total * chance * (1 - chance)) ** 0.5
 
 
-def test_a_guard_counts_on_over_changes_and_begins_anew_after_a_revival() -> None:
+def test_a_guard_keeps_its_counts_over_changes_and_resets_after_a_revival() -> None:
     plan = Plan(FOUR)
     other = Plan(replace(FOUR, coverage=0.9), {"b": KILL}, previous=plan)
     assert other.guards["a"] is plan.guards["a"]
@@ -110,7 +110,7 @@ def test_a_guard_counts_on_over_changes_and_begins_anew_after_a_revival() -> Non
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0])
-def test_outside_the_experiment_there_is_the_control(coverage: float) -> None:
+def test_users_outside_the_coverage_are_not_enrolled(coverage: float) -> None:
     plan = Plan(replace(FOUR, coverage=coverage))
     reasons = {plan.choose(user, "e").reason for user in USERS}
     assert reasons == ({"assigned"} if coverage else {"not_enrolled"})

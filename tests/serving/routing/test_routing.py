@@ -62,7 +62,7 @@ def metric(served: Served, name: str, **labels: str) -> float:
     return sample(served.get("/metrics").text, f"stream_ctr_serve_{name}", **labels)
 
 
-def test_a_killed_arms_users_meet_the_control_and_stay_assigned(state: Path) -> None:
+def test_users_of_a_killed_arm_get_the_control_and_stay_assigned(state: Path) -> None:
     served = Served(state)
     assert served.rank(request(USERS["new"])).json()["arm"] == "new"
     ControlFile(state).kill("new", "test")
@@ -92,7 +92,7 @@ def test_a_kill_outlives_the_server(state: Path) -> None:
     assert Served(state).rank(request(USERS["new"])).json()["arm"] == "control"
 
 
-def test_a_control_that_the_file_names_serves(state: Path) -> None:
+def test_a_control_named_in_the_kill_file_still_serves(state: Path) -> None:
     ControlFile(state).kill("control", "written by somebody")
     served = Served(state)
     assert served.rank(request(USERS["control"])).json()["arm"] == "control"
@@ -100,7 +100,7 @@ def test_a_control_that_the_file_names_serves(state: Path) -> None:
         served.routing.kill("control", "test")
 
 
-def test_an_unreadable_file_keeps_what_was_known_and_shows(state: Path) -> None:
+def test_an_unreadable_kill_file_keeps_the_last_known_kills_and_is_reported(state: Path) -> None:
     served = Served(state)
     served.routing.kill("new", "test")
     ControlFile(state).path.write_bytes(b"torn")
@@ -114,7 +114,7 @@ def test_an_unreadable_file_keeps_what_was_known_and_shows(state: Path) -> None:
     assert metric(served, "control_stale") == 0
 
 
-def test_a_file_that_is_unreadable_at_the_start_lets_only_the_control_serve(state: Path) -> None:
+def test_with_a_kill_file_unreadable_at_startup_only_the_control_serves(state: Path) -> None:
     path = ControlFile(state).path
     path.parent.mkdir()
     path.write_bytes(b"torn")
@@ -169,7 +169,7 @@ def test_each_guard_kills_on_its_fault_and_no_other_does(
     assert not served.routing.plan.killed
 
 
-def test_the_control_is_judged_by_nobody(state: Path) -> None:
+def test_the_control_has_no_guard(state: Path) -> None:
     served = Served(state, guarded(latency_seconds=1e-9, max_slow=0, max_non_finite=0, max_saturated=0))
     for _ in range(50):
         assert served.rank(request(USERS["control"])).json()["arm"] == "control"
@@ -196,7 +196,7 @@ def write_sums(state: Path, salt: str = SALT, **arms: tuple[int, int, float]) ->
     replace_file(state / "experiment" / SUMS, msgspec.json.encode(content))
 
 
-def test_clicks_far_from_predictions_kill(state: Path) -> None:
+def test_observed_clicks_far_from_predictions_kill_an_arm(state: Path) -> None:
     served = Served(state, guarded(observed_calibration=2.0, observed_impressions=100))
     write_sums(state, new=(50, 1, 25.0), control=(50, 1, 25.0))
     served.routing.poll()
@@ -209,7 +209,7 @@ def test_clicks_far_from_predictions_kill(state: Path) -> None:
     assert not served.routing.plan.killed, "what was before the revival is not judged again"
 
 
-def test_an_own_kill_holds_while_the_file_cannot_be_written(state: Path) -> None:
+def test_a_local_kill_holds_while_the_file_cannot_be_written(state: Path) -> None:
     served = Served(state, guarded(max_saturated=0.2))
     folder = ControlFile(state).path.parent
     folder.write_text("a file where a folder is needed")
@@ -227,7 +227,7 @@ def test_an_own_kill_holds_while_the_file_cannot_be_written(state: Path) -> None
     assert metric(served, "kills_total", arm="new", cause="saturated") == 1
 
 
-def test_testers_meet_their_arm_and_are_logged_as_such(state: Path) -> None:
+def test_testers_get_their_arm_and_are_logged_as_testers(state: Path) -> None:
     control, new = TWO_ARMS.arms
     served = Served(state, replace(TWO_ARMS, arms=(control, replace(new, testers=(USERS["control"],)))))
     assert served.rank(request(USERS["control"])).json()["arm"] == "new"
@@ -309,7 +309,7 @@ def test_users_who_are_enrolled_keep_their_arm_while_others_are_sampled(state: P
         assert (impressions(served)[-1].reason, impressions(served)[-1].propensity) == ("assigned", None)
 
 
-def test_a_frozen_arm_serves_its_snapshot_for_ever(state: Path) -> None:
+def test_a_frozen_arm_never_changes_its_snapshot(state: Path) -> None:
     frozen = path_of(state / "new" / SNAPSHOTS, publish(state, "new", constant(0.75)))
     control, new = TWO_ARMS.arms
     experiment = replace(TWO_ARMS, arms=(replace(control, snapshot=str(frozen)), new))
@@ -335,7 +335,7 @@ def test_a_frozen_arm_without_its_snapshot_is_one_clear_line(state: Path, damage
     assert str(folder) in str(refused.value)
 
 
-def test_the_status_tells_arms_intervals_and_kills(state: Path) -> None:
+def test_the_status_lists_arms_intervals_and_kills(state: Path) -> None:
     served = Served(state)
     served.routing.kill("new", "because")
     told = status(served.routing)
@@ -345,7 +345,7 @@ def test_the_status_tells_arms_intervals_and_kills(state: Path) -> None:
     assert (new["role"], new["buckets"], new["killed"]["reason"]) == ("arm", [5000, 10000], "because")
 
 
-def test_arms_of_weight_nothing_are_paired_and_meet_nobody(state: Path) -> None:
+def test_arms_of_weight_zero_predict_but_get_no_users(state: Path) -> None:
     publish(state, "spare", constant(0.125))
     arms = (*TWO_ARMS.arms, ArmConfig("spare", 0.0))
     served = Served(state, replace(TWO_ARMS, arms=arms))

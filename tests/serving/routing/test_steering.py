@@ -144,7 +144,7 @@ def test_all_workers_follow_a_kill_and_a_new_experiment_under_load(tmp_path: Pat
         assert each.bucket == bucket_of(each.salt, USER)
 
 
-def test_a_log_that_is_away_leaves_a_span_that_ends_when_it_is_back(tmp_path: Path) -> None:
+def test_an_unavailable_log_leaves_a_gap_that_ends_when_it_recovers(tmp_path: Path) -> None:
     blocked = tmp_path / "logs"
     blocked.write_text("a file where a folder is needed")
     with serving(tmp_path, workers=1, poll_seconds=3600) as cluster:
@@ -160,7 +160,7 @@ def test_a_log_that_is_away_leaves_a_span_that_ends_when_it_is_back(tmp_path: Pa
     assert len(logged(f"sqlite:///{blocked}/log.db")) == 1
 
 
-def test_a_hangup_reads_the_file_at_once(tmp_path: Path) -> None:
+def test_sighup_reloads_the_file_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, workers=1, poll_seconds=3600) as cluster:
         cluster.replace(('name = "steering"', 'name = "renamed"'))
         cluster.child.send_signal(signal.SIGHUP)
@@ -193,7 +193,7 @@ def test_a_hangup_reads_the_file_at_once(tmp_path: Path) -> None:
         ("POST", "/admin/reload", b"", 409),
     ],
 )
-def test_the_admin_routes_answer_what_they_did(
+def test_the_admin_routes_report_their_effect(
     tmp_path: Path, method: str, path: str, body: bytes, code: int
 ) -> None:
     publish(tmp_path, "control", constant(0.25))
