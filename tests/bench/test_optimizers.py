@@ -154,10 +154,10 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     resumed = list(study(STREAM, [NAMED["base"]], PLAN, Journal(folder, {"rows": 1}), progress=again.append))
     assert again == ["base: frozen setting, seed 2"]
     np.testing.assert_array_equal(resumed[0].loss, whole[0].loss)
-    with pytest.raises(UsageError, match="holds another study"):
+    with pytest.raises(UsageError, match="belongs to another study"):
         Journal(folder, {"rows": 2})
     (folder / "trials.jsonl").write_text("?\n{}\n")
-    with pytest.raises(UsageError, match=r"trials\.jsonl, line 1 is no trial"):
+    with pytest.raises(UsageError, match=r"trials\.jsonl, line 1: not a valid trial"):
         Journal(folder, {"rows": 1})
 
 
@@ -215,8 +215,8 @@ def test_command_says_all_that_its_rows_promise(tmp_path: Path, capsys: pytest.C
     [
         (["--trials", "0"], "--trials 0: must be at least 1"),
         (["--tune-to", "100"], "must ascend"),
-        (["--block", "100"], "200 test rows hold 2 such blocks"),
-        (["--seeds", "1", "1"], "one is named twice"),
+        (["--block", "100"], "200 test rows have 2 blocks of that size"),
+        (["--seeds", "1", "1"], "must be distinct"),
         (["--seeds", "-1"], "each must be from 0"),
         (["--methods", "x"], "no method named 'x'"),
         (["--settings", "missing.json"], "--settings missing.json: No such file"),
@@ -230,13 +230,13 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
 def test_settings_must_be_those_of_this_command_and_of_these_methods(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text("[]")
-    with pytest.raises(UsageError, match="is no output of this command"):
+    with pytest.raises(UsageError, match="is not the --json output of this command"):
         command("world", *SMALL, "--settings", str(path))
     path.write_text(json.dumps({"rows": [{"optimizer": "base", "setting": {"row_rate": -1.0}}]}))
     with pytest.raises(ModelError, match="row_rate"):
         command("world", *SMALL, "--settings", str(path), "--methods", "base")
     path.write_text(json.dumps({"rows": [{"optimizer": "base", "setting": {}}]}))
-    with pytest.raises(UsageError, match="has no setting of sam"):
+    with pytest.raises(UsageError, match="has no setting for sam"):
         command("world", *SMALL, "--settings", str(path), "--methods", "sam")
     with pytest.raises(UsageError, match="criteo needs the path"):
         command("criteo", *SMALL)

@@ -248,8 +248,8 @@ def test_the_command_prints_tables_json_and_a_picture(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--models dnn,dnnn", "--models dnn,dnnn: there is no 'dnnn'; choose of dnn, wide_deep"),
-        ("--optimizers adam,", "--optimizers adam,: there is no ''"),
+        ("--models dnn,dnnn", "--models dnn,dnnn: unknown name 'dnnn'; choose from dnn, wide_deep"),
+        ("--optimizers adam,", "--optimizers adam,: unknown name ''"),
         ("--seeds 0", "--seeds 0: must be from 1 to 1000"),
         ("--limit 0", "--limit 0: must be from 1 to"),
         ("--minimum-count -2", "--minimum-count -2: must be from 1 to 65535"),

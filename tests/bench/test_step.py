@@ -115,7 +115,7 @@ def test_zipf_rows_are_the_same_every_time_and_have_something_to_learn() -> None
 def test_file_without_a_whole_chunk_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.tsv"
     path.write_text("\t".join(["1", *["2"] * 13, *["ab"] * 26]) + "\n")
-    with pytest.raises(DataError, match=r"short\.tsv: holds fewer than the 256 rows"):
+    with pytest.raises(DataError, match=r"short\.tsv: has fewer than 256 rows"):
         step_batches(str(path), 1000, CHUNK)
 
 
@@ -189,7 +189,7 @@ def test_the_profiled_step_is_the_learners_own_step() -> None:
 def test_a_tail_that_leaves_too_little_is_refused(tail_from: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "step", "--variants", "--events", "1024", f"--tail-from={tail_from}"]
     assert main(command) == 2
-    assert "must be 0 to half of --events 1024" in capsys.readouterr().err
+    assert "must be from 0 to half of --events 1024" in capsys.readouterr().err
 
 
 def test_too_few_events_are_refused() -> None:
