@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.closed_loop.resume import MAX_CONNECTIONS, Visited, find_visited
+from simulators.closed_loop.resume import MAX_CONNECTIONS, ResumePoint, find_resume_point
 from simulators.closed_loop.visits import Visits
 from simulators.log_writer.writer import Topics
 from simulators.world.settings import WorldConfig
@@ -78,10 +78,10 @@ def test_what_is_missing_is_found_and_nothing_more(log: EventLog, last: int) -> 
     due = {number: at for number in order if (at := click_of(number)) is not None}
     written = sorted((at, number) for number, at in due.items() if at <= now_ms)
     click(log, [number for _, number in written])
-    found = find_visited(log, TOPICS, VISITS)
+    found = find_resume_point(log, TOPICS, VISITS)
     pending = sorted((at, number) for number, at in due.items() if at > now_ms)
     assert pending
-    assert found == Visited(last + 1, missing, pending, now_ms)
+    assert found == ResumePoint(last + 1, missing, pending, now_ms)
 
 
 def test_a_visit_whose_click_is_there_was_asked(log: EventLog) -> None:
@@ -89,15 +89,15 @@ def test_a_visit_whose_click_is_there_was_asked(log: EventLog) -> None:
     clicked = next(number for number in range(50) if click_of(number) is not None)
     show(log, [number for number in range(60) if number != clicked])
     click(log, [clicked])
-    assert clicked not in find_visited(log, TOPICS, VISITS).missing
+    assert clicked not in find_resume_point(log, TOPICS, VISITS).missing
 
 
 def test_only_the_end_of_a_long_log_is_read_for_visits_under_way(log: EventLog) -> None:
     """A visit given up long ago is not asked again."""
     show(log, [number for number in range(1000) if number != 3])
-    assert find_visited(log, TOPICS, VISITS).missing == []
+    assert find_resume_point(log, TOPICS, VISITS).missing == []
     show(log, [1002])
-    assert find_visited(log, TOPICS, VISITS).missing == [1000, 1001]
+    assert find_resume_point(log, TOPICS, VISITS).missing == [1000, 1001]
     assert MAX_CONNECTIONS < 900
 
 
@@ -105,14 +105,14 @@ def test_a_click_that_was_late_is_not_written_again(log: EventLog) -> None:
     show(log, list(range(200)))
     clicks = sorted((at, number) for number in range(200) if (at := click_of(number)) is not None)
     click(log, [number for _, number in reversed(clicks)])  # out of order by more than any tick
-    assert find_visited(log, TOPICS, VISITS).pending == []
+    assert find_resume_point(log, TOPICS, VISITS).pending == []
 
 
 def test_a_log_of_others_is_no_run_of_ours(log: EventLog) -> None:
-    assert find_visited(log, TOPICS, VISITS) == Visited()
+    assert find_resume_point(log, TOPICS, VISITS) == ResumePoint()
     show(log, list(range(20)))
     other = Visits(World(replace(CONFIG, seed=2)), 2)
-    assert find_visited(log, TOPICS, other) == Visited()
+    assert find_resume_point(log, TOPICS, other) == ResumePoint()
 
 
 def test_a_log_whose_visits_are_trimmed_away_is_refused(log: EventLog) -> None:
@@ -120,11 +120,11 @@ def test_a_log_whose_visits_are_trimmed_away_is_refused(log: EventLog) -> None:
     for partition, end in log.end_offsets("impressions").items():
         log.trim("impressions", partition, end)
     with pytest.raises(LogError, match=r"retention has deleted all visits .* without --resume"):
-        find_visited(log, TOPICS, VISITS)
+        find_resume_point(log, TOPICS, VISITS)
 
 
 def test_an_impression_that_is_none_is_one_clear_line(log: EventLog) -> None:
     event_id = f"{VISITS.prefix}0".encode()
     log.append("impressions", [Record(event_id, b"{", 1)])
     with pytest.raises(LogError, match=r"cannot resume: topic 'impressions' partition . offset 0"):
-        find_visited(log, TOPICS, VISITS)
+        find_resume_point(log, TOPICS, VISITS)

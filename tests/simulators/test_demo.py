@@ -164,7 +164,7 @@ def test_last_words_are_told_as_people_read_them(tmp_path: Path) -> None:
         ):
             started.check()
         child.log.write_text('{"time":"x","job":"train","event":"gone","reason":"no room"}\n')
-        assert child.last_words() == "gone, reason no room"
+        assert child.last_line() == "gone, reason no room"
 
 
 def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:

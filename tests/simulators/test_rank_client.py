@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.closed_loop.rank_client import Away, Busy, RankClient
+from simulators.closed_loop.rank_client import RankClient, ServerBusy, ServerUnavailable
 from stream_ctr.errors import StreamCTRError, UsageError
 from tests.support.faulty_server import GOOD, scripted
 from tests.support.simulated_logs import SMALL, contents, run, url_of
@@ -36,9 +36,9 @@ def test_no_answer_is_away() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = RankClient(f"http://127.0.0.1:{port}")
-    with pytest.raises(Away, match="refused"):
+    with pytest.raises(ServerUnavailable, match="refused"):
         client.rank(b"{}")
-    with pytest.raises(Away, match="refused"):
+    with pytest.raises(ServerUnavailable, match="refused"):
         client.ready()
 
 
@@ -59,7 +59,7 @@ def test_answers_that_ask_to_come_again(
 ) -> None:
     with scripted((status, b'{"error":"too\\nmuch"}', headers)) as server:
         client = RankClient(server.url)
-        with pytest.raises(Busy, match=f"{status}: too much") as raised:
+        with pytest.raises(ServerBusy, match=f"{status}: too much") as raised:
             client.rank(b"{}")
         client.close()
     assert (raised.value.retry_seconds, raised.value.overloaded) == (seconds, overloaded)
