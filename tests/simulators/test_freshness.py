@@ -1,4 +1,4 @@
-"""Freshness against one impression after the other."""
+"""Freshness compared with a computation impression by impression."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_quantiles_are_those_of_the_impressions(seed: int) -> None:
     assert freshness.seconds == pytest.approx(learned[-1])
 
 
-def test_what_was_never_served_is_not_judged() -> None:
+def test_impressions_never_served_are_not_measured() -> None:
     freshness = Freshness()
     freshness.observe(10.0, 9.0)  # before the first visit
     freshness.begin(10.0)
