@@ -163,7 +163,7 @@ def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
 
 def test_a_stream_shorter_than_the_plan_is_rejected() -> None:
     plan = Plan(trials=1, tune_to=300, score_from=100, test_to=601, seeds=(1,), block=20)
-    with pytest.raises(DataError, match="hold 600 rows; the test needs 601"):
+    with pytest.raises(DataError, match="has 600 rows, but the test needs 601"):
         list(study(STREAM, [NAMED["base"]], plan, Journal(None, {})))
 
 
@@ -192,7 +192,7 @@ def test_the_command_reports_all_columns_of_its_rows(
     assert command(*words, "--json", "--plot", str(picture)) == 0
     report = json.loads(capsys.readouterr().out)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "looked at before" in report["looked_at"]
+    assert "not unseen" in report["looked_at"]
     rows: dict[str, dict[str, Any]] = {row["optimizer"]: row for row in report["rows"]}
     assert set(rows) == {"base", "base-twice", "revisit"}
     for row in rows.values():
@@ -209,7 +209,7 @@ def test_the_command_reports_all_columns_of_its_rows(
     assert command(*words, "--settings", str(chosen)) == 0
     table = capsys.readouterr().out
     assert "revisit" in table
-    assert "looked at before" in " ".join(table.split())
+    assert "not unseen" in " ".join(table.split())
 
 
 @pytest.mark.parametrize(
