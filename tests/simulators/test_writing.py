@@ -332,7 +332,7 @@ def test_pace_is_the_rate_and_a_live_writer_catches_up() -> None:
         ("simulate", ("--option", "user=3"), "did you mean 'users'"),
         ("simulate", ("--seed", "-4"), "seed = -4"),
         ("replay", ("criteo",), "criteo needs the path"),
-        ("replay", ("criteo", "absent"), "no file or folder absent"),
+        ("replay", ("criteo", "absent"), "no such file or folder: absent"),
         ("replay", ("world", "--limit", "0"), "--limit 0"),
         ("replay", ("world", "--start-ms", "-1"), "--start-ms -1"),
         ("replay", ("world", "--click-delay", "x"), "--click-delay 'x'"),

@@ -126,7 +126,7 @@ def run_evaluate(capsys: pytest.CaptureFixture[str], words: str) -> str:
 
 
 WRONG = [
-    ("hessian criteo none.tsv", 2, "no file or folder none.tsv"),
+    ("hessian criteo none.tsv", 2, "no such file or folder: none.tsv"),
     ("hessian criteo", 2, "criteo requires the path"),
     ("hessian nothing rows.tsv", 2, "no dataset named 'nothing'"),
     (f"{HESSIAN} --field C99", 2, "--field C99: unknown field; the fields are"),
