@@ -18,7 +18,7 @@ from stream_ctr.errors import UsageError
 if TYPE_CHECKING:
     from simulators.closed_loop.rank_client import RankClient
     from simulators.closed_loop.report import Summary
-    from simulators.closed_loop.resume import Visited
+    from simulators.closed_loop.resume import ResumePoint
     from simulators.closed_loop.visits import Visits
     from simulators.log_writer.writer import Topics
     from simulators.world.settings import WorldConfig
@@ -131,7 +131,7 @@ def _run(
 
     candidates = arguments.candidates or CANDIDATES
     visits = Visits(World(config), candidates)
-    found = _found(arguments, log, topics, visits, reporter)
+    found = _resume_point(arguments, log, topics, visits, reporter)
     _wait_until_ready(clients[0], stop, reporter)
     began = time.monotonic()
     if live:
@@ -161,18 +161,18 @@ def _run(
     return traffic.run()
 
 
-def _found(
+def _resume_point(
     arguments: argparse.Namespace, log: EventLog, topics: Topics, visits: Visits, reporter: Reporter
-) -> Visited:
+) -> ResumePoint:
     """The start of the run: with ``--resume`` after the visits in the log, else the first visit."""
-    from simulators.closed_loop.resume import Visited, find_visited
+    from simulators.closed_loop.resume import ResumePoint, find_resume_point
 
     held = sum(log.end_offsets(topics.impressions).values())
     if not arguments.resume:
         if held:
             reporter.say("appending", after_records=held, note="use --resume to continue an interrupted run")
-        return Visited()
-    found = find_visited(log, topics, visits)
+        return ResumePoint()
+    found = find_resume_point(log, topics, visits)
     reporter.say(
         "resumed", at_visit=found.next_number, missing=len(found.missing), clicks_pending=len(found.pending)
     )
@@ -181,18 +181,18 @@ def _found(
 
 def _wait_until_ready(client: RankClient, stop: threading.Event, reporter: Reporter) -> None:
     """Wait for a server that may have been started at the same time as this command."""
-    from simulators.closed_loop.rank_client import Away
+    from simulators.closed_loop.rank_client import ServerUnavailable
 
-    told = ""
+    reported = ""
     while not stop.is_set():
         try:
             if client.ready():
                 return
             reason = "the server is not ready yet"
-        except Away as error:
+        except ServerUnavailable as error:
             reason = f"the server is unavailable: {error}"
-        if reason != told:
-            told = reason
+        if reason != reported:
+            reported = reason
             reporter.say("waiting", reason=reason)
         stop.wait(READY_SECONDS)
 

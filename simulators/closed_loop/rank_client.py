@@ -16,11 +16,11 @@ TIMEOUT_SECONDS: Final = 10.0
 LONGEST_RETRY_SECONDS: Final = 60.0
 
 
-class Away(Exception):
+class ServerUnavailable(Exception):
     """The server could not be reached or did not respond; the message holds the reason."""
 
 
-class Busy(Exception):
+class ServerBusy(Exception):
     """The server cannot answer the request now.
 
     ``overloaded``: the server asked for a retry (503, 429); otherwise it failed or timed out.
@@ -73,8 +73,8 @@ class RankClient:
         """The response to one request.
 
         Raises:
-            Away: the connection failed before the response.
-            Busy: the status is 408, 429 or 5xx.
+            ServerUnavailable: the connection failed before the response.
+            ServerBusy: the status is 408, 429 or 5xx.
             StreamCTRError: the server rejects the request permanently.
         """
         status, retry_after, text = self._post(body)
@@ -83,25 +83,25 @@ class RankClient:
                 return msgspec.json.decode(text, type=RankAnswer)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise StreamCTRError(f"{self._server}: the response is not a ranking: {error}") from None
-        said = _said(text)
+        message = _error_text(text)
         if status in (429, 503):
-            raise Busy(f"{status}: {said}", _seconds(retry_after), overloaded=True)
+            raise ServerBusy(f"{status}: {message}", _seconds(retry_after), overloaded=True)
         if status >= 500 or status == 408:
-            raise Busy(f"{status}: {said}", 1.0, overloaded=False)
-        raise StreamCTRError(f"{self._server}{_advice(status)}: {status}: {said}")
+            raise ServerBusy(f"{status}: {message}", 1.0, overloaded=False)
+        raise StreamCTRError(f"{self._server}{_advice(status)}: {status}: {message}")
 
     def ready(self) -> bool:
         """Whether the server is ready; any status except 503 counts as ready.
 
         Raises:
-            Away: the server cannot be reached.
+            ServerUnavailable: the server cannot be reached.
         """
         try:
             self._connection.request("GET", f"{self._base}/health/ready", headers=self._headers)
             answer = self._connection.getresponse()
             answer.read()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            raise Away(_reason(error)) from None
+            raise ServerUnavailable(_reason(error)) from None
         finally:
             self.close()
         return answer.status != 503
@@ -118,12 +118,12 @@ class RankClient:
         except (OSError, UnicodeError, http.client.HTTPException) as error:
             self.close()
             if not (kept and isinstance(error, ConnectionError)):
-                raise Away(_reason(error)) from None
+                raise ServerUnavailable(_reason(error)) from None
         try:
             return self._once(body)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Away(_reason(error)) from None
+            raise ServerUnavailable(_reason(error)) from None
 
     def _once(self, body: bytes) -> tuple[int, str | None, bytes]:
         self._connection.request("POST", self._path, body, self._headers)
@@ -167,7 +167,7 @@ def _reason(error: Exception) -> str:
     return str(strerror or error) or type(error).__name__
 
 
-def _said(text: bytes) -> str:
+def _error_text(text: bytes) -> str:
     """The error message of a response, on one line."""
     try:
         shown = msgspec.json.decode(text, type=_Problem).error

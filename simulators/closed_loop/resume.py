@@ -27,7 +27,7 @@ LATE_MS: Final = 10_000
 _FIRST_STEP: Final = 1000
 
 
-class _Shown(msgspec.Struct):
+class _LoggedImpression(msgspec.Struct):
     """The fields of an impression that are used here."""
 
     event_id: str
@@ -36,7 +36,7 @@ class _Shown(msgspec.Struct):
 
 
 @dataclass
-class Visited:
+class ResumePoint:
     """The point from which to resume."""
 
     next_number: int = 0
@@ -49,7 +49,7 @@ class Visited:
     """Event time of the newest impression."""
 
 
-def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
+def find_resume_point(log: EventLog, topics: Topics, visits: Visits) -> ResumePoint:
     """Read both topics backwards from their ends, as far as records may be missing.
 
     Records of other writers in the same topics are skipped.
@@ -67,7 +67,7 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
                 f"{log.url}: cannot resume: retention has deleted all visits from topic "
                 f"{topics.impressions!r}; start a new run without --resume"
             )
-        return Visited()
+        return ResumePoint()
     newest_number, newest_ms = max(numbers), max(numbers.values())
     low_number = newest_number - MAX_CONNECTIONS
     low_ms = newest_ms - round(1000 * visits.world.config.longest_delay_seconds) - LATE_MS
@@ -76,7 +76,7 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
         number = _number(entry, visits)
         return number is not None and number < low_number - MAX_CONNECTIONS and _event_ms(entry) < low_ms
 
-    shown: dict[int, _Shown] = {}
+    shown: dict[int, _LoggedImpression] = {}
     for place in partitions:
         for entry in _read_back(log, place, settled):
             number = _number(entry, visits)
@@ -99,10 +99,10 @@ def find_visited(log: EventLog, topics: Topics, visits: Visits) -> Visited:
         if each.ts_ms >= low_ms and number not in clicked
         if (click_ms := _click_ms(number, each, visits)) is not None
     ]
-    return Visited(newest_number + 1, missing, sorted(pending), newest_ms)
+    return ResumePoint(newest_number + 1, missing, sorted(pending), newest_ms)
 
 
-def _click_ms(number: int, shown: _Shown, visits: Visits) -> int | None:
+def _click_ms(number: int, shown: _LoggedImpression, visits: Visits) -> int | None:
     """Time of the click on the impression; None if there is none."""
     draw, delay_ms = visits.click_draw(number)
     return shown.ts_ms + delay_ms if shown.truth is not None and draw < shown.truth else None
@@ -115,14 +115,14 @@ def _number(entry: Entry, visits: Visits) -> int | None:
 def _event_ms(entry: Entry) -> float:
     """Event time of a record, which differs from its log timestamp; infinity if the record has none."""
     try:
-        return msgspec.json.decode(entry.value or b"", type=_Shown).ts_ms
+        return msgspec.json.decode(entry.value or b"", type=_LoggedImpression).ts_ms
     except (msgspec.DecodeError, UnicodeDecodeError):
         return math.inf
 
 
-def _decoded(log: EventLog, entry: Entry) -> _Shown:
+def _decoded(log: EventLog, entry: Entry) -> _LoggedImpression:
     try:
-        return msgspec.json.decode(entry.value or b"", type=_Shown)
+        return msgspec.json.decode(entry.value or b"", type=_LoggedImpression)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LogError(
             f"{log.url}: cannot resume: topic {entry.topic!r} partition {entry.partition} offset "

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from simulators.closed_loop.rank_client import Away, Busy, RankAnswer, RankClient
+from simulators.closed_loop.rank_client import RankAnswer, RankClient, ServerBusy, ServerUnavailable
 from simulators.closed_loop.report import Summary
 from simulators.closed_loop.visits import Visit, Visits
 from stream_ctr.errors import StreamCTRError
@@ -61,7 +61,7 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
+class _Result:
     """Result of one visit: a response, or none (``failed``, or cancelled at the end of the run)."""
 
     visit: Visit
@@ -106,11 +106,11 @@ class Traffic:
         self._stop = stop or threading.Event()
         self._say, self._progress = say, progress
         self._halt = threading.Event()
-        self._asked: queue.SimpleQueue[Visit | None] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[_Settled | StreamCTRError | str] = queue.SimpleQueue()
-        self._under_way: set[int] = set()
+        self._requests: queue.SimpleQueue[Visit | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[_Result | StreamCTRError | str] = queue.SimpleQueue()
+        self._in_flight: set[int] = set()
         self._next: Visit | None = None
-        self._trouble = ""
+        self._last_problem = ""
         self._written = -math.inf
         self.summary = Summary()
 
@@ -121,21 +121,21 @@ class Traffic:
             StreamCTRError: the server rejects a request permanently.
             LogError: an append of clicks failed.
         """
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
         threads = [threading.Thread(target=self._work, args=(client,)) for client in self._clients]
         for thread in threads:
             thread.start()
         try:
             self._advance()
-            while not self._stop.is_set() and (self._next or self._under_way or self._pending):
+            while not self._stop.is_set() and (self._next or self._in_flight or self._pending):
                 self._wait(min(self._submit(), self._write_clicks(), WAKE_SECONDS))
-                if time.monotonic() >= told + PROGRESS_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() >= reported + PROGRESS_SECONDS:
+                    reported = time.monotonic()
                     self._progress(self.summary)
         finally:
             self._halt.set()
             for _ in threads:
-                self._asked.put(None)
+                self._requests.put(None)
             for thread in threads:
                 thread.join()
             self.summary.seconds = time.monotonic() - began
@@ -150,53 +150,53 @@ class Traffic:
     def _submit(self) -> float:
         """Send the visits that are due; returns the seconds until the next one is."""
         while self._next is not None:
-            oldest = min(self._under_way, default=self._next.number)
+            oldest = min(self._in_flight, default=self._next.number)
             room = len(self._clients)
-            if len(self._under_way) >= room or abs(self._next.number - oldest) >= room:
+            if len(self._in_flight) >= room or abs(self._next.number - oldest) >= room:
                 return math.inf  # until a response arrives
             wait = self._clock.wait_seconds(self._next.time_ms)
             if wait > 0:
                 return wait
-            self._under_way.add(self._next.number)
+            self._in_flight.add(self._next.number)
             self.summary.sent += 1
-            self._asked.put(self._next)
+            self._requests.put(self._next)
             self._advance()
         return math.inf
 
     def _wait(self, seconds: float) -> None:
         """Handle the workers' results; wait up to ``seconds`` for the first one."""
         try:
-            self._take(self._told.get(timeout=max(0.0, seconds)))
+            self._handle(self._results.get(timeout=max(0.0, seconds)))
             while True:
-                self._take(self._told.get_nowait())
+                self._handle(self._results.get_nowait())
         except queue.Empty:
             return
 
-    def _take(self, told: _Settled | StreamCTRError | str) -> None:
-        if isinstance(told, StreamCTRError):
-            raise told
-        if isinstance(told, str):
-            if told != self._trouble:
-                self._trouble = told
-                self._say("waiting", reason=told)
+    def _handle(self, result: _Result | StreamCTRError | str) -> None:
+        if isinstance(result, StreamCTRError):
+            raise result
+        if isinstance(result, str):
+            if result != self._last_problem:
+                self._last_problem = result
+                self._say("waiting", reason=result)
             return
-        summary, visit, answer = self.summary, told.visit, told.answer
-        self._under_way.discard(visit.number)
-        summary.busy += told.busy
-        summary.failed += told.failed
+        summary, visit, answer = self.summary, result.visit, result.answer
+        self._in_flight.discard(visit.number)
+        summary.busy += result.busy
+        summary.failed += result.failed
         if answer is None:
             return
         if not 0 <= answer.best < len(visit.truth):
             raise StreamCTRError(
                 f"the server chose candidate {answer.best} of {len(visit.truth)} for {visit.event_id}"
             )
-        if self._trouble:
-            self._trouble = ""
+        if self._last_problem:
+            self._last_problem = ""
             self._say("server available again")
         summary.answered += 1
-        summary.latency.add(told.seconds)
+        summary.latency.add(result.seconds)
         if self._clock.now_ms() is not None:
-            summary.behind.add(told.behind_seconds)
+            summary.behind.add(result.behind_seconds)
         summary.outcome.add(answer.arm, visit, answer.best)
         if visit.clicks(answer.best):
             heapq.heappush(self._pending, (visit.time_ms + visit.delay_ms, visit.number))
@@ -230,14 +230,14 @@ class Traffic:
         now_ms = self._clock.now_ms()
         if now_ms is not None:
             return now_ms
-        numbers = [*self._under_way, *([self._next.number] if self._next else [])]
+        numbers = [*self._in_flight, *([self._next.number] if self._next else [])]
         config = self._visits.world.config
         return config.start_ms + config.elapsed_ms(min(numbers)) if numbers else math.inf
 
     def _finish(self) -> None:
         """Handle the last results and write the clicks that are due by now."""
         self._wait(0.0)
-        self.summary.stopped = bool(self._next or self._under_way or self._pending)
+        self.summary.stopped = bool(self._next or self._in_flight or self._pending)
         self._written = -math.inf
         self._write_clicks()
         self.summary.clicks_pending = len(self._pending)
@@ -245,14 +245,14 @@ class Traffic:
     def _work(self, client: RankClient) -> None:
         """Worker thread of one connection."""
         try:
-            while not self._halt.is_set() and (visit := self._asked.get()) is not None:
-                self._told.put(self._ask(client, visit))
+            while not self._halt.is_set() and (visit := self._requests.get()) is not None:
+                self._results.put(self._send(client, visit))
         except StreamCTRError as error:
-            self._told.put(error)
+            self._results.put(error)
         finally:
             client.close()
 
-    def _ask(self, client: RankClient, visit: Visit) -> _Settled:
+    def _send(self, client: RankClient, visit: Visit) -> _Result:
         """Retry until a response arrives, the server has failed too often, or the run ends."""
         behind = -self._clock.wait_seconds(visit.time_ms)
         busy = failures = 0
@@ -261,18 +261,18 @@ class Traffic:
             began = time.perf_counter()
             try:
                 answer = client.rank(visit.body)
-            except Away as error:
-                self._told.put(f"the server is unavailable: {error}; retrying")
+            except ServerUnavailable as error:
+                self._results.put(f"the server is unavailable: {error}; retrying")
                 self._halt.wait(pause)
                 pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
-            except Busy as error:
+            except ServerBusy as error:
                 busy += 1
                 failures += not error.overloaded
                 if failures >= FAILURES:
-                    self._told.put(f"{visit.event_id} abandoned: {error}")
-                    return _Settled(visit, busy=busy, failed=True)
-                self._told.put(f"the server is busy: {error}; retrying in {error.retry_seconds:g} s")
+                    self._results.put(f"{visit.event_id} abandoned: {error}")
+                    return _Result(visit, busy=busy, failed=True)
+                self._results.put(f"the server is busy: {error}; retrying in {error.retry_seconds:g} s")
                 self._halt.wait(error.retry_seconds)
             else:
-                return _Settled(visit, answer, time.perf_counter() - began, behind, busy)
-        return _Settled(visit, busy=busy)
+                return _Result(visit, answer, time.perf_counter() - began, behind, busy)
+        return _Result(visit, busy=busy)

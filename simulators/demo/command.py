@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from simulators.demo.freshness import Freshness
 from simulators.demo.processes import Children, children, pause
 from simulators.demo.setup import ARMS, WORLD, new_folder, write_config
-from simulators.demo.status import Places, behind, look, ready
+from simulators.demo.status import Services, observe, reader_lags, ready
 from stream_ctr.errors import StreamCTRError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ READY_SECONDS: Final = 900.0
 """Startup timeout; long enough for a busy machine that compiles every kernel first."""
 SETTLE_SECONDS: Final = 300.0
 """Timeout for all readers to reach the end of the log after the traffic has ended."""
-LOOK_SECONDS: Final = 0.25
+OBSERVE_SECONDS: Final = 0.25
 
 
 class Demo:
@@ -79,19 +79,19 @@ class Demo:
         try:
             with children(folder) as started:
                 with Reporter("demo", quiet=arguments.json) as reporter:
-                    places = _start(started, config, folder, reporter)
+                    services = _start(started, config, folder, reporter)
                     if not arguments.json:
-                        _tell(places)
-                    fresh = _traffic(started, places, arguments, folder, reporter)
-                    _settle(started, places, folder, reporter)
-                started.end(*places.trainers)
-                result = make_result(config, folder, fresh, places.told())
+                        _print_addresses(services)
+                    fresh = _traffic(started, services, arguments, folder, reporter)
+                    _settle(started, services, folder, reporter)
+                started.end(*services.trainers)
+                result = make_result(config, folder, fresh, services.addresses())
                 if arguments.json:
                     print(json.dumps(result, indent=2), flush=True)
                 else:
                     print_result(result, config)
                 if arguments.keep_serving:
-                    _keep(started, places, config, folder, arguments)
+                    _keep_running(started, services, config, folder, arguments)
                 started.end()
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -116,7 +116,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _start(started: Children, config: Path, folder: Path, reporter: Reporter) -> Places:
+def _start(started: Children, config: Path, folder: Path, reporter: Reporter) -> Services:
     """Start the server, the watcher and the trainers; wait until they are ready."""
     from stream_ctr.config.settings import load_settings
     from stream_ctr.events.open import open_log
@@ -127,34 +127,37 @@ def _start(started: Children, config: Path, folder: Path, reporter: Reporter) ->
         log.create_topic(topic, settings.log.partitions)
     log.close()
     where = ("--config", str(config))
-    places = Places(
+    services = Services(
         started.start("server", "serve", *where),
         started.start("watcher", "experiment", "watch", *where),
         tuple(started.start(f"trainer-{arm}", "train", *where, "--arm", arm) for arm in ARMS),
     )
     until = time.monotonic() + READY_SECONDS
-    while not (all(places.told().values()) and ready(places)):
+    while not (all(services.addresses().values()) and ready(services)):
         started.check()
         if time.monotonic() > until:
             raise StreamCTRError(
                 f"not ready after {READY_SECONDS:g} s; see the logs of the processes in {folder}/*.log"
             )
-        reporter.progress(state="starting", **{name: url or "-" for name, url in places.told().items()})
+        reporter.progress(
+            state="starting", **{name: url or "-" for name, url in services.addresses().items()}
+        )
         pause()
-    return places
+    return services
 
 
-def _tell(places: Places) -> None:
+def _print_addresses(services: Services) -> None:
     """Print all addresses."""
-    told = places.told()
-    width = max(map(len, told)) + 2
-    for name, url in told.items():
+    addresses = services.addresses()
+    width = max(map(len, addresses)) + 2
+    for name, url in addresses.items():
         print(f"{name:{width}}{url}", flush=True)
 
 
-def _visits(places: Places, arguments: argparse.Namespace, folder: Path) -> list[str]:
+def _visits(services: Services, arguments: argparse.Namespace, folder: Path) -> list[str]:
     """The command line that simulates the visits."""
-    command = ["simulate", "--server", str(places.server.address()), "--log", f"sqlite:///{folder}/events.db"]
+    command = ["simulate", "--server", str(services.server.address())]
+    command += ["--log", f"sqlite:///{folder}/events.db"]
     command += ["--rate", str(arguments.rate), "--candidates", str(arguments.candidates)]
     command += ["--seed", str(arguments.seed), "--json"]
     for name, value in WORLD.items():
@@ -163,26 +166,26 @@ def _visits(places: Places, arguments: argparse.Namespace, folder: Path) -> list
 
 
 def _traffic(
-    started: Children, places: Places, arguments: argparse.Namespace, folder: Path, reporter: Reporter
+    started: Children, services: Services, arguments: argparse.Namespace, folder: Path, reporter: Reporter
 ) -> dict[str, Freshness]:
     """Run the traffic; returns the freshness of each arm's answers."""
-    command = [*_visits(places, arguments, folder), "--events", str(arguments.events)]
+    command = [*_visits(services, arguments, folder), "--events", str(arguments.events)]
     traffic = started.start("traffic", *command)
     fresh = {arm: Freshness() for arm in ARMS}
     while traffic.running:
         started.check(may_end=traffic)
-        reporter.progress(state="traffic", **look(places, fresh))
-        pause(LOOK_SECONDS)
+        reporter.progress(state="traffic", **observe(services, fresh))
+        pause(OBSERVE_SECONDS)
     started.end(traffic)
     return fresh
 
 
-def _settle(started: Children, places: Places, folder: Path, reporter: Reporter) -> None:
+def _settle(started: Children, services: Services, folder: Path, reporter: Reporter) -> None:
     """Wait until the trainers and the watcher have read the log to its end."""
     ended_ms, until = time.time() * 1000, time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < until:
         started.check()
-        left = behind(places, folder, ended_ms)
+        left = reader_lags(services, folder, ended_ms)
         reporter.progress(state="processing the last visits", **left)
         if "watcher" in left and not any(lag is None or lag for lag in left.values()):
             return
@@ -192,17 +195,17 @@ def _settle(started: Children, places: Places, folder: Path, reporter: Reporter)
     )
 
 
-def _keep(
-    started: Children, places: Places, config: Path, folder: Path, arguments: argparse.Namespace
+def _keep_running(
+    started: Children, services: Services, config: Path, folder: Path, arguments: argparse.Namespace
 ) -> None:
     """Keep all processes running until Ctrl-C or SIGTERM."""
     for arm in ARMS:
         started.start(f"trainer-{arm}", "train", "--config", str(config), "--arm", arm)
-    started.start("traffic", *_visits(places, arguments, folder), "--resume")
+    started.start("traffic", *_visits(services, arguments, folder), "--resume")
     if not arguments.json:
-        print(f"\nStill running: page {places.watcher.address()}, server {places.server.address()}, traffic.")
-        print("Press Ctrl-C to stop.", flush=True)
+        print(f"\nStill running: page {services.watcher.address()}, server {services.server.address()},")
+        print("trainers and traffic. Press Ctrl-C to stop.", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             started.check()
-            pause(LOOK_SECONDS)
+            pause(OBSERVE_SECONDS)

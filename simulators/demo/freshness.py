@@ -21,7 +21,7 @@ class Freshness:
     >>> freshness = Freshness()
     >>> freshness.begin(5.0)
     >>> for seen, learned_until in ((11.0, 5.0), (12.0, 7.0), (13.0, 9.0)):
-    ...     freshness.look(seen, learned_until)
+    ...     freshness.observe(seen, learned_until)
     >>> freshness.quantile(0.0), freshness.quantile(1.0)
     (4.0, 7.0)
     """
@@ -34,7 +34,7 @@ class Freshness:
         """Set the event time before the first impression."""
         self._until = time
 
-    def look(self, seen: float, learned_until: float) -> None:
+    def observe(self, seen: float, learned_until: float) -> None:
         """Record that at ``seen`` the server's snapshot covered ``learned_until``; both in seconds."""
         if self._until is not None and learned_until > self._until:
             self._steps.append((self._until, learned_until, seen))

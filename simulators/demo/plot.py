@@ -40,10 +40,10 @@ def plot_demo(
         StreamCTRError: the file cannot be written.
     """
     figure = new_figure(9.0, 10.0)
-    loss, difference, worth = figure.subplots(3, 1, height_ratios=(1.2, 1.0, 1.0))
+    loss, difference, value = figure.subplots(3, 1, height_ratios=(1.2, 1.0, 1.0))
     _loss(loss, curves, window)
     _difference(difference, report)
-    _worth(worth, shown, tuple(curves))
+    _value(value, shown, tuple(curves))
     figure.align_ylabels()
     write_figure(figure, path)
 
@@ -90,7 +90,7 @@ def _difference(axes: Axes, report: Report) -> None:
     _dress(axes)
 
 
-def _worth(axes: Axes, shown: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
+def _value(axes: Axes, shown: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
     for arm, (colour, line) in zip(arms, STYLES, strict=False):
         points = [
             (point["visits"], 100.0 * point["arms"][arm]["share_of_way"])

@@ -30,7 +30,7 @@ class Child:
         """Standard output."""
         self.log = folder / f"{name}.log"
         """Standard error."""
-        self._asked = False
+        self._terminated = False
         with self.output.open("ab") as out, self.log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "simulators.demo.child_command", *command],
@@ -56,12 +56,12 @@ class Child:
         """
         status = self.process.poll()
         # A process that is terminated before it installs its signal handler ends by SIGTERM: no failure.
-        if status is None or (ended and (status == 0 or (self._asked and status == -signal.SIGTERM))):
+        if status is None or (ended and (status == 0 or (self._terminated and status == -signal.SIGTERM))):
             return
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        raise StreamCTRError(f"{self.name} ended {how}: {self.last_words()}; see its full log in {self.log}")
+        raise StreamCTRError(f"{self.name} ended {how}: {self.last_line()}; see its full log in {self.log}")
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """The last line of its log, or of its output if the log is empty."""
         for path in (self.log, self.output):
             lines = path.read_text("utf-8", errors="replace").strip().splitlines()
@@ -77,10 +77,10 @@ class Child:
                 return found.group()
         return None
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM."""
         if self.running:
-            self._asked = True
+            self._terminated = True
             self.process.send_signal(signal.SIGTERM)
 
     def end(self, seconds: float = END_SECONDS) -> None:
@@ -125,7 +125,7 @@ class Children:
         ending = [child for child in self._running if not children or child in children]
         self._running = [child for child in self._running if child not in ending]
         for child in ending:
-            child.ask_to_end()
+            child.terminate()
         for child in ending:
             child.end()
         for child in ending:
@@ -152,9 +152,9 @@ def pause(seconds: float = POLL_SECONDS) -> None:
 def _plain(line: str) -> str:
     """A line of a structured log as plain text."""
     with contextlib.suppress(ValueError):
-        told = json.loads(line)
-        if isinstance(told, dict):
-            kept = {key: value for key, value in told.items() if key not in ("time", "job")}
+        record = json.loads(line)
+        if isinstance(record, dict):
+            kept = {key: value for key, value in record.items() if key not in ("time", "job")}
             event = kept.pop("event", "")
             return ", ".join([str(event), *(f"{key} {value}" for key, value in kept.items())])
     return line

@@ -16,7 +16,7 @@ TOO_SLOW: Final = (
 
 
 def make_result(
-    config: Path, folder: Path, fresh: Mapping[str, Freshness], places: Mapping[str, str | None]
+    config: Path, folder: Path, fresh: Mapping[str, Freshness], services: Mapping[str, str | None]
 ) -> dict[str, Any]:
     """The result for ``--json``; also draws the plot if matplotlib is installed."""
     import msgspec
@@ -61,7 +61,7 @@ def make_result(
         "report": str(path),
         "log": settings.log.url,
         "config": str(config),
-        "addresses": dict(places),
+        "addresses": dict(services),
     }
 
 
@@ -78,7 +78,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
     console.print()
     print_report(msgspec.convert(result["experiment"], Report), console)
     console.print()
-    console.print(_against_the_truth(result))
+    console.print(_ground_truth_table(result))
     traffic = result["traffic"]
     latency, behind = traffic["latency_ms"], traffic["behind_ms"]
     for line in (
@@ -98,7 +98,7 @@ def print_result(result: Mapping[str, Any], config: Path) -> None:
     )
 
 
-def _against_the_truth(result: Mapping[str, Any]) -> Any:
+def _ground_truth_table(result: Mapping[str, Any]) -> Any:
     from stream_ctr.experiments.report.table import arms_table
 
     title = "Compared with the ground truth (unknown in a real experiment)"

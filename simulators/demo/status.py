@@ -15,14 +15,14 @@ from simulators.demo.setup import ARMS, GRACE_SECONDS, LABEL_SECONDS
 
 
 @dataclass(frozen=True)
-class Places:
+class Services:
     """The processes of the demo."""
 
     server: Child
     watcher: Child
     trainers: tuple[Child, ...]
 
-    def told(self) -> dict[str, str | None]:
+    def addresses(self) -> dict[str, str | None]:
         """Addresses by name; None for a process that has not reported its address yet."""
         page = self.watcher.address()
         trainers = {f"metrics of {child.name}": child.address() for child in self.trainers}
@@ -33,20 +33,20 @@ class Places:
         }
 
 
-def ready(places: Places) -> bool:
+def ready(services: Services) -> bool:
     """Whether the server has a model of every arm."""
     try:
-        told = json.loads(_get(f"{places.server.address()}/health/ready"))
+        answer = json.loads(_get(f"{services.server.address()}/health/ready"))
     except (OSError, ValueError):
         return False
-    arms = told.get("arms", {})
+    arms = answer.get("arms", {})
     return bool(arms) and all(arms.get(arm, {}).get("version") is not None for arm in ARMS)
 
 
-def look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
+def observe(services: Services, fresh: dict[str, Freshness]) -> dict[str, Any]:
     """Answers and freshness of each arm at this moment; records the freshness in ``fresh``."""
     try:
-        series = _series(_get(f"{places.server.address()}/metrics"))
+        series = _series(_get(f"{services.server.address()}/metrics"))
     except OSError:
         return {}
     shown: dict[str, Any] = {}
@@ -55,9 +55,9 @@ def look(places: Places, fresh: dict[str, Freshness]) -> dict[str, Any]:
     for arm, freshness in fresh.items():
         if not any(answers.values()):
             freshness.begin(seen)  # no visit yet: all impressions will be later than this
-        told = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
-        if told > 0.0:
-            freshness.look(seen, told - LABEL_SECONDS - GRACE_SECONDS)
+        learned_until = series.get(f'stream_ctr_serve_snapshot_event_timestamp_seconds{{arm="{arm}"}}', 0.0)
+        if learned_until > 0.0:
+            freshness.observe(seen, learned_until - LABEL_SECONDS - GRACE_SECONDS)
         shown[f"{arm}_answers"] = answers[arm]
         p50 = freshness.quantile(0.5)
         shown[f"{arm}_freshness"] = "-" if p50 is None else f"{p50:.1f} s"
@@ -68,7 +68,7 @@ def _answers(series: dict[str, float], arm: str) -> int:
     return round(series.get(f'stream_ctr_serve_requests_total{{arm="{arm}",code="200"}}', 0.0))
 
 
-def behind(places: Places, folder: Path, since_ms: float) -> dict[str, float | None]:
+def reader_lags(services: Services, folder: Path, since_ms: float) -> dict[str, float | None]:
     """Entries of the log that each reader has not applied; None if unknown.
 
     The watcher is included once it has written a report. A report from before ``since_ms`` gives None.
@@ -76,7 +76,7 @@ def behind(places: Places, folder: Path, since_ms: float) -> dict[str, float | N
     from stream_ctr.config.experiment import FOLDER
     from stream_ctr.experiments.report.model import read_report
 
-    left: dict[str, float | None] = {child.name: _lag(child) for child in places.trainers}
+    left: dict[str, float | None] = {child.name: _lag(child) for child in services.trainers}
     report = folder / "state" / FOLDER / "report.json"
     if report.exists():
         found = read_report(report)

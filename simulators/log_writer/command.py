@@ -48,8 +48,10 @@ def add_writer_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"partitions of new topics (default: {default.partitions})",
     )
-    parser.add_argument("--impressions", default=default.impressions, metavar="TOPIC")
-    parser.add_argument("--clicks", default=default.clicks, metavar="TOPIC")
+    parser.add_argument(
+        "--impressions", default=default.impressions, metavar="TOPIC", help="topic of the impressions"
+    )
+    parser.add_argument("--clicks", default=default.clicks, metavar="TOPIC", help="topic of the clicks")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the dataset or world"
     )

@@ -30,7 +30,7 @@ _BUFFER_BYTES: Final = 1 << 17
 _OVERHEAD_BYTES: Final = 250
 """Memory of an entry besides its payload: a tuple, two integers, a bytes object and a list slot."""
 _HEAD: Final = struct.Struct("<qqI")
-_TOLD_EVERY: Final = 10_000
+_PROGRESS_ROWS: Final = 10_000
 """Rows between two calls of ``progress``."""
 
 
@@ -89,7 +89,7 @@ class TimeSort:
             if held >= self._memory_bytes:
                 self._add(entries, files)
                 entries, held = [], 0
-            if not number % _TOLD_EVERY:
+            if not number % _PROGRESS_ROWS:
                 self._progress(number)
             if self._stop.is_set():
                 return

@@ -135,7 +135,7 @@ class Writer:
                 if self._stop.is_set():
                     self.summary.stopped = True
                     break
-                self._one(happening)
+                self._add(happening)
         except DataError:
             self._flush()
             raise
@@ -148,12 +148,12 @@ class Writer:
         self._flush()
         return self.summary
 
-    def _one(self, happening: Happening) -> None:
+    def _add(self, happening: Happening) -> None:
         click = happening.example is None
         topic = self._topics.clicks if click else self._topics.impressions
         key = happening.event_id.encode()
         partition = partition_of(key, self._topics.partitions)
-        if self._position is not None and self._is_there(happening, topic, partition, key):
+        if self._position is not None and self._already_written(happening, topic, partition, key):
             return
         if not click:
             if self._position is None:
@@ -171,7 +171,7 @@ class Writer:
         elif len(records) >= BATCH:
             self._flush()
 
-    def _is_there(self, happening: Happening, topic: str, partition: int, key: bytes) -> bool:
+    def _already_written(self, happening: Happening, topic: str, partition: int, key: bytes) -> bool:
         """Whether the log already holds the record. Writing starts only after every partition is passed."""
         position = self._position
         if position is None or (held := position.passes(topic, partition)) is None:

@@ -1,4 +1,4 @@
-"""What a long job says while it works: a live line on a terminal, structured lines elsewhere."""
+"""Progress of a long job: a live table on a terminal, structured JSON lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from stream_ctr.errors import printable
 class Reporter:
     """Reports events and progress of one job on standard error.
 
-    On a terminal, progress is a small live table; elsewhere every ``line_seconds`` one JSON line, so that
-    log collectors can read it. Messages are a line each in both.
+    On a terminal, progress is a small live table; elsewhere it is one JSON line every ``line_seconds``, for
+    log collectors. Each event is one line in both cases.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Reporter:
             self._live = None
 
     def say(self, event: str, **values: Any) -> None:
-        """One thing that happened."""
+        """Report one event with its values."""
         if self._terminal:
             shown = "  ".join(f"{name}={_text(value)}" for name, value in values.items())
             self._console.print(f"{self._job}: {event}  {shown}".rstrip(), markup=False, highlight=False)
@@ -63,7 +63,7 @@ class Reporter:
             self._line(event, values)
 
     def progress(self, **values: Any) -> None:
-        """The present state of the job; cheap enough to call after every chunk."""
+        """Report the current state of the job; cheap enough to call after every chunk."""
         if self._quiet:
             return
         if self._live is not None:
@@ -87,7 +87,7 @@ class Reporter:
 
 
 def _finite(value: Any) -> Any:
-    """The value, or None for what JSON has no word for."""
+    """The value, or None if it is not finite, which JSON cannot represent."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of label policies: the stream that it plants, and how it reads the figures."""
+"""The benchmark of label policies: its stream and its results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_stream_is_in_order_and_half_of_its_clicks_are_late() -> None:
     assert stream.late > 0.5 * len(clicks)
 
 
-def test_half_way_is_where_half_of_the_rise_is_gone() -> None:
+def test_half_way_is_where_the_rise_has_halved() -> None:
     over = np.concatenate([np.full(600, 0.1), np.linspace(0.5, 0.1, 400)])
     found = half_way(over, 600, 0.1)
     assert found is not None
@@ -63,7 +63,7 @@ def test_policies_are_scored_on_the_same_truth_and_labels(runs: list[PolicyRun])
     assert wait.log_loss == pytest.approx(wait.bayes_log_loss + wait.steady_excess, rel=1e-6)
 
 
-def test_report_has_a_row_a_policy_and_a_picture(
+def test_the_report_has_one_row_per_policy_and_a_plot(
     runs: list[PolicyRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     joins = measure_joiner(2000)

@@ -1,4 +1,4 @@
-"""The study of optimizers: equal budgets, frozen settings, nothing seen too early, and what it says."""
+"""The study of optimizers: equal budgets, frozen settings, unseen test rows, and its report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PLAN = Plan(trials=2, tune_to=300, score_from=100, test_to=500, seeds=(1, 2), bl
 NAMED = {method.name: method for method in METHODS}
 
 
-def test_all_methods_draw_inside_their_space_and_alike_where_they_share_it() -> None:
+def test_draws_are_inside_the_space_and_equal_for_shared_settings() -> None:
     for method in METHODS:
         declared = method.draw(0, 0)
         assert declared == {name: getattr(method.optimizer, name) for name in method.space}
@@ -66,7 +66,7 @@ def test_a_setting_of_whole_numbers_stays_whole() -> None:
     assert isinstance(optimizer.revisit_after, int)
 
 
-def test_names_are_checked_and_bring_their_bases() -> None:
+def test_names_are_checked_and_include_their_bases() -> None:
     assert [method.name for method in chosen_methods(["helen-adam"])] == ["base-adam", "helen-adam"]
     assert chosen_methods(None) == METHODS
     with pytest.raises(UsageError, match="no method named 'hellen'; did you mean 'helen'"):
@@ -94,7 +94,7 @@ def test_a_run_predicts_as_the_learner_does_over_the_first_rows() -> None:
     np.testing.assert_array_equal(run.probability, learner.learn(first_events(BATCH, 333)).probability)
 
 
-def test_twice_learns_every_event_a_second_time_in_its_place() -> None:
+def test_twice_repeats_every_event_in_place() -> None:
     doubled = twice(BATCH)
     assert len(doubled) == 2 * len(BATCH)
     np.testing.assert_array_equal(doubled.rows[0::2], BATCH.rows)
@@ -107,7 +107,7 @@ def test_twice_learns_every_event_a_second_time_in_its_place() -> None:
     assert not np.array_equal(run.probability, run_setting(STREAM, NAMED["base"], {}, 1, 300).probability)
 
 
-def test_the_best_setting_by_the_scored_rows_is_frozen_and_run_once_a_seed() -> None:
+def test_the_best_setting_is_frozen_and_run_once_per_seed() -> None:
     method = NAMED["base"]
     (tested,) = study(STREAM, [method], PLAN, Journal(None, {}))
     label, scored = STREAM.label(), slice(PLAN.score_from, PLAN.tune_to)
@@ -125,18 +125,18 @@ def test_the_best_setting_by_the_scored_rows_is_frozen_and_run_once_a_seed() -> 
 
 
 def test_no_test_row_is_scored_before_all_methods_are_tuned() -> None:
-    said: list[str] = []
+    messages: list[str] = []
     methods = [NAMED["base"], NAMED["sam"]]
-    first, second = study(STREAM, methods, PLAN, Journal(None, {}), progress=said.append)
-    finals = [k for k, text in enumerate(said) if "frozen" in text]
-    trials = [k for k, text in enumerate(said) if "trial" in text]
+    first, second = study(STREAM, methods, PLAN, Journal(None, {}), progress=messages.append)
+    finals = [k for k, text in enumerate(messages) if "frozen" in text]
+    trials = [k for k, text in enumerate(messages) if "trial" in text]
     assert max(trials) < min(finals)
     assert len(trials) == len(methods) * PLAN.trials
     assert len(finals) == len(methods) * len(PLAN.seeds)
     assert compared(first, second, PLAN).mean == pytest.approx(-compared(second, first, PLAN).mean)
 
 
-def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_study_resumes(tmp_path: Path) -> None:
     whole = list(study(STREAM, [NAMED["base"]], PLAN, Journal(tmp_path / "whole", {"rows": 1})))
 
     class Stop(Exception):
@@ -154,16 +154,16 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
     resumed = list(study(STREAM, [NAMED["base"]], PLAN, Journal(folder, {"rows": 1}), progress=again.append))
     assert again == ["base: frozen setting, seed 2"]
     np.testing.assert_array_equal(resumed[0].loss, whole[0].loss)
-    with pytest.raises(UsageError, match="holds another study"):
+    with pytest.raises(UsageError, match="belongs to another study"):
         Journal(folder, {"rows": 2})
     (folder / "trials.jsonl").write_text("?\n{}\n")
-    with pytest.raises(UsageError, match=r"trials\.jsonl, line 1 is no trial"):
+    with pytest.raises(UsageError, match=r"trials\.jsonl, line 1: not a valid trial"):
         Journal(folder, {"rows": 1})
 
 
-def test_a_stream_shorter_than_the_plan_is_refused() -> None:
+def test_a_stream_shorter_than_the_plan_is_rejected() -> None:
     plan = Plan(trials=1, tune_to=300, score_from=100, test_to=601, seeds=(1,), block=20)
-    with pytest.raises(DataError, match="hold 600 rows; the test needs 601"):
+    with pytest.raises(DataError, match="has 600 rows, but the test needs 601"):
         list(study(STREAM, [NAMED["base"]], plan, Journal(None, {})))
 
 
@@ -184,13 +184,15 @@ def command(*words: str) -> int:
     return bench.run(parser.parse_args(words))
 
 
-def test_command_says_all_that_its_rows_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_all_columns_of_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["world", *SMALL, "--methods", "revisit", "base-twice", "--seeds", "1", "2"]
     picture = tmp_path / "a.png"
     assert command(*words, "--json", "--plot", str(picture)) == 0
     report = json.loads(capsys.readouterr().out)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "looked at before" in report["looked_at"]
+    assert "not unseen" in report["looked_at"]
     rows: dict[str, dict[str, Any]] = {row["optimizer"]: row for row in report["rows"]}
     assert set(rows) == {"base", "base-twice", "revisit"}
     for row in rows.values():
@@ -207,7 +209,7 @@ def test_command_says_all_that_its_rows_promise(tmp_path: Path, capsys: pytest.C
     assert command(*words, "--settings", str(chosen)) == 0
     table = capsys.readouterr().out
     assert "revisit" in table
-    assert "looked at before" in " ".join(table.split())
+    assert "not unseen" in " ".join(table.split())
 
 
 @pytest.mark.parametrize(
@@ -215,14 +217,14 @@ def test_command_says_all_that_its_rows_promise(tmp_path: Path, capsys: pytest.C
     [
         (["--trials", "0"], "--trials 0: must be at least 1"),
         (["--tune-to", "100"], "must ascend"),
-        (["--block", "100"], "200 test rows hold 2 such blocks"),
-        (["--seeds", "1", "1"], "one is named twice"),
+        (["--block", "100"], "200 test rows have 2 blocks of that size"),
+        (["--seeds", "1", "1"], "must be distinct"),
         (["--seeds", "-1"], "each must be from 0"),
         (["--methods", "x"], "no method named 'x'"),
         (["--settings", "missing.json"], "--settings missing.json: No such file"),
     ],
 )
-def test_wrong_words_are_refused(words: list[str], message: str) -> None:
+def test_invalid_arguments_are_rejected(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         command("world", *SMALL, *words)
 
@@ -230,13 +232,13 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
 def test_settings_must_be_those_of_this_command_and_of_these_methods(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text("[]")
-    with pytest.raises(UsageError, match="is no output of this command"):
+    with pytest.raises(UsageError, match="is not the --json output of this command"):
         command("world", *SMALL, "--settings", str(path))
     path.write_text(json.dumps({"rows": [{"optimizer": "base", "setting": {"row_rate": -1.0}}]}))
     with pytest.raises(ModelError, match="row_rate"):
         command("world", *SMALL, "--settings", str(path), "--methods", "base")
     path.write_text(json.dumps({"rows": [{"optimizer": "base", "setting": {}}]}))
-    with pytest.raises(UsageError, match="has no setting of sam"):
+    with pytest.raises(UsageError, match="has no setting for sam"):
         command("world", *SMALL, "--settings", str(path), "--methods", "sam")
     with pytest.raises(UsageError, match="criteo needs the path"):
         command("criteo", *SMALL)

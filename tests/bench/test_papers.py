@@ -80,7 +80,7 @@ def test_the_paired_t_test_is_students() -> None:
     assert found.p == pytest.approx(slow_p(found.t, 3), rel=1e-4)
 
 
-def test_a_test_without_enough_pairs_has_no_p() -> None:
+def test_a_paired_test_with_too_few_pairs_has_no_p_value() -> None:
     assert paired_test({"a": 0.5}, {"b": 0.6}) is None
     one = paired_test({"a": 0.5}, {"a": 0.6})
     assert one is not None
@@ -101,7 +101,7 @@ def test_spread_and_variance_across_models() -> None:
     assert found.count == 3
 
 
-def test_a_killed_grid_goes_on_with_what_is_missing(plan: Plan, tmp_path: Path) -> None:
+def test_a_killed_grid_resumes_with_the_missing_cells(plan: Plan, tmp_path: Path) -> None:
     def kill(at: GridProgress) -> None:
         if at.done == 2 and at.fit.rows > 128:
             raise KeyboardInterrupt
@@ -110,13 +110,13 @@ def test_a_killed_grid_goes_on_with_what_is_missing(plan: Plan, tmp_path: Path) 
         run_grid(plan, CELLS, tmp_path / "out", progress=kill)
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
     ran: list[Cell] = []
-    told: list[GridProgress] = []
-    resumed = run_grid(plan, CELLS, tmp_path / "out", progress=told.append)
-    ran = list(dict.fromkeys(at.cell for at in told))
+    progress: list[GridProgress] = []
+    resumed = run_grid(plan, CELLS, tmp_path / "out", progress=progress.append)
+    ran = list(dict.fromkeys(at.cell for at in progress))
     assert ran == CELLS[2:]
-    assert told[0].done == 2
-    assert told[0].of == 4
-    assert told[0].seconds_left > 0.0
+    assert progress[0].done == 2
+    assert progress[0].of == 4
+    assert progress[0].seconds_left > 0.0
     whole = run_grid(plan, CELLS, tmp_path / "whole")
     assert list(resumed) == list(whole) == CELLS
     for cell, result in whole.items():
@@ -124,7 +124,7 @@ def test_a_killed_grid_goes_on_with_what_is_missing(plan: Plan, tmp_path: Path) 
         assert resumed[cell]["validation"] == result["validation"]
 
 
-def test_a_cell_is_whole_or_not_there(plan: Plan, tmp_path: Path) -> None:
+def test_cells_are_written_atomically(plan: Plan, tmp_path: Path) -> None:
     cell = CELLS[0]
     for fail_at in range(1, 5):
         out = tmp_path / str(fail_at)
@@ -135,7 +135,7 @@ def test_a_cell_is_whole_or_not_there(plan: Plan, tmp_path: Path) -> None:
         assert run_grid(plan, [cell], out)[cell]["updates"] > 0
 
 
-def test_a_cell_of_another_setting_is_never_taken(plan: Plan, tmp_path: Path) -> None:
+def test_a_cell_of_another_setting_is_never_reused(plan: Plan, tmp_path: Path) -> None:
     cell = CELLS[0]
     run_grid(plan, [cell], tmp_path)
     others = {
@@ -147,7 +147,7 @@ def test_a_cell_of_another_setting_is_never_taken(plan: Plan, tmp_path: Path) ->
     saved = cell_path(tmp_path, cell, plan.setting(cell))
     for name, other in others.items():
         assert load_cell(tmp_path, cell, other.setting(cell)) is None, name
-        # nor under the other's name
+        # not under the name of the other cell either
         cell_path(tmp_path, cell, other.setting(cell)).write_bytes(saved.read_bytes())
         assert load_cell(tmp_path, cell, other.setting(cell)) is None, name
     second = replace(cell, seed=2)
@@ -155,7 +155,7 @@ def test_a_cell_of_another_setting_is_never_taken(plan: Plan, tmp_path: Path) ->
     assert load_cell(tmp_path, cell, plan.setting(cell)) is not None
 
 
-def test_other_data_are_another_setting(plan: Plan, tmp_path: Path) -> None:
+def test_other_data_is_another_setting(plan: Plan, tmp_path: Path) -> None:
     other = prepared(tmp_path, plan.protocol, Made(rows=400, seed=1))
     assert replace(plan, prepared=other).setting(CELLS[0])["data"] != plan.setting(CELLS[0])["data"]
 
@@ -179,7 +179,7 @@ def test_a_cell_that_diverges_is_a_result(plan: Plan, tmp_path: Path) -> None:
     assert cell_aucs({CELLS[0]: found}) == {}
 
 
-def test_what_cannot_be_built_is_refused_before_anything_runs(plan: Plan) -> None:
+def test_an_invalid_cell_is_rejected_before_any_cell_runs(plan: Plan) -> None:
     with pytest.raises(ModelError, match=r"model\.sml = true needs hidden layers"):
         replace(plan, model=replace(plan.model, hidden=())).check(CELLS)
 
@@ -188,7 +188,7 @@ def made_results(aucs: dict[Cell, float]) -> dict[Cell, dict[str, Any]]:
     return {cell: {"test": {"auc": auc}, "seconds": 1.0} for cell, auc in aucs.items()}
 
 
-def test_tables_hold_the_cells_and_the_papers_figures() -> None:
+def test_tables_hold_the_cells_and_the_published_results() -> None:
     aucs = {
         Cell("dnn", "", "adam", 1): 0.70,
         Cell("dnn", "", "adam", 2): 0.72,
@@ -225,7 +225,7 @@ def test_tables_hold_the_cells_and_the_papers_figures() -> None:
     assert components["helen"]["over_adam"]["difference"] == pytest.approx(0.01)
 
 
-def test_the_command_prints_tables_json_and_a_picture(
+def test_the_command_prints_tables_and_json_and_draws_a_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for key, value in {"MODEL__HIDDEN": "[4]", "MODEL__EMBEDDING": "2", "LEARNER__DEVICE": "cpu"}.items():
@@ -248,14 +248,14 @@ def test_the_command_prints_tables_json_and_a_picture(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--models dnn,dnnn", "--models dnn,dnnn: there is no 'dnnn'; choose of dnn, wide_deep"),
-        ("--optimizers adam,", "--optimizers adam,: there is no ''"),
+        ("--models dnn,dnnn", "--models dnn,dnnn: unknown name 'dnnn'; choose from dnn, wide_deep"),
+        ("--optimizers adam,", "--optimizers adam,: unknown name ''"),
         ("--seeds 0", "--seeds 0: must be from 1 to 1000"),
         ("--limit 0", "--limit 0: must be from 1 to"),
         ("--minimum-count -2", "--minimum-count -2: must be from 1 to 65535"),
     ],
 )
-def test_wrong_words_are_refused_in_one_line(
+def test_invalid_arguments_are_rejected_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:
     data = write_rows(tmp_path, Made(rows=20))

@@ -1,4 +1,4 @@
-"""The bench of growing vocabularies: small ones, through the same processes."""
+"""The benchmark of growing vocabularies, with small sizes in the same processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def size(rows: int, seconds: list[list[float]]) -> Size:
     return Size(rows, filled, dict.fromkeys(DRAWS, seconds), CHECKPOINT)
 
 
-def test_ratios_are_those_of_chunks_side_by_side_and_the_formula_is_the_design_s() -> None:
+def test_ratios_compare_adjacent_chunks_and_the_budget_follows_its_formula() -> None:
     small = size(1_000, [[1e-6, 9e-6], [1e-6, 19e-6]])
     large = size(10_000_000, [[2e-6, 13e-6], [2e-6, 28e-6]])
     figures = row(large, small)
@@ -55,7 +55,7 @@ def test_keys_are_different_and_spread() -> None:
     assert counts.max() < 1.1 * counts.min()
 
 
-def test_memory_that_was_given_back_is_still_in_the_peak() -> None:
+def test_freed_memory_still_counts_in_the_peak() -> None:
     before = resident_bytes()
     if before is None or not forget_peak():
         pytest.skip("this system does not tell a process its memory")
@@ -86,12 +86,12 @@ def test_the_command_reports_and_draws(tmp_path: Path, capsys: pytest.CaptureFix
     assert [path.name for path in tmp_path.iterdir()] == ["scale.png"]
 
 
-def test_a_process_that_ends_early_says_why_in_one_line() -> None:
+def test_a_process_that_ends_early_is_reported_with_its_reason() -> None:
     with Child(1_000, "no such optimizer") as child, pytest.raises(StreamCTRError, match="no such optimizer"):
         child.answer()
 
 
 @pytest.mark.parametrize("wrong", [["--rows", "10"], ["--rounds", "0"], ["--folder", "/no/such/folder"]])
-def test_settings_that_mean_nothing_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_rejected(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "scale", *wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

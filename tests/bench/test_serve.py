@@ -1,4 +1,4 @@
-"""The bench of the server: its client against servers that stall, refuse and hang up, and one small run."""
+"""The benchmark of the server: its client against servers that stall, reject and disconnect; a small run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}"
 
 @contextmanager
 def answering(answers: list[bytes], stall_first_seconds: float = 0.0) -> Iterator[int]:
-    """A server of one connection, one answer a request; after the last answer it hangs up."""
+    """A server for one connection with one response per request; it disconnects after the last one."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -54,20 +54,20 @@ def test_a_stall_is_charged_to_every_request_that_was_due_in_it() -> None:
     with answering([OK] * 20, stall_first_seconds=0.5) as port:
         found = play(load(port, 20))
     assert (found["answered"], found["failed"]) == (20, 0)
-    # Due at 0, 10, ... 190 ms and none answered before 500 ms: a client that waits with sending would
-    # have charged the first alone.
+    # Due at 0, 10, ... 190 ms and none answered before 500 ms: a client that delays its requests would
+    # charge only the first one.
     assert found["p50"] > 300.0
     assert found["p99"] > 480.0
 
 
-def test_refused_requests_are_failures_without_a_latency() -> None:
+def test_rejected_requests_are_failures_without_a_latency() -> None:
     with answering([OK, REFUSED, REFUSED, OK]) as port:
         found = play(load(port, 4))
     assert (found["answered"], found["failed"]) == (2, 2)
     assert found["statuses"] == {200: 2, 503: 2}
 
 
-def test_requests_of_a_server_that_hangs_up_are_failures() -> None:
+def test_requests_on_closed_connections_are_failures() -> None:
     with answering([OK, OK]) as port:
         found = play(load(port, 6))
     assert (found["answered"], found["failed"]) == (2, 4)
@@ -95,7 +95,7 @@ def test_ratios_are_those_of_the_same_round() -> None:
     assert (figures["answered"], figures["failed"]) == (15, 3)
 
 
-def test_a_server_that_does_not_start_is_told_with_its_own_reason() -> None:
+def test_a_server_that_does_not_start_is_reported_with_its_reason() -> None:
     wrong = [sys.executable, "-c", "raise SystemExit('the port is taken')"]
     with pytest.raises(StreamCTRError, match="the port is taken"), server(wrong):
         pass
@@ -146,6 +146,6 @@ def test_starts_are_timed_and_torch_is_loaded_only_where_it_is_needed(
         ["--seconds", "1e-9"],
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_rejected(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "serve", *wrong]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

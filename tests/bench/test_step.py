@@ -1,4 +1,4 @@
-"""The benchmark of the learning step: what it runs, what it claims, and how it says so."""
+"""The benchmark of the learning step: its entries, results and report."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_figures_are_medians_and_ratios_those_of_the_same_chunks(bench: StepBenc
     assert rows[2]["ratio_to_floor"] == 80.0
 
 
-def test_the_faster_torch_of_the_same_model_is_the_measure(bench: StepBench) -> None:
+def test_the_ratio_to_eager_uses_the_faster_torch_of_the_same_model(bench: StepBench) -> None:
     bench.entries.append(entry("torch.compile", "helen", [5e-3]))
     bench.entries.append(entry("torch.compile", "helen", [1e-6], model="400-400 SML"))
     bench.entries.append(entry("torch.compile", "base", [], "does not run here"))
@@ -71,7 +71,7 @@ def test_the_faster_torch_of_the_same_model_is_the_measure(bench: StepBench) -> 
     assert (rows[3]["eager"], rows[3]["ratio_to_eager"]) == (None, None)
 
 
-def test_rows_have_names_of_their_own_and_one_is_the_flagship(bench: StepBench) -> None:
+def test_row_names_are_unique_and_one_is_the_flagship(bench: StepBench) -> None:
     bench.entries.append(entry("compiled", "helen", [1e-3], model="400-400 SML"))
     names = [row["name"] for row in as_json(bench)]
     assert names[0] == "flagship"
@@ -80,7 +80,7 @@ def test_rows_have_names_of_their_own_and_one_is_the_flagship(bench: StepBench) 
     assert all(required | {"log_loss", "machine"} <= row.keys() for row in as_json(bench))
 
 
-def test_what_does_not_exist_is_null_and_a_missing_peer_is_a_line(
+def test_missing_values_are_null_and_a_missing_peer_is_reported(
     bench: StepBench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = as_json(bench)
@@ -92,7 +92,7 @@ def test_what_does_not_exist_is_null_and_a_missing_peer_is_a_line(
     assert "river" in capsys.readouterr().out
 
 
-def test_floor_reads_the_weights_as_often_as_told_and_writes_all_once() -> None:
+def test_the_floor_reads_weights_once_per_pass_and_writes_everything_once() -> None:
     rows = np.array([[0, 2], [2, 1]], np.int64)
     table = np.zeros((4, 6), np.float32)
     dense = np.ones((3, 5), np.float32)
@@ -103,7 +103,7 @@ def test_floor_reads_the_weights_as_often_as_told_and_writes_all_once() -> None:
     np.testing.assert_array_equal(table, np.repeat(table[:, :1], 6, 1))
 
 
-def test_zipf_rows_are_the_same_every_time_and_have_something_to_learn() -> None:
+def test_zipf_rows_are_reproducible_and_learnable() -> None:
     assert list(zipf_examples(50)) == list(zipf_examples(50))
     labels = [example.label for example in zipf_examples(2000)]
     assert 0.1 < np.mean(labels) < 0.6
@@ -112,10 +112,10 @@ def test_zipf_rows_are_the_same_every_time_and_have_something_to_learn() -> None
     assert batches[0].rows.shape[1] == FIELDS
 
 
-def test_file_without_a_whole_chunk_is_refused(tmp_path: Path) -> None:
+def test_a_file_shorter_than_one_chunk_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "short.tsv"
     path.write_text("\t".join(["1", *["2"] * 13, *["ab"] * 26]) + "\n")
-    with pytest.raises(DataError, match=r"short\.tsv: holds fewer than the 256 rows"):
+    with pytest.raises(DataError, match=r"short\.tsv: has fewer than 256 rows"):
         step_batches(str(path), 1000, CHUNK)
 
 
@@ -132,7 +132,7 @@ def test_all_learners_learn_the_same_rows_and_the_two_flagships_equally_well() -
     assert rows["river", "ftrl"]["log_loss"] > 0.0
 
 
-def test_variants_are_measured_beside_the_default_event_by_event() -> None:
+def test_variants_are_compared_with_the_default_by_event() -> None:
     label = np.tile(np.array([1.0, 0.0], np.float32), 3 * 1024)
     default, better = (
         entry("compiled", "revisit", [2e-4, 4e-4]),
@@ -157,7 +157,7 @@ def test_variants_are_measured_beside_the_default_event_by_event() -> None:
     assert late["difference"] is None  # three blocks: too few for an interval
 
 
-def test_every_variant_is_one_the_compiled_learner_can_learn_and_the_default_is_the_first() -> None:
+def test_every_variant_is_valid_and_the_default_comes_first() -> None:
     found = variants()
     assert found[0].config() == for_stream(OptimizerConfig())
     configs = [variant.config() for variant in found]
@@ -186,13 +186,13 @@ def test_the_profiled_step_is_the_learners_own_step() -> None:
 
 
 @pytest.mark.parametrize("tail_from", ["-1", "900"])
-def test_a_tail_that_leaves_too_little_is_refused(tail_from: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tail_that_starts_too_late_is_rejected(tail_from: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "step", "--variants", "--events", "1024", f"--tail-from={tail_from}"]
     assert main(command) == 2
-    assert "must be 0 to half of --events 1024" in capsys.readouterr().err
+    assert "must be from 0 to half of --events 1024" in capsys.readouterr().err
 
 
-def test_too_few_events_are_refused() -> None:
+def test_too_few_events_are_rejected() -> None:
     parser = argparse.ArgumentParser()
     command = BENCH
     command.add_arguments(parser)
@@ -201,7 +201,7 @@ def test_too_few_events_are_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "128-", "128-0", "-5", "axb", "128-99999"])
-def test_a_tower_that_is_none_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_hidden_widths_are_rejected(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "step", f"--models={wrong}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 

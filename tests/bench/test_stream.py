@@ -1,4 +1,4 @@
-"""The benchmark of the whole daemon: what it claims, and how it says so."""
+"""The benchmark of the whole daemon: its results and report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_log_holds_every_example_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--events", "--rounds"])
-def test_sizes_below_one_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_below_one_are_rejected(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "stream", option, "0"]) == 2
     assert f"{option} 0: must be at least 1" in capsys.readouterr().err
 

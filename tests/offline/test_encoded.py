@@ -1,4 +1,4 @@
-"""Columns on disk: what the pipeline would encode, read once, whole or not there."""
+"""Columns on disk: equal to the pipeline's encoding, written once and atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.planted_dataset import FIELDS, Made, columns
 
 @dataclass(frozen=True)
 class Counted(Made):
-    """Stops after ``stop`` examples as a killed process would, and counts its readings in a file."""
+    """Stops after ``stop`` examples like a killed process; counts its reads in a file."""
 
     stop: int = 10**9
     log: str = ""
@@ -57,7 +57,7 @@ def test_columns_hold_what_the_pipeline_encodes(tmp_path: Path) -> None:
     assert found.keys_state.equals(encoder.state())
 
 
-def test_data_are_read_once_for_a_work_folder(tmp_path: Path) -> None:
+def test_a_work_folder_is_encoded_once(tmp_path: Path) -> None:
     made = Counted(log=str(tmp_path / "log"))
     for limit in (None, None, 300, 300):
         with encoded_rows(made, "", FIELDS, limit=limit, work=tmp_path / "work") as found:
@@ -65,7 +65,7 @@ def test_data_are_read_once_for_a_work_folder(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "read\n" * 2
 
 
-def test_a_reading_that_was_killed_leaves_nothing_to_trip_over(tmp_path: Path) -> None:
+def test_an_interrupted_encoding_is_discarded(tmp_path: Path) -> None:
     work = tmp_path / "work"
     killed = Counted(stop=200, log=str(tmp_path / "log"))
     with (
@@ -77,12 +77,12 @@ def test_a_reading_that_was_killed_leaves_nothing_to_trip_over(tmp_path: Path) -
     assert not list(work.glob(".writing-*"))
 
 
-def test_the_digest_tells_data_apart(tmp_path: Path) -> None:
+def test_different_data_has_different_digests(tmp_path: Path) -> None:
     one, same, other = (columns(tmp_path / str(n), Made(seed=seed)) for n, seed in enumerate((0, 0, 1)))
     assert one.digest == same.digest != other.digest
 
 
-def test_without_a_work_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_work_folder_no_files_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with encoded_rows(Made(), "", FIELDS, limit=50, work=None) as found:
         assert len(found) == 50
@@ -90,7 +90,7 @@ def test_without_a_work_folder_nothing_stays(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_columns_are_refused_by_name(tmp_path: Path) -> None:
+def test_damaged_columns_are_rejected_by_name(tmp_path: Path) -> None:
     columns(tmp_path)
     (place,) = (tmp_path / "work").glob("encoded-*")
     label = place / "label"
@@ -105,11 +105,11 @@ def test_damaged_columns_are_refused_by_name(tmp_path: Path) -> None:
         columns(tmp_path)
 
 
-def test_no_row_is_refused(tmp_path: Path) -> None:
+def test_empty_data_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="made: contains no rows to learn from"):
         columns(tmp_path, Made(rows=0))
 
 
-def test_two_readings_at_once_are_refused(tmp_path: Path) -> None:
+def test_concurrent_encodings_are_rejected(tmp_path: Path) -> None:
     with StateLock(tmp_path / "work"), pytest.raises(StateError, match="in use by process"):
         columns(tmp_path)

@@ -1,4 +1,4 @@
-"""Epochs, early stop and what is kept of them, with the real learner."""
+"""Epochs, early stopping and the kept weights, with the real learner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.planted_dataset import Made, columns, prepared
 
 MODEL = ModelConfig(embedding=4, hidden=(8,), sml=False, embedding_scale=0.1)
 FAST = with_rate(batch_preset("adam"), 30.0)
-"""Learns, and overfits, within a few epochs."""
+"""A learner that learns and overfits within a few epochs."""
 CPU = LearnerConfig(device="cpu")
 PROTOCOL = BatchProtocol(epochs=12, patience=3, rate_factor=1.0, batch_size=64)
 
@@ -54,7 +54,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_fit(made: Prepared, fit: F
     assert fit.best.epoch == 1 + int(np.argmax(aucs))
     assert len(fit.epochs) == fit.best.epoch + 3 < 12, "overfits, and is stopped"
     assert fit.epochs[-1].training_log_loss < fit.epochs[0].training_log_loss
-    # its weights are those of a fit that was ended there
+    # The weights equal those of a fit that ends at this epoch.
     ended = fitted(made, replace(PROTOCOL, epochs=fit.best.epoch))
     assert fit.state.equals(ended.state)
     assert fit.test == ended.test
@@ -78,19 +78,19 @@ def test_a_fit_is_a_function_of_its_settings(made: Prepared, fit: Fit) -> None:
     assert not fit.state.equals(other.state)
 
 
-def test_every_training_row_is_learned_once_an_epoch(made: Prepared, fit: Fit) -> None:
+def test_every_training_row_is_learned_once_per_epoch(made: Prepared, fit: Fit) -> None:
     training = made.sizes()["training"]
     assert fit.updates == len(fit.epochs) * -(-training // 64)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     run(
         made,
         replace(PROTOCOL, epochs=2, patience=5),
         MODEL,
         FAST,
         CPU,
-        lambda at: told.append((at.epoch, at.rows)),
+        lambda at: progress.append((at.epoch, at.rows)),
     )
-    assert [epoch for epoch, rows in told if rows == training] == [1, 2]
+    assert [epoch for epoch, rows in progress if rows == training] == [1, 2]
 
 
 def test_a_worse_epoch_reduces_the_rates(made: Prepared, fit: Fit) -> None:
@@ -114,7 +114,7 @@ def test_no_rate_goes_below_the_published_floor(made: Prepared) -> None:
 
 
 @pytest.mark.parametrize("name", ["sam", "helen"])
-def test_two_passes_and_dense_rows_and_dropout_go_through_the_protocol(made: Prepared, name: str) -> None:
+def test_two_passes_dense_rows_and_dropout_work_in_the_protocol(made: Prepared, name: str) -> None:
     protocol = replace(PROTOCOL, epochs=1)
     plain = fitted(made, protocol, replace(FAST, method="base"))
     optimizer = replace(batch_preset(name), row_rate=FAST.row_rate, dense_rate=FAST.dense_rate)
@@ -142,20 +142,20 @@ def test_predictions_are_made_without_dropout(made: Prepared) -> None:
 
 
 def test_the_same_masks_are_used_in_both_passes(made: Prepared) -> None:
-    """A perturbation without length changes nothing, with dropout either."""
+    """A perturbation of length 0 changes nothing, also with dropout."""
     protocol, model = replace(PROTOCOL, epochs=1), replace(MODEL, dropout=0.4)
     tiny = replace(batch_preset("helen"), rho=1e-30, rho_dense=1e-30, xi=1.0)
     one, two = fitted(made, protocol, batch_preset("adam"), model), fitted(made, protocol, tiny, model)
     assert one.state.equals(two.state)
 
 
-def test_validation_rows_without_a_click_are_refused(tmp_path: Path) -> None:
+def test_validation_rows_without_a_click_are_rejected(tmp_path: Path) -> None:
     nobody = prepared(tmp_path, PROTOCOL, Made(positive=False))
     with pytest.raises(DataError, match=r"the \d+ validation rows have 0 clicks"):
         fitted(nobody)
 
 
-def test_what_diverges_says_so(made: Prepared) -> None:
+def test_divergence_is_reported(made: Prepared) -> None:
     with pytest.raises(ModelError, match="after 3 epochs the predictions are not finite"):
         fitted(made, PROTOCOL, with_rate(replace(FAST, row_rule="sgd", dense_rule="sgd"), 1e30))
 

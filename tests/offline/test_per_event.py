@@ -1,4 +1,4 @@
-"""Optimizer state in a stream's units: what a stream would have accumulated over the same events."""
+"""Optimizer state in units of single events: equal to the accumulators of a stream over the same events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def optimizer(rule: BaseRule) -> OptimizerConfig:
 
 
 def events() -> Batch:
-    """Every row once a batch of SIZE events: event b has row b % SIZE of each field."""
+    """Every row occurs once per batch of SIZE events: event b has row b % SIZE of each field."""
     place = np.arange(EVENTS) % SIZE
     rows = np.stack([FIELDS + place, FIELDS + SIZE + place], axis=1)
     used = FIELDS + FIELDS * SIZE
@@ -72,10 +72,10 @@ def test_accumulators_are_those_of_a_stream_over_the_same_events(rule: BaseRule)
     assert found.values == before.values
     for name, array in found.arrays.items():
         if name in ("rows.square", "rows.mean"):
-            # a row meets each event alone in both ways
+            # In both ways, a row sees each event alone.
             assert np.allclose(array, expected.arrays[name], rtol=1e-3, atol=1e-7), name
         elif name == "dense.square":
-            # in expectation alone: the gradients of a batch scatter more than their mean
+            # Only in expectation: the gradients of a batch scatter more than their mean.
             ratio = array.sum() / expected.arrays[name].sum()
             if rule == "adam":  # averages from 0 on, over fewer steps: what the bias correction makes of them
                 ratio *= (1.0 - 0.999**EVENTS) / (1.0 - 0.999 ** (EVENTS // SIZE))
@@ -85,7 +85,7 @@ def test_accumulators_are_those_of_a_stream_over_the_same_events(rule: BaseRule)
             assert np.array_equal(array, before.arrays[name]), name
 
 
-def test_single_events_need_no_other_units() -> None:
+def test_a_batch_size_of_one_changes_nothing() -> None:
     learner = TorchLearner(MODEL, optimizer("adam"), LearnerConfig(device="cpu"), [0, 1], FIELDS)
     learner.learn_batch(part(events(), 0))
     assert per_event(learner.state(), optimizer("adam"), 1).equals(learner.state())

@@ -15,7 +15,7 @@ PAIRS = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.
 
 
 def slow_auc(pairs: list[tuple[float, int]]) -> float:
-    """Share of (click, non-click) pairs that are ranked rightly, ties one half."""
+    """Share of correctly ranked (click, non-click) pairs; ties count one half."""
     clicks = [p for p, y in pairs if y]
     misses = [p for p, y in pairs if not y]
     won = sum((a > b) + 0.5 * (a == b) for a in clicks for b in misses)
@@ -23,7 +23,7 @@ def slow_auc(pairs: list[tuple[float, int]]) -> float:
 
 
 @given(PAIRS)
-def test_the_auc_is_the_share_of_pairs_ranked_rightly(pairs: list[tuple[float, int]]) -> None:
+def test_the_auc_is_the_share_of_correctly_ranked_pairs(pairs: list[tuple[float, int]]) -> None:
     p, y = np.array([p for p, _ in pairs], np.float32), np.array([y for _, y in pairs], np.uint8)
     found = exact_auc(p, y)
     assert found == pytest.approx(slow_auc(pairs), abs=1e-12, nan_ok=True)
@@ -41,7 +41,7 @@ def test_log_loss_entropy_and_calibration() -> None:
     assert found.calibration == pytest.approx(sum(p) / 3, rel=1e-6)
 
 
-def test_what_is_not_defined_is_null() -> None:
+def test_undefined_metrics_are_null() -> None:
     no_click = score(np.array([0.1, 0.2], np.float32), np.zeros(2, np.uint8)).as_dict()
     assert no_click["auc"] is None
     assert no_click["calibration"] is None

@@ -1,4 +1,4 @@
-"""The split is a partition, the same on every machine, and by time where that is asked for."""
+"""The split is a partition, equal on every machine; random or by time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_random_split_depends_on_seed_and_row_alone() -> None:
     more = split_rows(BatchProtocol(split_seed=1), np.arange(5000)[::-1].copy())
     assert np.array_equal(part, more[:3000])
     assert not np.array_equal(part, split_rows(BatchProtocol(split_seed=2), np.zeros(3000, np.int64)))
-    # fixed for ever: a rerun of years later tests on the same rows
+    # Golden values: a later rerun must test on the same rows.
     golden = [splitmix64(row ^ splitmix64(splitmix64(1))) % 10 for row in range(3000)]
     assert part.tolist() == [TRAINING if g < 8 else VALIDATION if g == 8 else TEST for g in golden]
 
@@ -55,12 +55,12 @@ def test_without_a_test_share_nothing_is_tested() -> None:
         assert set(split_rows(protocol, np.arange(500)).tolist()) == {TRAINING, VALIDATION}
 
 
-def test_too_few_rows_are_refused() -> None:
+def test_too_few_rows_are_rejected() -> None:
     with pytest.raises(DataError, match=r"2 rows are too few to split 8:1:1: no row is left for \w+"):
         split_rows(BatchProtocol(split="time"), np.arange(2))
 
 
-def test_an_epoch_is_a_permutation_of_its_own() -> None:
+def test_every_epoch_has_a_different_permutation() -> None:
     rows = np.flatnonzero(split_rows(BatchProtocol(), np.zeros(400, np.int64)) == TRAINING)
     first, second = shuffled(rows, 1, 1), shuffled(rows, 1, 2)
     assert sorted(first.tolist()) == sorted(second.tolist()) == rows.tolist()
@@ -69,7 +69,7 @@ def test_an_epoch_is_a_permutation_of_its_own() -> None:
     assert not np.array_equal(first, shuffled(rows, 2, 1))
 
 
-def test_the_batch_size_is_the_papers_where_the_data_are_large() -> None:
+def test_the_default_batch_size_is_the_papers_for_large_data() -> None:
     assert batch_size_for(BatchProtocol(), 36_672_493) == 10_000
     assert batch_size_for(BatchProtocol(), 64_000) == 320
     assert batch_size_for(BatchProtocol(batch_size=77), 64_000) == 77
@@ -86,12 +86,12 @@ def test_the_batch_size_is_the_papers_where_the_data_are_large() -> None:
         (BatchProtocol(split_seed=-1), "--split-seed -1"),
     ],
 )
-def test_a_protocol_that_makes_no_sense_is_refused(protocol: BatchProtocol, message: str) -> None:
+def test_an_invalid_protocol_is_rejected(protocol: BatchProtocol, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_protocol(protocol)
 
 
 @pytest.mark.parametrize("text", ["8:1", "8:1:1:1", "a:1:1", "8:-1:1", "8:1:99999", "", "8:1:²"])
-def test_shares_that_are_none_are_refused(text: str) -> None:
+def test_malformed_shares_are_rejected(text: str) -> None:
     with pytest.raises(UsageError, match="TRAINING:VALIDATION:TEST"):
         parse_shares(text)

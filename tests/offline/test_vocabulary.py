@@ -1,4 +1,4 @@
-"""Rows and counts of the training part: the stream's own, and the papers' smallest count."""
+"""Rows and counts of the training rows: equal to the stream's, with the papers' minimum count."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def streamed(config: FeaturesConfig, rows: int) -> FeatureTables:
-    """The stream's own tables after the first rows."""
+    """The stream's tables after the first rows."""
     encoder = KeyEncoder(FIELDS)
     tables = FeatureTables(encoder.slot_field, len(FIELDS), config)
     for made in Made(rows=rows).read():
@@ -62,7 +62,7 @@ def test_tables_are_those_of_the_stream_after_the_training_rows(tmp_path: Path, 
     assert ratio[-1] == 0.0
 
 
-def test_a_value_needs_so_many_training_rows(tmp_path: Path) -> None:
+def test_a_value_needs_the_minimum_count_of_training_rows(tmp_path: Path) -> None:
     made = prepared(tmp_path, features=FeaturesConfig(minimum_count=5, fields=FIELDS))
     encoded, vocabulary = made.feed.encoded, made.feed.vocabulary
     seen: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""From batch to stream: the same bits, a better start, and never a second warm start."""
+"""Warm start: equal bits, less loss than a cold start, and only one warm start per state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROTOCOL = BatchProtocol(split="time", shares=(9, 1, 0), epochs=4, batch_size=16
 
 
 def configured(folder: Path, state: str, extra: str = "") -> Path:
-    """A configuration of the made fields."""
+    """A configuration with the fields of the generated data."""
     path = write_config(folder, state, extra)
     first = "[[features.fields]]"
     text = path.read_text("utf-8").replace(first, f"[features]\nminimum_count = 2\n{first}", 1)
@@ -41,7 +41,7 @@ def configured(folder: Path, state: str, extra: str = "") -> Path:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, State]]:
-    """A batch run's checkpoint, and what it was made of."""
+    """The checkpoint of a batch run and its states."""
     folder = tmp_path_factory.mktemp("history")
     settings = load_settings(configured(folder, "state"))
     made = prepare(columns(folder, Made(rows=HISTORY)), PROTOCOL, settings.features)
@@ -61,49 +61,49 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Sta
 def trained(
     config: Path, warm: WarmStart | None, on_step: Callable[[Step], None] = lambda step: None
 ) -> tuple[Trainer, str]:
-    """The trainer after the log's end, and what it reported."""
+    """The trainer at the end of the log, and its output."""
     settings = load_settings(config)
     log = open_log(settings.log.url)
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with Reporter("test", stream=said) as reporter:
+        with Reporter("test", stream=output) as reporter:
             daemon = Trainer(settings, settings.arm(None), log, reporter, on_step=on_step, warm=warm)
             daemon.run(threading.Event(), until_idle=0.0)
     finally:
         log.close()
-    return daemon, said.getvalue()
+    return daemon, output.getvalue()
 
 
 def settled(state: State) -> State:
-    """The state without the events that wait for a second turn, of which a batch run leaves none."""
+    """The state without the events that wait for a second turn; a batch run leaves none."""
     assert not state.arrays["past.weight"].any()
     arrays = {name: array for name, array in state.arrays.items() if not name.startswith("past.")}
     return State(arrays, state.values)
 
 
-def test_the_stream_begins_with_the_saved_bits_and_better_than_cold(
+def test_the_stream_starts_from_the_saved_bits_with_less_loss_than_a_cold_start(
     tmp_path: Path, saved: tuple[Path, dict[str, State]]
 ) -> None:
     folder, parts = saved
     write_log(tmp_path, 0, HISTORY, HISTORY + STREAM)
-    warm, said = trained(configured(tmp_path, "warm"), WarmStart(folder, "first"))
+    warm, output = trained(configured(tmp_path, "warm"), WarmStart(folder, "first"))
     cold, _ = trained(configured(tmp_path, "cold"), None)
     _, first = CheckpointStore(tmp_path / "warm" / "main" / "checkpoints", 1000).read(1)
     assert settled(first["learner"]).equals(parts["learner"])
     assert first["pipeline"].part("tables").equals(parts["tables"])
     assert first["pipeline"].part("keys").equals(parts["keys"])
-    assert f"the weights start from {folder}" in said
+    assert f"the weights start from {folder}" in output
     one, other = warm.core.metrics.result(), cold.core.metrics.result()
     assert one.events == other.events == STREAM
     assert one.log_loss < other.log_loss - 0.05
     assert one.auc > other.auc + 0.05
-    # counts go on: history and stream together, each impression once
+    # Counts continue: history and stream together hold each impression once.
     values = warm.core.pipeline.tables
     assert values.row_count.sum() > parts["tables"].arrays["row_count"].sum() + STREAM
     assert warm.core.learned == STREAM
 
 
-def test_the_stream_may_begin_after_the_last_entry(
+def test_the_stream_can_start_at_the_end_of_the_log(
     tmp_path: Path, saved: tuple[Path, dict[str, State]]
 ) -> None:
     write_log(tmp_path, 0, HISTORY, HISTORY + 40)
@@ -111,12 +111,12 @@ def test_the_stream_may_begin_after_the_last_entry(
     assert daemon.core.learned == 0
     assert settled(daemon.core.learner.state()).equals(saved[1]["learner"])
     write_log(tmp_path, 0, HISTORY + 40, HISTORY + 70)
-    daemon, said = trained(configured(tmp_path, "state"), WarmStart(saved[0], "last"))
+    daemon, output = trained(configured(tmp_path, "state"), WarmStart(saved[0], "last"))
     assert daemon.core.learned == 30
-    assert "start-from-ignored" in said
+    assert "start-from-ignored" in output
 
 
-def test_a_killed_run_goes_on_from_its_own_checkpoint(
+def test_a_killed_run_resumes_from_its_own_checkpoint(
     tmp_path: Path, saved: tuple[Path, dict[str, State]]
 ) -> None:
     write_log(tmp_path, 0, HISTORY, HISTORY + 200)
@@ -127,7 +127,7 @@ def test_a_killed_run_goes_on_from_its_own_checkpoint(
     def kill(step: Step) -> None:
         before, patience = len(store.versions()), time.monotonic() + 0.5
         while len(store.versions()) == before and time.monotonic() < patience:
-            time.sleep(0.01)  # a checkpoint that is under way is written beside the loop
+            time.sleep(0.01)  # a running checkpoint is written by another thread
         if len(store.versions()) > 2:
             raise KeyboardInterrupt
 
@@ -136,10 +136,10 @@ def test_a_killed_run_goes_on_from_its_own_checkpoint(
     often.write_text(text, "utf-8")
     with pytest.raises(KeyboardInterrupt):
         trained(often, warm, kill)
-    again, said = trained(often, warm)
-    assert '"event": "resumed"' in said
-    assert "start-from-ignored" in said
-    assert '"event": "new"' not in said
+    again, output = trained(often, warm)
+    assert '"event": "resumed"' in output
+    assert "start-from-ignored" in output
+    assert '"event": "new"' not in output
     for name, state in whole.core.parts().items():
         assert again.core.parts()[name].equals(state), name
 
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_from_its_own_checkpoint(
         ),
     ],
 )
-def test_another_setup_is_refused_with_both_named(
+def test_a_different_setup_is_rejected_with_both_values(
     tmp_path: Path, saved: tuple[Path, dict[str, State]], old: str, new: str, message: str
 ) -> None:
     write_log(tmp_path, 0, 0, 10)
@@ -176,9 +176,7 @@ def test_another_setup_is_refused_with_both_named(
     assert not CheckpointStore(tmp_path / "state" / "main" / "checkpoints", 1000).versions()
 
 
-def test_a_checkpoint_of_a_trainer_serves_as_well(
-    tmp_path: Path, saved: tuple[Path, dict[str, State]]
-) -> None:
+def test_a_trainers_checkpoint_is_accepted(tmp_path: Path, saved: tuple[Path, dict[str, State]]) -> None:
     write_log(tmp_path, 0, HISTORY, HISTORY + 100)
     first, _ = trained(configured(tmp_path, "one"), WarmStart(saved[0], "first"))
     second, _ = trained(configured(tmp_path, "two"), WarmStart(tmp_path / "one" / "main", "last"))
@@ -187,7 +185,7 @@ def test_a_checkpoint_of_a_trainer_serves_as_well(
     assert second.core.metrics.events == 0
 
 
-def test_a_damaged_or_missing_checkpoint_is_refused(
+def test_a_damaged_or_missing_checkpoint_is_rejected(
     tmp_path: Path, saved: tuple[Path, dict[str, State]]
 ) -> None:
     write_log(tmp_path, 0, 0, 10)
@@ -205,7 +203,7 @@ def test_a_damaged_or_missing_checkpoint_is_refused(
         trained(config, WarmStart(tmp_path / "copy", "first"))
 
 
-def test_folder_and_position_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_and_position_require_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--start-from", str(tmp_path)], ["--start-at", "last"]):
         assert main(["train", *words]) == 2
         assert "--start-from FOLDER and --start-at first or last go together" in capsys.readouterr().err

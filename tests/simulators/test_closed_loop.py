@@ -1,4 +1,4 @@
-"""Users of planted truth against a real server process: asked, answered, clicked, killed, resumed."""
+"""The closed loop against a real server process: requests, clicks, kill and resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VISITS = Visits(World(CONFIG), 4)
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both arms serve the same model that has learned next to nothing."""
+    """Both arms serve the same, almost untrained model."""
     folder = tmp_path_factory.mktemp("state")
     content = learned(1)
     for arm in ("control", "new"):
@@ -49,7 +49,7 @@ def server(state: Path, log: str) -> Iterator[Server]:
 
 
 def check_whole(log: str, events: int, visits: Visits = VISITS) -> None:
-    """Every visit asked once about what it is, in its order, and clicked once if and only if it should be."""
+    """Every visit is sent once with its own content, and clicked once if and only if its draw says so."""
     shown, clicks = in_log(log)
     numbers = [number for each in shown if (number := visits.number_of(each.event_id)) is not None]
     assert sorted(numbers) == list(range(events))
@@ -96,7 +96,7 @@ def test_the_server_logs_what_it_chose_and_the_users_click_on_that(
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
 
 
-def test_one_connection_asks_in_exact_order_also_a_fresh_log_to_be_resumed(server: Server, log: str) -> None:
+def test_one_connection_keeps_exact_order_and_resumes_an_empty_log(server: Server, log: str) -> None:
     arguments = ("--events", "150", "--candidates", "4", "--connections", "1", "--resume", *SMALL)
     assert run("simulate", "--server", server.url, "--log", log, *arguments) == 0
     server.stop()
@@ -107,21 +107,21 @@ def test_one_connection_asks_in_exact_order_also_a_fresh_log_to_be_resumed(serve
     assert falls == 2  # where one of the three partitions ends and the next begins
 
 
-def test_a_killed_simulator_goes_on_with_the_same_visits(server: Server, log: str) -> None:
-    """Killed with visits under way and clicks to come; what it did is found in the log alone."""
+def test_a_killed_simulator_resumes_with_the_same_visits(server: Server, log: str) -> None:
+    """Killed with visits in flight and pending clicks; the log alone gives the resume point."""
     arguments = ("--candidates", "4", "--start-ms", str(START_MS), "--option", "delay_seconds=0.4")
     first = start(server.url, log, "--rate", "500", *arguments)
     eventually(lambda: server.metric("impressions_logged_total") >= 150)
     first.kill()
     first.communicate()
-    # Whatever the server still answers to the one that is gone is in the log, too.
+    # The log also holds what the server answers after the client is gone.
     eventually(lambda: server.metric("impressions_logged_total") == server.answered())
     shown, clicks = in_log(log)
     assert len(shown) >= 150
     events = max(VISITS.number_of(each.event_id) or 0 for each in shown) + 100
     rest = start(server.url, log, "--rate", "500", "--resume", "--events", str(events), *arguments, "--json")
-    printed, told = rest.communicate(timeout=120)
-    assert rest.returncode == 0, told
+    printed, errors = rest.communicate(timeout=120)
+    assert rest.returncode == 0, errors
     server.stop()
     result = json.loads(printed)
     assert result["asked_before"] + result["answered"] == events
@@ -131,13 +131,13 @@ def test_a_killed_simulator_goes_on_with_the_same_visits(server: Server, log: st
     check_whole(log, events, Visits(World(replace(CONFIG, events_per_second=500.0, delay_seconds=0.4)), 4))
 
 
-def test_sigterm_tells_which_clicks_are_to_come(server: Server, log: str) -> None:
+def test_sigterm_reports_the_pending_clicks(server: Server, log: str) -> None:
     arguments = ("--candidates", "4", "--option", "delay_seconds=30")
     child = start(server.url, log, "--rate", "500", "--json", *arguments)
     eventually(lambda: server.metric("impressions_logged_total") >= 100)
     child.send_signal(signal.SIGTERM)
-    printed, told = child.communicate(timeout=120)
-    assert child.returncode == 0, told
+    printed, errors = child.communicate(timeout=120)
+    assert child.returncode == 0, errors
     result = json.loads(printed)
     assert result["stopped"]
     assert result["answered"] == result["sent"]
@@ -149,7 +149,7 @@ def test_sigterm_tells_which_clicks_are_to_come(server: Server, log: str) -> Non
     assert len(clicks) == result["clicks"] == clicked - result["clicks_pending"]
 
 
-def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log: str) -> None:
+def test_a_server_restart_loses_no_visit(state: Path, log: str) -> None:
     arguments = ("--candidates", "4", "--events", "400", "--json")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(state, log))
@@ -157,8 +157,8 @@ def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log:
         eventually(lambda: server.metric("impressions_logged_total") >= 100)
         server.stop()
         again = stack.enter_context(serving(state, log, server.port))
-        printed, told = child.communicate(timeout=120)
-        assert child.returncode == 0, told
+        printed, errors = child.communicate(timeout=120)
+        assert child.returncode == 0, errors
         again.stop()
     result = json.loads(printed)
     assert (result["answered"], result["failed"]) == (400, 0)
@@ -166,7 +166,7 @@ def test_a_server_that_goes_away_and_comes_back_costs_no_visit(state: Path, log:
     assert len({each.event_id for each in shown}) == 400
 
 
-def test_visits_of_another_seed_are_passed_over(server: Server, log: str) -> None:
+def test_visits_of_another_seed_are_skipped(server: Server, log: str) -> None:
     common = ("--candidates", "4", *SMALL)
     other = ("--seed", "2", "--events", "30")
     assert run("simulate", "--server", server.url, "--log", log, *common, *other) == 0
@@ -209,10 +209,10 @@ weight = 0.5
 
 
 @pytest.mark.parametrize("better", [False, True])
-def test_the_report_finds_what_is_planted_and_nothing_else(
+def test_the_report_finds_a_true_effect_and_no_false_one(
     better: bool, tmp_path: Path, log: str, state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that has learned the world against one that has not; and one against itself."""
+    """A trained model compared with an untrained one, and a model compared with itself."""
     if better:
         state = tmp_path / "state"
         for arm, events in (("control", 1), ("new", 20_000)):
@@ -233,7 +233,7 @@ def test_the_report_finds_what_is_planted_and_nothing_else(
         assert own.clicks == truth[own.name]["clicks"]
     uplift = truth["new"]["expected_ctr"] / truth["control"]["expected_ctr"] - 1
     for name in ("ctr_uplift", "log_loss", "auc"):
-        # A model ranks as it does itself, which tells nothing of how far its AUC may be from its own.
+        # The two arms rank identically, which does not bound the difference of their AUCs.
         unknown = "early" if name == "auc" else "unknown"
         assert figures[name].verdict == ("better" if better else unknown), name
     found = figures["ctr_uplift"]

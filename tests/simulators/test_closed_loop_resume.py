@@ -1,4 +1,4 @@
-"""Where an interrupted closed loop goes on: what is missing, and which clicks are to come."""
+"""The resume point of an interrupted closed loop: missing visits and pending clicks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulators.closed_loop.resume import MAX_CONNECTIONS, Visited, find_visited
+from simulators.closed_loop.resume import MAX_CONNECTIONS, ResumePoint, find_resume_point
 from simulators.closed_loop.visits import Visits
 from simulators.log_writer.writer import Topics
 from simulators.world.settings import WorldConfig
@@ -30,7 +30,7 @@ TOPICS = Topics("impressions", "clicks", 3)
 def log(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[EventLog]:
-    """An empty log; read back in steps so small that it takes many, and so large that it takes one."""
+    """An empty log, read backwards in many small steps and in one large step."""
     monkeypatch.setattr("simulators.closed_loop.resume._FIRST_STEP", request.param)
     opened = open_log(url_of(tmp_path / "log.db"), create=True)
     TOPICS.create(opened)
@@ -50,7 +50,7 @@ def show(log: EventLog, numbers: list[int]) -> None:
 
 
 def click_of(number: int) -> int | None:
-    """When the visit is clicked, candidate 1 shown."""
+    """Time of the click on the visit if candidate 1 is shown."""
     visit = VISITS.visit(number)
     return visit.time_ms + visit.delay_ms if visit.clicks(1) else None
 
@@ -65,7 +65,7 @@ def click(log: EventLog, numbers: list[int]) -> None:
 
 
 @pytest.mark.parametrize("last", [40, 700, 1500])
-def test_what_is_missing_is_found_and_nothing_more(log: EventLog, last: int) -> None:
+def test_exactly_the_missing_visits_and_clicks_are_found(log: EventLog, last: int) -> None:
     chance = random.Random(last)
     missing = sorted(chance.sample(range(max(0, last - 8), last), 3))
     order = [number for number in range(last + 1) if number not in missing]
@@ -78,53 +78,53 @@ def test_what_is_missing_is_found_and_nothing_more(log: EventLog, last: int) -> 
     due = {number: at for number in order if (at := click_of(number)) is not None}
     written = sorted((at, number) for number, at in due.items() if at <= now_ms)
     click(log, [number for _, number in written])
-    found = find_visited(log, TOPICS, VISITS)
+    found = find_resume_point(log, TOPICS, VISITS)
     pending = sorted((at, number) for number, at in due.items() if at > now_ms)
     assert pending
-    assert found == Visited(last + 1, missing, pending, now_ms)
+    assert found == ResumePoint(last + 1, missing, pending, now_ms)
 
 
-def test_a_visit_whose_click_is_there_was_asked(log: EventLog) -> None:
-    """Its impression may still be on the server's way to the log."""
+def test_a_visit_with_a_click_in_the_log_is_not_missing(log: EventLog) -> None:
+    """The server may not have written its impression yet."""
     clicked = next(number for number in range(50) if click_of(number) is not None)
     show(log, [number for number in range(60) if number != clicked])
     click(log, [clicked])
-    assert clicked not in find_visited(log, TOPICS, VISITS).missing
+    assert clicked not in find_resume_point(log, TOPICS, VISITS).missing
 
 
-def test_only_the_end_of_a_long_log_is_read_for_visits_under_way(log: EventLog) -> None:
-    """A visit given up long ago is not asked again."""
+def test_only_the_end_of_a_long_log_is_read(log: EventLog) -> None:
+    """A visit abandoned long ago is not sent again."""
     show(log, [number for number in range(1000) if number != 3])
-    assert find_visited(log, TOPICS, VISITS).missing == []
+    assert find_resume_point(log, TOPICS, VISITS).missing == []
     show(log, [1002])
-    assert find_visited(log, TOPICS, VISITS).missing == [1000, 1001]
+    assert find_resume_point(log, TOPICS, VISITS).missing == [1000, 1001]
     assert MAX_CONNECTIONS < 900
 
 
-def test_a_click_that_was_late_is_not_written_again(log: EventLog) -> None:
+def test_a_late_click_is_not_written_again(log: EventLog) -> None:
     show(log, list(range(200)))
     clicks = sorted((at, number) for number in range(200) if (at := click_of(number)) is not None)
     click(log, [number for _, number in reversed(clicks)])  # out of order by more than any tick
-    assert find_visited(log, TOPICS, VISITS).pending == []
+    assert find_resume_point(log, TOPICS, VISITS).pending == []
 
 
-def test_a_log_of_others_is_no_run_of_ours(log: EventLog) -> None:
-    assert find_visited(log, TOPICS, VISITS) == Visited()
+def test_a_log_of_other_writers_starts_a_new_run(log: EventLog) -> None:
+    assert find_resume_point(log, TOPICS, VISITS) == ResumePoint()
     show(log, list(range(20)))
     other = Visits(World(replace(CONFIG, seed=2)), 2)
-    assert find_visited(log, TOPICS, other) == Visited()
+    assert find_resume_point(log, TOPICS, other) == ResumePoint()
 
 
-def test_a_log_whose_visits_are_trimmed_away_is_refused(log: EventLog) -> None:
+def test_a_log_without_its_visits_after_retention_is_rejected(log: EventLog) -> None:
     show(log, list(range(20)))
     for partition, end in log.end_offsets("impressions").items():
         log.trim("impressions", partition, end)
     with pytest.raises(LogError, match=r"retention has deleted all visits .* without --resume"):
-        find_visited(log, TOPICS, VISITS)
+        find_resume_point(log, TOPICS, VISITS)
 
 
-def test_an_impression_that_is_none_is_one_clear_line(log: EventLog) -> None:
+def test_an_invalid_impression_is_reported_in_one_line(log: EventLog) -> None:
     event_id = f"{VISITS.prefix}0".encode()
     log.append("impressions", [Record(event_id, b"{", 1)])
     with pytest.raises(LogError, match=r"cannot resume: topic 'impressions' partition . offset 0"):
-        find_visited(log, TOPICS, VISITS)
+        find_resume_point(log, TOPICS, VISITS)

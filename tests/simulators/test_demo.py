@@ -1,4 +1,4 @@
-"""The demo as a process: what it prints, and that nothing it started outlives it, whatever ends it."""
+"""The demo as a process: its output, and that no child process outlives it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def demo(out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def of_session(session: int) -> list[int]:
-    """Ids of the living processes of a session."""
+    """Ids of the running processes of a session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ def wait_for(condition: Path, process: subprocess.Popen[str], seconds: float = 2
 
 
 @pytest.mark.slow
-def test_a_short_demo_ends_with_the_report_and_goes_on_serving(tmp_path: Path) -> None:
+def test_a_short_demo_reports_and_keeps_serving(tmp_path: Path) -> None:
     with demo(tmp_path, "--events", "900", "--rate", "300", "--keep-serving", "--json") as process:
         assert process.stdout is not None
         text = ""
@@ -87,7 +87,7 @@ def test_a_short_demo_ends_with_the_report_and_goes_on_serving(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_sigterm_ends_what_the_demo_started(tmp_path: Path) -> None:
+def test_sigterm_ends_all_child_processes(tmp_path: Path) -> None:
     folder = tmp_path / 'a "quoted" {folder}'
     with demo(folder, "--events", "100000") as process:
         wait_for(folder / "demo-1" / "state" / "treatment" / "lock", process)  # then all but the traffic run
@@ -99,7 +99,7 @@ def test_sigterm_ends_what_the_demo_started(tmp_path: Path) -> None:
         assert of_session(process.pid) == []
 
 
-def test_a_process_that_fails_is_one_clear_line_and_ends_the_others(tmp_path: Path) -> None:
+def test_a_failing_process_is_reported_in_one_line_and_ends_the_others(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with demo(tmp_path, "--port", str(port)) as process:
@@ -121,10 +121,10 @@ with children(Path(sys.argv[1])) as started:
         started.start(f"join-{number}", "join", "--config", f"{sys.argv[1]}/{number}.toml")
     time.sleep(600.0)
 """
-"""Two processes that read a log without an end, and one that starts them."""
+"""A parent process with two children that read a log until they are ended."""
 
 
-def test_killed_it_leaves_no_process_and_those_end_in_their_own_order(tmp_path: Path) -> None:
+def test_after_sigkill_the_children_shut_down_cleanly(tmp_path: Path) -> None:
     log = open_log(f"sqlite:///{tmp_path}/events.db", create=True)
     for topic in ("impressions", "clicks"):
         log.create_topic(topic, 1)
@@ -135,9 +135,9 @@ def test_killed_it_leaves_no_process_and_those_end_in_their_own_order(tmp_path: 
             f'{text}[features]\npreset = "world"\n[train]\nstate = "{tmp_path}/{number}"\n'
         )
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], start_new_session=True)
-    said = [tmp_path / f"join-{number}.log" for number in range(2)]
+    logs = [tmp_path / f"join-{number}.log" for number in range(2)]
     try:
-        eventually(lambda: all(path.exists() and '"new"' in path.read_text() for path in said), seconds=120)
+        eventually(lambda: all(path.exists() and '"new"' in path.read_text() for path in logs), seconds=120)
         assert len(of_session(parent.pid)) == 3
         parent.kill()
         assert parent.wait() == -signal.SIGKILL
@@ -146,7 +146,7 @@ def test_killed_it_leaves_no_process_and_those_end_in_their_own_order(tmp_path: 
         for pid in of_session(parent.pid):
             os.kill(pid, signal.SIGKILL)
         parent.wait()
-    for path in said:
+    for path in logs:
         assert json.loads(path.read_text().splitlines()[-1])["event"] == "stopped"
 
 
@@ -155,7 +155,7 @@ def _ended(child: Child) -> None:
         time.sleep(0.02)
 
 
-def test_last_words_are_told_as_people_read_them(tmp_path: Path) -> None:
+def test_the_last_log_line_is_reported_as_plain_text(tmp_path: Path) -> None:
     with children(tmp_path) as started:
         child = started.start("config", "config", "check", str(tmp_path / "none.toml"))
         _ended(child)
@@ -164,10 +164,10 @@ def test_last_words_are_told_as_people_read_them(tmp_path: Path) -> None:
         ):
             started.check()
         child.log.write_text('{"time":"x","job":"train","event":"gone","reason":"no room"}\n')
-        assert child.last_words() == "gone, reason no room"
+        assert child.last_line() == "gone, reason no room"
 
 
-def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:
+def test_a_child_that_may_end_must_not_fail(tmp_path: Path) -> None:
     started = Children(tmp_path)
     child = started.start("config", "config", "show")
     _ended(child)
@@ -177,7 +177,7 @@ def test_one_that_may_end_must_end_well(tmp_path: Path) -> None:
     started.end()
 
 
-def test_without_matplotlib_the_report_is_printed_and_says_how_to_get_the_picture(
+def test_without_matplotlib_the_report_explains_how_to_get_the_plot(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""Freshness against one impression after the other."""
+"""Freshness compared with a computation impression by impression."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_quantiles_are_those_of_the_impressions(seed: int) -> None:
     freshness = Freshness()
     freshness.begin(0.0)
     for at, until in zip(seen.tolist(), learned.tolist(), strict=True):
-        freshness.look(at, until)
+        freshness.observe(at, until)
     found = []
     for time in np.arange(0.005, learned[-1], 0.01):
         first = next(at for at, until in zip(seen, learned, strict=True) if until >= time)
@@ -26,14 +26,14 @@ def test_quantiles_are_those_of_the_impressions(seed: int) -> None:
     assert freshness.seconds == pytest.approx(learned[-1])
 
 
-def test_what_was_never_served_is_not_judged() -> None:
+def test_impressions_never_served_are_not_measured() -> None:
     freshness = Freshness()
-    freshness.look(10.0, 9.0)  # before the first visit
+    freshness.observe(10.0, 9.0)  # before the first visit
     freshness.begin(10.0)
-    freshness.look(11.0, 9.5)
-    freshness.look(12.0, 10.0)
+    freshness.observe(11.0, 9.5)
+    freshness.observe(12.0, 10.0)
     assert freshness.quantile(0.5) is None
     assert freshness.as_dict() == {"p50_seconds": None, "p99_seconds": None, "of_seconds": None}
-    freshness.look(14.0, 10.5)
+    freshness.observe(14.0, 10.5)
     assert freshness.quantile(0.0) == pytest.approx(3.5, abs=1e-5)
     assert freshness.quantile(1.0) == pytest.approx(4.0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""What the closed loop does about each answer, and about none."""
+"""The reaction of the closed loop to each kind of response, and to none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.closed_loop.rank_client import Away, Busy, RankClient
+from simulators.closed_loop.rank_client import RankClient, ServerBusy, ServerUnavailable
 from stream_ctr.errors import StreamCTRError, UsageError
 from tests.support.faulty_server import GOOD, scripted
 from tests.support.simulated_logs import SMALL, contents, run, url_of
@@ -23,7 +23,7 @@ def test_one_connection_serves_many_requests() -> None:
     assert set(server.asked) == {("/v1/rank", b"{}", "Bearer secret")}
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew() -> None:
+def test_a_connection_closed_by_the_server_is_reopened() -> None:
     with scripted((200, GOOD, {}), (0, b"", {}), (200, GOOD, {})) as server:
         client = RankClient(server.url)
         for _ in range(2):
@@ -32,13 +32,13 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew() -> None:
     assert (server.connections, len(server.asked)) == (2, 3)
 
 
-def test_no_answer_is_away() -> None:
+def test_a_missing_response_means_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = RankClient(f"http://127.0.0.1:{port}")
-    with pytest.raises(Away, match="refused"):
+    with pytest.raises(ServerUnavailable, match="refused"):
         client.rank(b"{}")
-    with pytest.raises(Away, match="refused"):
+    with pytest.raises(ServerUnavailable, match="refused"):
         client.ready()
 
 
@@ -54,19 +54,19 @@ def test_no_answer_is_away() -> None:
         (408, {}, 1.0, False),
     ],
 )
-def test_answers_that_ask_to_come_again(
+def test_responses_that_ask_for_a_retry(
     status: int, headers: dict[str, str], seconds: float, overloaded: bool
 ) -> None:
     with scripted((status, b'{"error":"too\\nmuch"}', headers)) as server:
         client = RankClient(server.url)
-        with pytest.raises(Busy, match=f"{status}: too much") as raised:
+        with pytest.raises(ServerBusy, match=f"{status}: too much") as raised:
             client.rank(b"{}")
         client.close()
     assert (raised.value.retry_seconds, raised.value.overloaded) == (seconds, overloaded)
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "told"),
+    ("status", "text", "message"),
     [
         (401, b'{"error":"no token"}', "--token-env: 401: no token"),
         (404, b"<html>", "is it the address of `stream-ctr serve`\\?: 404: <html>"),
@@ -76,10 +76,10 @@ def test_answers_that_ask_to_come_again(
         (200, b'{"arm":"a"}', "the response is not a ranking"),
     ],
 )
-def test_refusals_are_one_clear_line(status: int, text: bytes, told: str) -> None:
+def test_rejections_are_reported_in_one_line(status: int, text: bytes, message: str) -> None:
     with scripted((status, text, {})) as server:
         client = RankClient(server.url)
-        with pytest.raises(StreamCTRError, match=told) as raised:
+        with pytest.raises(StreamCTRError, match=message) as raised:
             client.rank(b"{}")
         client.close()
     assert "\n" not in str(raised.value)
@@ -89,7 +89,7 @@ def test_refusals_are_one_clear_line(status: int, text: bytes, told: str) -> Non
     "server",
     ["localhost:80", "ftp://a", "http://", "http://a:b", "http://a:70000", "http://u:p@a", "http://[a"],
 )
-def test_what_is_no_address_is_refused(server: str) -> None:
+def test_invalid_addresses_are_rejected(server: str) -> None:
     with pytest.raises(UsageError, match="--server") as raised:
         RankClient(server)
     assert "u:p" not in str(raised.value)
@@ -99,7 +99,7 @@ def simulate(server: str, log: str, *more: str) -> int:
     return run("simulate", "--server", server, "--log", log, "--candidates", "2", *more, *SMALL)
 
 
-def test_a_busy_server_is_asked_again_and_every_visit_is_answered_once(
+def test_a_busy_server_is_retried_and_every_visit_is_answered_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = url_of(tmp_path / "log.db")
@@ -114,7 +114,7 @@ def test_a_busy_server_is_asked_again_and_every_visit_is_answered_once(
     assert 53 <= len(bodies) <= 54
 
 
-def test_a_visit_on_which_the_server_fails_is_given_up_and_told(
+def test_a_visit_on_which_the_server_fails_is_abandoned_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simulators.closed_loop.traffic.FAILURES", 1)
@@ -127,7 +127,7 @@ def test_a_visit_on_which_the_server_fails_is_given_up_and_told(
     assert "visit-1-0 abandoned: 500: internal error" in printed.err
 
 
-def test_a_refusal_ends_the_run(tmp_path: Path) -> None:
+def test_a_rejection_ends_the_run(tmp_path: Path) -> None:
     with (
         scripted((401, b'{"error":"no"}', {})) as server,
         pytest.raises(StreamCTRError, match="--token-env: 401: no"),
@@ -135,7 +135,7 @@ def test_a_refusal_ends_the_run(tmp_path: Path) -> None:
         simulate(server.url, url_of(tmp_path / "log.db"), "--events", "50")
 
 
-def test_a_server_that_chooses_what_was_not_offered_ends_the_run(tmp_path: Path) -> None:
+def test_an_invalid_choice_of_the_server_ends_the_run(tmp_path: Path) -> None:
     with (
         scripted((200, GOOD.replace(b'"best":0', b'"best":2'), {})) as server,
         pytest.raises(StreamCTRError, match="chose candidate 2 of 2 for visit-1-"),
@@ -155,7 +155,7 @@ def test_the_token_comes_from_the_environment(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         (("--candidates", "0"), "--candidates 0: must be from 1 to 1000"),
         (("--connections", "300"), "--connections 300: must be from 1 to 256"),
@@ -163,8 +163,8 @@ def test_the_token_comes_from_the_environment(tmp_path: Path, monkeypatch: pytes
         (("--events", "0"), "--events 0: must be at least 1"),
     ],
 )
-def test_values_that_cannot_be_meant_are_refused(more: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_values_outside_their_range_are_rejected(more: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
         run("simulate", "--server", "http://127.0.0.1:9", "--log", url_of(tmp_path / "log.db"), *more)
 
 
@@ -175,7 +175,7 @@ def test_options_of_a_server_need_a_server(tmp_path: Path) -> None:
 
 
 def test_clicks_come_without_an_impression_only_from_the_server(tmp_path: Path) -> None:
-    """The simulator writes clicks alone: impressions are the server's to write."""
+    """The simulator writes only clicks; the server writes the impressions."""
     log = url_of(tmp_path / "log.db")
     with scripted((200, GOOD, {})) as server:
         assert simulate(server.url, log, "--events", "200") == 0

@@ -63,8 +63,8 @@ def _examples(count: int) -> Iterator[Example]:
         yield Example(f"e{number}", chance.randrange(10**9), "", {"x": "y" * 50}, 0)
 
 
-def test_open_files_and_what_is_left_behind(tmp_path: Path) -> None:
-    """As many runs as there are entries: the files that are open stay few, and none is left."""
+def test_open_files_are_bounded_and_none_remain(tmp_path: Path) -> None:
+    """With one run per entry, the number of open files stays small, and no file remains."""
 
     def opened() -> int:
         return len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
@@ -95,14 +95,14 @@ def test_a_signal_ends_the_sorting_without_output() -> None:
     assert taken == 100
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_by_name(tmp_path: Path) -> None:
     place = write(tmp_path / "file", "")
     with pytest.raises(UsageError, match=r"cannot sort in .*file: .*--work"):
         list(TimeSort(place, memory_bytes=1).sort(_examples(3)))
 
 
 def _shuffled(folder: Path, rows: int = 200) -> tuple[Path, Path]:
-    """A file in the order of time and the same rows in another; ids are in the rows, times in pairs."""
+    """A file in time order and the same rows shuffled; ids are in the rows, and times occur in pairs."""
     lines = [f"{1000 * (n // 2)},id{n},{n % 3 // 2},x{n}\n" for n in range(rows)]
     header = "t,id,y,x\n"
     pairs = [lines[n] + lines[n + 1] for n in range(0, rows, 2)]
@@ -115,7 +115,7 @@ def _shuffled(folder: Path, rows: int = 200) -> tuple[Path, Path]:
 def test_a_sorted_replay_of_a_shuffled_file_is_that_of_the_sorted_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Equal topics, byte for byte: whatever joins them gets the same labels."""
+    """The topics are equal byte for byte, so joining them gives the same labels."""
     text = 'label = "y"\ntime = "t"\nevent_id = "id"\nfields = [{ name = "x" }]\n'
     schema = f"schema={write(tmp_path / 's.toml', text)}"
     delay = ("--click-delay", "exponential:3")
@@ -126,7 +126,7 @@ def test_a_sorted_replay_of_a_shuffled_file_is_that_of_the_sorted_file(
     assert run("replay", "delimited", str(shuffled), "--log", found, "--sort", *options) == 0
     assert contents(found) == contents(wanted)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["out_of_order"] == 0
-    # A resumed run sorts again and goes on; without --sort it is another sequence.
+    # A resumed run sorts again and continues; without --sort the sequence differs.
     url = url_of(tmp_path / "resumed.db")
     copy_prefix(wanted, url, {place: len(entries) // 3 for place, entries in contents(wanted).items()}, 2)
     with pytest.raises(LogError, match="cannot resume"):
@@ -153,7 +153,7 @@ def test_event_ids_of_a_sorted_replay_are_those_of_the_rows_of_the_file(tmp_path
     assert [entry.key for entry in entries] == [example.event_id.encode() for example in examples]
 
 
-def test_a_replay_out_of_order_says_how_much_and_what_helps(
+def test_an_unsorted_replay_reports_the_disorder_and_the_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = 'label = "y"\ntime = "t"\ntime_unit = "s"\nfields = [{ name = "x" }]'
@@ -171,7 +171,7 @@ def test_a_replay_out_of_order_says_how_much_and_what_helps(
 def test_a_replay_with_skipped_rows_resumes_and_keeps_every_id(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped by a bad row, resumed over it; the ids of the rows behind it are those of the mended file."""
+    """Stopped by a bad row and resumed past it; the ids of later rows equal those of the corrected file."""
     text = 'label = "y"\nfields = [{ name = "x" }]'
     schema = ("--option", f"schema={write(tmp_path / 's.toml', text)}", "--partitions", "2", "--json")
     lines = [f"{n % 2},x{n}\n" for n in range(50)]

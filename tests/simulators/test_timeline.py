@@ -50,7 +50,7 @@ def test_unsorted_impressions_keep_their_order() -> None:
     ]
 
 
-def test_an_endless_stream_is_written_as_it_comes() -> None:
+def test_an_unbounded_stream_is_processed_incrementally() -> None:
     endless = (_example(number, number * 1000) for number in itertools.count())
     happenings = list(itertools.islice(timeline(endless, parse_delay("1.5")), 7))
     assert [(h.event_id, h.example is None) for h in happenings] == [
@@ -72,7 +72,7 @@ def test_records_are_what_the_contract_says() -> None:
     assert msgspec.json.decode(click.value(), type=Click) == Click(v=RECORD_VERSION, event_id="e3", ts_ms=15)
 
 
-def test_shifting_moves_all_times_alike() -> None:
+def test_shifting_moves_all_times_equally() -> None:
     moved = list(shifted([_example(0, 100), _example(1, 250), _example(2, 90)], 1000))
     assert [example.time_ms for example in moved] == [1000, 1150, 990]
 
@@ -88,6 +88,6 @@ def test_delays() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "normal:3", "exponential:", ":3"])
-def test_delays_that_are_none(text: str) -> None:
+def test_invalid_delays_are_rejected(text: str) -> None:
     with pytest.raises(UsageError, match="--click-delay"):
         parse_delay(text)

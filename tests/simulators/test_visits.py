@@ -20,7 +20,7 @@ WORLD = World(CONFIG)
 VISITS = Visits(WORLD, 5)
 
 
-def test_any_visit_asked_for_alone_is_that_of_the_whole() -> None:
+def test_a_single_visit_equals_that_of_the_whole_sequence() -> None:
     whole = [VISITS.visit(number) for number in range(3 * VISIT_BLOCK)]
     random = np.random.default_rng(3)
     for number in random.integers(0, len(whole), 40).tolist():
@@ -29,13 +29,13 @@ def test_any_visit_asked_for_alone_is_that_of_the_whole() -> None:
     assert [visit.time_ms for visit in whole[:3]] == [CONFIG.start_ms + 20 * n for n in range(3)]
 
 
-def test_a_click_draw_asked_for_alone_is_that_of_the_visit() -> None:
+def test_a_single_click_draw_equals_that_of_the_visit() -> None:
     for number in (0, VISIT_BLOCK - 1, VISIT_BLOCK, 5 * VISIT_BLOCK + 17, 3):
         visit = VISITS.visit(number)
         assert VISITS.click_draw(number) == (visit.click_draw, visit.delay_ms)
 
 
-def test_further_candidates_change_none_of_the_others() -> None:
+def test_adding_candidates_does_not_change_the_others() -> None:
     for number in (0, 300):
         few, many = VISITS.visit(number), Visits(WORLD, 9).visit(number)
         assert many.truth[:5] == few.truth
@@ -44,8 +44,8 @@ def test_further_candidates_change_none_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 255, 256, 699, 700, 900])
-def test_the_request_says_what_the_truth_was_computed_from(number: int) -> None:
-    """Each candidate's truth, found again from the names in the request, one candidate at a time."""
+def test_the_request_holds_the_inputs_of_the_truth(number: int) -> None:
+    """Recompute each candidate's truth from the names in the request, one candidate at a time."""
     visit = VISITS.visit(number)
     request = decode_request(visit.body, 5)
     assert (request.event_id, request.ts_ms) == (visit.event_id, visit.time_ms)
@@ -74,7 +74,7 @@ def test_the_request_says_what_the_truth_was_computed_from(number: int) -> None:
         assert set(candidate.features) | set(context) == {field.name for field in WORLD_FIELDS}
 
 
-def test_users_click_as_often_as_planted() -> None:
+def test_click_rates_match_the_truth() -> None:
     visits = [VISITS.visit(number) for number in range(20 * VISIT_BLOCK)]
     for shown in (0, 4):
         clicks = np.array([visit.clicks(shown) for visit in visits])
@@ -90,7 +90,7 @@ def _visit(bid: tuple[float, ...], truth: tuple[float, ...], draw: float) -> Vis
     return Visit(0, "visit-1-0", 0, b"", bid, truth, draw, 1)
 
 
-def test_a_tally_is_what_a_sheet_of_paper_says() -> None:
+def test_a_tally_equals_a_manual_computation() -> None:
     tally = Tally()
     tally.add(_visit((1.0, 4.0), (0.5, 0.2), 0.3), 0)  # clicked; the other one is worth .8
     tally.add(_visit((1.0, 4.0), (0.5, 0.2), 0.3), 1)  # not clicked
@@ -108,7 +108,7 @@ def test_a_tally_is_what_a_sheet_of_paper_says() -> None:
     assert Tally().as_dict()["ctr"] is None
 
 
-def test_a_long_curve_gets_fewer_points_and_loses_no_visit() -> None:
+def test_a_long_curve_is_merged_without_losing_visits() -> None:
     outcome = Outcome()
     count = (CURVE_POINTS + 7) * CURVE_VISITS
     visit = _visit((1.0, 1.0), (0.5, 0.25), 0.3)
@@ -125,7 +125,7 @@ def test_a_long_curve_gets_fewer_points_and_loses_no_visit() -> None:
     assert result["arms"]["b"]["clicks"] == 0
 
 
-def test_quantiles_are_right_to_two_percent() -> None:
+def test_quantiles_are_accurate_to_two_percent() -> None:
     seconds = np.random.default_rng(5).lognormal(-5.0, 1.0, 20_000)
     latencies = Latencies()
     for each in seconds.tolist():

@@ -1,4 +1,4 @@
-"""The world: deterministic, calibrated, drifting where planted, and worth a deep model."""
+"""The simulated world: deterministic, calibrated, with the configured drift, and worth a deep model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_equal_settings_give_equal_events_and_another_seed_others() -> None:
 
 
 def test_the_first_event_is_what_it_always_was() -> None:
-    """A golden event: a change of the world's arithmetic changes every log that is to be resumed."""
+    """A golden event: a change of the arithmetic would break the resuming of every existing log."""
     first = next(World(WorldConfig(seed=1)).examples(0, 1))
     assert first.truth == pytest.approx(GOLDEN_TRUTH, rel=1e-9)
     assert (first.user, first.features["ad"], first.features["site"]) == GOLDEN_NAMES
@@ -59,13 +59,13 @@ GOLDEN_TRUTH = 0.39533002296251535
 GOLDEN_NAMES = ("u16900", "ad8", "site13")
 
 
-def test_an_endless_world_goes_on() -> None:
+def test_an_unbounded_world_continues_past_a_block() -> None:
     events = WORLD.examples(BLOCK - 1, None)
     assert [next(events).event_id for _ in range(3)] == [f"world-11-{BLOCK + n}" for n in (-1, 0, 1)]
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.2, 0.5])
-def test_the_click_rate_is_what_was_asked_for(rate: float) -> None:
+def test_the_mean_click_probability_is_the_configured_rate(rate: float) -> None:
     world = World(replace(CONFIG, click_rate=rate))
     blocks = _blocks(world, 24)  # more than a day, so that the rhythm evens out
     truth = np.concatenate([block.truth for block in blocks])[:86_400]
@@ -84,7 +84,7 @@ def test_clicks_follow_the_truth_in_every_range_of_it() -> None:
         assert abs(label[part].mean() - truth[part].mean()) < 4.5 * error
 
 
-def test_the_logit_is_the_sum_of_what_was_planted() -> None:
+def test_the_logit_is_the_sum_of_its_effects() -> None:
     """An independent, slow transcription of one event's logit in plain Python."""
     import math
 
@@ -122,8 +122,8 @@ def test_the_logit_is_the_sum_of_what_was_planted() -> None:
         assert block.truth[e] == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-9)
 
 
-def test_interactions_carry_a_good_share_of_what_can_be_known() -> None:
-    """The best model of single fields alone stays well away from the Bayes loss."""
+def test_interactions_carry_much_of_the_achievable_uplift() -> None:
+    """The best model of single fields alone stays well above the Bayes-optimal loss."""
     world = World(WorldConfig())
     blocks = _blocks(world, 25)
     truth = np.concatenate([block.truth for block in blocks])
@@ -200,7 +200,7 @@ def test_examples_hold_every_field_and_a_delay_only_with_a_click() -> None:
     assert {len(own) for own in interests if isinstance(own, list)} == {1, 2, 3, 4}
 
 
-def test_users_and_ads_come_back_by_zipf() -> None:
+def test_users_and_ads_follow_a_zipf_law() -> None:
     users = np.bincount(np.concatenate([block.contexts.user for block in _blocks(WORLD, 20)]))
     ads = np.bincount(np.concatenate([block.ad for block in _blocks(WORLD, 20)]), minlength=CONFIG.ads)
     assert users.max() > 20 * np.median(users)
@@ -225,6 +225,6 @@ def test_normal_draws_are_normal() -> None:
         ("events_per_second", float("nan")),
     ],
 )
-def test_settings_that_make_no_world_are_refused(name: str, value: Any) -> None:
+def test_invalid_world_settings_are_rejected(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"world: {name} = .*: must be "):
         replace(CONFIG, **{name: value})

@@ -76,7 +76,7 @@ def test_the_log_holds_the_world_in_order(whole: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_killed_simulation_resumes_to_the_same_log(seed: int, whole: str, tmp_path: Path) -> None:
-    """Whatever part of the last batch each partition has, the log comes out as if never interrupted."""
+    """Whatever part of the last batch each partition holds, the resumed log equals an uninterrupted one."""
     chance = random.Random(seed)
     wanted = contents(whole)
     part = chance.random()
@@ -93,7 +93,7 @@ def test_a_killed_simulation_resumes_to_the_same_log(seed: int, whole: str, tmp_
 def test_a_long_simulation_resumes_from_the_middle(
     whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not from event 0: the events well before the last ones are not made again."""
+    """Resuming does not start at event 0: early events are not generated again."""
     monkeypatch.setattr("simulators.log_writer.writer.MAX_SKEW", 200)
     asked: list[int] = []
     examples = World.examples
@@ -111,7 +111,7 @@ def test_a_long_simulation_resumes_from_the_middle(
     assert contents(url) == wanted
 
 
-def test_resuming_what_is_whole_writes_nothing(
+def test_resuming_a_complete_run_writes_nothing(
     whole: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = contents(whole)
@@ -131,7 +131,7 @@ def test_resuming_what_is_whole_writes_nothing(
         (("--events", "100"), "cannot resume: topic .* ends with 'world-1-"),
     ],
 )
-def test_resuming_something_else_is_refused_and_writes_nothing(
+def test_resuming_another_run_is_rejected_and_writes_nothing(
     other: tuple[str, ...], message: str, whole: str
 ) -> None:
     before = contents(whole)
@@ -141,7 +141,7 @@ def test_resuming_something_else_is_refused_and_writes_nothing(
     assert contents(whole) == before
 
 
-def test_another_number_of_partitions_is_refused(whole: str) -> None:
+def test_a_different_number_of_partitions_is_rejected(whole: str) -> None:
     with pytest.raises(LogError, match="3 partitions, not 4"):
         run("simulate", "--log", whole, "--events", "10", "--partitions", "4", *SMALL)
 
@@ -178,7 +178,7 @@ def _impressions(url: str) -> int:
         return 0
 
 
-def test_a_signal_stops_cleanly_and_the_run_can_go_on(
+def test_a_signal_stops_cleanly_and_the_run_can_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = url_of(tmp_path / "log.db")
@@ -209,7 +209,7 @@ def test_a_signal_stops_cleanly_and_the_run_can_go_on(
 
 
 def _signal_after(url: str, impressions: int, how: signal.Signals, over: threading.Event) -> None:
-    """Send this process a signal when the log holds so many impressions, unless the run ends by itself."""
+    """Signal this process when the log holds that many impressions, unless the run ends first."""
     while _impressions(url) < impressions:
         if over.wait(0.02):
             return
@@ -236,7 +236,7 @@ def test_a_replay_is_the_dataset_and_resumes(tmp_path: Path) -> None:
         run("replay", *data, "--log", url, "--partitions", "2", "--resume", "--click-delay", "2")
 
 
-def test_what_comes_before_a_bad_line_is_written(tmp_path: Path) -> None:
+def test_rows_before_a_bad_line_are_written(tmp_path: Path) -> None:
     path = write(tmp_path / "train.txt", criteo_line("1") * 7 + "rubbish\n")
     url = url_of(tmp_path / "log.db")
     with pytest.raises(DataError, match="line 8"):
@@ -271,7 +271,9 @@ def test_unsorted_data_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "not sorted by time" in captured.err
 
 
-def test_appending_to_a_full_topic_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_appending_to_a_nonempty_topic_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "train.txt", criteo_line())
     for _ in range(2):
         assert run("replay", "criteo", str(path), "--log", url_of(tmp_path / "log.db")) == 0
@@ -293,7 +295,7 @@ def test_a_trimmed_log_is_resumed_by_its_offsets(whole: str, tmp_path: Path) -> 
     assert all(found[place] == wanted[place][counts[place] - place.partition :] for place in wanted)
 
 
-def test_a_foreign_log_is_not_added_to(tmp_path: Path) -> None:
+def test_a_log_of_another_writer_is_not_appended_to(tmp_path: Path) -> None:
     url = url_of(tmp_path / "log.db")
     log = open_log(url, create=True)
     topics = Topics("impressions", "clicks", 3)
@@ -330,13 +332,13 @@ def test_pace_is_the_rate_and_a_live_writer_catches_up() -> None:
         ("simulate", ("--option", "user=3"), "did you mean 'users'"),
         ("simulate", ("--seed", "-4"), "seed = -4"),
         ("replay", ("criteo",), "criteo needs the path"),
-        ("replay", ("criteo", "absent"), "no file or folder absent"),
+        ("replay", ("criteo", "absent"), "no such file or folder: absent"),
         ("replay", ("world", "--limit", "0"), "--limit 0"),
         ("replay", ("world", "--start-ms", "-1"), "--start-ms -1"),
         ("replay", ("world", "--click-delay", "x"), "--click-delay 'x'"),
     ],
 )
-def test_wrong_usage_is_told_before_a_log_is_made(
+def test_invalid_usage_is_rejected_before_a_log_is_created(
     command: str, arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):

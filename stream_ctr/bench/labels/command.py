@@ -12,11 +12,15 @@ from stream_ctr.errors import UsageError
 class Labels:
     """``stream-ctr bench labels``."""
 
-    help = "label policies against planted truth; the joiner's speed and memory"
+    help = "label policies compared with the ground truth; speed and memory of the joiner"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--events", type=int, default=500_000, help="simulated impressions")
-        parser.add_argument("--plot", type=Path, metavar="PNG", help="draw log loss along the stream")
+        parser.add_argument(
+            "--events", type=int, default=500_000, metavar="N", help="simulated impressions (500,000)"
+        )
+        parser.add_argument(
+            "--plot", type=Path, metavar="PNG", help="draw the excess log loss along the stream"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:

@@ -57,7 +57,7 @@ def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: in
 
     first = runs[0]
     low, high = (round(part * events) for part in STEADY)
-    table = Table(title=f"label policies, impressions {low:,} to {high:,} of {events:,}; change at {high:,}")
+    table = Table(title=f"label policies, impressions {low:,} to {high:,} of {events:,}; drift at {high:,}")
     for column in ("policy", "negatives kept"):
         table.add_column(column)
     for column in ("calibration", "log loss", "Bayes", "excess", "excess after the change", "half way after"):
@@ -75,7 +75,7 @@ def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: in
         )
     joiner = Table(title="the joiner alone")
     joiner.add_column("records in")
-    for column in ("impressions/s", "open", "bytes an open one", "as counted", "on disk"):
+    for column in ("impressions/s", "open", "bytes per open", "counted", "on disk"):
         joiner.add_column(column, justify="right")
     for join in joins:
         joiner.add_row(
@@ -89,9 +89,9 @@ def print_tables(runs: Sequence[PolicyRun], joins: Sequence[JoinRun], events: in
     console = new_console(130)
     console.print(table)
     console.print(
-        f"planted mean click probability {first.mean_truth:.4f}, window {WINDOW_SECONDS:g} s, "
+        f"mean true click probability {first.mean_truth:.4f}, window {WINDOW_SECONDS:g} s, "
         f"{first.late_clicks:.0%} of the clicks later than a quarter of it; calibration: predictions over "
-        "planted truths; excess: log loss above the planted optimum's",
+        "true click probabilities; excess: log loss above the Bayes-optimal log loss",
         highlight=False,
     )
     console.print(joiner)
@@ -111,11 +111,11 @@ def plot_policies(runs: Sequence[PolicyRun], events: int, path: Path) -> None:
         if run.keep_negatives == 1.0:
             colour, line = STYLES[run.policy]
             axes.plot(run.at, run.excess, line, color=colour, linewidth=2, label=run.policy)
-    axes.axvline(STEADY[1] * events, color=BLACK, linewidth=1, linestyle=":", label="planted change")
+    axes.axvline(STEADY[1] * events, color=BLACK, linewidth=1, linestyle=":", label="sudden drift")
     whole = sorted(value for run in runs for value in run.excess[2:])
     axes.set_ylim(0.0, 1.1 * whole[-1])
     axes.set_xlabel("impressions")
-    axes.set_ylabel("log loss above the planted optimum\n(nats / impression)")
+    axes.set_ylabel("log loss above the Bayes-optimal\n(nats / impression)")
     axes.set_title("Label policies on one simulated stream", loc="left", fontsize=14)
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     dress(axes)

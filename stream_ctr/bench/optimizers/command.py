@@ -23,7 +23,7 @@ CHUNK = 1_000
 class Optimizers:
     """``stream-ctr bench optimizers``."""
 
-    help = "tune every optimizer with the same number of trials, then test one frozen setting of each"
+    help = "tune every optimizer with the same number of trials, then test the best setting of each"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("dataset", help="criteo, avazu, taobao, open-bandit, delimited, jsonl, world")
@@ -31,24 +31,48 @@ class Optimizers:
         parser.add_argument(
             "--option", action="append", default=[], metavar="KEY=VALUE", help="reader option"
         )
-        parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of the methods; default all")
-        parser.add_argument("--trials", type=int, default=12, help="settings tried for each method")
-        parser.add_argument("--tune-to", type=int, default=40_000, help="rows before this one tune")
-        parser.add_argument("--score-from", type=int, default=20_000, help="tuning rows scored from here")
-        parser.add_argument("--test-to", type=int, default=80_000, help="rows from --tune-to to here test")
-        parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the tests' weights")
-        parser.add_argument("--search-seed", type=int, default=0, help="seed of the random settings")
-        parser.add_argument("--block", type=int, default=200, help="events of a block of the intervals")
+        parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (all)")
         parser.add_argument(
-            "--settings", type=Path, metavar="JSON", help="take the settings of an earlier --json; no tuning"
+            "--trials", type=int, default=12, metavar="N", help="settings to try per method (12)"
+        )
+        parser.add_argument(
+            "--tune-to", type=int, default=40_000, metavar="N", help="end of the tuning rows (40,000)"
+        )
+        parser.add_argument(
+            "--score-from", type=int, default=20_000, metavar="N", help="first scored tuning row (20,000)"
+        )
+        parser.add_argument(
+            "--test-to", type=int, default=80_000, metavar="N", help="end of the test rows (80,000)"
+        )
+        parser.add_argument(
+            "--seeds",
+            type=int,
+            nargs="+",
+            default=[1, 2, 3],
+            metavar="N",
+            help="seeds of the initial weights in the test (1 2 3)",
+        )
+        parser.add_argument(
+            "--search-seed", type=int, default=0, metavar="N", help="seed of the random settings (0)"
+        )
+        parser.add_argument(
+            "--block", type=int, default=200, metavar="N", help="events per block of the intervals (200)"
+        )
+        parser.add_argument(
+            "--settings",
+            type=Path,
+            metavar="FILE",
+            help="use the settings in the --json output of an earlier run instead of tuning",
         )
         parser.add_argument(
             "--work",
             type=Path,
             metavar="FOLDER",
-            help="keep what is done there; repeat the command to resume",
+            help="keep finished trials there; repeat the command to resume",
         )
-        parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the differences along the stream")
+        parser.add_argument(
+            "--plot", type=Path, metavar="PNG", help="draw the loss differences along the stream"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -92,13 +116,13 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     tested = arguments.test_to - arguments.tune_to
     if tested < FEWEST_BLOCKS * arguments.block:
         raise UsageError(
-            f"--block {arguments.block}: {tested} test rows hold {tested // arguments.block} such blocks, at "
-            f"least {FEWEST_BLOCKS} are needed"
+            f"--block {arguments.block}: {tested} test rows have {tested // arguments.block} blocks of that "
+            f"size; at least {FEWEST_BLOCKS} are needed"
         )
     if any(not 0 <= seed < 2**63 for seed in arguments.seeds):
         raise UsageError(f"--seeds {arguments.seeds}: each must be from 0 to 2^63 - 1")
     if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise UsageError(f"--seeds {arguments.seeds}: one is named twice")
+        raise UsageError(f"--seeds {arguments.seeds}: must be distinct")
     return Plan(
         trials=arguments.trials,
         tune_to=arguments.tune_to,
@@ -120,10 +144,10 @@ def _frozen(path: Path, methods: tuple[Method, ...]) -> dict[str, Setting]:
     except OSError as error:
         raise UsageError(f"--settings {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"--settings {path}: is no output of this command with --json") from None
+        raise UsageError(f"--settings {path}: is not the --json output of this command") from None
     for method in methods:
         if method.name not in found:
-            raise UsageError(f"--settings {path}: has no setting of {method.name}; choose other --methods")
+            raise UsageError(f"--settings {path}: has no setting for {method.name}; choose other --methods")
         configured(method, found[method.name])
     return found
 

@@ -37,8 +37,8 @@ class Journal:
             head.write_text(text, encoding="utf-8")
         elif head.read_text(encoding="utf-8") != text:
             raise UsageError(
-                f"{folder} holds another study (see study.json there); "
-                "repeat the command that began it, or choose an empty folder"
+                f"{folder} belongs to another study (see its study.json); "
+                "repeat the command that started it, or choose an empty folder"
             )
         self._load(folder / "trials.jsonl")
 
@@ -50,7 +50,7 @@ class Journal:
                 self._trials[entry["method"], entry["trial"]] = float(entry["log_loss"])
             except (ValueError, KeyError, TypeError):
                 if number < len(lines):
-                    raise UsageError(f"{path}, line {number} is no trial; delete the folder") from None
+                    raise UsageError(f"{path}, line {number}: not a valid trial; delete the folder") from None
                 # An interruption leaves a torn last line; that trial is repeated.
                 path.write_text("".join(f"{kept}\n" for kept in lines[:-1]), encoding="utf-8")
 

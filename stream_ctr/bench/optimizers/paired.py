@@ -48,7 +48,7 @@ def block_interval(difference: NDArray[np.float64], block: int, level: float = 0
     if blocks < FEWEST_BLOCKS:
         raise UsageError(
             f"{len(difference)} scored events in blocks of {block} give {blocks} blocks; at least "
-            f"{FEWEST_BLOCKS} are needed, so score more events or choose smaller blocks"
+            f"{FEWEST_BLOCKS} are needed; score more events or choose smaller blocks"
         )
     from scipy.stats import t
 

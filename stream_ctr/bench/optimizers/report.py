@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 CONTROLS: Final = ("base-wide", "base-twice")
 """Baselines that spend twice the compute on the base rules."""
 LOOKED_AT: Final = (
-    "The default settings and the spaces were declared after earlier looks at rows 40,000 to 80,000 of a "
-    "thinned Criteo sample: there, this tail was looked at before."
+    "The default settings and the search spaces were declared after rows 40,000 to 80,000 of a thinned "
+    "Criteo sample had been examined: on that sample, the test rows are not unseen."
 )
 
 
@@ -125,8 +125,8 @@ def print_table(report: dict[str, Any]) -> None:
     console = new_console(150)
     console.print(table)
     console.print(
-        f"Losses are averages over the seeds {', '.join(map(str, plan['seeds']))}; spread: their standard "
-        f"deviation. Intervals: paired by event, over blocks of {plan['block_events']} events.",
+        f"Losses are means over the seeds {', '.join(map(str, plan['seeds']))}; spread: standard deviation "
+        f"over seeds. Intervals: paired by event, over blocks of {plan['block_events']} events.",
         report["looked_at"],
         report["note"],
         sep="\n",
@@ -155,8 +155,8 @@ def draw(results: Sequence[Tested], plan: Plan, path: Path, title: str) -> None:
     axes.axvspan(plan.tune_to, plan.test_to, color="0.93", zorder=0, label="test rows")
     axes.set_xlim(0, plan.test_to)
     axes.set_xlabel("events")
-    axes.set_ylabel("log loss summed over the events, minus the base's (nats)")
-    axes.set_title(f"{title}: behind (above 0) or ahead of the base (below 0)", loc="left")
+    axes.set_ylabel("cumulative log loss minus the base's (nats)")
+    axes.set_title(f"{title}: worse (above 0) or better (below 0) than the base", loc="left")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9)
     write_figure(figure, path)

@@ -162,8 +162,8 @@ def chosen_methods(names: Sequence[str] | None) -> tuple[Method, ...]:
     for name in names or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UsageError(f"no method named {name!r}; {hint}Choose from {', '.join(known)}")
+            hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
+            raise UsageError(f"no method named {name!r}; {hint}choose from {', '.join(known)}")
     wanted = {known[name].base for name in names} | set(names) if names else set(known)
     return tuple(method for method in METHODS if method.name in wanted)
 

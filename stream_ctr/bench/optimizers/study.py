@@ -205,7 +205,7 @@ def study(
     """
     if stream.events < plan.test_to:
         raise DataError(
-            f"the data hold {stream.events:,} rows; the test needs {plan.test_to:,}, so lower --test-to"
+            f"the data has {stream.events:,} rows, but the test needs {plan.test_to:,}; reduce --test-to"
         )
     chosen: dict[str, tuple[Setting, float]] = {}
     for method in methods:

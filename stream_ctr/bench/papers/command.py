@@ -24,7 +24,7 @@ OPTIMIZERS = "adam,nadam,radam,sam,asam,helen"
 class Papers:
     """``stream-ctr bench papers``."""
 
-    help = "the papers' tables on your data: models x optimizers x seeds, with and without SML; resumable"
+    help = "reproduce the papers' tables: models x optimizers x seeds, with and without SML; resumable"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("dataset", help="criteo, avazu, taobao, open-bandit, delimited, jsonl, world")
@@ -32,10 +32,17 @@ class Papers:
         parser.add_argument(
             "--option", action="append", default=[], metavar="KEY=VALUE", help="reader option"
         )
-        parser.add_argument("--config", help="configuration file for model, learner and features")
-        parser.add_argument("--models", metavar="NAMES", help="backbones, with commas between (all of them)")
-        parser.add_argument("--optimizers", metavar="NAMES", default=OPTIMIZERS, help=f"({OPTIMIZERS})")
-        parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each combination (3)")
+        parser.add_argument(
+            "--config", metavar="FILE", help="configuration file for model, learner and features"
+        )
+        parser.add_argument("--models", metavar="NAMES", help="comma-separated backbones (all)")
+        parser.add_argument(
+            "--optimizers",
+            metavar="NAMES",
+            default=OPTIMIZERS,
+            help=f"comma-separated optimizers ({OPTIMIZERS})",
+        )
+        parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds per combination (3)")
         parser.add_argument(
             "--sml",
             choices=["both", "without", "with"],
@@ -43,14 +50,19 @@ class Papers:
             help="skip logits in the grid (both)",
         )
         parser.add_argument(
-            "--ablation", action="store_true", help="also every form of the skip logit, DNN, Adam"
+            "--ablation", action="store_true", help="add all forms of the skip logits, for DNN with Adam"
         )
         parser.add_argument(
-            "--components", action="store_true", help="also Adam, SAM and the parts of Helen on DeepFM"
+            "--components", action="store_true", help="add Adam, SAM and the ablations of Helen, for DeepFM"
         )
-        parser.add_argument("--limit", "--events", type=int, help="read so many rows")
         parser.add_argument(
-            "--out", type=Path, metavar="FOLDER", help="finished cells, one file each (papers-DATASET)"
+            "--limit", "--events", type=int, metavar="N", help="maximum number of rows to read"
+        )
+        parser.add_argument(
+            "--out",
+            type=Path,
+            metavar="FOLDER",
+            help="folder for finished cells, one file each (papers-DATASET)",
         )
         parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AUC by optimizer and model")
         parser.add_argument("--json", action="store_true", help="machine-readable output")
@@ -149,7 +161,7 @@ def _names(option: str, text: str, known: tuple[str, ...]) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise UsageError(f"{option} {text}: there is no {name!r}; choose of {', '.join(known)}")
+            raise UsageError(f"{option} {text}: unknown name {name!r}; choose from {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 

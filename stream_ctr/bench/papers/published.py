@@ -49,6 +49,6 @@ ABLATION: Final = {
 """SML, Table 2: DNN on Criteo and on Avazu, by form of the skip logits."""
 
 NOT_COMPARABLE: Final = (
-    "The papers' figures are of the full Criteo and Avazu data, with settings tuned there. Figures of other "
-    "rows or settings show differences in kind at most."
+    "The published results are for the full Criteo and Avazu datasets with settings tuned on them. With "
+    "other rows or settings, only the direction of differences is comparable."
 )

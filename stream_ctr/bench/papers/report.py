@@ -69,7 +69,7 @@ def print_tables(report: dict[str, Any]) -> None:
     if report["ablation"]:
         console.print(
             _simple(
-                "forms of the skip logit, DNN, Adam (SML, Table 2)",
+                "forms of the skip logits, DNN, Adam (SML, Table 2)",
                 "form",
                 report["ablation"],
                 "difference",
@@ -180,7 +180,7 @@ def plot_grid(results: Results, path: str | os.PathLike[str], title: str) -> Non
     aucs = cell_aucs(results)
     shown = [skip for skip in TITLES if any(cell.skip == skip for cell in aucs)]
     if not shown:
-        raise UsageError(f"{path}: no cell has an AUC to draw")
+        raise UsageError(f"{path}: nothing to draw, because no cell has an AUC")
     figure = new_figure(6.0 * len(shown) + 1.0, 5.5)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, skip in zip(panels, shown, strict=True):

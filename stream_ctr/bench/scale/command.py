@@ -19,14 +19,28 @@ class Scale:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--rows", type=int, nargs="+", default=list(SIZES), help="sizes of the vocabulary"
+            "--rows",
+            type=int,
+            nargs="+",
+            default=list(SIZES),
+            metavar="N",
+            help="vocabulary sizes to measure",
         )
-        parser.add_argument("--rounds", type=int, default=10, help="turns; each times 4 chunks of each kind")
         parser.add_argument(
-            "--optimizer", choices=["helen", "base"], default="helen", help="two passes or one"
+            "--rounds",
+            type=int,
+            default=10,
+            metavar="N",
+            help="rounds; each times 4 chunks per distribution (10)",
         )
-        parser.add_argument("--plot", metavar="PNG", help="draw cost and memory into this file")
-        parser.add_argument("--folder", metavar="PATH", help="folder for the checkpoints written and removed")
+        parser.add_argument(
+            "--optimizer",
+            choices=["helen", "base"],
+            default="helen",
+            help="helen: two passes; base: one pass (helen)",
+        )
+        parser.add_argument("--plot", metavar="PNG", help="draw cost and memory by vocabulary size")
+        parser.add_argument("--folder", metavar="FOLDER", help="parent folder of the temporary checkpoints")
         parser.add_argument("--json", action="store_true", help="machine-readable output: a list of rows")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -42,7 +56,7 @@ class Scale:
             raise UsageError(f"--rounds {arguments.rounds}: must be at least 1")
         folder = Path(arguments.folder) if arguments.folder else None
         if folder is not None and not folder.is_dir():
-            raise UsageError(f"--folder {folder}: is not a folder; make it first, or leave --folder out")
+            raise UsageError(f"--folder {folder}: is not a folder; create it, or omit --folder")
         with Console(stderr=True).status("starting") as status:
             sizes = measure(
                 sorted(set(arguments.rows)), arguments.rounds, arguments.optimizer, status.update, folder

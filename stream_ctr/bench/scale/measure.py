@@ -105,7 +105,7 @@ class Child:
         _, errors = self._process.communicate(timeout=END_SECONDS)
         said = errors.strip().splitlines()[-1:] or [f"exit status {self._process.returncode}"]
         return StreamCTRError(
-            f"the process with {self._rows:,} rows ended ({said[0]}); there may be too little memory: "
+            f"the process with {self._rows:,} rows ended early ({said[0]}), possibly for lack of memory; "
             "choose smaller --rows"
         )
 

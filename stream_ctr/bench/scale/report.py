@@ -59,18 +59,18 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
 
     rows = [row(size, sizes[0]) for size in sizes]
     cost = Table(
-        title=f"an event as the vocabulary grows: 39 fields x 16, 128-64 SML, {optimizer}, one thread"
+        title=f"cost of an event by vocabulary size: 39 fields x 16, 128-64 SML, {optimizer}, one thread"
     )
     for column in (
         "rows",
-        "drawn",
+        "distribution",
         "encode us",
         "learn us",
         "both us (median)",
         "10 % to 90 %",
         "x smallest",
     ):
-        cost.add_column(column, justify="left" if column == "drawn" else "right")
+        cost.add_column(column, justify="left" if column == "distribution" else "right")
     for each in rows:
         for draw in DRAWS:
             one = each[draw]
@@ -84,7 +84,7 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
                 f"{one['ratio_to_smallest']:.2f}",
             )
     memory = Table(title="memory in MB")
-    for column in ("rows", "resident", "peak while filling", "peak in a checkpoint", "allowed", "checkpoint"):
+    for column in ("rows", "resident", "filling peak", "checkpoint peak", "budget", "checkpoint file"):
         memory.add_column(column, justify="right")
     for each in rows:
         memory.add_row(
@@ -99,9 +99,9 @@ def print_table(sizes: list[Size], optimizer: str) -> None:
     console.print(cost)
     console.print(memory)
     console.print(
-        "uniform: every row as likely as any other, the worst case for caches; zipf: probability 1 / rank. "
-        "x smallest: median over pairs of chunks moments apart.\nallowed: 4 bytes a weight and accumulator, "
-        "48 bytes a row and 600 MB.",
+        "uniform: all rows equally likely, the worst case for caches; zipf: probability proportional to "
+        "1 / rank. x smallest: median ratio over pairs of adjacent chunks.\nbudget: 4 bytes per weight and "
+        "accumulator, 48 bytes per row, and 600 MB.",
         highlight=False,
     )
     print_machine(console)
@@ -123,24 +123,24 @@ def plot(sizes: list[Size], path: str | os.PathLike[str], optimizer: str) -> Non
             np.array([each[draw][name] for each in rows])
             for name in ("microseconds_low", "microseconds_high", "microseconds")
         )
-        cost.plot(x, middle, style, color=colour, marker="o", label=f"rows drawn {draw}")
+        cost.plot(x, middle, style, color=colour, marker="o", label=f"{draw} rows")
         cost.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0.0)
     smallest = rows[0][DRAWS[0]]["microseconds"]
-    cost.axhline(2.0 * smallest, color=GREY, linestyle=":", label=f"twice the smallest, {DRAWS[0]}")
+    cost.axhline(2.0 * smallest, color=GREY, linestyle=":", label=f"twice the smallest size, {DRAWS[0]}")
     cost.set_ylim(0.0)
-    cost.set_ylabel("microseconds an event")
-    cost.set_title(f"Cost of an event as the vocabulary grows: encode and learn, {optimizer}", loc="left")
+    cost.set_ylabel("microseconds per event")
+    cost.set_title(f"Cost of an event by vocabulary size: encode and learn, {optimizer}", loc="left")
     lines = (
         ("resident_bytes", "resident", BLUE, "-"),
-        ("checkpoint_peak_bytes", "most during a checkpoint", ORANGE, "--"),
-        ("allowed_bytes", "allowed", GREEN, ":"),
+        ("checkpoint_peak_bytes", "peak during a checkpoint", ORANGE, "--"),
+        ("allowed_bytes", "budget", GREEN, ":"),
     )
     for name, label, colour, style in lines:
         y = [np.nan if each[name] is None else each[name] / 1e9 for each in rows]
         memory.plot(x, y, style, color=colour, marker="o", label=label)
     memory.set_ylim(0.0)
     memory.set_ylabel("memory, GB")
-    memory.set_xlabel("rows of the vocabulary")
+    memory.set_xlabel("vocabulary rows")
     memory.set_xscale("log")
     for axes in (cost, memory):
         dress(axes)
@@ -153,4 +153,4 @@ def _ratio(part: int | None, whole: int) -> float | None:
 
 
 def _megabytes(value: int | None) -> str:
-    return "not told" if value is None else f"{value / 1e6:,.0f}"
+    return "unknown" if value is None else f"{value / 1e6:,.0f}"

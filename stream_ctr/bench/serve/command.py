@@ -11,18 +11,36 @@ from stream_ctr.errors import UsageError
 class Serve:
     """``stream-ctr bench serve``."""
 
-    help = "the prediction server under load, beside uvicorn with an empty handler; its start and size"
+    help = "the prediction server under load, compared with uvicorn and an empty handler; startup and memory"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--rate", type=float, default=1_000.0, help="requests a second of 1 candidate")
         parser.add_argument(
-            "--large-rate", type=float, default=50.0, help="requests a second of 100 candidates"
+            "--rate",
+            type=float,
+            default=1_000.0,
+            metavar="RATE",
+            help="requests per second with 1 candidate (1,000)",
         )
-        parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
-        parser.add_argument("--rounds", type=int, default=3, help="turns of all loads")
-        parser.add_argument("--learned", type=int, default=20_000, help="events that the model has learned")
-        parser.add_argument("--start", action="store_true", help="start time and memory instead of load")
-        parser.add_argument("--workers", type=int, default=2, help="processes of --start, beside one alone")
+        parser.add_argument(
+            "--large-rate",
+            type=float,
+            default=50.0,
+            metavar="RATE",
+            help="requests per second with 100 candidates (50)",
+        )
+        parser.add_argument(
+            "--seconds", type=float, default=5.0, metavar="SECONDS", help="duration of each load (5)"
+        )
+        parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds over all loads (3)")
+        parser.add_argument(
+            "--learned", type=int, default=20_000, metavar="N", help="events to train the model on (20,000)"
+        )
+        parser.add_argument(
+            "--start", action="store_true", help="measure startup time and memory instead of load"
+        )
+        parser.add_argument(
+            "--workers", type=int, default=2, metavar="N", help="workers in --start, compared with one (2)"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output: a list of rows")
 
     def run(self, arguments: argparse.Namespace) -> int:
@@ -46,7 +64,7 @@ class Serve:
         for name in ("rate", "large_rate"):
             if getattr(arguments, name) * arguments.seconds < 1.0:
                 raise UsageError(
-                    f"--seconds {arguments.seconds:g}: no request is due in that time; choose a longer one"
+                    f"--seconds {arguments.seconds:g}: no request is due in that time; choose a longer time"
                 )
         with Console(stderr=True).status("starting") as status:
             measured = measure(

@@ -143,7 +143,7 @@ def _warm_up(clients: Clients, port: int) -> None:
         found = _play(clients, port, Kind("warm-up", 1, WARM_UP_RATE), WARM_UP_SECONDS)
         if not found["failed"]:
             return
-    raise StreamCTRError(f"the server under test fails requests: {found['statuses']} by HTTP status")
+    raise StreamCTRError(f"requests to the server under test failed; count by status: {found['statuses']}")
 
 
 def publish(snapshots: Path, learned: int, model: ModelConfig | None = None) -> None:
@@ -252,6 +252,6 @@ def _ask(client: subprocess.Popen[str], loads: list[Load]) -> list[dict[str, Any
     print(msgspec.json.encode(loads).decode(), file=client.stdin, flush=True)
     answer = client.stdout.readline()
     if not answer:
-        raise StreamCTRError("the client under way ended early; run the bench again")
+        raise StreamCTRError("the load generator ended early; run the benchmark again")
     result: list[dict[str, Any]] = json.loads(answer)
     return result

@@ -106,7 +106,7 @@ def print_table(measured: list[Measured], seconds: float) -> None:
         "p99 by round",
         "p50 x",
         "p99 x",
-        "refused",
+        "rejected",
         "failed",
     ):
         table.add_column(column, justify="right")
@@ -116,7 +116,7 @@ def print_table(measured: list[Measured], seconds: float) -> None:
         table.add_row(
             each.kind.name,
             each.server,
-            f"{each.kind.rate:,.0f}" if each.kind.rate else "most",
+            f"{each.kind.rate:,.0f}" if each.kind.rate else "maximum",
             f"{figures['per_second']:,.0f}",
             *(_text(figures[f"{name}_ms"], ".2f") for name in QUANTILES),
             f"{_text(figures['p99_ms_low'], '.2f')} to {_text(figures['p99_ms_high'], '.2f')}",
@@ -130,18 +130,16 @@ def print_table(measured: list[Measured], seconds: float) -> None:
     console.print(table)
     console.print(_overload_table(measured, seconds))
     console.print(
-        "Medians over rounds; x: times the empty handler's, round by round. due/s: requests are due at fixed "
-        "times, and latencies count "
-        "from when a request was due, a wait for a free connection included; most: each of "
-        f"{CONNECTIONS} connections sends as soon as it is answered; overload: the same from "
-        f"{OVERLOAD} times as many as may be under way.\n"
-        "refused: 503; latencies are those of what was answered. beside: a client of "
-        f"{BESIDE_CONNECTIONS} connections that asks {BESIDE_RATE:g} times a second, no connection twice "
-        "within Retry-After, while the load itself asks again at once; health: GET /health/live. client lag: "
-        "how late the load's own client was, as far as 99 % of its looks say; that much of a latency may be "
-        "its own. client late: share of requests "
-        f"that the client itself sent more than {LATE_SECONDS * 1e3:g} ms after they were due; that time is "
-        "in the latencies of both servers.",
+        "Medians over rounds; x: ratio to the empty handler, by round. due/s: requests are due at fixed "
+        "times, and latencies count from the due time, including the wait for a free connection; maximum: "
+        f"each of {CONNECTIONS} connections sends its next request after each response; overload: the same "
+        f"with {OVERLOAD} times the server's maximum of concurrent requests.\n"
+        "rejected: status 503; latencies are of accepted requests only. 2nd client: a client with "
+        f"{BESIDE_CONNECTIONS} connections that sends {BESIDE_RATE:g} requests per second and honours "
+        "Retry-After, while the main load retries immediately; health: GET /health/live. client lag p99: the "
+        "99th percentile of the load generator's own lag, which may be part of a latency. client late: share "
+        f"of requests that the load generator sent more than {LATE_SECONDS * 1e3:g} ms after they were due; "
+        "that time is part of the latencies of both servers.",
         highlight=False,
     )
     print_machine(console)
@@ -151,11 +149,11 @@ def _overload_table(measured: list[Measured], seconds: float) -> Table:
     """Accepted and rejected requests at and above capacity, and their effect on other clients."""
     from rich.table import Table
 
-    table = Table(title="As many as may be under way, and an overload; latencies in ms")
+    table = Table(title="Maximum concurrency and overload; latencies in ms")
     for column in ("load", "server"):
         table.add_column(column)
     for column in (
-        "accepted/s", "refused/s", "p50", "p99", "beside p50", "beside p99", "beside refused",
+        "accepted/s", "rejected/s", "p50", "p99", "2nd client p50", "2nd client p99", "2nd client rejected",
         "health p50", "health p99", "all failed", "client lag p99",
     ):  # fmt: skip
         table.add_column(column, justify="right")

@@ -167,13 +167,13 @@ def print_table(found: list[Started]) -> None:
 
     from stream_ctr.reporting.console import new_console
 
-    table = Table(title=f"Start of stream-ctr serve: medians of {len(found[0].seconds)}")
+    table = Table(title=f"Startup of stream-ctr serve: medians of {len(found[0].seconds)} rounds")
     table.add_column("model")
     for column in (
         "workers",
         "ready after s",
-        "low to high",
-        "a worker's CPU s",
+        "min to max",
+        "worker CPU s",
         "RSS MiB",
         "private MiB",
         "parent MiB",

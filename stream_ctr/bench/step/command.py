@@ -18,33 +18,44 @@ class Step:
     help = "the learner alone, at batch size 1"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--data", metavar="PATH", help="Criteo file of rows; without it, Zipf rows")
-        parser.add_argument("--events", type=int, default=20_000, help="events for the fast learners")
+        parser.add_argument("--data", metavar="FILE", help="Criteo file (default: generated Zipf rows)")
         parser.add_argument(
-            "--eager-events", type=int, default=2_048, help="events for the slow ones, and for every log loss"
+            "--events", type=int, default=20_000, metavar="N", help="events for the fast learners (20,000)"
+        )
+        parser.add_argument(
+            "--eager-events",
+            type=int,
+            default=2_048,
+            metavar="N",
+            help="events for the slow learners, and for every log loss (2,048)",
         )
         parser.add_argument(
             "--models",
             nargs="+",
             default=["128-64"],
             metavar="WIDTHS",
-            help="towers to measure, as in 128-64 400-400",
+            help="hidden layer widths, e.g. 128-64 400-400",
         )
         parser.add_argument(
             "--no-peers",
             action="store_true",
-            help="leave out torch.compile, Vowpal Wabbit, deep-river and river's slower models",
+            help="omit torch.compile, Vowpal Wabbit, deep-river and river's slower models",
         )
         parser.add_argument(
             "--variants",
             action="store_true",
-            help="instead: base rules, 16-bit accumulators and idle weights left alone, beside the default",
+            help="compare base rules, 16-bit accumulators and skipped idle weights with the default instead",
         )
-        parser.add_argument("--tail-from", type=int, help="--variants: first event of the log losses; half")
+        parser.add_argument(
+            "--tail-from",
+            type=int,
+            metavar="N",
+            help="with --variants: first event in the log losses (half of --events)",
+        )
         parser.add_argument(
             "--profile",
             action="store_true",
-            help="instead: where the compiled step's time goes, part by part",
+            help="profile the parts of the compiled step instead",
         )
         parser.add_argument("--json", action="store_true", help="machine-readable output: a list of rows")
 
@@ -62,7 +73,9 @@ class Step:
                 raise UsageError(f"{option} {getattr(arguments, name)}: must be at least {MINIMUM_EVENTS}")
         tail_from = arguments.events // 2 if arguments.tail_from is None else arguments.tail_from
         if not 0 <= tail_from <= arguments.events // 2:
-            raise UsageError(f"--tail-from {tail_from}: must be 0 to half of --events {arguments.events}")
+            raise UsageError(
+                f"--tail-from {tail_from}: must be from 0 to half of --events {arguments.events}"
+            )
         models = [tower(text) for text in dict.fromkeys(arguments.models)]
         if arguments.profile:
             return _profile(arguments, models)
@@ -114,7 +127,5 @@ def tower(text: str) -> ModelConfig:
 
     widths = text.split("-")
     if not all(width.isdecimal() and 1 <= int(width) <= 10_000 for width in widths):
-        raise UsageError(
-            f"--models {text}: not the widths of a tower; write them as in 128-64, each 1 to 10000"
-        )
+        raise UsageError(f"--models {text}: must be hidden layer widths such as 128-64, each from 1 to 10000")
     return replace(FLAGSHIP, hidden=tuple(map(int, widths)))

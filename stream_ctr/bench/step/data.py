@@ -41,7 +41,7 @@ def step_batches(path: str | None, events: int, chunk: int) -> tuple[list[Batch]
     # Complete chunks only: a short last chunk would have the same weight in the timings.
     batches = [b for b in direct_batches(examples, encoder, tables, chunk) if len(b) == chunk]
     if not batches:
-        raise DataError(f"{path}: holds fewer than the {chunk} rows of one chunk; choose a larger file")
+        raise DataError(f"{path}: has fewer than {chunk} rows, the size of one chunk; choose a larger file")
     return batches, source
 
 

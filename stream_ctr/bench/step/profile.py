@@ -236,7 +236,7 @@ def print_profile(profiles: Sequence[Profile]) -> None:
     from stream_ctr.reporting.console import new_console
 
     rows = as_json(profiles)
-    table = Table(title=f"the compiled step, us an event: {profiles[0].data}")
+    table = Table(title=f"the compiled step, us per event: {profiles[0].data}")
     table.add_column("part")
     for row in rows:
         table.add_column(f"{row['model']} {row['optimizer']}", justify="right")

@@ -67,10 +67,10 @@ def print_variants(bench: StepBench, tail_from: int) -> None:
 
     from stream_ctr.reporting.console import new_console
 
-    table = Table(title=f"fewer bytes a step: {bench.events:,} events, {bench.data}")
+    table = Table(title=f"fewer bytes per step: {bench.events:,} events, {bench.data}")
     for column in ("model", "optimizer"):
         table.add_column(column)
-    for column in ("us (median)", "10 % to 90 %", "x default", "tail log loss", "less the default's (95 %)"):
+    for column in ("us (median)", "10 % to 90 %", "x default", "tail log loss", "minus the default's (95 %)"):
         table.add_column(column, justify="right")
     for each in variants_json(bench, tail_from):
         low, high = each["difference_low"], each["difference_high"]
@@ -86,9 +86,9 @@ def print_variants(bench: StepBench, tail_from: int) -> None:
     console = new_console(150)
     console.print(table)
     console.print(
-        "revisit, helen, base: AdaGrad for the dense weights, -adam and -sgd: that rule; rows have AdaGrad. "
-        "bfloat16: optimizer.moments. skip: optimizer.dense_idle. x default: time over that of the first "
-        f"line, chunk by chunk, from where it has second turns on. tail: events from {tail_from:,} on.",
+        "revisit, helen, base: AdaGrad for the dense weights; -adam, -sgd: that rule instead; rows always "
+        "use AdaGrad. bfloat16: optimizer.moments. skip: optimizer.dense_idle. x default: time relative to "
+        f"the first line, by chunk, from its first second turn on. tail: events from {tail_from:,} on.",
         highlight=False,
     )
     print_machine(console)
@@ -129,10 +129,10 @@ def print_table(bench: StepBench) -> None:
     for line in missing:
         console.print(f"missing: {line}", highlight=False, markup=False)
     console.print(
-        f"x eager: times as fast as torch with the same model and optimizer, eager or through torch.compile, "
-        f"whichever was faster; chunk by chunk. x floor: time over that of moving the state alone. log loss: "
-        f"of the first {bench.scored:,} events, and of all. helen, base: AdaGrad for rows and dense weights; "
-        "-adam: Adam for the dense ones. revisit: the default, timed from its second turns on.",
+        f"x eager: speedup over torch with the same model and optimizer, eager or torch.compile, whichever "
+        f"is faster; by chunk. x floor: time relative to moving the state alone. log loss: over the first "
+        f"{bench.scored:,} events; all events: over all. helen, base: AdaGrad for rows and dense weights; "
+        "-adam: Adam for the dense weights. revisit: the default, timed from its first second turn on.",
         highlight=False,
     )
     print_machine(console)

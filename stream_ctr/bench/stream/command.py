@@ -11,17 +11,21 @@ from stream_ctr.errors import UsageError
 class Stream:
     """``stream-ctr bench stream``."""
 
-    help = "the whole daemon on a log, beside the learner alone on the same encoded events"
+    help = "the whole daemon on a log, compared with the learner alone on the same encoded events"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--data", metavar="PATH", help="Criteo file of rows; without it, Zipf rows")
-        parser.add_argument("--events", type=int, default=40_000, help="impressions")
+        parser.add_argument("--data", metavar="FILE", help="Criteo file (default: generated Zipf rows)")
+        parser.add_argument(
+            "--events", type=int, default=40_000, metavar="N", help="number of impressions (40,000)"
+        )
         parser.add_argument(
             "--log",
             metavar="URL",
-            help="fill topics of its own on this log; without it, an embedded log that is removed",
+            help="create new topics on this log (default: a temporary embedded log)",
         )
-        parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turns")
+        parser.add_argument(
+            "--rounds", type=int, default=3, metavar="N", help="runs of daemon and learner, in turns (3)"
+        )
         parser.add_argument("--json", action="store_true", help="machine-readable output")
 
     def run(self, arguments: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def measure(data: str | None, url: str | None, events: int, rounds: int = ROUNDS
     """
     fields, examples, source = stream_examples(data, events)
     if not examples:
-        raise DataError(f"{data}: holds no rows; choose another file")
+        raise DataError(f"{data}: contains no rows; choose another file")
     measured = [Measured(name) for name in OPTIMIZERS]
     with tempfile.TemporaryDirectory(prefix="stream-ctr-bench-") as folder:
         address = url or f"sqlite:///{folder}/log.db"

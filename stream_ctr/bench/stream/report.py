@@ -59,7 +59,7 @@ def print_table(bench: StreamBench) -> None:
     title = f"the whole daemon on {bench.log}: {rows[0]['impressions']:,} impressions, {bench.data}"
     table = Table(title=title)
     table.add_column("optimizer")
-    for column in ("events/s", "learner alone", "ratio", "peak MB", "allowed MB", "log loss"):
+    for column in ("events/s", "learner alone", "ratio", "peak MB", "budget MB", "log loss"):
         table.add_column(column, justify="right")
     for each in rows:
         peak = each["peak_bytes"]
@@ -72,7 +72,7 @@ def print_table(bench: StreamBench) -> None:
             f"{each['allowed_bytes'] / 1e6:,.0f}",
             f"{each['log_loss']:.4f}",
         )
-    stages = Table(title="CPU microseconds an impression, stage by stage in one thread")
+    stages = Table(title="CPU microseconds per impression by stage, in one thread")
     stages.add_column("optimizer")
     for name in rows[0]["stage_cpu_microseconds"]:
         stages.add_column(name, justify="right")
@@ -82,8 +82,8 @@ def print_table(bench: StreamBench) -> None:
     console.print(table)
     console.print(stages)
     console.print(
-        "events/s: impressions that the daemon learned a second, each also predicted at its place in the "
-        "order. learner alone: the same encoded events in the same chunks, and nothing else.",
+        "events/s: impressions per second that the daemon predicted at their position in the order and "
+        "learned. learner alone: only the learner, on the same encoded events in the same chunks.",
         highlight=False,
     )
     console.print("; ".join(f"{key} {value}" for key, value in describe_machine().items()), highlight=False)

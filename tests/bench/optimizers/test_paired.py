@@ -1,4 +1,4 @@
-"""The interval of a paired difference: its formula, and how often it holds the truth."""
+"""The interval of a paired difference: its formula and its coverage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def autocorrelated(memory: float, events: int, rng: np.random.Generator) -> np.n
     return series
 
 
-def test_interval_holds_the_truth_as_often_as_it_says_where_differences_hang_together() -> None:
+def test_the_interval_has_its_coverage_for_autocorrelated_differences() -> None:
     rng, runs = np.random.default_rng(2), 1_000
     inside = {1: 0, 200: 0}
     for _ in range(runs):
@@ -45,12 +45,12 @@ def test_interval_holds_the_truth_as_often_as_it_says_where_differences_hang_tog
     assert inside[1] / runs < 0.6
 
 
-def test_too_few_blocks_are_refused() -> None:
+def test_too_few_blocks_are_rejected() -> None:
     with pytest.raises(UsageError, match="99 scored events in blocks of 20 give 4 blocks; at least 5"):
         block_interval(np.zeros(99), 20)
 
 
-def test_equal_learners_have_an_interval_of_nothing() -> None:
+def test_equal_learners_have_a_zero_width_interval() -> None:
     found = block_interval(np.zeros(100), 10)
     assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
     assert not found.certain

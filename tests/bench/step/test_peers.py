@@ -1,4 +1,4 @@
-"""Peers of the learning step: each learns the same rows, and one that cannot is a line of the table."""
+"""Peers of the learning step: each learns the same rows, and a failing peer is reported in the table."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def missing_package() -> Runs:
     raise AssertionError
 
 
-def test_a_peer_that_fails_is_a_line_and_its_figures_are_not_reported() -> None:
+def test_a_failing_peer_is_reported_without_results() -> None:
     (first, second), _ = step_batches(None, 2 * CHUNK, CHUNK)
     breaks = Entry("torch.compile", "128-64 SML", "helen", 512, Breaks, foreign=True)
     absent = Entry("peer", "linear", "sgd", 512, missing_package, foreign=True)
@@ -57,7 +57,7 @@ def test_a_peer_that_fails_is_a_line_and_its_figures_are_not_reported() -> None:
     assert rows[1]["missing"] == "not installed: a_package_that_nobody_has"
 
 
-def test_a_failure_of_our_own_is_not_taken_for_a_missing_peer() -> None:
+def test_a_failure_of_an_own_learner_is_raised() -> None:
     def broken() -> Runs:
         raise ModelError("of our own")
 
