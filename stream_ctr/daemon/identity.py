@@ -1,4 +1,4 @@
-"""What a saved state and a configuration must agree on before one continues with the other."""
+"""The settings on which a saved state depends: a configuration must match them to resume the state."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from stream_ctr.errors import StateError
 
 
 def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> dict[str, Any]:
-    """Everything that decides the shape or the meaning of the state, as plain JSON values.
+    """The settings that determine the shape or the meaning of an arm's state, as plain JSON values.
 
-    Learning rates and radii are not in it: a run may go on with others.
+    Learning rates and radii are not among them: they may change between runs.
     """
     features = asdict(settings.features)
     features["fields"] = [_field(field) for field in fields]
     features.pop("preset")
-    features.pop("unknown")  # what is ignored enters no key
+    features.pop("unknown")  # ignored features do not affect keys
     rules: dict[str, str] = {"row_rule": arm.optimizer.row_rule, "dense_rule": arm.optimizer.dense_rule}
     if arm.optimizer.first_order_rule != "rows":
         rules["first_order_rule"] = arm.optimizer.first_order_rule
     if arm.optimizer.moments != "float32":
         rules["moments"] = arm.optimizer.moments
     join = asdict(settings.join)
-    # Neither how much of the joiner lies in memory nor how long it waits for late clicks changes a label.
+    # Labels depend neither on the memory budget of the joiner nor on how long it waits for late clicks.
     join.pop("memory_bytes")
     join.pop("grace_seconds")
     found: dict[str, Any] = _plain(
@@ -49,7 +49,7 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
 
 
 def _field(field: FieldConfig) -> dict[str, Any]:
-    """A field as states have it since before it had ``keep``."""
+    """A field without the default of ``keep``, so that states saved before ``keep`` existed still match."""
     found = asdict(field)
     if field.keep == "first":
         found.pop("keep")
@@ -57,7 +57,7 @@ def _field(field: FieldConfig) -> dict[str, Any]:
 
 
 def order_identity(settings: Settings) -> dict[str, Any]:
-    """What of the order's settings decides about the order."""
+    """The settings of the order that determine it."""
     return {"max_ahead_seconds": settings.order.max_ahead_seconds}
 
 
@@ -68,7 +68,7 @@ def _topics(settings: Settings) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from JSON."""
+    """The value with tuples as lists, as JSON returns them."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def refuse_other(saved: dict[str, Any], configured: dict[str, Any], folder: Path) -> None:
+def check_identity(saved: dict[str, Any], configured: dict[str, Any], folder: Path) -> None:
     """Compare; the first difference is named with both values.
 
     Raises:
@@ -92,11 +92,11 @@ def refuse_other(saved: dict[str, Any], configured: dict[str, Any], folder: Path
 
 
 RETIRED: Final = frozenset({"order.max_lead_seconds"})
-"""Settings that the checkpoints of version 0.1 name and that no longer belong to an identity."""
+"""Settings in the checkpoints of version 0.1 that are no longer part of an identity."""
 
 
 def difference(saved: Any, configured: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Path of the first difference of two JSON values, with both values; None where they are equal."""
+    """Path of the first difference between two JSON values, with both values; None if they are equal."""
     if isinstance(saved, dict) and isinstance(configured, dict):
         for key in sorted(saved.keys() | configured.keys()):
             name = f"{path}.{key}" if path else key

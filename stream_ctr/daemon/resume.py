@@ -1,4 +1,4 @@
-"""How a trainer starts: from its newest whole checkpoint, or anew, and never silently elsewhere."""
+"""Resumes the newest undamaged checkpoint, after checking configuration and log, or begins a new run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
-from stream_ctr.daemon.identity import refuse_other
+from stream_ctr.daemon.identity import check_identity
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
@@ -21,24 +21,24 @@ from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
 from stream_ctr.state.state import State
 
 RECORD_BYTES: Final = MAX_VALUE_BYTES + 64 * 1024
-"""Largest record that is read: no longer value is decoded, and a key, if any, is an event id."""
+"""Largest record in bytes that is read: longer values are never decoded, and keys are event ids."""
 ENTRY_SECONDS: Final = 10.0
-"""How long a log may take to give one entry."""
+"""Timeout for reading one entry, in seconds."""
 UNREAD: Final = entry_digest(Entry("", 0, 0, 0, None, None))
-"""Digest of an entry whose bytes were not read: it says nothing about them."""
+"""Digest of an entry whose bytes were not read; it matches any entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPlace:
-    """Which log, and which topics of it, by the ids that change when they are made anew."""
+    """The log and its topics that are read, with ids that change when they are recreated."""
 
     log_id: str
     topic_ids: dict[str, str]
     partitions: int
-    """Of each topic."""
+    """Number of partitions of each topic."""
 
     def all(self) -> list[TopicPartition]:
-        """Every partition of both topics."""
+        """Every partition of every topic."""
         return [TopicPartition(topic, p) for topic in self.topic_ids for p in range(self.partitions)]
 
     def as_json(self, url: str) -> dict[str, Any]:
@@ -47,17 +47,17 @@ class LogPlace:
 
 
 def input_topics(settings: Settings) -> tuple[str, ...]:
-    """The topics that a trainer reads, in the rank of their order."""
+    """The topics that a trainer or watcher reads. Their sequence matters: it is their rank in the order."""
     if settings.join.input == "labelled":
         return (settings.log.labelled,)
     return settings.log.impressions, settings.log.clicks
 
 
 def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
-    """Look up the topics.
+    """Look up the ids and the number of partitions of the topics.
 
     Raises:
-        LogError: a topic is missing, or the two have different numbers of partitions.
+        LogError: a topic is missing, or the topics have different numbers of partitions.
     """
     counts = {topic: log.partitions(topic) for topic in topics}
     if len(set(counts.values())) > 1:
@@ -73,8 +73,8 @@ def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
     )
 
 
-def compaction_remarks(log: EventLog, place: LogPlace) -> list[str]:
-    """A warning for each topic that the log compacts, as far as the log says."""
+def compaction_warnings(log: EventLog, place: LogPlace) -> list[str]:
+    """A warning for each topic that the log reports as compacted."""
     return [
         f"topic {topic} has cleanup.policy = compact: Kafka keeps only the last record of a key, so "
         "events of keys that come again are lost. Set cleanup.policy = delete"
@@ -88,11 +88,11 @@ class Resumable(Protocol):
 
     @property
     def stage(self) -> Stage:
-        """How far which log is applied."""
+        """Applies the entries; knows the position in each partition."""
         ...
 
     def load_parts(self, parts: dict[str, State]) -> None:
-        """Become what handed out ``parts``."""
+        """Load the state ``parts``."""
         ...
 
 
@@ -108,18 +108,24 @@ def resume(
     *,
     skip_lost: bool = False,
     at_end: bool = False,
-    begin: Callable[[R], None] = lambda core: None,
-    remark: Callable[[str], None] = lambda text: None,
+    initialize: Callable[[R], None] = lambda core: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[R, Loaded | None]:
-    """The core to go on with, and the checkpoint that it came from (None: a new run).
+    """The core of a run, and the checkpoint that was loaded into it (None for a new run).
 
-    A new run reads from the first entry that the log holds or, ``at_end``, from behind its last; ``begin``
-    is told its core. With ``skip_lost``, a run goes on behind entries that the log no longer holds, and has
-    counted them. ``remark`` is called with what is unusual and refuses nothing.
+    Args:
+        store: the checkpoints.
+        make_core: makes an empty core.
+        identity: the settings that a checkpoint must match.
+        log, place: the open event log and its topics that are read.
+        skip_lost: continue past entries that retention has deleted, counting them as skipped.
+        at_end: a new run starts after the last entry of the log, not at the first.
+        initialize: called with the core of a new run.
+        warn: called with each warning about the log.
 
     Raises:
-        StateError: the checkpoint belongs to another setup, or none of them is whole.
-        OffsetRangeError: the log lost what comes next, or is not the log that was read.
+        StateError: the checkpoint has other settings, or all checkpoints are damaged.
+        OffsetRangeError: the log has lost the next entries, or is not the log that was read.
     """
     loaded = store.load()
     core = make_core()
@@ -127,11 +133,11 @@ def resume(
         offsets = log.end_offsets if at_end else log.start_offsets
         starts = {topic: offsets(topic) for topic in place.topic_ids}
         core.stage.progress.begin({tp: starts[tp.topic][tp.partition] for tp in place.all()})
-        begin(core)
+        initialize(core)
         return core, None
     folder = store.path(loaded.manifest.version)
-    refuse_other(loaded.manifest.identity, identity, folder)
-    _refuse_other_log(loaded.manifest.log, log, place, folder)
+    check_identity(loaded.manifest.identity, identity, folder)
+    _check_log(loaded.manifest.log, log, place, folder)
     saved = sorted((topic, partition) for topic, partition, _ in loaded.manifest.positions)
     if saved != sorted(place.all()):
         raise StateError(
@@ -141,12 +147,12 @@ def resume(
         )
     core.load_parts(loaded.parts)
     _check_range(core, log, place, folder, skip_lost)
-    _refuse_other_records(core, log, folder, remark)
+    _check_records(core, log, folder, warn)
     return core, loaded
 
 
-def refuse_untrained(folder: Path) -> None:
-    """Refuse a new run in a folder whose checkpoints are gone: it would publish untrained weights in place of
+def check_snapshots(folder: Path) -> None:
+    """Reject a new run in a folder that has snapshots but no checkpoints: its untrained weights would replace
     the trained snapshot.
 
     Raises:
@@ -162,7 +168,7 @@ def refuse_untrained(folder: Path) -> None:
 
 
 def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:
-    """How many entries lie between the positions of a checkpoint and those of the core that goes on."""
+    """Number of entries between the positions of the checkpoint and those at which the core resumes."""
     if loaded is None:
         return 0
     positions = core.stage.progress.positions()
@@ -170,7 +176,7 @@ def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:
     return sum(positions[TopicPartition(topic, number)] - offset for topic, number, offset in saved)
 
 
-def _refuse_other_log(saved: dict[str, Any], log: EventLog, place: LogPlace, folder: Path) -> None:
+def _check_log(saved: dict[str, Any], log: EventLog, place: LogPlace, folder: Path) -> None:
     if saved.get("log_id") != place.log_id:
         raise OffsetRangeError(
             f"{folder} was read from log {saved.get('log_id')} at {saved.get('url')}; {log.url} is log "
@@ -207,13 +213,11 @@ def _check_range(core: Resumable, log: EventLog, place: LogPlace, folder: Path, 
     core.stage.progress.skip(skipped)
 
 
-def _refuse_other_records(
-    core: Resumable, log: EventLog, folder: Path, remark: Callable[[str], None]
-) -> None:
-    """Compare the last applied record of each partition, where the log still holds it.
+def _check_records(core: Resumable, log: EventLog, folder: Path, warn: Callable[[str], None]) -> None:
+    """Compare the digest of the last applied record of each partition with the log.
 
-    Where it does not, although it holds later offsets, compaction has removed the record: topic ids and
-    ranges were compared before, so the log is the one that was read.
+    If the record is missing although the log holds later offsets, compaction has removed it: topic ids and
+    ranges were compared before, so it is the same log.
     """
     positions = core.stage.progress.positions()
     for tp, digest in sorted(core.stage.progress.digests().items()):
@@ -222,7 +226,7 @@ def _refuse_other_records(
             continue
         entry = _entry_at(log, tp, offset)
         if entry is None:
-            remark(
+            warn(
                 f"{tp.topic}[{tp.partition}]: entry {offset}, the last one that {folder} was made from, is "
                 "gone although the log has later offsets: compaction removed it. Reading goes on after it"
             )
@@ -234,10 +238,10 @@ def _refuse_other_records(
 
 
 def _entry_at(log: EventLog, tp: TopicPartition, offset: int) -> Entry | None:
-    """The entry at an offset that the log's range holds; None where there is none.
+    """The entry at an offset within the log's range; None if the log has no entry there.
 
     Raises:
-        LogError: the log does not answer.
+        LogError: the log did not return an entry in time.
     """
     reader = log.reader({tp: offset}, ReadLimits(record=RECORD_BYTES))
     deadline = time.monotonic() + ENTRY_SECONDS
@@ -246,7 +250,7 @@ def _entry_at(log: EventLog, tp: TopicPartition, offset: int) -> Entry | None:
             entries = reader.poll(1, 1.0)
             if entries:
                 return entries[0] if entries[0].offset == offset or entries[0].unread else None
-            if reader.positions()[tp] > offset:  # only marks of transactions are left
+            if reader.positions()[tp] > offset:  # only transaction markers remain
                 return None
     finally:
         reader.close()

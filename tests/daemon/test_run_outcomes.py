@@ -363,7 +363,7 @@ def test_a_warning_is_repeated_only_after_a_while_and_its_end_is_said(tmp_path: 
         now[0] = float(second)
         read["clicks"] += 100
         pipeline.outcomes["clicks_orphaned"] += 50 if 1000 <= second < 2000 else 0
-        outcomes.look()
+        outcomes.check_losses()
     events = [json.loads(line) for line in said.getvalue().splitlines()]
     assert [event["event"] for event in events[:-1]] == ["warning"] * (1 + int(1100 // REPEAT_SECONDS))
     assert events[-1]["event"] == "warning-ended"

@@ -212,7 +212,7 @@ def test_a_checkpoint_by_one_who_is_told_of_a_chunk_lacks_none_that_is_applied(t
 
 
 def test_after_a_failure_nothing_that_was_in_line_is_done() -> None:
-    beside: Background[int] = Background("test", most=4)
+    beside: Background[int] = Background("test", max_pending=4)
     done: list[int] = []
     go_on = threading.Event()
 
