@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +13,17 @@ from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.model import model_identity
 from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
+
+RETIRED: Final = frozenset({"order.max_lead_seconds"})
+"""Settings in the checkpoints of version 0.1 that are no longer part of an identity."""
+FIELDS: Final = "features.fields"
+OMITTED: Final = {"learn_from": "all", "optimizer.first_order_rule": "rows", "optimizer.moments": "float32"}
+"""Settings that an identity contains only if they differ from these values."""
+SECTIONS: Final = {"topics": "log", "watch": "join"}
+"""Names of sections in an identity that differ from those in the configuration."""
+LABELLED_ID: Final = "labelled_topic_id"
+SHOWN: Final = 10
+"""Maximum number of fields or settings of one kind in a message."""
 
 
 def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> dict[str, Any]:
@@ -77,31 +90,77 @@ def _plain(value: Any) -> Any:
 
 
 def check_identity(saved: dict[str, Any], configured: dict[str, Any], folder: Path) -> None:
-    """Compare; the first difference is named with both values.
+    """Check that a configuration matches the identity of the state in ``folder``.
 
     Raises:
-        StateError: they differ.
+        StateError: they differ; the message names the settings, with both values, and the fields.
     """
-    found = difference(saved, configured)
-    if found:
-        path, there, here = found
+    changes = dict(_changes(saved, configured))
+    topic_ids = changes.pop(LABELLED_ID, None)
+    if changes:
+        names, faults = list(changes), []
+        if FIELDS in changes:
+            faults.append(f"was trained with different fields ({_field_changes(*changes.pop(FIELDS))})")
+        if changes:
+            values = [
+                f"{key} = {_shown(there)} (now {_shown(here)})" for key, (there, here) in changes.items()
+            ]
+            faults.append(f"was created with {_shortened(values)}")
+        fault, settings = " and ".join(faults), _shortened(names)
+        raise StateError(f"{folder} {fault}. Restore {settings}, or set train.state to a new folder")
+    if topic_ids is not None:
         raise StateError(
-            f"the checkpoints in {folder} belong to another setup: {path} is {there!r} there and {here!r} in "
-            "the configuration; restore the setting, or name another state folder to start anew"
+            f"topic {configured['topics']['labelled']!r} was deleted and created again since {folder} was "
+            f"written (id {topic_ids[0]}, now {topic_ids[1]}): labelled records were lost. Set log.labelled "
+            "to a new topic and train.state to a new folder"
         )
 
 
-RETIRED: Final = frozenset({"order.max_lead_seconds"})
-"""Settings in the checkpoints of version 0.1 that are no longer part of an identity."""
+def _changes(saved: Any, configured: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Settings of two identities that differ, by the name in the configuration, with both values."""
+    if isinstance(saved, dict) or isinstance(configured, dict):
+        there, here = saved or {}, configured or {}
+        for key in sorted(there.keys() | here.keys()):
+            name = f"{path}.{key}" if path else SECTIONS.get(key, key)
+            default = OMITTED.get(name)
+            yield from _changes(there.get(key, default), here.get(key, default), name)
+    elif saved != configured and path not in RETIRED:
+        yield path, (saved, configured)
+
+
+def _field_changes(saved: list[dict[str, Any]] | None, configured: list[dict[str, Any]] | None) -> str:
+    """The names of the fields that differ.
+
+    >>> _field_changes([{"name": "ad"}, {"name": "age", "hash": 1}], [{"name": "age", "hash": 2}])
+    'removed: ad; changed: age'
+    """
+    there, here = ({field["name"]: field for field in fields} for fields in (saved or [], configured or []))
+    kinds = {
+        "removed": [name for name in there if name not in here],
+        "added": [name for name in here if name not in there],
+        "changed": [name for name in there if name in here and there[name] != here[name]],
+    }
+    if not any(kinds.values()):
+        return f"another order: {_shortened(list(there))}; now {_shortened(list(here))}"
+    return "; ".join(f"{kind}: {_shortened(names)}" for kind, names in kinds.items() if names)
+
+
+def _shortened(items: list[str]) -> str:
+    more = len(items) - SHOWN
+    return ", ".join(items[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    """A value as in the configuration file."""
+    return "not set" if value is None else json.dumps(value)
 
 
 def difference(saved: Any, configured: Any, path: str = "") -> tuple[str, Any, Any] | None:
     """Path of the first difference between two JSON values, with both values; None if they are equal."""
     if isinstance(saved, dict) and isinstance(configured, dict):
         for key in sorted(saved.keys() | configured.keys()):
-            name = f"{path}.{key}" if path else key
-            found = difference(saved.get(key), configured.get(key), name)
-            if found and name not in RETIRED:
+            found = difference(saved.get(key), configured.get(key), f"{path}.{key}" if path else key)
+            if found:
                 return found
         return None
     if isinstance(saved, list) and isinstance(configured, list) and len(saved) == len(configured):

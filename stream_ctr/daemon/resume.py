@@ -136,7 +136,7 @@ def resume(
         initialize(core)
         return core, None
     folder = store.path(loaded.manifest.version)
-    check_identity(loaded.manifest.identity, identity, folder)
+    check_identity(loaded.manifest.identity, identity, store.folder.parent)
     _check_log(loaded.manifest.log, log, place, folder)
     saved = sorted((topic, partition) for topic, partition, _ in loaded.manifest.positions)
     if saved != sorted(place.all()):

@@ -54,7 +54,7 @@ def attach(store: CheckpointStore, config: str | None, arm_name: str | None) -> 
         wanted = {name: part for name, part in wanted.items() if name in saved}
         others = {key: value for key, value in saved["model"].items() if key not in SML_KEYS}
         skips = {key: value for key, value in wanted["model"].items() if key in SML_KEYS}
-        check_identity({**saved, "model": {**others, **skips}}, wanted, place)
+        check_identity({**saved, "model": {**others, **skips}}, wanted, folder)
         cpu = replace(arm.learner, device="cpu")
         fresh = TorchLearner(arm.model, arm.optimizer, cpu, slot_fields(fields), len(fields)).state()
         learner = attach_sml(loaded.parts["learner"], fresh)

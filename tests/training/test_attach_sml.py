@@ -104,8 +104,8 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     versions = newest(tmp_path).versions()
     for model, status, message in (
         ("sml = false", 2, "model.sml = false for arm 'main'"),
-        ('backbone = "dcn"', 1, "model.backbone is 'dnn' there and 'dcn'"),
-        ("base_rate = 0.1", 1, "model.base_rate is 0.5 there and 0.1"),
+        ('backbone = "dcn"', 1, 'model.backbone = "dnn" (now "dcn")'),
+        ("base_rate = 0.1", 1, "model.base_rate = 0.5 (now 0.1)"),
     ):
         capsys.readouterr()
         assert attach(tmp_path, config(tmp_path, model)) == status
