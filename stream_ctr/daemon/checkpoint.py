@@ -179,8 +179,8 @@ class CheckpointStore:
                 self._damaged.add(version)
         if damaged:
             raise StateError(
-                f"none of the {len(damaged)} checkpoints in {self.folder} can be used: {'; '.join(damaged)}; "
-                "restore one from a backup, or name another state folder to start anew"
+                f"no usable checkpoint in {self.folder}: {'; '.join(damaged)}. Restore one from a backup, or "
+                "set train.state to a new folder"
             )
         return None
 
@@ -202,7 +202,7 @@ class CheckpointStore:
                 arrays = safetensors.numpy.load(contents[f"{name}.safetensors"])
                 values = json.loads(contents[f"{name}.json"])
             except (KeyError, ValueError, RecursionError, safetensors.SafetensorError) as error:
-                raise StateError(f"{folder / name}: not a readable state: {error}") from None
+                raise StateError(f"{folder / name}: unreadable state: {error}") from None
             parts[name] = State(arrays, values)
         return manifest, parts
 
@@ -221,17 +221,19 @@ class CheckpointStore:
             raise StateError(f"{path}: missing or damaged manifest ({_short(error)})") from None
         if isinstance(found, int) and found > FORMAT:
             raise StateError(
-                f"{path}: checkpoint format {found} is newer than {FORMAT}, the newest that this version of "
-                "stream-ctr reads; use the version that wrote it"
+                f"{path}: checkpoint format {found} is newer than {FORMAT}, the newest format that this "
+                "version of stream-ctr can read; use the version that wrote it"
             )
         try:
             manifest = msgspec.convert(table, Manifest)
         except msgspec.ValidationError as error:
             raise StateError(f"{path}: damaged manifest ({error})") from None
         if manifest.seal != _seal(manifest):
-            raise StateError(f"{path}: damaged manifest, its seal does not fit its content")
+            raise StateError(f"{path}: damaged manifest: the seal does not match the content")
         if manifest.version != version:
-            raise StateError(f"{path}: says version {manifest.version}, the folder says {version}")
+            raise StateError(
+                f"{path}: manifest of version {manifest.version} in the folder of version {version}"
+            )
         return manifest
 
     def _write_arrays(self, path: Path, state: State | FrozenState) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def _checked(path: Path, entry: dict[str, Any]) -> bytes:
     except OSError as error:
         raise StateError(f"{path}: {_short(error)}") from None
     if len(content) != entry.get("bytes"):
-        raise StateError(f"{path}: {len(content)} bytes, the manifest says {entry.get('bytes')}")
+        raise StateError(f"{path}: damaged: {len(content)} bytes, expected {entry.get('bytes')}")
     if digest(content) != entry.get("blake2b"):
-        raise StateError(f"{path}: damaged, its digest is not the manifest's")
+        raise StateError(f"{path}: damaged: the digest does not match the manifest")
     return content

@@ -171,9 +171,9 @@ class Intake:
         # A decision depends on entries that were read before. If the log has no more, it is another log.
         if silent_seconds >= JOURNAL_SECONDS:
             raise StateError(
-                f"{self._journal}: holds a decision beyond entry {self._order.emitted} of the order, and the "
-                "log holds no more entries: one of the two is not of this run. Restore it, or start a new "
-                "state folder"
+                f"{self._journal}: contains a decision after entry {self._order.emitted} of the order, but "
+                "the log has no more entries: journal and log do not belong to the same run. Restore the "
+                "matching one, or set train.state to a new folder"
             )
         return False
 

@@ -93,7 +93,7 @@ class StateLock:
             holder = os.pread(self._descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._descriptor)
             raise StateError(
-                f"the state folder {folder} is in use by process {holder}; stop it, or name another folder"
+                f"the state folder {folder} is in use by process {holder}; stop it, or use another folder"
             ) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

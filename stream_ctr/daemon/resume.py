@@ -62,7 +62,8 @@ def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
     counts = {topic: log.partitions(topic) for topic in topics}
     if len(set(counts.values())) > 1:
         raise LogError(
-            f"{log.url}: topics must have equal numbers of partitions, so that keys meet: "
+            f"{log.url}: topics must have the same number of partitions, so that a key has the same "
+            "partition in each: "
             + ", ".join(f"{topic} has {count}" for topic, count in counts.items())
             + f"; add partitions to the smaller one until it has {max(counts.values())}"
         )
@@ -76,8 +77,8 @@ def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
 def compaction_warnings(log: EventLog, place: LogPlace) -> list[str]:
     """A warning for each topic that the log reports as compacted."""
     return [
-        f"topic {topic} has cleanup.policy = compact: Kafka keeps only the last record of a key, so "
-        "events of keys that come again are lost. Set cleanup.policy = delete"
+        f"topic {topic} has cleanup.policy = compact: Kafka keeps only the last record of each key, so "
+        "earlier events with the same key are lost. Set cleanup.policy = delete"
         for topic in place.topic_ids
         if log.is_compacted(topic)
     ]
@@ -142,8 +143,9 @@ def resume(
     if saved != sorted(place.all()):
         raise StateError(
             f"{folder} was written for {len(saved) // len(place.topic_ids)} partitions of each topic, "
-            f"the log has {place.partitions}: the order of events was begun without the others. "
-            f"Start a new state folder; train --start-from {folder.parent} --start-at last keeps the weights"
+            f"the log has {place.partitions}: the order of events began without the added ones. Set "
+            f"train.state to a new folder; train --start-from {folder.parent} --start-at last keeps the "
+            "weights"
         )
     core.load_parts(loaded.parts)
     _check_range(core, log, place, folder, skip_lost)
@@ -161,9 +163,9 @@ def check_snapshots(folder: Path) -> None:
     found = versions(folder / SNAPSHOTS)
     if found:
         raise StateError(
-            f"{folder}: there is snapshot {found[-1]}, but no checkpoint of the run that made it; a new run "
-            "would replace it by untrained weights. Restore checkpoints and journal, choose another state "
-            "folder (train.state), or replace it (train --replace-snapshots)"
+            f"{folder} has snapshot {found[-1]} but no checkpoint: a new run would replace the snapshot by "
+            "one with untrained weights. Restore checkpoints and journal, set train.state to a new folder, "
+            "or allow it with train --replace-snapshots"
         )
 
 
@@ -179,15 +181,17 @@ def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:
 def _check_log(saved: dict[str, Any], log: EventLog, place: LogPlace, folder: Path) -> None:
     if saved.get("log_id") != place.log_id:
         raise OffsetRangeError(
-            f"{folder} was read from log {saved.get('log_id')} at {saved.get('url')}; {log.url} is log "
-            f"{place.log_id}: its offsets mean other events. Restore the address, or start a new state folder"
+            f"{folder} was created from log {saved.get('log_id')} at {saved.get('url')}; {log.url} is log "
+            f"{place.log_id}: its offsets refer to other events. Restore log.url, or set train.state to a "
+            "new folder"
         )
     for topic, topic_id in place.topic_ids.items():
         before = saved.get("topic_ids", {}).get(topic)
         if before != topic_id:
             raise OffsetRangeError(
                 f"topic {topic} of {log.url} was deleted and created again since {folder} was written "
-                f"(id {before}, now {topic_id}): its offsets mean other events. Start a new state folder"
+                f"(id {before}, now {topic_id}): its offsets refer to other events. Set train.state to a new "
+                "folder"
             )
 
 
@@ -201,14 +205,14 @@ def _check_range(core: Resumable, log: EventLog, place: LogPlace, folder: Path, 
             skipped[tp] = first
         elif offset < first:
             raise OffsetRangeError(
-                f"{tp.topic}[{tp.partition}]: {folder} goes on at offset {offset}, the log begins at "
-                f"{first}: the {first - offset} entries {offset} to {first - 1} are lost to retention. "
-                "Restore them, go on without them (train --skip-lost), or start a new state folder"
+                f"{tp.topic}[{tp.partition}]: {folder} continues at offset {offset}, but the log begins at "
+                f"{first}: the {first - offset} entries {offset} to {first - 1} were deleted by retention. "
+                "Restore them, continue without them (--skip-lost), or set train.state to a new folder"
             )
         if offset > end:
             raise OffsetRangeError(
-                f"{tp.topic}[{tp.partition}]: {folder} goes on at offset {offset}, the log ends at {end}: it "
-                "is shorter than what was read. Restore it, or start a new state folder"
+                f"{tp.topic}[{tp.partition}]: {folder} continues at offset {offset}, but the log ends at "
+                f"{end}: it lost entries that were read. Restore the log, or set train.state to a new folder"
             )
     core.stage.progress.skip(skipped)
 
@@ -227,13 +231,13 @@ def _check_records(core: Resumable, log: EventLog, folder: Path, warn: Callable[
         entry = _entry_at(log, tp, offset)
         if entry is None:
             warn(
-                f"{tp.topic}[{tp.partition}]: entry {offset}, the last one that {folder} was made from, is "
-                "gone although the log has later offsets: compaction removed it. Reading goes on after it"
+                f"{tp.topic}[{tp.partition}]: entry {offset}, the last one applied in {folder}, is missing "
+                "although the log has later offsets: compaction removed it. Reading continues after it"
             )
         elif UNREAD not in (digest, entry_digest(entry)) and entry_digest(entry) != digest:
             raise OffsetRangeError(
-                f"{tp.topic}[{tp.partition}]: entry {offset} of {log.url} is not the one that {folder} was "
-                "made from: the log was replaced. Restore it, or start a new state folder"
+                f"{tp.topic}[{tp.partition}]: entry {offset} of {log.url} is not the one applied in "
+                f"{folder}: the log was replaced. Restore the log, or set train.state to a new folder"
             )
 
 
@@ -255,5 +259,6 @@ def _entry_at(log: EventLog, tp: TopicPartition, offset: int) -> Entry | None:
     finally:
         reader.close()
     raise LogError(
-        f"{log.url}: {tp.topic}[{tp.partition}] did not give entry {offset} in {ENTRY_SECONDS:g} s; try again"
+        f"{log.url}: {tp.topic}[{tp.partition}] did not return entry {offset} within {ENTRY_SECONDS:g} s; "
+        "try again"
     )

@@ -41,7 +41,7 @@ def add_until_idle(parser: argparse.ArgumentParser) -> None:
         "--until-idle",
         type=float,
         metavar="SECONDS",
-        help="for logs that end: stop after so long without news, and close the open windows",
+        help="for finite logs: stop after this time without new entries, and close the open windows",
     )
 
 
@@ -50,7 +50,7 @@ def add_skip_lost(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-lost",
         action="store_true",
-        help="go on behind entries that the log no longer holds; they are counted as skipped",
+        help="continue past entries that retention has deleted, counting them as skipped",
     )
 
 
@@ -64,7 +64,7 @@ def until_idle(arguments: argparse.Namespace) -> float | None:
 
     seconds: float | None = arguments.until_idle
     if seconds is not None and not seconds >= 0:  # NaN is neither
-        raise UsageError(f"--until-idle {seconds:g} is not a number of seconds, 0 or more")
+        raise UsageError(f"--until-idle must be a number of seconds of at least 0, got {seconds:g}")
     return seconds
 
 
@@ -105,7 +105,7 @@ def run_daemon(
         else:
             log = open_log(settings.log.url, security=settings.log.security)
         if log is None:
-            reporter.say("stopped", reason="asked to, before the log answered")
+            reporter.say("stopped", reason="stopped by a signal before the log was available")
             return None
         with contextlib.closing(log):
             return work(log, stop, reporter)
@@ -120,7 +120,7 @@ def show_outcomes(outcomes: RunReport, job: str, figures: dict[str, Any] | Liter
     if figures:
         print(json.dumps(figures, indent=2))
     else:
-        outcomes.print(f"{job}: what this run read, and what came of it")
+        outcomes.print(f"{job}: outcome of this run")
     outcomes.check()
 
 
@@ -145,7 +145,7 @@ def wait_for_log(settings: Settings, stop: Event, reporter: Reporter, *, metrics
             except LogAwayError as error:
                 if not reported and metrics and train.metrics_port >= 0:
                     server = MetricsServer(
-                        train.metrics_host, train.metrics_port, TrainerMetrics(), lambda: "the log is away"
+                        train.metrics_host, train.metrics_port, TrainerMetrics(), lambda: "log unavailable"
                     )
                     stack.callback(server.close)
                     reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")

@@ -36,7 +36,7 @@ REPEAT_SECONDS: Final = 300.0
 NO_POSITIVES: Final = 1000
 """Number of settled impressions without any positive that gives a warning."""
 LISTING: Final = "list them with `stream-ctr dead-letters list`"
-NOT_KEPT: Final = "this job keeps none, a trainer of the same log writes them to the dead letters"
+NOT_KEPT: Final = "this job does not write dead letters; a trainer of the same log does"
 _ENTRY_CLICKS: Final = "clicks_first"
 """The only click counter whose clicks are also counted by another counter."""
 
@@ -187,7 +187,7 @@ class RunOutcomes:
         if self._labelled("impressions"):
             settled = self._change("impressions")
         if not self._change("positives") and settled >= NO_POSITIVES and limit < 1.0:
-            text = f"none of {settled:,} impressions is a positive: the model learns a click rate of 0"
+            text = f"no positives among {settled:,} impressions: the model learns a click rate of 0"
             warnings.append(Warned("no_positives", 0.0, text))
         nothing = ""
         # Clicks without new impressions are not a failure if an earlier run has learned.
@@ -260,9 +260,9 @@ class RunOutcomes:
         """Why no impression was used."""
         text = f"read {counts.read['impressions']:,} "
         if self._labelled("impressions"):
-            text += f"labelled records, of which none was {name}"
+            text += f"labelled records, but none of them was {name}"
         else:
-            text += f"impressions and {counts.read['clicks']:,} clicks, of which none was {name}"
+            text += f"impressions and {counts.read['clicks']:,} clicks, but no impression was {name}"
         lost = [loss for loss in LOSSES if loss.base == "impressions" and counts.lost[loss.name]]
         if lost:
             worst = max(lost, key=lambda loss: counts.lost[loss.name])
@@ -283,7 +283,7 @@ class RunOutcomes:
 
     def _unit_warning(self, ts_ms: int, entry: Entry) -> Warned:
         place = f"{entry.topic}[{entry.partition}] offset {entry.offset}"
-        text = f"ts_ms = {ts_ms} ({place}) is a day of 1970; it looks like seconds: write milliseconds"
+        text = f"ts_ms = {ts_ms} ({place}) is a date in 1970; it looks like seconds; write milliseconds"
         return Warned(TIME_UNIT, 0.0, text)
 
     def _warn(self, warned: Warned) -> None:

@@ -24,7 +24,7 @@ _ROWS_OF_THEIR_OWN: Final = frozenset(
 )
 """Pipeline counters that already have a row, or are part of another row."""
 _TITLES: Final = {
-    "skipped": "entries that the log no longer held",
+    "skipped": "entries deleted by retention",
     "others": "impressions answered by other arms",
 }
 _PLAIN_WIDTH: Final = 200

@@ -90,7 +90,7 @@ class Opening(Generic[R_co]):
         for warning in self.warnings:
             reporter.say("log", warning=warning)
         if self.lost:
-            reporter.say("skipped", entries=self.lost, reason="the log no longer holds them")
+            reporter.say("skipped", entries=self.lost, reason="deleted by retention")
 
 
 def open_state(

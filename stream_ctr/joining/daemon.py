@@ -127,8 +127,9 @@ class JoinDaemon:
         there = self._log.ensure_topic(topic, partitions)
         if there != partitions:
             raise LogError(
-                f"{self._log.url}: topic {topic!r} has {there} partitions, the inputs have {partitions}, "
-                "and each needs its own. Name another topic in log.labelled and another state folder"
+                f"{self._log.url}: topic {topic!r} has {there} partitions, the input topics have "
+                f"{partitions}; the numbers must be equal. Set log.labelled to a new topic and train.state "
+                "to a new folder"
             )
 
     def _check_output(self) -> None:
@@ -138,14 +139,14 @@ class JoinDaemon:
             last = self.output.last[partition]
             if self._opening.loaded is None and last >= 0:
                 raise StateError(
-                    f"{folder} holds no state, but topic {topic!r} holds labelled records: they are of "
-                    "another joining process. Restore its state, or name another topic in log.labelled"
+                    f"{folder} has no state, but topic {topic!r} already has labelled records of another "
+                    "joining process. Restore its state, or set log.labelled to a new topic"
                 )
             if last < following - 1:
                 raise StateError(
                     f"{folder} wrote topic {topic!r} partition {partition} up to sequence {following - 1}, "
-                    f"the topic ends with {last}: labelled records were lost. Restore the topic, or "
-                    "name another one and another state folder"
+                    f"the topic ends with {last}: labelled records were lost. Restore the topic, or set "
+                    "log.labelled to a new topic and train.state to a new folder"
                 )
 
     def run(self, stop: Event, until_idle: float | None = None) -> RunReport:
@@ -182,7 +183,7 @@ class JoinDaemon:
         names = ("train.metrics_host", "train.join_metrics_port")
 
         def ready() -> str | None:
-            return None if self._healthy else "the log does not answer; it is tried again"
+            return None if self._healthy else "log unavailable; retrying"
 
         server = MetricsServer(host, port, self._metrics, ready, settings=names)
         stack.callback(server.close)
@@ -210,8 +211,8 @@ class JoinDaemon:
         if now != before:
             raise StateError(
                 f"topic {topic!r} was deleted and created again while it was written (id {before}, "
-                f"now {now}): labelled records were lost. Name another topic in log.labelled and another "
-                "state folder"
+                f"now {now}): labelled records were lost. Set log.labelled to a new topic and train.state to "
+                "a new folder"
             )
 
     def _apply(self, ordered: list[OrderedEntry]) -> None:
@@ -254,5 +255,5 @@ def join_folder(settings: Settings) -> Path:
         ConfigError: an arm has the same name and so the same folder.
     """
     if any(arm.name == FOLDER for arm in settings.experiment.arms):
-        raise ConfigError(f"an arm is named {FOLDER!r}, as the folder of the joining process; rename the arm")
+        raise ConfigError(f"arm name {FOLDER!r} is reserved for the joining process; rename the arm")
     return Path(settings.train.state) / FOLDER

@@ -88,14 +88,14 @@ class JoinOutput:
             name = f"topic {self.topic!r} partition {partition}"
             if end == starts[partition]:
                 raise LogError(
-                    f"{self._log.url}: {name} was emptied: how far the labelled records go cannot be told. "
-                    "Keep the last record, or name another topic in log.labelled and another state folder"
+                    f"{self._log.url}: {name} was emptied, so its last sequence number is unknown. Set "
+                    "log.labelled to a new topic with longer retention and train.state to a new folder"
                 )
             sequence = self._last_sequence(partition, starts[partition], end)
             if sequence is None:
                 raise LogError(
-                    f"{self._log.url}: the last record of {name} is none of stream-ctr join: something else "
-                    "writes there. Name another topic in log.labelled"
+                    f"{self._log.url}: the last record in {name} was not written by stream-ctr join. Set "
+                    "log.labelled to a topic of its own"
                 )
             last[partition] = sequence
         return last
@@ -125,8 +125,8 @@ class JoinOutput:
                 found += entries
                 if not entries and reader.positions()[place] < end:
                     raise LogError(
-                        f"{self._log.url}: topic {self.topic!r} partition {partition} did not give entry "
-                        f"{reader.positions()[place]} in {_POLL_SECONDS:g} s; try again"
+                        f"{self._log.url}: topic {self.topic!r} partition {partition} did not return entry "
+                        f"{reader.positions()[place]} within {_POLL_SECONDS:g} s; try again"
                     )
         finally:
             reader.close()

@@ -127,5 +127,5 @@ class JoinPipeline:
         sequences = state.values.get("sequences")
         numbers = [n for n in sequences if isinstance(n, int)] if isinstance(sequences, list) else []
         if len(numbers) != len(self.sequences):
-            raise StateError(f"saved sequences of the joiner are missing or damaged: {sequences!r}")
+            raise StateError(f"saved sequence numbers are missing or damaged: {sequences!r}")
         self.sequences = numbers

@@ -37,8 +37,8 @@ def attach(store: CheckpointStore, config: str | None, arm_name: str | None) -> 
     arm = settings.arm(arm_name)
     if not arm.model.sml:
         raise UsageError(
-            f"model.sml = false for arm {arm.name!r}; attach-sml needs the configuration of the network as "
-            "it is to become: set model.sml = true"
+            f"model.sml = false for arm {arm.name!r}; attach-sml needs the configuration of the "
+            "resulting network: set model.sml = true"
         )
     fields = resolve_fields(settings.features)
     folder = store.folder.parent if store.folder.name == "checkpoints" else store.folder
@@ -49,7 +49,7 @@ def attach(store: CheckpointStore, config: str | None, arm_name: str | None) -> 
         saved = loaded.manifest.identity
         place = store.path(loaded.manifest.version)
         if saved.get("model", {}).get("sml", False):
-            raise StateError(f"{place} is of a network that has skip logits already")
+            raise StateError(f"the network in {place} already has skip logits")
         wanted = identity(settings, arm, fields)
         wanted = {name: part for name, part in wanted.items() if name in saved}
         others = {key: value for key, value in saved["model"].items() if key not in SML_KEYS}
@@ -91,18 +91,20 @@ def attach_sml(base: State, fresh: State) -> State:
     """
     old, new = _places(base), _places(fresh)
     if any(name.startswith("sml.") for name in old):
-        raise StateError("the network has skip logits already; there is nothing to attach")
+        raise StateError("the network already has skip logits; there is nothing to attach")
     kept = {name: place for name, place in new.items() if not name.startswith("sml.")}
     if [(n, s.stop - s.start) for n, s in old.items()] != [(n, s.stop - s.start) for n, s in kept.items()]:
         raise StateError(
-            f"the saved network has the dense parameters {', '.join(old)}, this one {', '.join(kept)} "
-            "beside its skip logits; all but the settings of the skip logits must agree"
+            f"the saved network has the dense parameters {', '.join(old)}, the configured one "
+            f"{', '.join(kept)} and skip logits; all settings except those of the skip logits must match"
         )
     arrays = dict(base.arrays)
     for key, array in fresh.arrays.items():
         if key.startswith("dense."):
             if key not in base.arrays:
-                raise StateError(f"the saved state has no {key}; attach with the optimizer that saved it")
+                raise StateError(
+                    f"the saved state has no {key}; configure the optimizer with which it was saved"
+                )
             arrays[key] = array.copy()
             for name, place in kept.items():
                 arrays[key][place] = base.arrays[key][old[name]]

@@ -81,7 +81,7 @@ class Publisher:
         self._dead_letters: Counter[str] = Counter()
         self._warned: set[str] = set()
         """Unknown features that were reported."""
-        self._ready: str | None = "reading the log has not begun"
+        self._ready: str | None = "the log has not been read yet"
         self._spread: tuple[Spread | None, Spread | None] = (None, None)
         self._numbers_due = self._spread_due = 0.0
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
@@ -135,7 +135,7 @@ class Publisher:
             now: publish even if not due.
         """
         moment = time.monotonic()
-        self._ready = None if chunk.healthy else "the log does not answer; it is tried again"
+        self._ready = None if chunk.healthy else "log unavailable; retrying"
         if now or moment >= self._numbers_due:
             self._numbers_due = moment + PUBLISH_SECONDS
             numbers = self._numbers(core, chunk, checkpoint_ms, moment)
@@ -263,8 +263,8 @@ class Publisher:
                 "feature-ignored",
                 feature=name,
                 seen=ignored[name],
-                reason="no field of features.fields has that name; add it, or stop sending it. With "
-                "features.unknown = 'refuse' such records are dead letters",
+                reason="not in features.fields; add the field, or stop sending the feature. With "
+                "features.unknown = 'refuse', such records become dead letters",
             )
 
     def _progress(self, numbers: TrainerNumbers) -> None:

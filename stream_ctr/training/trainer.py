@@ -130,18 +130,18 @@ class Trainer:
     def _begin(self, warm: WarmStart | None) -> None:
         """Report where this run starts, and write a checkpoint if none has these positions."""
         opening = self._opening
-        weights = f"from {warm.folder}" if warm else "anew"
+        weights = f"from {warm.folder}" if warm else "from their initial values"
         opening.report(
             self._reporter,
-            new={"reason": f"no checkpoint there: the weights start {weights}"},
-            ignored="this run has checkpoints of its own" if warm else "",
+            new={"reason": f"no checkpoint found: the weights start {weights}"},
+            ignored="the state folder already has checkpoints" if warm else "",
             resumed={"learned": self.core.learned},
         )
         if opening.unsaved:
             self.checkpoint()
         if self.core.rebuilds:
             reason = (
-                f"{self._arm.learner.river} has no state that can be saved: the log is learned from its start"
+                f"{self._arm.learner.river} has no state that can be saved: every start learns the log again"
             )
             self._reporter.say("rebuild", reason=reason)
 

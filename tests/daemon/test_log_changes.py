@@ -119,7 +119,7 @@ def test_a_last_record_that_was_compacted_away_stops_nothing(kind: str, config: 
     warnings = [line["warning"] for line in said if "warning" in line]
     assert len(warnings) == 1
     assert f"impressions[{place[1]}]: entry {place[2] - 1}, the last one" in warnings[0]
-    assert "compaction removed it. Reading goes on after it" in warnings[0]
+    assert "compaction removed it. Reading continues after it" in warnings[0]
     assert daemon.core.stage.progress.applied > before + 30
 
 
@@ -185,7 +185,7 @@ def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str
     add_partition(config, "clicks")
     if kind == "join":
         refused: type[Exception] = LogError
-        reason = "topic 'labelled' has 2 partitions, the inputs have 3, and each needs its own. Name another"
+        reason = "topic 'labelled' has 2 partitions, the input topics have 3; the numbers must be equal. Set"
     else:
         refused = StateError
         reason = "was written for 2 partitions of each topic, the log has 3.* --start-from "

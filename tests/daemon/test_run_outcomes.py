@@ -150,7 +150,7 @@ def test_a_log_of_dead_letters_is_a_failure_that_says_why(
     (reason,) = run_of["dead_letters"]["reasons"]
     assert (reason["count"], reason["first"]) == (200, "impressions[0] offset 0")
     assert "surprise" in reason["reason"]
-    told = f"read 200 impressions and 60 clicks, of which none was {USED[kind]}: 200 became dead letters"
+    told = f"read 200 impressions and 60 clicks, but no impression was {USED[kind]}: 200 became dead letters"
     assert told in said[-1]
     # The watcher writes no dead letters, so it must not point to any.
     assert ("`stream-ctr dead-letters list`" in said[-1]) == (kind != "watch")
@@ -190,7 +190,7 @@ def test_times_in_seconds_are_a_warning_where_nothing_contradicts_them(
     assert (status, run_of["learned"]) == (0, 200)
     (warning,) = [each for each in run_of["warnings"] if each["loss"] == "time_unit"]
     assert (
-        "ts_ms = 1764000000 (impressions[0] offset 0) is a day of 1970; it looks like seconds"
+        "ts_ms = 1764000000 (impressions[0] offset 0) is a date in 1970; it looks like seconds"
         in warning["reason"]
     )
     assert any('"time_unit"' in line for line in said)
@@ -252,7 +252,7 @@ def test_a_watcher_that_counted_nothing_says_why(tmp_path: Path, capsys: pytest.
     config = write(tmp_path, lambda number, record: {**record, "salt": "another"})
     status, run_of, said = run(capsys, "watch", config)
     assert (status, run_of["counted"], run_of["positives"]) == (1, 0, 60)
-    assert said[-1].endswith("of which none was counted: 200 are excluded as other_salt")
+    assert said[-1].endswith("but no impression was counted: 200 are excluded as other_salt")
 
 
 def test_labelled_records_have_losses_of_their_own(
@@ -350,7 +350,7 @@ def test_counters_without_a_row_of_their_own_are_shown_too(tmp_path: Path) -> No
     rows = outcomes.finish(0, "learned", ever=0, ended=False).rows()
     assert [(row.title, row.records) for row in rows][-2:] == [
         ("values cut", 3),
-        ("entries that the log no longer held", 5),
+        ("entries deleted by retention", 5),
     ]
 
 

@@ -103,7 +103,7 @@ def test_entries_that_are_lost_are_refused_or_told_and_saved(kind: str, config: 
     for partition, end in before.items():
         log.trim("impressions", partition, end + 3)
     log.close()
-    with pytest.raises(OffsetRangeError, match="are lost to retention"):
+    with pytest.raises(OffsetRangeError, match="were deleted by retention"):
         run(kind, config)
     resumed, skipped = run(kind, config, skip_lost=True)
     assert (resumed["event"], skipped["event"], skipped["entries"]) == ("resumed", "skipped", 6)
@@ -119,7 +119,7 @@ def test_a_journal_that_is_ahead_of_the_log_is_refused(
         [Decision(10_000, "idle", TopicPartition("clicks", 0))]
     )
     monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.2)
-    with pytest.raises(StateError, match="holds a decision beyond entry"):
+    with pytest.raises(StateError, match="contains a decision after entry"):
         run(kind, config)
 
 
@@ -143,7 +143,10 @@ def test_one_that_is_asked_to_stop_before_the_log_answers_ends_well(kind: str, c
             assert json.loads(process.stderr.readline())["event"] == "waiting"
             process.send_signal(signal.SIGTERM)
             last = json.loads(process.stderr.read().splitlines()[-1])
-            assert (last["event"], last["reason"]) == ("stopped", "asked to, before the log answered")
+            assert (last["event"], last["reason"]) == (
+                "stopped",
+                "stopped by a signal before the log was available",
+            )
             assert (process.stdout.read(), process.wait(60.0)) == ("", 0)
         finally:
             process.kill()

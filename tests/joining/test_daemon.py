@@ -358,10 +358,12 @@ def test_a_malformed_labelled_record_is_a_dead_letter(
 def test_another_joiners_topic_is_refused(folder: Path) -> None:
     log = opened(folder)
     join(write_config(folder, "first"), log)
-    with pytest.raises(StateError, match=r"second/join holds no state, but topic 'labelled' holds labelled"):
+    with pytest.raises(
+        StateError, match=r"second/join has no state, but topic 'labelled' already has labelled"
+    ):
         join(write_config(folder, "second"), log)
     log.append("labelled", [Record(b"k", b"something else", 1, 1)])
-    with pytest.raises(LogError, match="last record of topic 'labelled' partition 1 is none of stream-ctr"):
+    with pytest.raises(LogError, match="last record in topic 'labelled' partition 1 was not written by"):
         join(write_config(folder, "first"), log)
     log.close()
 

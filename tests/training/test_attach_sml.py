@@ -117,7 +117,7 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     assert attach(tmp_path, config(tmp_path, "sml = true")) == 0
     capsys.readouterr()
     assert attach(tmp_path, config(tmp_path, "sml = true")) == 1
-    assert "has skip logits already" in capsys.readouterr().err
+    assert "already has skip logits" in capsys.readouterr().err
 
 
 def test_an_attached_skip_has_a_gradient() -> None:

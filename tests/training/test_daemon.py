@@ -167,7 +167,7 @@ def test_a_lost_range_is_named(tmp_path: Path) -> None:
     end = log.end_offsets("impressions")[0]
     log.trim("impressions", 0, end)
     log.close()
-    with pytest.raises(OffsetRangeError, match=rf"impressions\[0\].* to {end - 1} are lost to retention"):
+    with pytest.raises(OffsetRangeError, match=rf"impressions\[0\].* to {end - 1} were deleted by retention"):
         run(config)
 
 
@@ -178,7 +178,7 @@ def test_a_replaced_log_is_refused(tmp_path: Path) -> None:
     for path in tmp_path.glob("clicks.db*"):
         path.unlink()
     write_stream(tmp_path, 90)
-    with pytest.raises(OffsetRangeError, match="its offsets mean other events"):
+    with pytest.raises(OffsetRangeError, match="its offsets refer to other events"):
         run(config)
 
 
@@ -190,7 +190,7 @@ def test_a_log_that_holds_other_records_is_refused(tmp_path: Path) -> None:
     connection.execute("UPDATE entries SET value = x'7b7d'")
     connection.commit()
     connection.close()
-    with pytest.raises(OffsetRangeError, match="is not the one that"):
+    with pytest.raises(OffsetRangeError, match="is not the one applied in"):
         run(config)
 
 
@@ -216,7 +216,7 @@ def test_a_journal_that_is_ahead_of_the_log_is_refused(
         [Decision(10_000, "idle", TopicPartition("clicks", 0))]
     )
     monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.2)
-    with pytest.raises(StateError, match="holds a decision beyond entry"):
+    with pytest.raises(StateError, match="contains a decision after entry"):
         run(config)
 
 

@@ -339,8 +339,8 @@ def test_retention_passes_the_saved_offset(run: Run, faults: FaultTable) -> None
         with pytest.raises(OffsetRangeError) as raised:
             run.train("state")
         assert (
-            f"goes on at offset {saved}, the log begins at {saved + 7}: "
-            f"the 7 entries {saved} to {saved + 6} are lost to retention" in str(raised.value)
+            f"continues at offset {saved}, but the log begins at {saved + 7}: "
+            f"the 7 entries {saved} to {saved + 6} were deleted by retention" in str(raised.value)
         )
     skipping = run.train("state", skip_lost=True)
     assert skipping.pipeline.outcomes["skipped"] == 7

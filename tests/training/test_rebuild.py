@@ -71,7 +71,7 @@ def test_a_log_that_is_another_one_is_refused(tmp_path: Path) -> None:
     for path in tmp_path.glob("clicks.db*"):
         path.unlink()
     write_stream(tmp_path, 30)
-    with pytest.raises(OffsetRangeError, match="its offsets mean other events"):
+    with pytest.raises(OffsetRangeError, match="its offsets refer to other events"):
         learn(config, "main")
 
 

@@ -69,7 +69,7 @@ class WatchCore:
         saved = parts["experiment"].values.get("noted")
         before: Any = saved.get("declared") if isinstance(saved, dict) else None
         if not isinstance(before, dict):
-            raise StateError("saved experiment is damaged: what was declared is missing")
+            raise StateError("the saved experiment is damaged: its declaration is missing")
         now = declaration(self._settings.experiment, self._settings.watch)
         if before.get("salt") != now["salt"]:
             self.earlier = str(before.get("salt"))
@@ -83,8 +83,8 @@ class WatchCore:
             path, there, here = found
             raise StateError(
                 f"experiment {now['experiment']!r} under salt {now['salt']!r} was declared with {path} = "
-                f"{there!r}, the configuration has {here!r}: what is declared cannot change once users were "
-                "assigned. Restore it, or begin a new experiment with a new experiment.salt"
+                f"{there!r}, the configuration has {here!r}: a declaration cannot change once users are "
+                "assigned. Restore it, or start a new experiment with a new experiment.salt"
             )
         self.experiment.load_state(parts["experiment"])
 

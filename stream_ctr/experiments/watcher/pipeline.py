@@ -33,8 +33,8 @@ def check_labelled(join: JoinConfig) -> None:
     """
     if join.release != "window":
         raise ConfigError(
-            f"join.release = {join.release!r}: the labelled topic then holds clicked impressions "
-            "before the others, and no window of an experiment is complete; set 'window'"
+            f"join.release = {join.release!r} writes clicked impressions to the labelled topic before the "
+            "others, so no window of an experiment is complete; set join.release = 'window'"
         )
     check_final(join)
 
