@@ -21,6 +21,7 @@ from stream_ctr.daemon.background import Background
 from stream_ctr.daemon.loop import Chunk
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.errors import StateError
+from stream_ctr.monitoring.dead_letter_reasons import reason_class
 from stream_ctr.monitoring.exposition import TrainerMetrics
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.trainer_numbers import Durations, Spread, TrainerNumbers
@@ -287,39 +288,6 @@ class Publisher:
 def _check_predictions(folder: Path) -> None:
     """Raise StateError if the predictions of a snapshot are not finite, so that it is not published."""
     Predictor(open_fixed(folder)).check_finite()
-
-
-REASONS = (
-    ("UTF-8", "encoding"),
-    ("Unicode", "encoding"),
-    ("is null", "null"),
-    ("bytes, more than", "too large"),
-    ("too large", "too large"),
-    ("nested", "nesting"),
-    ("twice", "duplicate key"),
-    ("unknown field", "unknown field"),
-    ("missing required field", "missing key"),
-    ("is not a version", "version"),
-    ("ts_ms", "time"),
-    ("is not a number", "not a number"),
-    ("no probability", "probability"),
-    ("Expected `", "wrong type"),
-    ("expected a ", "wrong type"),
-    ("in that range", "amount"),
-    ("event_id", "event id"),
-    ("JSON", "not JSON"),
-    ("truncated", "not JSON"),
-)
-"""Classes of dead letters' reasons, by a phrase of the reason: a label must not hold what a sender chose."""
-
-
-def reason_class(reason: str) -> str:
-    """The class of a reason.
-
-    >>> reason_class("JSON is malformed: invalid character (byte 1)")
-    'not JSON'
-    """
-    return next((name for phrase, name in REASONS if phrase.lower() in reason.lower()), "other")
 
 
 class _Rate:
