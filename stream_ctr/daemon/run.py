@@ -32,7 +32,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--config``."""
-    parser.add_argument("--config", help="configuration file; without it, defaults and environment")
+    parser.add_argument(
+        "--config", metavar="FILE", help="configuration file; without it, defaults and environment"
+    )
 
 
 def add_until_idle(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ from stream_ctr.events.open import open_log
 from stream_ctr.joining import output as output_module
 from stream_ctr.joining.daemon import JoinCore
 from stream_ctr.joining.output import JoinOutput
+from stream_ctr.joining.pipeline import SequencedRecord
 from stream_ctr.reporting.progress import Reporter
 from tests.support.faulty_streams import write_config, write_stream
 
@@ -249,7 +250,7 @@ def test_one_refused_writer_does_not_stop_the_others(folder: Path, monkeypatch: 
         for number, chunk in enumerate(daemon.run(stop, None)):
             assert not chunk.healthy, "the letters are full"
             if number == 0:
-                daemon.output.add(_records(daemon, 1))
+                daemon.output.add(_records(1))
             else:
                 assert daemon.output.waiting == 0, "the labelled record was written"
                 daemon.log.refused.clear()
@@ -257,11 +258,10 @@ def test_one_refused_writer_does_not_stop_the_others(folder: Path, monkeypatch: 
         assert daemon.letters.waiting == 0
 
 
-def _records(daemon: Daemon, count: int) -> list[Any]:
-    """The first labelled records of partition 0 with the given sequence numbers."""
+def _records(count: int) -> list[SequencedRecord]:
+    """The first ``count`` labelled records of partition 0."""
     return [
-        output_module.SequencedRecord(Record(b"k", b'{"sequence":%d}' % number, 1, 0), 0, number)
-        for number in range(count)
+        SequencedRecord(Record(b"k", b'{"sequence":%d}' % number, 1, 0), 0, number) for number in range(count)
     ]
 
 

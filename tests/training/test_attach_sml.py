@@ -1,4 +1,4 @@
-"""Skip logits for a trainer that learned without: nothing it says changes, and it goes on."""
+"""Skip logits attached to a network that was trained without them: predictions stay the same."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ def test_attached_skip_logits_change_no_bit_and_are_learned(
     assert write_stream_on.manifest.identity == after.manifest.identity
 
 
-def test_what_cannot_be_attached_is_refused_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_attaching_fails_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_stream(tmp_path, 20)
     assert attach(tmp_path, config(tmp_path, "sml = true")) == 1
     assert "no checkpoint" in capsys.readouterr().err
