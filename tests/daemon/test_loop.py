@@ -54,19 +54,19 @@ class CountingReader:
         return self._reader.poll(*arguments)
 
 
-class RefusingLog:
-    """A log that refuses appends to some topics."""
+class RejectingLog:
+    """A log that rejects appends to some topics."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.refused: set[str] = set()
+        self.rejected_topics: set[str] = set()
         self.readers: list[CountingReader] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._log, name)
 
     def append(self, topic: str, records: Sequence[Record]) -> None:
-        if topic in self.refused:
+        if topic in self.rejected_topics:
             raise LogError("injected")
         self._log.append(topic, records)
 
@@ -84,7 +84,7 @@ class RefusingLog:
 class Daemon:
     """A minimal daemon: joins, and writes labelled records and dead letters."""
 
-    log: RefusingLog
+    log: RejectingLog
     opening: Opening[JoinCore]
     output: JoinOutput
     letters: DeadLetters
@@ -121,8 +121,8 @@ class Daemon:
 def daemon_on(folder: Path) -> Iterator[Daemon]:
     settings, reported = load_settings(folder / "state.toml"), io.StringIO()
     real = open_log(settings.log.url)
-    refusing = RefusingLog(real)
-    log = cast(EventLog, refusing)
+    rejecting = RejectingLog(real)
+    log = cast(EventLog, rejecting)
     place = find_place(log, ("impressions", "clicks"))
     for topic in ("labelled", "dead-letters"):
         log.ensure_topic(topic, place.partitions)
@@ -141,7 +141,7 @@ def daemon_on(folder: Path) -> Iterator[Daemon]:
             saver = Saver(opening, reporter, 1e9, outbox.flush)
             outcomes = RunOutcomes(settings, opening.core.pipeline, reporter)
             loop = DaemonLoop(settings, log, opening, saver, outbox, outcomes)
-            yield Daemon(refusing, opening, output, letters, loop, saver, reported)
+            yield Daemon(rejecting, opening, output, letters, loop, saver, reported)
     finally:
         real.close()
 
@@ -200,16 +200,16 @@ def test_the_end_of_a_silent_log_closes_the_windows_once(folder: Path) -> None:
         assert (again.numbers, again.loop.ended) == ([], True), "nothing new: no second end mark"
 
 
-def test_a_full_writer_that_is_refused_pauses_reading_until_it_is_accepted(
+def test_a_full_writer_that_fails_pauses_reading_until_a_write_succeeds(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_module, "MAX_WAITING", 1)
     with daemon_on(folder) as daemon:
-        daemon.log.refused.add("labelled")
+        daemon.log.rejected_topics.add("labelled")
         paused, polls = 0, 0
         for chunk in daemon.run(threading.Event(), 0.0):
             if chunk.healthy:
-                assert paused in (0, 3), "reading goes on only after the writer was accepted"
+                assert paused in (0, 3), "reading resumes only after a successful write"
                 polls = daemon.log.polls
                 continue
             paused += 1
@@ -218,7 +218,7 @@ def test_a_full_writer_that_is_refused_pauses_reading_until_it_is_accepted(
             assert chunk.ends.keys() == daemon.opening.core.stage.progress.positions().keys()
             assert daemon.log.polls == polls, "nothing was read meanwhile"
             if paused == 3:
-                daemon.log.refused.clear()
+                daemon.log.rejected_topics.clear()
         assert paused == 3
         assert daemon.loop.ended
         failures = daemon.events("write-failed")
@@ -227,24 +227,24 @@ def test_a_full_writer_that_is_refused_pauses_reading_until_it_is_accepted(
         assert labelled_count(folder) == daemon.opening.core.pipeline.outcomes["impressions"]
 
 
-def test_a_writer_that_is_refused_but_not_full_does_not_pause_reading(folder: Path) -> None:
+def test_a_writer_that_fails_but_is_not_full_does_not_pause_reading(folder: Path) -> None:
     with daemon_on(folder) as daemon:
-        daemon.log.refused.add("labelled")
+        daemon.log.rejected_topics.add("labelled")
         chunks = daemon.run(threading.Event(), 0.0)
         with pytest.raises(LogError, match="injected"):  # by the last checkpoint
             all(chunk.healthy or pytest.fail("reading has paused") for chunk in chunks)
         assert daemon.loop.ended
         assert daemon.events("write-failed")
         assert daemon.opening.store.versions() == [], "offsets of unwritten records are not saved"
-        daemon.log.refused.clear()
+        daemon.log.rejected_topics.clear()
         daemon.saver.now()
         assert labelled_count(folder) == daemon.opening.core.pipeline.outcomes["impressions"]
 
 
-def test_one_refused_writer_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failing_writer_does_not_stop_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "MAX_WAITING", 1)
     with daemon_on(folder) as daemon:
-        daemon.log.refused.add("dead-letters")
+        daemon.log.rejected_topics.add("dead-letters")
         daemon.letters.add(Entry("clicks", 0, 0, 0, None, b"{"), "not JSON")
         stop = threading.Event()
         for number, chunk in enumerate(daemon.run(stop, None)):
@@ -253,7 +253,7 @@ def test_one_refused_writer_does_not_stop_the_others(folder: Path, monkeypatch: 
                 daemon.output.add(_records(1))
             else:
                 assert daemon.output.waiting == 0, "the labelled record was written"
-                daemon.log.refused.clear()
+                daemon.log.rejected_topics.clear()
                 stop.set()
         assert daemon.letters.waiting == 0
 

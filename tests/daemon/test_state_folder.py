@@ -133,9 +133,19 @@ def test_a_state_with_other_settings_is_rejected(kind: str, config: Path) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_signal_before_the_log_is_available_ends_the_daemon_with_status_0(kind: str, config: Path) -> None:
-    away = config.with_name("away.toml")
-    away.write_text(config.read_text().replace(f"sqlite:///{config.parent}/clicks.db", "kafka://127.0.0.1:1"))
-    command = [sys.executable, "-m", "stream_ctr.cli", *COMMANDS[kind], "--config", str(away), "--json"]
+    unavailable = config.with_name("unavailable.toml")
+    unavailable.write_text(
+        config.read_text().replace(f"sqlite:///{config.parent}/clicks.db", "kafka://127.0.0.1:1")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "stream_ctr.cli",
+        *COMMANDS[kind],
+        "--config",
+        str(unavailable),
+        "--json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -256,26 +256,26 @@ def test_a_daemon_waits_for_an_unavailable_broker_at_the_start(run: Run, faults:
     command = [sys.executable, "-m", "stream_ctr.cli", "train", "--config", str(config)]
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert daemon.stderr is not None
-    with daemon.stderr as said:
-        said_until(said, "waiting")
+    with daemon.stderr as lines:
+        read_until(lines, "waiting")
         assert status_of(f"http://127.0.0.1:{port}/health/live") == 200
         assert status_of(f"http://127.0.0.1:{port}/health/ready") == 503
         run.broker.start()
-        said_until(said, "new")
+        read_until(lines, "new")
         deadline = time.monotonic() + 120
         while applied_of(port) < run.entries:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert status_of(f"http://127.0.0.1:{port}/health/ready") == 200
         daemon.send_signal(signal.SIGTERM)
-        said.read()
+        lines.read()
     assert daemon.wait(60) == 0
     saved = final(run.folder, "late").manifest.positions
     assert sum(offset for _, _, offset in saved) == run.entries
     faults.append(("broker unavailable at the start", 1, "waited, live and not ready; nothing lost"))
 
 
-def said_until(lines: IO[str], event: str) -> None:
+def read_until(lines: IO[str], event: str) -> None:
     for line in lines:
         if json.loads(line)["event"] == event:
             return

@@ -77,17 +77,17 @@ def replaced(config: Path, old: str, new: str) -> Path:
 
 
 def test_the_error_of_a_task_is_raised_when_its_result_is_taken() -> None:
-    beside: Background[int] = Background("test")
-    assert (beside.busy, beside.done, beside.take()) == (False, False, None)
-    beside.start(lambda: 1 // 0)
+    background: Background[int] = Background("test")
+    assert (background.busy, background.done, background.take()) == (False, False, None)
+    background.start(lambda: 1 // 0)
     with pytest.raises(RuntimeError, match="was not taken"):
-        beside.start(lambda: 1)
+        background.start(lambda: 1)
     with pytest.raises(ZeroDivisionError):
-        beside.take()
-    assert not beside.busy
-    beside.start(lambda: 3)
-    assert beside.take() == 3
-    beside.close()
+        background.take()
+    assert not background.busy
+    background.start(lambda: 3)
+    assert background.take() == 3
+    background.close()
 
 
 class SlowDisk(WatchedFiles):
@@ -214,7 +214,7 @@ def test_a_checkpoint_from_the_step_callback_has_every_applied_chunk(tmp_path: P
 
 
 def test_tasks_queued_after_a_failure_do_not_run() -> None:
-    beside: Background[int] = Background("test", max_pending=4)
+    background: Background[int] = Background("test", max_pending=4)
     done: list[int] = []
     go_on = threading.Event()
 
@@ -227,14 +227,14 @@ def test_tasks_queued_after_a_failure_do_not_run() -> None:
         return 1
 
     for task in (fail, work, work):
-        beside.start(task)
+        background.start(task)
     go_on.set()
     with pytest.raises(ValueError, match="injected"):
-        beside.take()
-    assert (done, len(beside), beside.take()) == ([], 0, None)
-    beside.start(work)
-    assert (beside.take(), done) == (1, [1])
-    beside.close()
+        background.take()
+    assert (done, len(background), background.take()) == ([], 0, None)
+    background.start(work)
+    assert (background.take(), done) == (1, [1])
+    background.close()
 
 
 class BadDisk(WatchedFiles):

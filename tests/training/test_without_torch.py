@@ -94,5 +94,5 @@ def test_a_whole_run_does_not_import_torch(tmp_path: Path, kind: str) -> None:
         ["checkpoint", "inspect", "state/main"],
         ["snapshot", "inspect", "state/main"],
     ]
-    said = run(RUN_ALL, tmp_path, json.dumps(commands), kind)
-    assert '"learned": 600' in said
+    printed = run(RUN_ALL, tmp_path, json.dumps(commands), kind)
+    assert '"learned": 600' in printed
