@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from stream_ctr.errors import LogAwayError
+from stream_ctr.errors import LogUnavailableError
 
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
@@ -144,7 +144,7 @@ def wait_for_log(settings: Settings, stop: Event, reporter: Reporter, *, metrics
         while not stop.is_set():
             try:
                 return open_log(settings.log.url, security=settings.log.security)
-            except LogAwayError as error:
+            except LogUnavailableError as error:
                 if not reported and metrics and train.metrics_port >= 0:
                     server = MetricsServer(
                         train.metrics_host, train.metrics_port, TrainerMetrics(), lambda: "log unavailable"
