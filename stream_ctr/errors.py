@@ -72,7 +72,7 @@ class LogError(StreamCTRError):
     """The event log is unreachable, lacks a topic, or contradicts the saved state."""
 
 
-class LogAwayError(LogError):
+class LogUnavailableError(LogError):
     """The event log is unavailable; a daemon waits until it answers."""
 
 

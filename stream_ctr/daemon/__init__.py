@@ -1,1 +1,1 @@
-"""What the three daemons share: checkpoint, identity, resume, intake, saver, process."""
+"""Parts that the three daemons share: checkpoints, state identity, resuming, intake, loop, saver, process."""

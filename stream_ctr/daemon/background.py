@@ -1,4 +1,4 @@
-"""Work beside the daemon's loop: tasks one after the other, and their errors where results are taken."""
+"""A background thread with a task queue; errors are raised where results are collected."""
 
 from __future__ import annotations
 
@@ -11,77 +11,86 @@ R = TypeVar("R")
 
 
 class Background(Generic[R]):
-    """One thread that does its tasks in the order in which they were given.
+    """One thread that runs tasks in the order in which they were started.
 
-    >>> beside = Background[int]("example", most=2)
-    >>> beside.start(lambda: 6 * 7)
-    >>> beside.start(lambda: 1)
-    >>> beside.take(), beside.take(), beside.take()
+    Args:
+        name: prefix of the thread's name.
+        max_pending: tasks that may be started before their results are taken.
+
+    >>> background = Background[int]("example", max_pending=2)
+    >>> background.start(lambda: 6 * 7)
+    >>> background.start(lambda: 1)
+    >>> background.take(), background.take(), background.take()
     (42, 1, None)
-    >>> beside.close()
+    >>> background.close()
     """
 
-    def __init__(self, name: str, most: int = 1) -> None:
-        """``most`` tasks may have been started without their results taken."""
+    def __init__(self, name: str, max_pending: int = 1) -> None:
         self._name = name
-        self._most = most
+        self._max_pending = max_pending
         self._threads: ThreadPoolExecutor | None = None
         self._tasks: deque[Future[R]] = deque()
         self._failed = False
 
     def __len__(self) -> int:
-        """Tasks that were started and whose results were not taken."""
+        """Started tasks whose results were not taken yet."""
         return len(self._tasks)
 
     @property
     def busy(self) -> bool:
-        """Whether there is such a task."""
+        """Whether any result was not taken yet."""
         return bool(self._tasks)
 
     @property
     def done(self) -> bool:
-        """Whether a result waits to be taken."""
+        """Whether :meth:`take` would return at once: the oldest task has finished."""
         return bool(self._tasks) and self._tasks[0].done()
 
     def start(self, task: Callable[[], R]) -> None:
-        """Begin a task, or put it in line; where there is no room, results have to be taken first."""
-        if len(self._tasks) >= self._most:
-            raise RuntimeError("the result of the task before was not taken")
+        """Queue a task.
+
+        Raises:
+            RuntimeError: ``max_pending`` results were not taken yet.
+        """
+        if len(self._tasks) >= self._max_pending:
+            raise RuntimeError("the result of an earlier task was not taken")
         if self._threads is None:
             self._threads = ThreadPoolExecutor(1, thread_name_prefix=self._name)
-        self._tasks.append(self._threads.submit(self._do, task))
+        self._tasks.append(self._threads.submit(self._run, task))
 
     def take(self) -> R | None:
-        """Wait for the oldest task and hand out its result; None when there is none.
+        """Wait for the oldest task and return its result; None without tasks.
 
-        Raises what the task raised; those in line behind it are then given up: they came after it.
+        Raises the task's exception, and then discards the tasks queued after it, which depend on it.
         """
         if not self._tasks:
             return None
         try:
             return self._tasks.popleft().result()
         except BaseException:
-            self._give_up()
+            self._discard()
             raise
 
     def close(self) -> None:
-        """Wait for the thread's end; results that nobody took are gone, and so is what has not begun.
-        Another :meth:`start` is allowed."""
-        self._give_up()
+        """Wait for the running task, and discard results and tasks that have not begun.
+
+        A later :meth:`start` opens a new thread.
+        """
+        self._discard()
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = None
 
-    def _do(self, task: Callable[[], R]) -> R:
+    def _run(self, task: Callable[[], R]) -> R:
         if self._failed:
             raise CancelledError
         try:
             return task()
         except BaseException:
-            self._failed = True  # what is in line was meant to come after it
+            self._failed = True  # the queued tasks depend on this one
             raise
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         for task in reversed(self._tasks):
             task.cancel()
         wait(self._tasks)

@@ -1,7 +1,9 @@
-"""What a saved state and a configuration must agree on before one continues with the other."""
+"""The settings on which a saved state depends: a configuration must match them to resume the state."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -12,23 +14,34 @@ from stream_ctr.config.model import model_identity
 from stream_ctr.config.settings import Settings
 from stream_ctr.errors import StateError
 
+RETIRED: Final = frozenset({"order.max_lead_seconds"})
+"""Settings in the checkpoints of version 0.1 that are no longer part of an identity."""
+FIELDS: Final = "features.fields"
+OMITTED: Final = {"learn_from": "all", "optimizer.first_order_rule": "rows", "optimizer.moments": "float32"}
+"""Settings that an identity contains only if they differ from these values."""
+SECTIONS: Final = {"topics": "log", "watch": "join"}
+"""Names of sections in an identity that differ from those in the configuration."""
+LABELLED_ID: Final = "labelled_topic_id"
+SHOWN: Final = 10
+"""Maximum number of fields or settings of one kind in a message."""
+
 
 def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> dict[str, Any]:
-    """Everything that decides the shape or the meaning of the state, as plain JSON values.
+    """The settings that determine the shape or the meaning of an arm's state, as plain JSON values.
 
-    Learning rates and radii are not in it: a run may go on with others.
+    Learning rates and radii are not among them: they may change between runs.
     """
     features = asdict(settings.features)
     features["fields"] = [_field(field) for field in fields]
     features.pop("preset")
-    features.pop("unknown")  # what is ignored enters no key
+    features.pop("unknown")  # ignored features do not affect keys
     rules: dict[str, str] = {"row_rule": arm.optimizer.row_rule, "dense_rule": arm.optimizer.dense_rule}
     if arm.optimizer.first_order_rule != "rows":
         rules["first_order_rule"] = arm.optimizer.first_order_rule
     if arm.optimizer.moments != "float32":
         rules["moments"] = arm.optimizer.moments
     join = asdict(settings.join)
-    # Neither how much of the joiner lies in memory nor how long it waits for late clicks changes a label.
+    # Labels depend neither on the memory budget of the joiner nor on how long it waits for late clicks.
     join.pop("memory_bytes")
     join.pop("grace_seconds")
     found: dict[str, Any] = _plain(
@@ -49,7 +62,7 @@ def identity(settings: Settings, arm: Arm, fields: tuple[FieldConfig, ...]) -> d
 
 
 def _field(field: FieldConfig) -> dict[str, Any]:
-    """A field as states have it since before it had ``keep``."""
+    """A field without the default of ``keep``, so that states saved before ``keep`` existed still match."""
     found = asdict(field)
     if field.keep == "first":
         found.pop("keep")
@@ -57,7 +70,7 @@ def _field(field: FieldConfig) -> dict[str, Any]:
 
 
 def order_identity(settings: Settings) -> dict[str, Any]:
-    """What of the order's settings decides about the order."""
+    """The settings of the order that determine it."""
     return {"max_ahead_seconds": settings.order.max_ahead_seconds}
 
 
@@ -68,7 +81,7 @@ def _topics(settings: Settings) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from JSON."""
+    """The value with tuples as lists, as JSON returns them."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -76,32 +89,78 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def refuse_other(saved: dict[str, Any], configured: dict[str, Any], folder: Path) -> None:
-    """Compare; the first difference is named with both values.
+def check_identity(saved: dict[str, Any], configured: dict[str, Any], folder: Path) -> None:
+    """Check that a configuration matches the identity of the state in ``folder``.
 
     Raises:
-        StateError: they differ.
+        StateError: they differ; the message names the settings, with both values, and the fields.
     """
-    found = difference(saved, configured)
-    if found:
-        path, there, here = found
+    changes = dict(_changes(saved, configured))
+    topic_ids = changes.pop(LABELLED_ID, None)
+    if changes:
+        names, faults = list(changes), []
+        if FIELDS in changes:
+            faults.append(f"was trained with different fields ({_field_changes(*changes.pop(FIELDS))})")
+        if changes:
+            values = [
+                f"{key} = {_shown(there)} (now {_shown(here)})" for key, (there, here) in changes.items()
+            ]
+            faults.append(f"was created with {_shortened(values)}")
+        fault, settings = " and ".join(faults), _shortened(names)
+        raise StateError(f"{folder} {fault}. Restore {settings}, or set train.state to a new folder")
+    if topic_ids is not None:
         raise StateError(
-            f"the checkpoints in {folder} belong to another setup: {path} is {there!r} there and {here!r} in "
-            "the configuration; restore the setting, or name another state folder to start anew"
+            f"topic {configured['topics']['labelled']!r} was deleted and created again since {folder} was "
+            f"written (id {topic_ids[0]}, now {topic_ids[1]}): labelled records were lost. Set log.labelled "
+            "to a new topic and train.state to a new folder"
         )
 
 
-RETIRED: Final = frozenset({"order.max_lead_seconds"})
-"""Settings that the checkpoints of version 0.1 name and that no longer belong to an identity."""
+def _changes(saved: Any, configured: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Settings of two identities that differ, by the name in the configuration, with both values."""
+    if isinstance(saved, dict) or isinstance(configured, dict):
+        there, here = saved or {}, configured or {}
+        for key in sorted(there.keys() | here.keys()):
+            name = f"{path}.{key}" if path else SECTIONS.get(key, key)
+            default = OMITTED.get(name)
+            yield from _changes(there.get(key, default), here.get(key, default), name)
+    elif saved != configured and path not in RETIRED:
+        yield path, (saved, configured)
+
+
+def _field_changes(saved: list[dict[str, Any]] | None, configured: list[dict[str, Any]] | None) -> str:
+    """The names of the fields that differ.
+
+    >>> _field_changes([{"name": "ad"}, {"name": "age", "hash": 1}], [{"name": "age", "hash": 2}])
+    'removed: ad; changed: age'
+    """
+    there, here = ({field["name"]: field for field in fields} for fields in (saved or [], configured or []))
+    kinds = {
+        "removed": [name for name in there if name not in here],
+        "added": [name for name in here if name not in there],
+        "changed": [name for name in there if name in here and there[name] != here[name]],
+    }
+    if not any(kinds.values()):
+        return f"another order: {_shortened(list(there))}; now {_shortened(list(here))}"
+    return "; ".join(f"{kind}: {_shortened(names)}" for kind, names in kinds.items() if names)
+
+
+def _shortened(items: list[str]) -> str:
+    more = len(items) - SHOWN
+    return ", ".join(items[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(value: Any) -> str:
+    """A value as in the configuration file."""
+    return "not set" if value is None else json.dumps(value)
 
 
 def difference(saved: Any, configured: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Path of the first difference of two JSON values, with both values; None where they are equal."""
+    """Path of the first difference between two JSON values, with both values; None if they are equal."""
     if isinstance(saved, dict) and isinstance(configured, dict):
         for key in sorted(saved.keys() | configured.keys()):
-            name = f"{path}.{key}" if path else key
-            found = difference(saved.get(key), configured.get(key), name)
-            if found and name not in RETIRED:
+            found = difference(saved.get(key), configured.get(key), f"{path}.{key}" if path else key)
+            if found:
                 return found
         return None
     if isinstance(saved, list) and isinstance(configured, list) and len(saved) == len(configured):

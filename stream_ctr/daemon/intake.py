@@ -1,11 +1,10 @@
-"""What a daemon takes in: entries read from the log, put in order, and how long the log has been silent.
+"""Intake: reads entries from the log, puts them in order, and detects silence.
 
-A daemon's round is: :meth:`Intake.read`, :meth:`Intake.ordered`, whatever it does with the entries, and where
-there were none, :meth:`Intake.ended`. What the wall clock decides about the order goes through the journal.
+One round of a daemon calls :meth:`Intake.read` and :meth:`Intake.ordered`, applies the entries and, if there
+were none, calls :meth:`Intake.ended`.
 
-A partition that has been silent for the idle time no longer holds up the order.
-
-Only the daemon looks at the clock, and only here. A decision takes effect through the order's journal.
+A partition that has been silent for ``order.idle_seconds`` no longer delays the order. Such decisions
+depend on the wall clock, so they take effect through the order's journal, from which a restart repeats them.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from stream_ctr.events.log import EventLog, TopicPartition
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 
 BUFFERED_CHUNKS: Final = 64
-"""Chunks of entries read ahead of the order before only the partitions that hold it up are read."""
+"""Read-ahead limit in chunks; beyond it, only the partitions that the order waits for are read."""
 POLL_CHUNKS: Final = 4
-"""Chunks of entries asked for in one poll."""
+"""Maximum size of one poll in chunks."""
 POLL_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of entries asked for in one poll."""
+"""Maximum size of one poll in bytes."""
 BUFFERED_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of entries read and not applied before only the partitions that hold the order up are read."""
+"""Read-ahead limit in bytes; beyond it, only the partitions that the order waits for are read."""
 JOURNAL_SECONDS = 5.0
-"""Silence after which a decision of the journal that is still ahead can no longer be reached."""
+"""Silence in seconds after which a pending decision of the journal is considered unreachable."""
 
 Offsets = Mapping[TopicPartition, int]
 
 
 class HeldBytes:
-    """What was read and is not applied, by the polls that brought it.
+    """Bytes that were read and are not applied yet, poll by poll.
 
-    >>> held, place = HeldBytes(), TopicPartition("clicks", 0)
-    >>> held.add({place: 700}, {place: 5})
-    >>> held.bytes_beyond({place: 4}), held.bytes_beyond({place: 5})
+    >>> held, tp = HeldBytes(), TopicPartition("clicks", 0)
+    >>> held.add({tp: 700}, {tp: 5})
+    >>> held.bytes_beyond({tp: 4}), held.bytes_beyond({tp: 5})
     (700, 0)
     """
 
@@ -52,13 +51,13 @@ class HeldBytes:
         self._total = 0
 
     def add(self, taken: Mapping[TopicPartition, int], positions: Mapping[TopicPartition, int]) -> None:
-        """A poll brought so many bytes, up to these positions."""
+        """Add a poll: the bytes that it returned per partition, and the positions after it."""
         for tp, size_bytes in taken.items():
             self._polls.setdefault(tp, deque()).append((positions[tp], size_bytes))
             self._total += size_bytes
 
     def bytes_beyond(self, applied: Mapping[TopicPartition, int]) -> int:
-        """Bytes of the polls that are not applied to their end."""
+        """Bytes of the polls that are not applied completely."""
         for tp, polls in self._polls.items():
             while polls and polls[0][0] <= applied[tp]:
                 self._total -= polls.popleft()[1]
@@ -66,15 +65,15 @@ class HeldBytes:
 
 
 class Intake:
-    """Reads a log from where an opened state is.
+    """Reads the log from the positions of an opened state.
 
     Args:
         log: the open event log.
-        opening: the state whose order is filled.
+        opening: the state, whose order receives the entries.
         settings: the configuration.
 
     Raises:
-        OffsetRangeError: the log does not hold what comes next.
+        OffsetRangeError: the log does not hold the next entries.
     """
 
     def __init__(self, log: EventLog, opening: Opening[Resumable], settings: Settings) -> None:
@@ -89,22 +88,22 @@ class Intake:
         self._clock = IdleClock(settings.order.idle_seconds)
         self._positions: dict[TopicPartition, int] = {}
         self.ends: dict[TopicPartition, int] = {}
-        """The log's ends, as they were when entries were last put in order."""
+        """End offsets of the log at the last call of :meth:`ordered`."""
 
     @property
     def healthy(self) -> bool:
-        """Whether the log answered when it was last asked."""
+        """Whether the log answered the last request."""
         return self._reader.healthy
 
     def end_offsets(self) -> dict[TopicPartition, int]:
-        """The log's ends as last heard."""
+        """End offsets of the log as last reported."""
         return self._reader.end_offsets()
 
     def read(self, patience_seconds: float) -> bool:
-        """Put what comes next in line; ahead of the order only so far, beyond it only what it lacks.
+        """Read the next entries into the order; returns whether there were any.
 
-        Waits for news at most ``patience_seconds``, and not at all while entries are certain. Whether there
-        was any.
+        Waits for entries at most ``patience_seconds``, and not at all while the order can already emit some.
+        Beyond the read-ahead limits, it reads only the partitions that the order waits for.
 
         Raises:
             PartitionsAddedError: a topic has more partitions than at the start.
@@ -112,14 +111,14 @@ class Intake:
         """
         chunk, blocking = self._chunk, [*self._order.waiting_for(), *self._behind()]
         if self._order.buffered >= chunk and not blocking:
-            return False  # a whole chunk is certain: work on it before asking for more
+            return False  # a whole chunk can be emitted: apply it before reading more
         crowded = (
             self._order.buffered > BUFFERED_CHUNKS * chunk
             or self._held.bytes_beyond(self._applied()) > BUFFERED_BYTES
         )
         certain = self._order.buffered > 0 and not blocking
         wait_seconds = 0.0 if certain else patience_seconds
-        # Each partition that holds the order up may add this much to what is held.
+        # Each partition that the order waits for may exceed the limit by this much.
         most_bytes = POLL_BYTES // len(self._positions or [0]) if crowded else POLL_BYTES
         only = blocking if crowded else None
         entries = self._reader.poll(POLL_CHUNKS * chunk, wait_seconds, only, most_bytes)
@@ -127,25 +126,25 @@ class Intake:
         self._held.add(self._reader.taken_bytes(), self._reader.positions())
         self._order.add(entries)
         if entries:
-            self._clock.heard()
+            self._clock.restart()
         return bool(entries)
 
     def ordered(self) -> list[OrderedEntry]:
-        """The next chunk of the order, as far as it is certain.
+        """The next chunk of the order: entries whose place in it is certain.
 
-        Nothing is, while a partition that is not waited for has entries in the log that were not read yet.
+        Empty while the log holds unread entries of an idle partition, because these may come first.
         """
         self._positions, self.ends = self._reader.positions(), self._reader.end_offsets()
-        # A log that is away says nothing about what is silent.
+        # While the log is unavailable, silence means nothing.
         waiting = self._order.waiting_for() if self._reader.healthy else []
-        self._order.idle(self._clock.quiet(waiting, self._positions, self.ends))
+        self._order.idle(self._clock.idle(waiting, self._positions, self.ends))
         if self._held.bytes_beyond(self._applied()) > BUFFERED_BYTES:
-            # No longer look-ahead than fits: what was read decides.
+            # The buffer is full: decide with what was read instead of looking further ahead.
             self._order.idle(self._order.undecided())
         return [] if self._behind() else self._order.emit(self._chunk)
 
     def _behind(self) -> list[TopicPartition]:
-        """Partitions that the order does not wait for although the log holds more of them."""
+        """Idle partitions, for which the order does not wait, with unread entries in the log."""
         idle = self._order.idle_partitions()
         if not idle:
             return []
@@ -153,11 +152,13 @@ class Intake:
         return [tp for tp in idle if positions[tp] < ends.get(tp, 0)]
 
     def ended(self, until_idle: float | None) -> bool:
-        """Whether the log has been silent for ``until_idle`` seconds (None: it never ends), with nothing
-        left in order.
+        """Whether the log has been silent for ``until_idle`` seconds and the order is empty.
+
+        Args:
+            until_idle: None for a log that never ends.
 
         Raises:
-            StateError: the journal holds a decision that rests on entries of another log.
+            StateError: the journal holds a decision that depends on entries of another log.
         """
         if not self._reader.healthy:
             return False
@@ -165,22 +166,22 @@ class Intake:
         if not self._order.replaying:
             if until_idle is None or silent_seconds < until_idle:
                 return False
-            # What waits for entries that will not come is put in order first.
+            # First emit the entries that wait for others, which will not come.
             return not (self._order.buffered and self._order.idle(self._order.waiting_for()))
-        # A decision rests on entries that were read: with none left to read, it is of another log.
+        # A decision depends on entries that were read before. If the log has no more, it is another log.
         if silent_seconds >= JOURNAL_SECONDS:
             raise StateError(
-                f"{self._journal}: holds a decision beyond entry {self._order.emitted} of the order, and the "
-                "log holds no more entries: one of the two is not of this run. Restore it, or start a new "
-                "state folder"
+                f"{self._journal}: contains a decision after entry {self._order.emitted} of the order, but "
+                "the log has no more entries: journal and log do not belong to the same run. Restore the "
+                "matching one, or set train.state to a new folder"
             )
         return False
 
     def _check_ids(self, place: LogPlace) -> None:
-        """Refuse topics that were recreated after the state was compared with them.
+        """Check that no topic was recreated since the state was compared with the log.
 
         Raises:
-            OffsetRangeError: one was.
+            OffsetRangeError: a topic was recreated.
         """
         for topic, now in self._reader.topic_ids().items():
             before = place.topic_ids[topic]
@@ -189,10 +190,10 @@ class Intake:
                 raise validation.recreated(self._url, topic, before, now, place.log_id, None)
 
     def _check_partitions(self) -> None:
-        """Refuse to read on when a topic has other partitions than the order was begun with.
+        """Check that every topic still has the number of partitions with which the order began.
 
         Raises:
-            PartitionsAddedError: one has.
+            PartitionsAddedError: a topic has another number.
         """
         for topic, count in self._reader.partition_counts().items():
             if count != self._partitions:
@@ -204,12 +205,16 @@ class Intake:
 
 
 class IdleClock:
-    """Measures silence on the monotonic clock.
+    """Measures silence with the monotonic clock.
+
+    Args:
+        idle_seconds: silence after which a partition is idle.
+        clock: monotonic seconds.
 
     >>> tick = iter([0.0, 0.0, 0.5, 1.5])
     >>> clock = IdleClock(1.0, lambda: next(tick))
     >>> tp = TopicPartition("clicks", 0)
-    >>> [clock.quiet([tp], {tp: 7}, {tp: 7}) for _ in range(3)]
+    >>> [clock.idle([tp], {tp: 7}, {tp: 7}) for _ in range(3)]
     [[], [], [TopicPartition(topic='clicks', partition=0)]]
     """
 
@@ -220,11 +225,14 @@ class IdleClock:
         self._ended: dict[TopicPartition, tuple[int, float]] = {}
         self._news = clock()
 
-    def quiet(
+    def idle(
         self, waiting: Iterable[TopicPartition], positions: Offsets, ends: Offsets
     ) -> list[TopicPartition]:
-        """Those of the partitions waited for that have been read to their end, and for the whole idle time
-        either got no entry or were waited for."""
+        """The idle ones among the partitions that the order waits for.
+
+        A partition that was read to its end is idle if, for ``idle_seconds``, it either got no entry or the
+        order waited for it.
+        """
         now = self._clock()
         ended: dict[TopicPartition, tuple[int, float]] = {}
         for tp, position in positions.items():
@@ -237,12 +245,12 @@ class IdleClock:
             tp for tp, since in self._waiting.items() if now - min(since, ended[tp][1]) >= self._idle_seconds
         ]
 
-    def heard(self) -> None:
-        """Something was read."""
+    def restart(self) -> None:
+        """Measure the log's silence from now on: an entry was read."""
         self._news = self._clock()
 
     def silent_seconds(self, positions: Offsets, ends: Offsets) -> float:
-        """How long nothing was read while every partition was at its end; -1 when one is not."""
+        """Seconds since the last entry was read; -1 unless every partition was read to its end."""
         if any(positions[tp] < ends[tp] for tp in positions):
             return -1.0
         return self._clock() - self._news

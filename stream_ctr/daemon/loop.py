@@ -1,13 +1,13 @@
-"""The loop of every daemon: write what is due, read, order, hand out entries, save a checkpoint.
+"""The loop of every daemon: write due records, read, order, yield a chunk of entries, save a checkpoint.
 
-Trainer, joining process and watcher read it as an iterator and differ in what they do with the entries:
+Trainer, joining process and watcher iterate over it and differ in what they do with the entries:
 
     with DaemonLoop(...) as loop:
         for chunk in loop.chunks(stop, until_idle):
             ...  # apply chunk.ordered, publish figures
         ...  # final figures, last checkpoint
 
-Everything that the wall clock decides about the order of events is decided in the intake and journalled.
+Decisions about the order that depend on the wall clock take effect through the journal (see intake).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class DaemonLoop:
         log: the open event log; the caller closes it.
         opening: the opened state.
         saver: writes its checkpoints.
-        outbox: what must be written to the log.
-        outcomes: counts the run; its warnings are looked at in every round.
+        outbox: writes the daemon's records to the log.
+        outcomes: counts the run; checked for losses in every round.
 
     Raises:
         OffsetRangeError: on entry, when the log does not hold the next entries.
@@ -95,9 +95,10 @@ class DaemonLoop:
         self._saver.close()
 
     def chunks(self, stop: Event, until_idle: float | None) -> Iterator[Chunk]:
-        """The rounds until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
+        """Yield one chunk per round until ``stop`` is set or the log was silent for ``until_idle`` seconds.
 
-        At the end of a silent log the last chunks put every entry in order and close the open windows.
+        When a silent log ends the loop, the last chunks contain all remaining entries and close the open
+        windows. With ``until_idle`` None, only ``stop`` ends the loop.
 
         Raises:
             PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
@@ -112,7 +113,7 @@ class DaemonLoop:
             news = self._read(intake)
             ordered = intake.ordered()
             yield Chunk(ordered, news, intake.healthy, intake.ends)
-            self._outcomes.look()
+            self._outcomes.check_losses()
             self._saver.when_due()
             if not ordered and intake.ended(until_idle):
                 yield from self._last_chunks(intake)
@@ -120,23 +121,23 @@ class DaemonLoop:
                 return
 
     def now(self) -> Chunk:
-        """An empty chunk with the log's present health and ends."""
+        """An empty chunk with the present health and end offsets of the log."""
         intake = self._opened()
         return Chunk([], False, intake.healthy, intake.end_offsets())
 
     def _read(self, intake: Intake) -> bool:
-        """Read on; whether there was news."""
+        """Read the next entries; returns whether there were any."""
         try:
             return intake.read(self.patience_seconds)
         except PartitionsAddedError:
-            self._saver.now()  # no later start can resume it, but the weights can be taken from it
+            self._saver.now()  # it cannot be resumed, but --start-from can take its weights
             raise
 
     def _last_chunks(self, intake: Intake) -> Iterator[Chunk]:
-        """Put the rest in order, and mark the end of the log where that closes a window."""
+        """Emit the remaining entries, and mark the end of the log if that closes a window."""
         order, chunk = self._opening.order, self._settings.train.chunk
         if not order.buffered and not self._opening.core.unfinished:
-            return  # ended before, by this run or by the one that the journal repeats
+            return  # the end is already applied, by this run or by the one that the journal repeats
         ordered = order.finish()
         for start in range(0, len(ordered), chunk):
             yield Chunk(ordered[start : start + chunk], True, intake.healthy, intake.ends)

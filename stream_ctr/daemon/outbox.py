@@ -1,4 +1,4 @@
-"""Records that a daemon writes to the log: dead letters and, in the joining process, labelled records."""
+"""The records that a daemon writes to the log: dead letters and, in the joining process, labelled records."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from stream_ctr.reporting.progress import Reporter
 
 
 class Writer(Protocol):
-    """Appends records to one topic; they wait in memory until they are flushed."""
+    """Appends records to one topic; they are kept in memory until they are flushed."""
 
     @property
     def topic(self) -> str:
-        """Where they are appended."""
+        """The topic's name."""
         ...
 
     @property
@@ -28,26 +28,29 @@ class Writer(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether no more records may be added before some are written."""
+        """Whether reading must pause until some records are written."""
         ...
 
     def flush(self) -> None:
-        """Append the records that wait.
+        """Append all records in memory.
 
         Raises:
-            LogError: not acknowledged; they still wait.
+            LogError: the log did not acknowledge them; they stay in memory.
         """
         ...
 
 
 class Outbox:
-    """The topics that a daemon writes, in the order in which they are flushed."""
+    """The writers of a daemon, in the order in which they are flushed."""
 
     def __init__(self, reporter: Reporter, *writers: Writer) -> None:
         self._reporter, self._writers = reporter, writers
 
     def write(self) -> bool:
-        """Write the records that are due; False while the log refuses them and reading must pause."""
+        """Write the records that are due; False if a write failed and reading must pause.
+
+        A failure is reported; the next call tries again.
+        """
         ready = True
         for writer in self._writers:
             if not writer.due:
@@ -62,10 +65,10 @@ class Outbox:
         return ready
 
     def flush(self) -> None:
-        """Have the log acknowledge every record: only then may the offsets of their sources be saved.
+        """Write all records: only after that may the offsets of their sources be saved.
 
         Raises:
-            LogError: not acknowledged; the records still wait.
+            LogError: the log did not acknowledge them; they stay in memory.
         """
         for writer in self._writers:
             writer.flush()

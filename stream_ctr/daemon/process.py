@@ -1,14 +1,9 @@
-"""A process that ends with the one that started it, whatever ended that one.
+"""The life of a process: signals, parent, lock on the state folder, interpreter settings, peak memory.
 
-The parent starts the child with a pipe as its standard input, and keeps its end open. When the parent is
-gone, killed by SIGKILL too, the system closes that end, and the child's input is at its end. That is so on
-every POSIX system, leaves no moment in which it does not hold, and lets the child end in its own order.
-
-The first SIGINT or SIGTERM asks a process to end; the second ends it.
-
-A lock on the state folder refuses a second process.
-
-A process that only learns a stream has its own settings for garbage collection and thread switching.
+A child process ends when its parent does. The parent starts the child with a pipe as its standard input and
+keeps the other end open. When the parent ends, even by SIGKILL, the operating system closes that end, and the
+child reads the end of its input. This works on every POSIX system, has no race at the start, and lets the
+child shut down in an orderly way.
 """
 
 from __future__ import annotations
@@ -32,17 +27,17 @@ from stream_ctr.errors import StateError
 INPUT: Final = 0
 
 COLLECT_AFTER: Final = 50_000
-"""Allocations between two looks for cyclic garbage. The loop makes next to none, and what it holds
-(open impressions) would be looked through every time."""
+"""Allocations between two runs of the cyclic garbage collector. The loop makes almost no cycles, and each run
+would traverse all open impressions."""
 SWITCH_SECONDS: Final = 0.0005
-"""Longest time for which a busy thread keeps another one from running Python: the learner, which runs
-compiled, needs the interpreter only between two chunks, but then at once."""
+"""Longest time in seconds for which a busy thread holds the interpreter lock while another waits for it. The
+learner runs compiled code and needs the interpreter only between two chunks, but then without delay."""
 
 
 def end_with_parent(kill_seconds: float | None = None) -> None:
-    """Ask this process to end (SIGTERM) when its standard input ends; returns at once.
+    """Send SIGTERM to this process when its standard input ends; returns at once.
 
-    With ``kill_seconds``, it is killed if it has not ended so long after.
+    With ``kill_seconds``, also send SIGKILL if the process still runs that many seconds later.
     """
     threading.Thread(target=_watch, args=(kill_seconds,), name="lifeline", daemon=True).start()
 
@@ -58,7 +53,7 @@ def _watch(kill_seconds: float | None) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal ends the process as it always would."""
+    """An event that the first SIGINT or SIGTERM sets; a second signal has its default effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -69,12 +64,12 @@ def stop_on_signals() -> Iterator[threading.Event]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         stop.set()
         restore()
 
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:
@@ -82,7 +77,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 class StateLock:
-    """An exclusive lock on a state folder, held by the open file and so released by any end.
+    """An exclusive lock on a state folder; the operating system releases it however the process ends.
 
     Raises:
         StateError: another process holds it.
@@ -98,7 +93,7 @@ class StateLock:
             holder = os.pread(self._descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._descriptor)
             raise StateError(
-                f"the state folder {folder} is in use by process {holder}; stop it, or name another folder"
+                f"the state folder {folder} is in use by process {holder}; stop it, or use another folder"
             ) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -116,7 +111,7 @@ class StateLock:
 
 
 def tune_interpreter() -> None:
-    """Set up collection and switching for the daemon; for a process of its own."""
+    """Configure garbage collection and thread switching of this process for a daemon."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
@@ -124,8 +119,8 @@ def tune_interpreter() -> None:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this program so far."""
-    # Linux counts the process that started this one into its resource usage, but not into its status.
+    """Peak resident memory of this process in bytes."""
+    # On Linux, ru_maxrss includes the memory of the process that started this one; VmHWM does not.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

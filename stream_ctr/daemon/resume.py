@@ -1,4 +1,4 @@
-"""How a trainer starts: from its newest whole checkpoint, or anew, and never silently elsewhere."""
+"""Resumes the newest undamaged checkpoint, after checking configuration and log, or begins a new run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
-from stream_ctr.daemon.identity import refuse_other
+from stream_ctr.daemon.identity import check_identity
 from stream_ctr.errors import LogError, OffsetRangeError, StateError
 from stream_ctr.events.limits import ReadLimits
 from stream_ctr.events.log import Entry, EventLog, TopicPartition
@@ -21,24 +21,24 @@ from stream_ctr.predictors.snapshot import SNAPSHOTS, versions
 from stream_ctr.state.state import State
 
 RECORD_BYTES: Final = MAX_VALUE_BYTES + 64 * 1024
-"""Largest record that is read: no longer value is decoded, and a key, if any, is an event id."""
+"""Largest record in bytes that is read: longer values are never decoded, and keys are event ids."""
 ENTRY_SECONDS: Final = 10.0
-"""How long a log may take to give one entry."""
+"""Timeout for reading one entry, in seconds."""
 UNREAD: Final = entry_digest(Entry("", 0, 0, 0, None, None))
-"""Digest of an entry whose bytes were not read: it says nothing about them."""
+"""Digest of an entry whose bytes were not read; it matches any entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogPlace:
-    """Which log, and which topics of it, by the ids that change when they are made anew."""
+    """The log and its topics that are read, with ids that change when they are recreated."""
 
     log_id: str
     topic_ids: dict[str, str]
     partitions: int
-    """Of each topic."""
+    """Number of partitions of each topic."""
 
     def all(self) -> list[TopicPartition]:
-        """Every partition of both topics."""
+        """Every partition of every topic."""
         return [TopicPartition(topic, p) for topic in self.topic_ids for p in range(self.partitions)]
 
     def as_json(self, url: str) -> dict[str, Any]:
@@ -47,22 +47,23 @@ class LogPlace:
 
 
 def input_topics(settings: Settings) -> tuple[str, ...]:
-    """The topics that a trainer reads, in the rank of their order."""
+    """The topics that a trainer or watcher reads. Their sequence matters: it is their rank in the order."""
     if settings.join.input == "labelled":
         return (settings.log.labelled,)
     return settings.log.impressions, settings.log.clicks
 
 
 def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
-    """Look up the topics.
+    """Look up the ids and the number of partitions of the topics.
 
     Raises:
-        LogError: a topic is missing, or the two have different numbers of partitions.
+        LogError: a topic is missing, or the topics have different numbers of partitions.
     """
     counts = {topic: log.partitions(topic) for topic in topics}
     if len(set(counts.values())) > 1:
         raise LogError(
-            f"{log.url}: topics must have equal numbers of partitions, so that keys meet: "
+            f"{log.url}: topics must have the same number of partitions, so that a key has the same "
+            "partition in each: "
             + ", ".join(f"{topic} has {count}" for topic, count in counts.items())
             + f"; add partitions to the smaller one until it has {max(counts.values())}"
         )
@@ -73,11 +74,11 @@ def find_place(log: EventLog, topics: Sequence[str]) -> LogPlace:
     )
 
 
-def compaction_remarks(log: EventLog, place: LogPlace) -> list[str]:
-    """A warning for each topic that the log compacts, as far as the log says."""
+def compaction_warnings(log: EventLog, place: LogPlace) -> list[str]:
+    """A warning for each topic that the log reports as compacted."""
     return [
-        f"topic {topic} has cleanup.policy = compact: Kafka keeps only the last record of a key, so "
-        "events of keys that come again are lost. Set cleanup.policy = delete"
+        f"topic {topic} has cleanup.policy = compact: Kafka keeps only the last record of each key, so "
+        "earlier events with the same key are lost. Set cleanup.policy = delete"
         for topic in place.topic_ids
         if log.is_compacted(topic)
     ]
@@ -88,11 +89,11 @@ class Resumable(Protocol):
 
     @property
     def stage(self) -> Stage:
-        """How far which log is applied."""
+        """Applies the entries; knows the position in each partition."""
         ...
 
     def load_parts(self, parts: dict[str, State]) -> None:
-        """Become what handed out ``parts``."""
+        """Load the state ``parts``."""
         ...
 
 
@@ -108,18 +109,24 @@ def resume(
     *,
     skip_lost: bool = False,
     at_end: bool = False,
-    begin: Callable[[R], None] = lambda core: None,
-    remark: Callable[[str], None] = lambda text: None,
+    initialize: Callable[[R], None] = lambda core: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[R, Loaded | None]:
-    """The core to go on with, and the checkpoint that it came from (None: a new run).
+    """The core of a run, and the checkpoint that was loaded into it (None for a new run).
 
-    A new run reads from the first entry that the log holds or, ``at_end``, from behind its last; ``begin``
-    is told its core. With ``skip_lost``, a run goes on behind entries that the log no longer holds, and has
-    counted them. ``remark`` is called with what is unusual and refuses nothing.
+    Args:
+        store: the checkpoints.
+        make_core: makes an empty core.
+        identity: the settings that a checkpoint must match.
+        log, place: the open event log and its topics that are read.
+        skip_lost: continue past entries that retention has deleted, counting them as skipped.
+        at_end: a new run starts after the last entry of the log, not at the first.
+        initialize: called with the core of a new run.
+        warn: called with each warning about the log.
 
     Raises:
-        StateError: the checkpoint belongs to another setup, or none of them is whole.
-        OffsetRangeError: the log lost what comes next, or is not the log that was read.
+        StateError: the checkpoint has other settings, or all checkpoints are damaged.
+        OffsetRangeError: the log has lost the next entries, or is not the log that was read.
     """
     loaded = store.load()
     core = make_core()
@@ -127,26 +134,27 @@ def resume(
         offsets = log.end_offsets if at_end else log.start_offsets
         starts = {topic: offsets(topic) for topic in place.topic_ids}
         core.stage.progress.begin({tp: starts[tp.topic][tp.partition] for tp in place.all()})
-        begin(core)
+        initialize(core)
         return core, None
     folder = store.path(loaded.manifest.version)
-    refuse_other(loaded.manifest.identity, identity, folder)
-    _refuse_other_log(loaded.manifest.log, log, place, folder)
+    check_identity(loaded.manifest.identity, identity, store.folder.parent)
+    _check_log(loaded.manifest.log, log, place, folder)
     saved = sorted((topic, partition) for topic, partition, _ in loaded.manifest.positions)
     if saved != sorted(place.all()):
         raise StateError(
             f"{folder} was written for {len(saved) // len(place.topic_ids)} partitions of each topic, "
-            f"the log has {place.partitions}: the order of events was begun without the others. "
-            f"Start a new state folder; train --start-from {folder.parent} --start-at last keeps the weights"
+            f"the log has {place.partitions}: the order of events began without the added ones. Set "
+            f"train.state to a new folder; train --start-from {folder.parent} --start-at last keeps the "
+            "weights"
         )
     core.load_parts(loaded.parts)
     _check_range(core, log, place, folder, skip_lost)
-    _refuse_other_records(core, log, folder, remark)
+    _check_records(core, log, folder, warn)
     return core, loaded
 
 
-def refuse_untrained(folder: Path) -> None:
-    """Refuse a new run in a folder whose checkpoints are gone: it would publish untrained weights in place of
+def check_snapshots(folder: Path) -> None:
+    """Reject a new run in a folder that has snapshots but no checkpoints: its untrained weights would replace
     the trained snapshot.
 
     Raises:
@@ -155,14 +163,14 @@ def refuse_untrained(folder: Path) -> None:
     found = versions(folder / SNAPSHOTS)
     if found:
         raise StateError(
-            f"{folder}: there is snapshot {found[-1]}, but no checkpoint of the run that made it; a new run "
-            "would replace it by untrained weights. Restore checkpoints and journal, choose another state "
-            "folder (train.state), or replace it (train --replace-snapshots)"
+            f"{folder} has snapshot {found[-1]} but no checkpoint: a new run would replace the snapshot by "
+            "one with untrained weights. Restore checkpoints and journal, set train.state to a new folder, "
+            "or allow it with train --replace-snapshots"
         )
 
 
 def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:
-    """How many entries lie between the positions of a checkpoint and those of the core that goes on."""
+    """Number of entries between the positions of the checkpoint and those at which the core resumes."""
     if loaded is None:
         return 0
     positions = core.stage.progress.positions()
@@ -170,18 +178,20 @@ def skipped_entries(core: Resumable, loaded: Loaded | None) -> int:
     return sum(positions[TopicPartition(topic, number)] - offset for topic, number, offset in saved)
 
 
-def _refuse_other_log(saved: dict[str, Any], log: EventLog, place: LogPlace, folder: Path) -> None:
+def _check_log(saved: dict[str, Any], log: EventLog, place: LogPlace, folder: Path) -> None:
     if saved.get("log_id") != place.log_id:
         raise OffsetRangeError(
-            f"{folder} was read from log {saved.get('log_id')} at {saved.get('url')}; {log.url} is log "
-            f"{place.log_id}: its offsets mean other events. Restore the address, or start a new state folder"
+            f"{folder} was created from log {saved.get('log_id')} at {saved.get('url')}; {log.url} is log "
+            f"{place.log_id}: its offsets refer to other events. Restore log.url, or set train.state to a "
+            "new folder"
         )
     for topic, topic_id in place.topic_ids.items():
         before = saved.get("topic_ids", {}).get(topic)
         if before != topic_id:
             raise OffsetRangeError(
                 f"topic {topic} of {log.url} was deleted and created again since {folder} was written "
-                f"(id {before}, now {topic_id}): its offsets mean other events. Start a new state folder"
+                f"(id {before}, now {topic_id}): its offsets refer to other events. Set train.state to a new "
+                "folder"
             )
 
 
@@ -195,25 +205,23 @@ def _check_range(core: Resumable, log: EventLog, place: LogPlace, folder: Path, 
             skipped[tp] = first
         elif offset < first:
             raise OffsetRangeError(
-                f"{tp.topic}[{tp.partition}]: {folder} goes on at offset {offset}, the log begins at "
-                f"{first}: the {first - offset} entries {offset} to {first - 1} are lost to retention. "
-                "Restore them, go on without them (train --skip-lost), or start a new state folder"
+                f"{tp.topic}[{tp.partition}]: {folder} continues at offset {offset}, but the log begins at "
+                f"{first}: the {first - offset} entries {offset} to {first - 1} were deleted by retention. "
+                "Restore them, continue without them (--skip-lost), or set train.state to a new folder"
             )
         if offset > end:
             raise OffsetRangeError(
-                f"{tp.topic}[{tp.partition}]: {folder} goes on at offset {offset}, the log ends at {end}: it "
-                "is shorter than what was read. Restore it, or start a new state folder"
+                f"{tp.topic}[{tp.partition}]: {folder} continues at offset {offset}, but the log ends at "
+                f"{end}: it lost entries that were read. Restore the log, or set train.state to a new folder"
             )
     core.stage.progress.skip(skipped)
 
 
-def _refuse_other_records(
-    core: Resumable, log: EventLog, folder: Path, remark: Callable[[str], None]
-) -> None:
-    """Compare the last applied record of each partition, where the log still holds it.
+def _check_records(core: Resumable, log: EventLog, folder: Path, warn: Callable[[str], None]) -> None:
+    """Compare the digest of the last applied record of each partition with the log.
 
-    Where it does not, although it holds later offsets, compaction has removed the record: topic ids and
-    ranges were compared before, so the log is the one that was read.
+    If the record is missing although the log holds later offsets, compaction has removed it: topic ids and
+    ranges were compared before, so it is the same log.
     """
     positions = core.stage.progress.positions()
     for tp, digest in sorted(core.stage.progress.digests().items()):
@@ -222,22 +230,22 @@ def _refuse_other_records(
             continue
         entry = _entry_at(log, tp, offset)
         if entry is None:
-            remark(
-                f"{tp.topic}[{tp.partition}]: entry {offset}, the last one that {folder} was made from, is "
-                "gone although the log has later offsets: compaction removed it. Reading goes on after it"
+            warn(
+                f"{tp.topic}[{tp.partition}]: entry {offset}, the last one applied in {folder}, is missing "
+                "although the log has later offsets: compaction removed it. Reading continues after it"
             )
         elif UNREAD not in (digest, entry_digest(entry)) and entry_digest(entry) != digest:
             raise OffsetRangeError(
-                f"{tp.topic}[{tp.partition}]: entry {offset} of {log.url} is not the one that {folder} was "
-                "made from: the log was replaced. Restore it, or start a new state folder"
+                f"{tp.topic}[{tp.partition}]: entry {offset} of {log.url} is not the one applied in "
+                f"{folder}: the log was replaced. Restore the log, or set train.state to a new folder"
             )
 
 
 def _entry_at(log: EventLog, tp: TopicPartition, offset: int) -> Entry | None:
-    """The entry at an offset that the log's range holds; None where there is none.
+    """The entry at an offset within the log's range; None if the log has no entry there.
 
     Raises:
-        LogError: the log does not answer.
+        LogError: the log did not return an entry in time.
     """
     reader = log.reader({tp: offset}, ReadLimits(record=RECORD_BYTES))
     deadline = time.monotonic() + ENTRY_SECONDS
@@ -246,10 +254,11 @@ def _entry_at(log: EventLog, tp: TopicPartition, offset: int) -> Entry | None:
             entries = reader.poll(1, 1.0)
             if entries:
                 return entries[0] if entries[0].offset == offset or entries[0].unread else None
-            if reader.positions()[tp] > offset:  # only marks of transactions are left
+            if reader.positions()[tp] > offset:  # only transaction markers remain
                 return None
     finally:
         reader.close()
     raise LogError(
-        f"{log.url}: {tp.topic}[{tp.partition}] did not give entry {offset} in {ENTRY_SECONDS:g} s; try again"
+        f"{log.url}: {tp.topic}[{tp.partition}] did not return entry {offset} within {ENTRY_SECONDS:g} s; "
+        "try again"
     )

@@ -1,8 +1,9 @@
-"""What the commands that run a daemon share: their options, the lock, the log and the signals.
+"""Shared parts of the commands that run a daemon: options, state lock, log, signals and final output.
 
-Only ``run_daemon`` imports what is slow: a command's module is imported for every command line.
+Slow imports are inside the functions, because the module of a command is imported for every command line.
 
-A daemon that starts while the log is unreachable waits for it: live, not ready, with growing pauses.
+A daemon that starts while the log is unavailable waits for it with growing pauses. Meanwhile its health
+endpoint reports it as live and not ready.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from stream_ctr.errors import LogAwayError
+from stream_ctr.errors import LogUnavailableError
 
 if TYPE_CHECKING:
     from stream_ctr.config.settings import Settings
@@ -30,40 +31,42 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """``--config``."""
-    parser.add_argument("--config", help="configuration file; without it, defaults and environment")
+    """Add ``--config``."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="configuration file; without it, defaults and environment"
+    )
 
 
 def add_until_idle(parser: argparse.ArgumentParser) -> None:
-    """``--until-idle``; see :func:`until_idle`."""
+    """Add ``--until-idle``; see :func:`until_idle`."""
     parser.add_argument(
         "--until-idle",
         type=float,
         metavar="SECONDS",
-        help="for logs that end: stop after so long without news, and close the open windows",
+        help="for finite logs: stop after this time without new entries, and close the open windows",
     )
 
 
 def add_skip_lost(parser: argparse.ArgumentParser) -> None:
-    """``--skip-lost``."""
+    """Add ``--skip-lost``."""
     parser.add_argument(
         "--skip-lost",
         action="store_true",
-        help="go on behind entries that the log no longer holds; they are counted as skipped",
+        help="continue past entries that retention has deleted, counting them as skipped",
     )
 
 
 def until_idle(arguments: argparse.Namespace) -> float | None:
-    """The seconds of silence after which the log has ended; None where it never does.
+    """Seconds of silence after which the daemon stops; None to run until a signal.
 
     Raises:
-        UsageError: that is no number of seconds.
+        UsageError: the value is negative or not a number.
     """
     from stream_ctr.errors import UsageError
 
     seconds: float | None = arguments.until_idle
     if seconds is not None and not seconds >= 0:  # NaN is neither
-        raise UsageError(f"--until-idle {seconds:g} is not a number of seconds, 0 or more")
+        raise UsageError(f"--until-idle must be a number of seconds of at least 0, got {seconds:g}")
     return seconds
 
 
@@ -76,20 +79,20 @@ def run_daemon(
     *,
     metrics: bool = False,
 ) -> T | None:
-    """Do ``work`` with the open log, alone on a state folder, until a signal asks for the end.
+    """Run ``work`` with the open log, holding the lock of the state folder, until a signal stops it.
 
-    A log that never ends is waited for; one that ends must be there.
+    Without ``idle_seconds``, wait until the log is available; with it, the log must be available.
 
     Args:
-        job: what the progress lines are of.
+        job: name of the job in progress lines.
         folder: the state folder.
         settings: the configuration.
         idle_seconds: from :func:`until_idle`.
-        work: given the log, what says when to stop, and where progress goes.
-        metrics: whether /metrics and /health answer while the log is waited for.
+        work: called with the log, an event that a signal sets, and the reporter.
+        metrics: serve /metrics and /health while waiting for the log.
 
     Returns:
-        What ``work`` gives; None where it was asked to stop before the log answered.
+        The result of ``work``; None if a signal arrived before the log was available.
 
     Raises:
         StreamCTRError: the folder is in use, or the log cannot be opened.
@@ -104,53 +107,53 @@ def run_daemon(
         else:
             log = open_log(settings.log.url, security=settings.log.security)
         if log is None:
-            reporter.say("stopped", reason="asked to, before the log answered")
+            reporter.say("stopped", reason="stopped by a signal before the log was available")
             return None
         with contextlib.closing(log):
             return work(log, stop, reporter)
 
 
 def show_outcomes(outcomes: RunReport, job: str, figures: dict[str, Any] | Literal[False]) -> None:
-    """Print what a run came to: ``figures`` as JSON, or without them the table of outcomes.
+    """Print the result of a run: ``figures`` as JSON, or without them the outcome table.
 
     Raises:
-        NothingUsedError: it read records, and none of them was of use.
+        NothingUsedError: the run read records and could use none of them.
     """
     if figures:
         print(json.dumps(figures, indent=2))
     else:
-        outcomes.print(f"{job}: what this run read, and what came of it")
+        outcomes.print(f"{job}: outcome of this run")
     outcomes.check()
 
 
 def wait_for_log(settings: Settings, stop: Event, reporter: Reporter, *, metrics: bool) -> EventLog | None:
-    """The configured log as soon as it answers; None when ``stop`` is set before.
+    """Wait until the configured log is available; None if ``stop`` is set before.
 
-    With ``metrics``, /health and /metrics answer meanwhile.
+    With ``metrics``, serve /health and /metrics meanwhile.
 
     Raises:
-        StreamCTRError: the log cannot be opened for a reason that waiting does not mend.
+        StreamCTRError: the log cannot be opened, and waiting does not help.
     """
     from stream_ctr.events.open import open_log
     from stream_ctr.monitoring.exposition import TrainerMetrics
     from stream_ctr.monitoring.http_server import MetricsServer
 
-    pause_seconds, said = FIRST_PAUSE_SECONDS, ""
+    pause_seconds, reported = FIRST_PAUSE_SECONDS, ""
     train = settings.train
     with contextlib.ExitStack() as stack:
         while not stop.is_set():
             try:
                 return open_log(settings.log.url, security=settings.log.security)
-            except LogAwayError as error:
-                if not said and metrics and train.metrics_port >= 0:
+            except LogUnavailableError as error:
+                if not reported and metrics and train.metrics_port >= 0:
                     server = MetricsServer(
-                        train.metrics_host, train.metrics_port, TrainerMetrics(), lambda: "the log is away"
+                        train.metrics_host, train.metrics_port, TrainerMetrics(), lambda: "log unavailable"
                     )
                     stack.callback(server.close)
                     reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
-                if str(error) != said:
-                    said = str(error)
-                    reporter.say("waiting", reason=said)
+                if str(error) != reported:
+                    reported = str(error)
+                    reporter.say("waiting", reason=reported)
             stop.wait(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
     return None

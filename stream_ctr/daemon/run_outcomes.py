@@ -1,7 +1,7 @@
-"""What one run of a daemon read, used and lost: counted as it goes, warned about, and summed up at its end.
+"""The outcome of one run of a daemon: counts of records read, used and lost; warnings; the final report.
 
-Trainer, joining process and the experiment's watcher use it alike. It reads the pipeline's counters and the
-clock. It is no part of the state: a run that resumes a checkpoint begins with zeros.
+Trainer, joining process and watcher all use it. It reads the pipeline's counters and the clock. It is not
+part of the state: a run that resumes a checkpoint begins with zeros.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from stream_ctr.pipeline.decoding.time_units import like_seconds
 from stream_ctr.pipeline.ordering.entry import OrderedEntry
 from stream_ctr.reporting.progress import Reporter
 
-LOOK_SECONDS: Final = 0.5
-"""Time between two looks at the counters."""
+CHECK_SECONDS: Final = 0.5
+"""Time between two checks of the counters."""
 REPEAT_SECONDS: Final = 300.0
-"""Shortest time between two warnings about one loss: the first comes at once."""
+"""Minimum time between two warnings about the same loss; the first is reported at once."""
 NO_POSITIVES: Final = 1000
-"""Settled impressions without a single positive from which on that is a warning."""
+"""Number of settled impressions without any positive that gives a warning."""
 LISTING: Final = "list them with `stream-ctr dead-letters list`"
-NOT_KEPT: Final = "this job keeps none, a trainer of the same log writes them to the dead letters"
+NOT_KEPT: Final = "this job does not write dead letters; a trainer of the same log does"
 _ENTRY_CLICKS: Final = "clicks_first"
-"""The one counter of clicks that is counted besides another one."""
+"""The only click counter whose clicks are also counted by another counter."""
 
 
 class Counted(Protocol):
-    """What a pipeline says of itself."""
+    """A pipeline with counters."""
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Counters over the life of the state."""
+        """Counters since the state began."""
         ...
 
 
 class RunOutcomes:
-    """Counts one run, and warns while it goes on.
+    """Counts one run, and warns of losses while it runs.
 
     Args:
         settings: the configuration.
-        pipeline: its counters, as they are when the run begins.
-        reporter: where warnings go.
+        pipeline: has the counters; their present values are the start of the run.
+        reporter: reports the warnings.
         clock: monotonic seconds.
-        keeps_letters: whether this job writes what it cannot use to the dead letters.
+        keeps_letters: whether this job writes unusable records to the dead letters.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class RunOutcomes:
         self._behind_ms = 0
         self._unit: tuple[int, Entry] | None = None
         self.monitor = LossMonitor(settings.losses)
-        """Shares of the most recent records."""
+        """Loss shares of the most recent records."""
         self.warnings: set[str] = set()
-        """Names of the present warnings."""
-        self._look_due = 0.0
-        self._said: dict[str, float] = {}
+        """Names of the losses that are a warning now."""
+        self._check_due = 0.0
+        self._warned_at: dict[str, float] = {}
 
     @property
     def read(self) -> Mapping[Base, int]:
@@ -97,7 +97,7 @@ class RunOutcomes:
         return sum(self._dead.values())
 
     def count(self, ordered: Sequence[OrderedEntry], rejected: Iterable[tuple[Entry, str]]) -> None:
-        """Count entries that the pipeline has just applied, and those of them that it rejected."""
+        """Count entries that the pipeline has applied, and those of them that it rejected."""
         clicks_topic, clicks, marks = self._settings.log.clicks, 0, 0
         for each in ordered:
             entry = each.entry
@@ -116,14 +116,14 @@ class RunOutcomes:
             self._late = late
             behind = (each.time_ms - each.record.ts_ms for each in ordered if each.record is not None)
             self._behind_ms = max(self._behind_ms, max(behind, default=0))
-        self._look_at_unit(ordered)
+        self._check_unit(ordered)
 
-    def look(self, *, now: bool = False) -> None:
-        """Warn of what is lost; cheap enough to call in every round."""
+    def check_losses(self, *, now: bool = False) -> None:
+        """Warn of losses; cheap enough to call in every round."""
         moment = self._clock()
-        if moment < self._look_due and not now:
+        if moment < self._check_due and not now:
             return
-        self._look_due = moment + LOOK_SECONDS
+        self._check_due = moment + CHECK_SECONDS
         counts = self._counts()
         _, ended = self.monitor.update(counts)
         for name in ended:
@@ -134,7 +134,7 @@ class RunOutcomes:
             self._warn(warned)
 
     def _present(self, counts: LossCounts) -> Iterator[Warned]:
-        """The warnings of this moment."""
+        """The present warnings."""
         for loss in LOSSES:
             if loss.name in self.monitor.active:
                 recent = self.monitor.recent[loss.name]
@@ -147,16 +147,16 @@ class RunOutcomes:
             yield self._unit_warning(*self._unit)
 
     def numbers(self) -> LossNumbers:
-        """What is shown of it on /metrics."""
+        """The numbers for /metrics."""
         read = {str(kind): count for kind, count in self._read.items()}
         return LossNumbers(read, self.monitor.shares(), self.warning_flags())
 
     def warning_flags(self) -> dict[str, bool]:
-        """Every loss, and whether it is a warning now."""
+        """For every loss, whether it is a warning now."""
         return {name: name in self.warnings for name in (*self.monitor.recent, *OTHER_WARNINGS)}
 
     def progress(self) -> dict[str, int]:
-        """Losses of this run for a line of progress."""
+        """Losses of this run for a progress line."""
         names = ("impressions_late", "clicks_late", "clicks_too_late")
         return {
             "dead_letters": self.dead_letters,
@@ -165,16 +165,16 @@ class RunOutcomes:
         }
 
     def finish(self, used: int, name: str, *, ever: int, ended: bool, left_out: str = "") -> RunReport:
-        """Sum the run up, and warn of what it lost.
+        """Report the whole run, and warn of its losses.
 
         Args:
-            used: impressions that came to something in this run; ``ever``: over the life of the state.
-            name: what they came to, as "learned".
-            ended: whether the log was read to its end, so that no more clicks can find an impression.
-            left_out: what else can become of impressions, with numbers.
+            used: impressions used in this run; ``ever``: since the state began.
+            name: how they were used, such as "learned".
+            ended: whether the log was read to its end, so that no further click can be joined.
+            left_out: why other impressions were excluded, with counts.
         """
         counts = self._counts(ended=ended)
-        self.look(now=True)
+        self.check_losses(now=True)
         limit = self._settings.losses.warn_share
         warnings = []
         for loss in LOSSES:
@@ -187,14 +187,14 @@ class RunOutcomes:
         if self._labelled("impressions"):
             settled = self._change("impressions")
         if not self._change("positives") and settled >= NO_POSITIVES and limit < 1.0:
-            text = f"none of {settled:,} impressions is a positive: the model learns a click rate of 0"
+            text = f"no positives among {settled:,} impressions: the model learns a click rate of 0"
             warnings.append(Warned("no_positives", 0.0, text))
         nothing = ""
-        # Clicks alone can come after everything is learned: that is no failure of a state that has learned.
+        # Clicks without new impressions are not a failure if an earlier run has learned.
         if ended and not used and (counts.read["impressions"] or (counts.read["clicks"] and not ever)):
             nothing = self._nothing(counts, name, left_out)
         for warned in warnings:
-            self._said.pop(warned.loss, None)
+            self._warned_at.pop(warned.loss, None)
             self._warn(warned)
         return RunReport(
             labelled=self._settings.join.input == "labelled",
@@ -230,7 +230,7 @@ class RunOutcomes:
         if ended:
             names = [name for name in change if name.startswith("clicks_") and name != _ENTRY_CLICKS]
             known = sum(change[name] for name in names) + self._dead["clicks"]
-            # Clicks that an earlier run held may have found their impression in this one.
+            # Clicks that were read by an earlier run may have been joined in this one.
             lost["clicks_waiting"] = max(0, self._read["clicks"] - known)
         return LossCounts(dict(self._read), lost)
 
@@ -257,12 +257,12 @@ class RunOutcomes:
         )
 
     def _nothing(self, counts: LossCounts, name: str, left_out: str = "") -> str:
-        """Why no impression was of use."""
+        """Why no impression was used."""
         text = f"read {counts.read['impressions']:,} "
         if self._labelled("impressions"):
-            text += f"labelled records, of which none was {name}"
+            text += f"labelled records, but none of them was {name}"
         else:
-            text += f"impressions and {counts.read['clicks']:,} clicks, of which none was {name}"
+            text += f"impressions and {counts.read['clicks']:,} clicks, but no impression was {name}"
         lost = [loss for loss in LOSSES if loss.base == "impressions" and counts.lost[loss.name]]
         if lost:
             worst = max(lost, key=lambda loss: counts.lost[loss.name])
@@ -274,8 +274,8 @@ class RunOutcomes:
             text += f": {self._change('others'):,} were answered by other arms, and learn_from is 'own'"
         return text
 
-    def _look_at_unit(self, ordered: Sequence[OrderedEntry]) -> None:
-        """Note the first time that looks like seconds; one record of a chunk is looked at."""
+    def _check_unit(self, ordered: Sequence[OrderedEntry]) -> None:
+        """Remember the first timestamp that looks like seconds; only one record per chunk is checked."""
         if self._unit is None and ordered:
             record, entry = ordered[0].record, ordered[0].entry
             if record is not None and entry is not None and like_seconds(record.ts_ms):
@@ -283,11 +283,11 @@ class RunOutcomes:
 
     def _unit_warning(self, ts_ms: int, entry: Entry) -> Warned:
         place = f"{entry.topic}[{entry.partition}] offset {entry.offset}"
-        text = f"ts_ms = {ts_ms} ({place}) is a day of 1970; it looks like seconds: write milliseconds"
+        text = f"ts_ms = {ts_ms} ({place}) is a date in 1970; it looks like seconds; write milliseconds"
         return Warned(TIME_UNIT, 0.0, text)
 
     def _warn(self, warned: Warned) -> None:
         moment = self._clock()
-        if moment - self._said.get(warned.loss, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-            self._said[warned.loss] = moment
+        if moment - self._warned_at.get(warned.loss, -REPEAT_SECONDS) >= REPEAT_SECONDS:
+            self._warned_at[warned.loss] = moment
             self._reporter.say("warning", loss=warned.loss, share=round(warned.share, 4), reason=warned.text)

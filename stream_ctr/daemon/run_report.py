@@ -1,4 +1,4 @@
-"""What a run came to, as a table for people and as an object for programs."""
+"""Outcome report of one run, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from stream_ctr.monitoring.dead_letter_reasons import ReasonCount
 from stream_ctr.monitoring.record_losses import LOSSES, Base, LossCounts
 
 SHOWN_REASONS: Final = 10
-"""Reasons of dead letters that the table shows."""
+"""Maximum number of dead-letter reasons in the table."""
 _ROWS_OF_THEIR_OWN: Final = frozenset(
     {loss.name for loss in LOSSES}
     | {"entries", "rejected", "impressions", "positives", "negatives", "clicks_joined", "clicks_first"}
 )
-"""Counters of a pipeline that the table shows in their place, or as part of others."""
+"""Pipeline counters that already have a row, or are part of another row."""
 _TITLES: Final = {
-    "skipped": "entries that the log no longer held",
+    "skipped": "entries deleted by retention",
     "others": "impressions answered by other arms",
 }
 _PLAIN_WIDTH: Final = 200
-"""Columns where there is no terminal: long enough that no row is broken."""
+"""Width in columns without a terminal: wide enough that no row wraps."""
 
 
 class Warned(NamedTuple):
-    """One warning."""
+    """A warning about one loss."""
 
     loss: str
-    """Name of the loss, as metrics have it."""
+    """Name of the loss, as in the metrics."""
     share: float
     text: str
 
@@ -55,29 +55,29 @@ class RunReport:
     """Counts of one run, from its start to its end."""
 
     labelled: bool
-    """Whether labelled records were read, in place of impressions and clicks."""
+    """Whether labelled records were read instead of impressions and clicks."""
     counts: LossCounts
     outcomes: dict[str, int]
-    """Change of each of the pipeline's counters."""
+    """Increase of each pipeline counter."""
     used: int
     used_name: str
-    """What impressions came to, as "learned", and how many did."""
+    """How impressions were used, such as "learned"; ``used`` is their number."""
     dead_letters: int
     reasons: list[ReasonCount]
-    """Of dead letters, most frequent first."""
+    """Reasons of dead letters, most frequent first."""
     warnings: list[Warned]
     nothing: str
-    """Why the run is a failure: it read records and used none; empty where it is not."""
+    """Why no record was used, if the run read records and failed for that; else empty."""
     listing: str
-    """How to see the dead letters."""
+    """How to list the dead letters."""
 
     def check(self) -> None:
-        """Raises NothingUsedError where records were read and none of them was of use."""
+        """Raise NothingUsedError if the run read records and used none of them."""
         if self.nothing:
             raise NothingUsedError(self.nothing)
 
     def rows(self) -> Iterator[Row]:
-        """The table, row by row."""
+        """The rows of the table."""
         bases: tuple[Base, ...] = ("impressions",) if self.labelled else ("impressions", "clicks")
         for of in bases:
             read = self.counts.read[of]
@@ -101,7 +101,7 @@ class RunReport:
                 yield Row(_TITLES.get(name, name.replace("_", " ")), count, None, "", name == "skipped")
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The report as ``--json`` prints it."""
         losses = {
             loss.name: {
                 "count": self.counts.lost[loss.name],
@@ -128,7 +128,7 @@ class RunReport:
         }
 
     def print(self, title: str, console: Console | None = None) -> None:
-        """The table: with lines on a terminal, plain text elsewhere."""
+        """Print the table: with lines on a terminal, as plain text elsewhere."""
         console = console or Console()
         if console.is_terminal:
             self._render(title, console, SIMPLE)
@@ -165,5 +165,5 @@ class RunReport:
 
     @staticmethod
     def _of(count: int, read: int) -> float | None:
-        # What an earlier run read can be lost in this one.
+        # Records read by an earlier run can be counted as lost in this one.
         return min(1.0, count / read) if read else None

@@ -1,7 +1,7 @@
-"""Checkpoints of a daemon: when they are due, what goes into one, and whether it became durable.
+"""Schedules and writes the checkpoints of a daemon.
 
-The loop hands over the state of one position; another thread writes it while the loop goes on. A checkpoint
-that cannot be written stops nothing: its age is published, and it is tried again.
+The loop passes the state of one position; a background thread writes it while the loop continues. A failed
+checkpoint does not stop the daemon: it is reported and tried again, and metrics show the age of the newest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stream_ctr.reporting.progress import Reporter
 from stream_ctr.state.frozen import FrozenState
 
 RETRY_SECONDS: Final = 5.0
-"""Longest time until a failed checkpoint is tried again."""
+"""Longest time in seconds until a failed checkpoint is tried again."""
 
 
 class Saved(NamedTuple):
@@ -34,15 +34,15 @@ class Saved(NamedTuple):
 
 
 class Savable(Resumable, Protocol):
-    """The state of a daemon, of which checkpoints are taken while it goes on."""
+    """The state of a daemon, of which checkpoints are written while it runs."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether the end of the log would change the state: a window is open."""
+        """Whether the end of the log would change the state, because a window is open."""
         ...
 
     def freeze(self) -> dict[str, FrozenState]:
-        """Everything that decides what comes next, to be written in another thread."""
+        """The complete state, to be written in another thread."""
         ...
 
 
@@ -50,13 +50,12 @@ class Saver:
     """Writes the checkpoints of one run.
 
     Args:
-        opening: the state that the run resumes; its core is saved to its store.
-        reporter: where failures are reported.
-        every_seconds: time between two checkpoints.
-        settle: called before the state is taken: brings all of it to one position, and has the log
-            acknowledge every record whose source lies before that position.
-        rebuilds: whether the core holds a learner without a state, which every start learns from the log
-        again.
+        opening: the opened state; its core is saved to its store.
+        reporter: reports failures.
+        every_seconds: interval between checkpoints.
+        settle: called before the state is read; brings all its parts to one position, and waits until the log
+            has acknowledged every record that was written because of entries before that position.
+        rebuilds: whether the learner has no saved state, so that every start learns the log again.
     """
 
     def __init__(
@@ -84,14 +83,14 @@ class Saver:
         """Write the state of everything applied so far, and wait until it is durable.
 
         Raises:
-            OSError: the file system refuses; earlier checkpoints are untouched.
+            OSError: the file system failed; earlier checkpoints are untouched.
             LogError: the log did not acknowledge records whose offsets would be saved.
         """
         self._end()
         self._saved(self._begin()())
 
     def when_due(self) -> None:
-        """Begin a checkpoint if it is time, and collect the result of the one before."""
+        """Begin a checkpoint if it is due, and collect the result of the previous one."""
         if self._writing.done:
             self._end()
         if self._writing.busy or time.monotonic() < self._due:
@@ -103,11 +102,11 @@ class Saver:
             self._failed(error)
 
     def close(self) -> None:
-        """Wait for the thread's end."""
+        """Wait until the background thread has ended."""
         self._writing.close()
 
     def _begin(self) -> Callable[[], Saved]:
-        """Take the state of everything applied so far; returns the function that writes it, in any thread."""
+        """Freeze the state of everything applied so far; returns a function that writes it, in any thread."""
         self._settle()
         opening, stage, store = self._opening, self._opening.core.stage, self._opening.store
         segments = stage.segments()
@@ -118,7 +117,7 @@ class Saver:
         created_ms = time.time_ns() // 1_000_000
         positions = [(*tp, offset) for tp, offset in sorted(stage.progress.positions().items())]
         emitted = stage.progress.applied
-        # Segments that the joiner writes from here on are not this checkpoint's to remove.
+        # Segments that the joiner writes from now on must not be removed by this checkpoint.
         removable = names_in(store.folder / SEGMENTS)
         parts = opening.core.freeze()
 
@@ -140,15 +139,17 @@ class Saver:
         return write
 
     def _unchanged(self, unused: list[str]) -> Saved:
-        """Keep the checkpoint of the beginning, which is all that a learner without a state resumes from, and
-        remove the joiner's files that are no longer used."""
+        """Keep the checkpoint of the start, from which a learner without saved state always resumes.
+
+        Removes unused files of the joiner.
+        """
         store = self._opening.store
         remove_others(store.folder / SEGMENTS, unused, (), store.files)
         manifest = store.manifest(store.versions()[-1])
         return Saved(manifest.version, manifest.created_ms)
 
     def _end(self) -> None:
-        """Collect the result of the checkpoint that is being written, if there is one."""
+        """Wait for the checkpoint that is being written, if any, and collect its result."""
         try:
             saved = self._writing.take()
         except OSError as error:
@@ -158,12 +159,12 @@ class Saver:
             self._saved(saved)
 
     def _saved(self, saved: Saved) -> None:
-        """Publish a durable checkpoint, and trim decisions that precede every checkpoint kept."""
+        """Record a durable checkpoint, and trim journal decisions that precede every kept checkpoint."""
         self._note(saved)
         try:
             self._opening.journal.trim(self._opening.store.oldest_emitted())
         except StateError as error:
-            # The journal only stays longer than it must; the checkpoint is complete.
+            # The checkpoint is complete; the journal only stays longer than necessary.
             self._reporter.say("journal-not-trimmed", reason=str(error))
 
     def _note(self, saved: Saved) -> None:

@@ -1,6 +1,6 @@
-"""What a daemon begins from: the state folder, its newest checkpoint, the order of events and its journal.
+"""The state folder of a daemon: newest checkpoint, order of events and journal.
 
-Trainers, the joining process and the experiment's watcher all begin here, and say so in the same words.
+Trainers, the joining process and the watcher all open their state folder here, and report it in the same way.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from stream_ctr.daemon.checkpoint import SEGMENTS, CheckpointStore, Loaded
 from stream_ctr.daemon.resume import (
     LogPlace,
     Resumable,
-    compaction_remarks,
-    refuse_untrained,
+    check_snapshots,
+    compaction_warnings,
     resume,
     skipped_entries,
 )
@@ -25,6 +25,7 @@ from stream_ctr.events.log import EventLog
 from stream_ctr.features.scan.scanner import RecordScanner
 from stream_ctr.pipeline.decoding.labelled import LabelledDecoder
 from stream_ctr.pipeline.joining.segments import SegmentFolder
+from stream_ctr.pipeline.ordering.entry import OrderState
 from stream_ctr.pipeline.ordering.journal import FileJournal
 from stream_ctr.pipeline.ordering.order import Order
 from stream_ctr.reporting.progress import Reporter
@@ -36,32 +37,32 @@ R_co = TypeVar("R_co", bound=Resumable, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Opening(Generic[R_co]):
-    """A state folder that is open, and what a run goes on from."""
+    """An opened state folder, from which a run starts."""
 
     folder: Path
     place: LogPlace
-    """The topics that are read, by their ids."""
+    """The topics that are read, with their ids."""
     log: dict[str, Any]
-    """Which log it belongs to, for the manifest."""
+    """The log to which the state belongs, for the manifest."""
     identity: dict[str, Any]
-    """What a configuration must agree on with it, for the manifest."""
+    """The settings that a configuration must match, for the manifest."""
     store: CheckpointStore
     core: R_co
     journal: FileJournal
     order: Order
     loaded: Loaded | None
-    """The checkpoint that the core came from; None for a new run."""
+    """The checkpoint that was loaded into the core; None for a new run."""
     lost: int
-    """Entries behind which the run goes on because the log no longer holds them."""
-    remarks: list[str]
-    """What is unusual about the log and worth a line."""
+    """Entries that the run skips because retention has deleted them."""
+    warnings: list[str]
+    """Warnings about the log."""
 
     @property
-    def moved(self) -> bool:
-        """Whether the run begins where no checkpoint is: one is due at once."""
+    def unsaved(self) -> bool:
+        """Whether no checkpoint has the positions of this run, so that one must be written at once."""
         return self.loaded is None or self.lost > 0
 
-    def tell(
+    def report(
         self,
         reporter: Reporter,
         *,
@@ -69,13 +70,13 @@ class Opening(Generic[R_co]):
         ignored: str = "",
         resumed: Mapping[str, Any],
     ) -> None:
-        """Say where the run begins.
+        """Report where the run starts.
 
         Args:
-            reporter: where to.
-            new: what to add where there was no checkpoint.
-            ignored: why what was given for a new run does not count, where there was one.
-            resumed: what to add in that case.
+            reporter: where to report it.
+            new: values to add for a new run.
+            ignored: for a resumed run, why its options for a new run are ignored.
+            resumed: values to add for a resumed run.
         """
         if self.loaded is None:
             reporter.say("new", state=str(self.folder), **(new or {}))
@@ -86,10 +87,10 @@ class Opening(Generic[R_co]):
                 reporter.say("start-from-ignored", reason=ignored)
             newest = self.store.path(self.loaded.manifest.version)
             reporter.say("resumed", checkpoint=str(newest), **resumed)
-        for remark in self.remarks:
-            reporter.say("log", warning=remark)
+        for warning in self.warnings:
+            reporter.say("log", warning=warning)
         if self.lost:
-            reporter.say("skipped", entries=self.lost, reason="the log no longer holds them")
+            reporter.say("skipped", entries=self.lost, reason="deleted by retention")
 
 
 def open_state(
@@ -105,28 +106,28 @@ def open_state(
     skip_lost: bool = False,
     replace_snapshots: bool = False,
     at_end: bool = False,
-    begin: Callable[[R], None] = lambda core: None,
+    initialize: Callable[[R], None] = lambda core: None,
 ) -> Opening[R]:
-    """Open a state folder and go on from its newest checkpoint, or begin a new run.
+    """Open a state folder and resume its newest checkpoint, or begin a new run.
 
     Args:
         settings: the configuration.
-        folder: the state folder; made where there is none.
-        log, place: the open event log, and the topics of it that are read.
-        identity: what the state and the configuration must agree on.
-        make_core: an empty core, given where its joiner puts what memory does not hold.
+        folder: the state folder; created if missing.
+        log, place: the open event log and its topics that are read.
+        identity: the settings that a checkpoint must match.
+        make_core: makes an empty core; the argument stores the joiner's records beyond its memory budget.
         files: file operations of checkpoints, segments and journal.
-        scanner: reads impressions faster, where their schema is known.
-        replace_snapshots: begin a new run although the folder has snapshots of an earlier one.
-        skip_lost, at_end, begin: as in :func:`stream_ctr.daemon.resume.resume`.
+        scanner: parses impressions faster than the default decoder; needs their schema.
+        replace_snapshots: begin a new run even if the folder has snapshots of an earlier one.
+        skip_lost, at_end, initialize: as in :func:`stream_ctr.daemon.resume.resume`.
 
     Raises:
-        StreamCTRError: the state or the log cannot be gone on with; nothing was changed.
+        StreamCTRError: the checkpoint or the log cannot be resumed; nothing was changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(folder / "checkpoints", settings.train.checkpoints_kept, files or Files())
     segments = SegmentFolder(store.folder / SEGMENTS, files)
-    remarks = compaction_remarks(log, place)
+    warnings = compaction_warnings(log, place)
     core, loaded = resume(
         store,
         lambda: make_core(segments),
@@ -135,17 +136,15 @@ def open_state(
         place,
         skip_lost=skip_lost,
         at_end=at_end,
-        begin=begin,
-        remark=remarks.append,
+        initialize=initialize,
+        warn=warnings.append,
     )
     if loaded is None and not replace_snapshots:
-        refuse_untrained(folder)
+        check_snapshots(folder)
     journal = FileJournal(folder / "journal", files)
     lost = skipped_entries(core, loaded)
     if lost:
         journal.cut(core.stage.progress.applied)
-    topics, order = tuple(place.topic_ids), settings.order
-    labelled = topics == (settings.log.labelled,)
     return Opening(
         folder=folder,
         place=place,
@@ -154,17 +153,29 @@ def open_state(
         store=store,
         core=core,
         journal=journal,
-        order=Order(
-            topics,
-            core.stage.progress.order_state(),
-            journal,
-            order.max_ahead_seconds,
-            order.max_lead_seconds,
-            scanner,
-            LabelledDecoder(order.max_ahead_seconds) if labelled else None,
-            lambda: time.time_ns() // 1_000_000,
-        ),
+        order=_order(settings, tuple(place.topic_ids), core.stage.progress.order_state(), journal, scanner),
         loaded=loaded,
         lost=lost,
-        remarks=remarks,
+        warnings=warnings,
+    )
+
+
+def _order(
+    settings: Settings,
+    topics: tuple[str, ...],
+    start: OrderState,
+    journal: FileJournal,
+    scanner: RecordScanner | None,
+) -> Order:
+    """The order of the topics' entries, continued from ``start``."""
+    order, labelled = settings.order, topics == (settings.log.labelled,)
+    return Order(
+        topics,
+        start,
+        journal,
+        order.max_ahead_seconds,
+        order.max_lead_seconds,
+        scanner,
+        LabelledDecoder(order.max_ahead_seconds) if labelled else None,
+        lambda: time.time_ns() // 1_000_000,
     )

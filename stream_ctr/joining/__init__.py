@@ -1,1 +1,1 @@
-"""The joining process."""
+"""The joining process: joins impressions and clicks into a topic of labelled records."""

@@ -1,6 +1,6 @@
 """The joining process: applies the chunks of the daemon's loop and appends the labelled records.
 
-State and exactly-once rules are those of the trainer.
+It has the trainer's state handling and exactly-once guarantee.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FOLDER = "join"
 
 
 class JoinCore:
-    """The state of the joining process as a checkpoint holds it."""
+    """The state of the joining process."""
 
     def __init__(self, settings: Settings, partitions: int, segments: SegmentFolder) -> None:
         self.pipeline = JoinPipeline(
@@ -49,7 +49,7 @@ class JoinCore:
 
     @property
     def stage(self) -> Stage:
-        """Where the pipeline is in the log."""
+        """The pipeline's stage, which knows the position in the log."""
         return self.pipeline.stage
 
     @property
@@ -58,11 +58,15 @@ class JoinCore:
         return self.stage.open_impressions > 0
 
     def freeze(self) -> dict[str, FrozenState]:
-        """Everything that decides what comes next, to be written in another thread."""
+        """The complete state, to be written in another thread."""
         return {"join": self.pipeline.freeze()}
 
     def load_parts(self, parts: dict[str, State]) -> None:
-        """Become the core that handed out ``parts``."""
+        """Load a saved state.
+
+        Raises:
+            StateError: it is damaged, or belongs to other topics or partitions.
+        """
         self.pipeline.load_state(parts["join"])
 
 
@@ -72,7 +76,7 @@ class JoinDaemon:
     Args:
         settings: the configuration.
         log: the open event log; the caller closes it.
-        reporter: where progress goes.
+        reporter: reports progress.
         files: file operations of checkpoints and journal.
         on_step: called after every chunk, for observers.
 
@@ -113,45 +117,46 @@ class JoinDaemon:
         self._outbox = Outbox(reporter, self._dead_letters, self.output)
         seconds = settings.train.checkpoint_seconds
         self._saver = Saver(self._opening, reporter, seconds, self._flush)
-        self._opening.tell(reporter, resumed={"applied": self.core.stage.progress.applied})
-        if self._opening.moved:
+        self._opening.report(reporter, resumed={"applied": self.core.stage.progress.applied})
+        if self._opening.unsaved:
             self.checkpoint()
 
     def _ensure_labelled(self, partitions: int) -> None:
-        """Make the topic of labelled records, with a partition for each one of the inputs."""
+        """Create the topic of labelled records with as many partitions as the input topics."""
         topic = self._settings.log.labelled
         there = self._log.ensure_topic(topic, partitions)
         if there != partitions:
             raise LogError(
-                f"{self._log.url}: topic {topic!r} has {there} partitions, the inputs have {partitions}, "
-                "and each needs its own. Name another topic in log.labelled and another state folder"
+                f"{self._log.url}: topic {topic!r} has {there} partitions, the input topics have "
+                f"{partitions}; the numbers must be equal. Set log.labelled to a new topic and train.state "
+                "to a new folder"
             )
 
     def _check_output(self) -> None:
-        """The topic must hold what the state has written, and nothing where there is no state."""
+        """Check that the topic holds everything that the state has written, and nothing for a new state."""
         topic, folder = self._settings.log.labelled, self._opening.folder
         for partition, following in enumerate(self.core.pipeline.sequences):
             last = self.output.last[partition]
             if self._opening.loaded is None and last >= 0:
                 raise StateError(
-                    f"{folder} holds no state, but topic {topic!r} holds labelled records: they are of "
-                    "another joining process. Restore its state, or name another topic in log.labelled"
+                    f"{folder} has no state, but topic {topic!r} already has labelled records of another "
+                    "joining process. Restore its state, or set log.labelled to a new topic"
                 )
             if last < following - 1:
                 raise StateError(
                     f"{folder} wrote topic {topic!r} partition {partition} up to sequence {following - 1}, "
-                    f"the topic ends with {last}: labelled records were lost. Restore the topic, or "
-                    "name another one and another state folder"
+                    f"the topic ends with {last}: labelled records were lost. Restore the topic, or set "
+                    "log.labelled to a new topic and train.state to a new folder"
                 )
 
     def run(self, stop: Event, until_idle: float | None = None) -> RunReport:
-        """Join until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
+        """Join until ``stop`` is set or, with ``until_idle``, the log has been silent for that many seconds.
 
-        Returns what this run read, wrote and lost.
+        Returns the counts of records read, written and lost.
 
         Raises:
             PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
-            StreamCTRError: the log cannot be read on, or is not the log that was read before.
+            StreamCTRError: the log cannot be read, or was replaced by another log.
         """
         before = sum(self.core.pipeline.sequences)
         loop = DaemonLoop(self._settings, self._log, self._opening, self._saver, self._outbox, self._outcomes)
@@ -167,7 +172,7 @@ class JoinDaemon:
         return self._outcomes.finish(written - before, "written", ever=written, ended=loop.ended)
 
     def _serve(self, stack: ExitStack) -> None:
-        """Open /metrics and /health where a port is named; closed with ``stack``.
+        """Serve /metrics and /health until ``stack`` closes, if a port is configured.
 
         Raises:
             StreamCTRError: the port cannot be listened on.
@@ -178,31 +183,36 @@ class JoinDaemon:
         names = ("train.metrics_host", "train.join_metrics_port")
 
         def ready() -> str | None:
-            return None if self._healthy else "the log does not answer; it is tried again"
+            return None if self._healthy else "log unavailable; retrying"
 
         server = MetricsServer(host, port, self._metrics, ready, settings=names)
         stack.callback(server.close)
         self._reporter.say("metrics", url=f"http://{server.host}:{server.port}/metrics")
 
     def checkpoint(self) -> None:
-        """Write the waiting records to the log, then the state.
+        """Write the pending records to the log, then a checkpoint.
 
         Raises:
-            OSError: the file system refuses; earlier checkpoints are untouched.
-            LogError: the log did not acknowledge the waiting records.
+            OSError: the file system failed; earlier checkpoints are untouched.
+            LogError: the log did not acknowledge the pending records.
         """
         self._saver.now()
 
     def _flush(self) -> None:
-        """Have the log acknowledge every record whose source lies before the offsets that are saved next."""
+        """Write every record whose source lies before the offsets of the next checkpoint to the log.
+
+        Raises:
+            LogError: the log did not acknowledge the records.
+            StateError: the labelled topic was recreated.
+        """
         self._outbox.flush()
         topic = self._settings.log.labelled
         before, now = self._opening.identity["labelled_topic_id"], self._log.topic_id(topic)
         if now != before:
             raise StateError(
                 f"topic {topic!r} was deleted and created again while it was written (id {before}, "
-                f"now {now}): labelled records were lost. Name another topic in log.labelled and another "
-                "state folder"
+                f"now {now}): labelled records were lost. Set log.labelled to a new topic and train.state to "
+                "a new folder"
             )
 
     def _apply(self, ordered: list[OrderedEntry]) -> None:
@@ -227,7 +237,7 @@ class JoinDaemon:
 
 
 def _identity(settings: Settings, log: EventLog) -> dict[str, Any]:
-    """What a checkpoint of the joining process and a configuration must agree on."""
+    """The settings that determine the state of the joining process."""
     names = ("policy", "release", "window_seconds", "horizon_seconds")
     topics = ("impressions", "clicks", "labelled")
     return {
@@ -242,8 +252,8 @@ def join_folder(settings: Settings) -> Path:
     """State folder of the joining process.
 
     Raises:
-        ConfigError: an arm has that name, and so the same folder.
+        ConfigError: an arm has the same name and so the same folder.
     """
     if any(arm.name == FOLDER for arm in settings.experiment.arms):
-        raise ConfigError(f"an arm is named {FOLDER!r}, as the folder of the joining process; rename the arm")
+        raise ConfigError(f"arm name {FOLDER!r} is reserved for the joining process; rename the arm")
     return Path(settings.train.state) / FOLDER

@@ -1,8 +1,8 @@
-"""The labelled topic as the joining process writes it: every sequence once, in order.
+"""Output of the joining process: writes each sequence number to the labelled topic once, in order.
 
-What is in the topic is told from the topic itself: each record carries its sequence, so the last record of
-a partition says how far it goes. A record up to there is not written again, whether it was written before a
-restart or by an append whose acknowledgement was lost.
+Each record carries its sequence number, so the last record of a partition shows which records the topic
+already holds. These are not written again, whether they were written before a restart or by an append whose
+acknowledgement was lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stream_ctr.joining.pipeline import SequencedRecord
 from stream_ctr.pipeline.decoding.labelled import sequence_of
 
 MAX_WAITING = 20_000
-"""Records that may wait while the log takes none; then reading waits, too."""
+"""Maximum number of pending records while the log is unavailable; beyond it, reading pauses."""
 _POLL_SECONDS = 10.0
 
 
@@ -24,7 +24,7 @@ class JoinOutput:
     """Appends labelled records to a topic of which this process is the only writer.
 
     Raises:
-        LogError: the topic cannot be read, or its last record is not one of a joining process.
+        LogError: the topic cannot be read, or its last record was not written by a joining process.
     """
 
     def __init__(self, log: EventLog, topic: str) -> None:
@@ -32,15 +32,15 @@ class JoinOutput:
         self._waiting: list[SequencedRecord] = []
         self._in_doubt = False
         self.last = self._read_back()
-        """Sequence of the last record in each partition; -1 in an empty one."""
+        """Sequence number of the last record of each partition; -1 for an empty one."""
         self.written = 0
-        """Records that this process wrote."""
+        """Records that this run wrote."""
         self.there_before = 0
-        """Records that were in the topic already."""
+        """Records that were already in the topic."""
 
     @property
     def waiting(self) -> int:
-        """Records that are not yet acknowledged."""
+        """Number of records that the log has not acknowledged."""
         return len(self._waiting)
 
     @property
@@ -50,18 +50,19 @@ class JoinOutput:
 
     @property
     def full(self) -> bool:
-        """Whether so many wait that reading must wait, too."""
+        """Whether reading must pause until records are written."""
         return len(self._waiting) >= MAX_WAITING
 
     def add(self, records: Iterable[SequencedRecord]) -> None:
-        """Take the next records; they are in the log after the next ``flush``."""
+        """Add the next records; the next :meth:`flush` writes them."""
         self._waiting += records
 
     def flush(self) -> None:
-        """Append what waits and is not in the topic; the log has acknowledged it when this returns.
+        """Append the pending records that are not in the topic yet.
 
         Raises:
-            LogError: not acknowledged; what waits still waits, and the next flush looks what is there.
+            LogError: the log did not acknowledge them; they stay pending, and the next flush reads back what
+                the topic holds.
         """
         if not self._waiting:
             return
@@ -87,20 +88,23 @@ class JoinOutput:
             name = f"topic {self.topic!r} partition {partition}"
             if end == starts[partition]:
                 raise LogError(
-                    f"{self._log.url}: {name} was emptied: how far the labelled records go cannot be told. "
-                    "Keep the last record, or name another topic in log.labelled and another state folder"
+                    f"{self._log.url}: {name} was emptied, so its last sequence number is unknown. Set "
+                    "log.labelled to a new topic with longer retention and train.state to a new folder"
                 )
             sequence = self._last_sequence(partition, starts[partition], end)
             if sequence is None:
                 raise LogError(
-                    f"{self._log.url}: the last record of {name} is none of stream-ctr join: something else "
-                    "writes there. Name another topic in log.labelled"
+                    f"{self._log.url}: the last record in {name} was not written by stream-ctr join. Set "
+                    "log.labelled to a topic of its own"
                 )
             last[partition] = sequence
         return last
 
     def _last_sequence(self, partition: int, start: int, end: int) -> int | None:
-        """Sequence of a partition's last record, replayed dead letters apart; None where it has none."""
+        """Sequence number of a partition's last record, ignoring replayed dead letters.
+
+        None if that record has no sequence number; -1 if there is no such record.
+        """
         first = end
         while first > start:
             before, first = first, max(start, end - 16 * (end - first + 1))
@@ -111,7 +115,7 @@ class JoinOutput:
         return -1
 
     def _entries(self, partition: int, first: int, end: int) -> list[Entry]:
-        """The entries from one offset to before another."""
+        """The entries from offset ``first`` up to, but not including, ``end``."""
         place = TopicPartition(self.topic, partition)
         found: list[Entry] = []
         reader = self._log.reader({place: first})
@@ -121,8 +125,8 @@ class JoinOutput:
                 found += entries
                 if not entries and reader.positions()[place] < end:
                     raise LogError(
-                        f"{self._log.url}: topic {self.topic!r} partition {partition} did not give entry "
-                        f"{reader.positions()[place]} in {_POLL_SECONDS:g} s; try again"
+                        f"{self._log.url}: topic {self.topic!r} partition {partition} did not return entry "
+                        f"{reader.positions()[place]} within {_POLL_SECONDS:g} s; try again"
                     )
         finally:
             reader.close()

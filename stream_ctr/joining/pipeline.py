@@ -1,9 +1,9 @@
 """The joining process as a fold: ordered entries in, labelled records out.
 
-It runs the join stage that the trainer runs, on the same order, and holds of each impression its place in the
-log and its bytes. Each labelled record goes to the partition of its impression and carries the next sequence
-number of that partition. Entries, journal and configuration determine the records: after a restart the same
-records come out with the same sequence numbers.
+It runs the trainer's join stage on the same order, and holds the log position and the bytes of each open
+impression. Each labelled record goes to the partition of its impression and carries the next sequence number
+of that partition. Entries, journal and configuration determine the records, so a restart produces the same
+records with the same sequence numbers.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from stream_ctr.state.frozen import FrozenState
 from stream_ctr.state.state import State
 
 _PLACE: Final = struct.Struct("<iq")
-"""Partition and offset, in front of the impression's bytes in the payload that the stage holds."""
+"""Partition and offset; precede the impression's bytes in the payload that the stage holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SequencedRecord:
-    """A labelled record and its sequence number in its partition."""
+    """A labelled record and its sequence number within its partition."""
 
     record: Record
     partition: int
@@ -54,7 +54,7 @@ class JoinPipeline:
     Args:
         join: label policy, which must be ``wait``: a labelled record is final.
         impressions_topic, clicks_topic: the two topics; each has ``partitions`` partitions.
-        segments: where the joiner's memory beyond its budget goes.
+        segments: stores the joiner's records beyond its memory budget.
 
     Raises:
         ConfigError: another label policy.
@@ -99,7 +99,7 @@ class JoinPipeline:
         partition, offset = _PLACE.unpack_from(labelled.payload)
         sequence = self.sequences[partition]
         self.sequences[partition] += 1
-        # Without a click, the label is known when the window ends, however late an entry shows that.
+        # Without a click, the label is known at the end of the window, however late the next entry comes.
         end_ms = max(labelled.time_ms, labelled.ts_ms) + joiner.window_ms
         ts_ms = min(joiner.watermark_ms, end_ms)
         source = (self._topic, partition, offset)
@@ -109,16 +109,16 @@ class JoinPipeline:
         )
 
     def freeze(self) -> FrozenState:
-        """Everything that decides the next records."""
+        """The complete state, to be written in another thread."""
         inner = FrozenState.gather(self.stage.parts())
         return FrozenState(inner.arrays, {**inner.values, "sequences": list(self.sequences)})
 
     def state(self) -> State:
-        """The same as :meth:`freeze`, at once."""
+        """The complete state as a copy."""
         return self.freeze().thaw()
 
     def load_state(self, state: State) -> None:
-        """Become the pipeline that handed out ``state``.
+        """Load a state that :meth:`state` or :meth:`freeze` returned.
 
         Raises:
             StateError: it is damaged, or belongs to other topics or partitions.
@@ -127,5 +127,5 @@ class JoinPipeline:
         sequences = state.values.get("sequences")
         numbers = [n for n in sequences if isinstance(n, int)] if isinstance(sequences, list) else []
         if len(numbers) != len(self.sequences):
-            raise StateError(f"saved sequences of the joiner are missing or damaged: {sequences!r}")
+            raise StateError(f"saved sequence numbers are missing or damaged: {sequences!r}")
         self.sequences = numbers

@@ -1,7 +1,8 @@
-"""Counts of dead letters by reason, with the values in a reason masked.
+"""Counts of dead letters by reason, with the values in a reason masked; classes of reasons.
 
-A reason quotes values of the record, so every record can have a different reason. Here, numbers and quoted
-texts are masked; names of fields and keys are kept. The number of distinct reasons is bounded.
+A reason quotes values of the record, so every record can have a different reason. For counting, numbers and
+quoted texts are masked, while names of fields and keys are kept; the number of distinct reasons is bounded. A
+metric label has only the class of a reason.
 """
 
 from __future__ import annotations
@@ -18,6 +19,29 @@ MOST_REASONS: Final = 50
 OTHER: Final = "other reasons"
 LONGEST: Final = 300
 """Maximum length of a reason in characters."""
+CLASSES: Final = (
+    ("UTF-8", "encoding"),
+    ("Unicode", "encoding"),
+    ("is null", "null"),
+    ("bytes, more than", "too large"),
+    ("too large", "too large"),
+    ("nested", "nesting"),
+    ("twice", "duplicate key"),
+    ("unknown field", "unknown field"),
+    ("missing required field", "missing key"),
+    ("is not a version", "version"),
+    ("ts_ms", "time"),
+    ("is not a number", "not a number"),
+    ("no probability", "probability"),
+    ("Expected `", "wrong type"),
+    ("expected a ", "wrong type"),
+    ("in that range", "amount"),
+    ("event_id", "event id"),
+    ("JSON", "not JSON"),
+    ("truncated", "not JSON"),
+)
+"""Classes of reasons, each by a phrase of the reason; the first match counts. A metric label must not contain
+values of a record, because these are unbounded."""
 
 _QUOTED: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VARIABLE: Final = re.compile(
@@ -43,6 +67,15 @@ def reason_pattern(reason: str) -> str:
         return "'...'" if found["text"] is not None else "N"
 
     return _VARIABLE.sub(shortened, reason[:LONGEST])
+
+
+def reason_class(reason: str) -> str:
+    """The class of a reason, for a metric label.
+
+    >>> reason_class("JSON is malformed: invalid character (byte 1)")
+    'not JSON'
+    """
+    return next((name for phrase, name in CLASSES if phrase.lower() in reason.lower()), "other")
 
 
 @dataclass(slots=True)

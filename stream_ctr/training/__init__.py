@@ -1,0 +1,1 @@
+"""The trainer, progressive evaluation, and attaching skip logits to a saved network."""

@@ -1,7 +1,4 @@
-"""``stream-ctr checkpoint attach-sml``: a trainer that learned without skip logits goes on with them.
-
-Skip logits are added to a saved network that has learned without them.
-"""
+"""``stream-ctr checkpoint attach-sml``: adds skip logits to a saved network that was trained without them."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from stream_ctr.config.features import slot_fields
 from stream_ctr.config.model import SML_KEYS
 from stream_ctr.config.settings import load_settings
 from stream_ctr.daemon.checkpoint import CheckpointStore
-from stream_ctr.daemon.identity import identity, refuse_other
+from stream_ctr.daemon.identity import check_identity, identity
 from stream_ctr.daemon.process import StateLock
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError, UsageError
@@ -26,21 +23,22 @@ from stream_ctr.state.state import Json, State
 
 
 def attach(store: CheckpointStore, config: str | None, arm_name: str | None) -> dict[str, Any]:
-    """Write the next version of the newest checkpoint: the same state, its network with skip logits.
+    """Write the next checkpoint version: the state of the newest one, with skip logits in its network.
 
-    The configuration describes the network as it is to become; all but its skip logits must be as saved.
-    The trainer must not be running. Predictions do not change until the next events are learned.
+    The configuration describes the resulting network; all settings except those of the skip logits must match
+    the checkpoint. The trainer must not be running. Predictions do not change until further events are
+    learned.
 
     Raises:
-        StateError: the folder is in use, the checkpoint is of another setup or has skip logits already.
-        UsageError: no configuration, or one without skip logits.
+        StateError: the folder is in use, or the checkpoint has other settings or already has skip logits.
+        UsageError: there is no configuration, or it has no skip logits.
     """
     settings = load_settings(config)
     arm = settings.arm(arm_name)
     if not arm.model.sml:
         raise UsageError(
-            f"model.sml = false for arm {arm.name!r}; attach-sml needs the configuration of the network as "
-            "it is to become: set model.sml = true"
+            f"model.sml = false for arm {arm.name!r}; attach-sml needs the configuration of the "
+            "resulting network: set model.sml = true"
         )
     fields = resolve_fields(settings.features)
     folder = store.folder.parent if store.folder.name == "checkpoints" else store.folder
@@ -51,12 +49,12 @@ def attach(store: CheckpointStore, config: str | None, arm_name: str | None) -> 
         saved = loaded.manifest.identity
         place = store.path(loaded.manifest.version)
         if saved.get("model", {}).get("sml", False):
-            raise StateError(f"{place} is of a network that has skip logits already")
+            raise StateError(f"the network in {place} already has skip logits")
         wanted = identity(settings, arm, fields)
         wanted = {name: part for name, part in wanted.items() if name in saved}
         others = {key: value for key, value in saved["model"].items() if key not in SML_KEYS}
         skips = {key: value for key, value in wanted["model"].items() if key in SML_KEYS}
-        refuse_other({**saved, "model": {**others, **skips}}, wanted, place)
+        check_identity({**saved, "model": {**others, **skips}}, wanted, folder)
         cpu = replace(arm.learner, device="cpu")
         fresh = TorchLearner(arm.model, arm.optimizer, cpu, slot_fields(fields), len(fields)).state()
         learner = attach_sml(loaded.parts["learner"], fresh)
@@ -81,29 +79,32 @@ def attach(store: CheckpointStore, config: str | None, arm_name: str | None) -> 
 
 
 def attach_sml(base: State, fresh: State) -> State:
-    """The state of ``base``, a learner without skip logits, with those of ``fresh``, whose W_i become 0.
+    """Add the skip logits of ``fresh`` to ``base``, with W_i = 0.
 
-    ``fresh`` is the state of a new learner of the same network with skip logits. Rows, dense parameters and
-    their optimizer state are kept bit for bit; the new parameters start as ``fresh`` has them. With W_i = 0
-    every skip logit is 0, so all logits are those of ``base``.
+    ``base`` is the state of a learner without skip logits, ``fresh`` that of a new learner with the same
+    network and skip logits. Rows, dense parameters and their optimizer state are kept bit for bit from
+    ``base``; the new parameters except W_i start as in ``fresh``. With W_i = 0 every skip logit is 0, so all
+    logits are those of ``base``.
 
     Raises:
-        StateError: the two are not of one network and optimizer, or ``base`` has skip logits already.
+        StateError: network or optimizer differ, or ``base`` already has skip logits.
     """
     old, new = _places(base), _places(fresh)
     if any(name.startswith("sml.") for name in old):
-        raise StateError("the network has skip logits already; there is nothing to attach")
+        raise StateError("the network already has skip logits; there is nothing to attach")
     kept = {name: place for name, place in new.items() if not name.startswith("sml.")}
     if [(n, s.stop - s.start) for n, s in old.items()] != [(n, s.stop - s.start) for n, s in kept.items()]:
         raise StateError(
-            f"the saved network has the dense parameters {', '.join(old)}, this one {', '.join(kept)} "
-            "beside its skip logits; all but the settings of the skip logits must agree"
+            f"the saved network has the dense parameters {', '.join(old)}, the configured one "
+            f"{', '.join(kept)} and skip logits; all settings except those of the skip logits must match"
         )
     arrays = dict(base.arrays)
     for key, array in fresh.arrays.items():
         if key.startswith("dense."):
             if key not in base.arrays:
-                raise StateError(f"the saved state has no {key}; attach with the optimizer that saved it")
+                raise StateError(
+                    f"the saved state has no {key}; configure the optimizer with which it was saved"
+                )
             arrays[key] = array.copy()
             for name, place in kept.items():
                 arrays[key][place] = base.arrays[key][old[name]]
@@ -114,7 +115,7 @@ def attach_sml(base: State, fresh: State) -> State:
 
 
 def _places(state: State) -> dict[str, slice]:
-    """Where each dense parameter lies in the flat vectors."""
+    """Slice of each dense parameter in the flat vectors."""
     layout = cast("list[list[Json]]", state.values.get("layout") or [])
     sizes = [math.prod(cast("list[int]", shape)) for _, shape in layout]
     ends = np.cumsum(sizes).tolist()

@@ -1,6 +1,7 @@
-"""The trainer's state as a fold: core = apply(core, entry), entry by entry, in the order's order.
+"""The trainer's state as a fold: core = apply(core, entry), for each entry of the order.
 
-Nothing here reads a clock, a file or the log. The same entries give the same bits, in chunks of any size.
+Nothing here reads the wall clock, a file or the log. The same entries give the same bits, in chunks of any
+size.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from stream_ctr.state.state import State, stored_integer
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a chunk of entries came to."""
+    """The result of applying a chunk of entries."""
 
     batch: Batch
     result: LearnResult
     rejected: list[tuple[Entry, str]]
-    """Entries for the dead letters, with the reason."""
+    """Entries for the dead letters, each with its reason."""
 
 
 def build_pipeline(
@@ -46,7 +47,7 @@ def build_pipeline(
     """The pipeline of one arm, over the topics that its trainer reads.
 
     Raises:
-        StreamCTRError: the settings do not make sense together.
+        StreamCTRError: the settings contradict each other.
     """
     stage: JoinStage | LabelledStage
     if settings.join.input == "labelled":
@@ -73,16 +74,16 @@ class Core:
             arm.model, arm.optimizer, arm.learner, slot_fields(fields), len(fields), self.pipeline.labels.loss
         )
         self.rebuilds = arm.learner.rebuild
-        """Whether the learner has no state: a start learns the log again."""
+        """Whether the learner has no saved state, so that every start learns the log again."""
         self.metrics = ProgressiveMetrics(settings.train.metrics_window)
         self.learned = 0
-        """Updates made."""
+        """Number of updates."""
         self.non_finite = 0
-        """Updates left out because they were not finite."""
+        """Updates that were skipped because they were not finite."""
 
     @property
     def stage(self) -> Stage:
-        """Where the pipeline is in the log."""
+        """The pipeline's stage, which knows the position in the log."""
         return self.pipeline.stage
 
     @property
@@ -96,9 +97,9 @@ class Core:
         return self.measure(applied, self.learner.learn(applied.batch))
 
     def measure(self, applied: Applied, result: LearnResult) -> Step:
-        """Take in what the learner made of the pipeline's batch; in the order of the batches.
+        """Update the metrics with the learner's result for a batch; called in the order of the batches.
 
-        The pipeline may be ahead: what it does to later entries depends on nothing learned.
+        The pipeline may already have applied later entries, because it does not depend on the learner.
         """
         batch = applied.batch
         self.metrics.update(batch, result.probability)
@@ -108,7 +109,7 @@ class Core:
         return Step(batch, result, applied.rejected)
 
     def parts(self) -> dict[str, State]:
-        """Everything that decides what happens next, by part, for a checkpoint."""
+        """The complete state, by part, for a checkpoint."""
         return {
             "pipeline": self.pipeline.state(),
             "learner": self.learner.state(),
@@ -117,8 +118,10 @@ class Core:
         }
 
     def freeze(self) -> dict[str, FrozenState]:
-        """What :meth:`parts` gives, to be written in another thread while the core goes on. Pipeline and
-        learner must be at rest, and each part closed when it is read."""
+        """The state as in :meth:`parts`, to be written in another thread while the core continues.
+
+        No other thread may use pipeline or learner during this call. Each part must be closed after reading.
+        """
         return {
             "pipeline": self.pipeline.freeze(),
             "learner": FrozenState.of(self.learner),
@@ -127,10 +130,10 @@ class Core:
         }
 
     def load_parts(self, parts: dict[str, State]) -> None:
-        """Become the core that handed out ``parts``.
+        """Load a state that :meth:`parts` returned.
 
         Raises:
-            StateError: they do not fit this configuration.
+            StateError: it does not fit this configuration.
         """
         self.pipeline.load_state(parts["pipeline"])
         self.learner.load_state(parts["learner"])

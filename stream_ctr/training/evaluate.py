@@ -1,6 +1,6 @@
-"""Progressive evaluation without a log or daemon: each event is predicted, then learned.
+"""Progressive (prequential) evaluation without a log or daemon: each event is predicted, then learned.
 
-Several learners see the same batches in one run, so that their figures compare.
+Several learners process the same batches in one run, so that their metrics are comparable.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from stream_ctr.metrics.sums import MetricValues
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one learner did over the whole stream."""
+    """The result of one learner over the whole stream."""
 
     name: str
     events: int
     values: MetricValues
     tail: MetricValues | None
-    """Over the events from ``tail_from`` on; None without one."""
+    """Metrics of the events from number ``tail_from`` on; None without ``tail_from``."""
     tail_from: int | None
     seconds: float
-    """Wall time inside the learner; reading and encoding are shared by all and not in it."""
+    """Wall time inside the learner, without reading and encoding, which all learners share."""
     skipped: int
-    """Updates that were left out because they were not finite."""
+    """Updates that were skipped because they were not finite."""
     curve: Curve
 
     @property
     def events_per_second(self) -> float:
-        """Events predicted and learned per second of the learner's own time."""
+        """Events predicted and learned per second inside the learner."""
         return self.events / self.seconds if self.seconds else float("nan")
 
 
@@ -54,7 +54,15 @@ def evaluate(
     window: int = 10_000,
     progress: Callable[[int], None] = lambda events: None,
 ) -> list[Evaluation]:
-    """Run every learner over the batches; ``progress`` is told the events done after each batch."""
+    """Run every learner over the batches.
+
+    Args:
+        batches: the stream.
+        learners: by name.
+        tail_from: number of the first event of the tail, for separate metrics.
+        window: events in the sliding window; see :class:`ProgressiveMetrics`.
+        progress: called after each batch with the number of events so far.
+    """
     running = {
         name: _Running(learner, ProgressiveMetrics(window, tail_from)) for name, learner in learners.items()
     }

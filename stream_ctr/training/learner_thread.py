@@ -1,7 +1,7 @@
-"""The learner's thread: it learns chunks in order while the trainer's loop reads and prepares the next ones.
+"""The learner's thread: learns chunks in order while the trainer's loop reads and prepares the next ones.
 
-Nothing that the loop prepares depends on what is learned. One read of the log gives several chunks at once,
-so several may be queued; with a queue of one the learner would idle between reads.
+The loop's preparation does not depend on the learner. One read of the log gives several chunks, so several
+may be queued; with a queue of one, the learner would idle between reads.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from stream_ctr.state.frozen import FrozenState
 from stream_ctr.training.core import Core, Step
 
 MAX_QUEUED: Final = 8
-"""Chunks given to the learner whose results were not collected."""
+"""Maximum number of chunks given to the learner whose results were not collected."""
 MAX_QUEUED_SECONDS: Final = 0.25
-"""Learning time of the chunks behind the one being learned: a stop and a checkpoint wait for them."""
+"""Maximum learning time in seconds of the chunks queued behind the one being learned, because a stop and a
+checkpoint wait for them."""
 
 
 class Learned(NamedTuple):
@@ -31,21 +32,21 @@ class Learned(NamedTuple):
 
 
 class FrozenWeights(NamedTuple):
-    """The learner's weights between two chunks, to be written while it goes on."""
+    """The learner's weights between two chunks, to be written while it continues."""
 
     state: FrozenState
 
 
 class LearnerThread:
-    """Runs a core's learner in a thread of its own; the core's metrics follow in the caller's thread.
+    """Runs a core's learner in its own thread; the core's metrics are updated in the caller's thread.
 
     Args:
-        core: whose learner runs.
+        core: the core with the learner.
     """
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._queue = Background[Learned | FrozenWeights]("learn", most=MAX_QUEUED)
+        self._queue = Background[Learned | FrozenWeights]("learn", max_pending=MAX_QUEUED)
         self._done: deque[Learned | FrozenWeights] = deque()
         self._chunk_seconds = MAX_QUEUED_SECONDS
 
@@ -59,17 +60,17 @@ class LearnerThread:
         self._put(lambda: self._learn(applied))
 
     def freeze_weights(self) -> None:
-        """Queue a copy of the weights; :meth:`completed` yields it after the chunks given before, and before
-        all others."""
+        """Queue a copy of the weights; :meth:`completed` yields it between the chunks given before this call
+        and those given after it."""
         self._put(lambda: FrozenWeights(_frozen_weights(self._core.learner)))
 
     def completed(self, *, wait: bool = False) -> Iterator[Step | FrozenWeights]:
-        """What was learned since the last call, in order; each chunk is measured as it is yielded.
+        """Yield the results since the last call, in order; each chunk is measured when it is yielded.
 
         Args:
-            wait: until everything is learned: then pipeline, learner and metrics are at one position.
+            wait: wait until everything is learned; then pipeline, learner and metrics are at one position.
 
-        Raises what the learner raised; the chunks behind the failed one are discarded.
+        Raises the learner's exception; the chunks after the failed one are discarded.
         """
         while self._done or (self._queue.busy and (wait or self._queue.done)):
             if not self._done:
@@ -79,7 +80,7 @@ class LearnerThread:
             yield done if isinstance(done, FrozenWeights) else self._core.measure(done.applied, done.result)
 
     def close(self) -> None:
-        """End the thread; chunks that were not learned are read again by the next start."""
+        """End the thread; the next start reads the chunks that were not learned again."""
         self._queue.close()
         self._done.clear()
 
@@ -99,7 +100,7 @@ class LearnerThread:
         return Learned(applied, result)
 
     def _collect(self) -> None:
-        """Wait for the oldest result; it is measured when :meth:`completed` comes to it."""
+        """Wait for the oldest result; :meth:`completed` measures it later."""
         done = self._queue.take()
         if done is not None:
             self._done.append(done)

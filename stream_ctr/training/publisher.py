@@ -1,7 +1,7 @@
-"""What the trainer shows of itself while it works: numbers for Prometheus, a line for people, snapshots.
+"""Publishes a running trainer: metrics for Prometheus, a progress line, and snapshots for serving.
 
-All of it on timers, none of it part of the state. Whoever scrapes reads a finished value and never the
-loop's own state, so nobody can hold the loop up.
+All of it runs on timers and is not part of the state. A scrape reads a finished value, not the state of the
+loop, so it cannot block the loop.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from stream_ctr.daemon.background import Background
 from stream_ctr.daemon.loop import Chunk
 from stream_ctr.daemon.run_outcomes import RunOutcomes
 from stream_ctr.errors import StateError
+from stream_ctr.monitoring.dead_letter_reasons import reason_class
 from stream_ctr.monitoring.exposition import TrainerMetrics
 from stream_ctr.monitoring.http_server import MetricsServer
 from stream_ctr.monitoring.trainer_numbers import Durations, Spread, TrainerNumbers
@@ -34,13 +35,13 @@ from stream_ctr.state.state import State
 from stream_ctr.training.core import Core, Step
 
 PUBLISH_SECONDS = 0.25
-"""Time between two publications of the numbers: what a scrape can see."""
+"""Time between two publications of the numbers; a scrape is at most this old."""
 SPREAD_SECONDS = 5.0
-"""Time between two looks at all counts, whose cost grows with the vocabulary."""
+"""Time between two computations of the spreads, whose cost grows with the vocabulary."""
 
 
 class Prepared(NamedTuple):
-    """What a snapshot holds besides the weights."""
+    """The content of a snapshot except the weights."""
 
     vocabulary: dict[str, Source]
     encoder: State
@@ -48,7 +49,15 @@ class Prepared(NamedTuple):
 
 
 class Publisher:
-    """Opens /metrics on entry and closes it on exit.
+    """Publishes metrics, progress and snapshots of one trainer; serves /metrics between entry and exit.
+
+    Args:
+        settings: the configuration.
+        arm: the arm that is trained.
+        fields: its resolved fields.
+        folder: its state folder, which holds the snapshots.
+        reporter: reports progress and failures.
+        outcomes: the counts of the run.
 
     Raises:
         StreamCTRError: on entry, when the port cannot be listened on.
@@ -73,7 +82,7 @@ class Publisher:
         self._dead_letters: Counter[str] = Counter()
         self._warned: set[str] = set()
         """Unknown features that were reported."""
-        self._ready: str | None = "reading the log has not begun"
+        self._ready: str | None = "the log has not been read yet"
         self._spread: tuple[Spread | None, Spread | None] = (None, None)
         self._numbers_due = self._spread_due = 0.0
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
@@ -81,7 +90,7 @@ class Publisher:
         self._snapshot_learned = -1
         self._snapshot_failures = 0
         self._snapshot_error: type[Exception] | None = None
-        """Kind of the reason why the last snapshot was not published; None when it was."""
+        """Type of the error that prevented the last snapshot; None if it was published."""
         self._prepared: Prepared | None = None
         """A snapshot whose weights the learner has not reached yet."""
         self._rate = _Rate()
@@ -113,20 +122,21 @@ class Publisher:
             self._server.close()
 
     def count(self, step: Step) -> None:
-        """Add what one chunk measured."""
+        """Count the durations and dead letters of one chunk."""
         self._durations.add(step.result.seconds[step.batch.action & LEARN != 0])
         self._dead_letters.update(reason_class(reason) for _, reason in step.rejected)
 
     def publish(self, core: Core, chunk: Chunk, checkpoint_ms: int | None, *, now: bool = False) -> None:
-        """Publish the present figures if it is time to (``now``: in any case).
+        """Publish the present metrics if they are due.
 
         Args:
-            core: whose figures.
-            chunk: the log's health and ends.
-            checkpoint_ms: when the newest checkpoint was made; None before the first one.
+            core: the trainer's core.
+            chunk: has the health and the end offsets of the log.
+            checkpoint_ms: time of the newest checkpoint; None before the first one.
+            now: publish even if not due.
         """
         moment = time.monotonic()
-        self._ready = None if chunk.healthy else "the log does not answer; it is tried again"
+        self._ready = None if chunk.healthy else "log unavailable; retrying"
         if now or moment >= self._numbers_due:
             self._numbers_due = moment + PUBLISH_SECONDS
             numbers = self._numbers(core, chunk, checkpoint_ms, moment)
@@ -134,17 +144,17 @@ class Publisher:
             self._progress(numbers)
 
     def snapshot_due(self) -> bool:
-        """Whether it is time for :meth:`begin_snapshot`, and the one before is written."""
+        """Whether a snapshot is due and the previous one is written."""
         if self._writing.done:
             self.end_snapshot()
         due = self._publishes and time.monotonic() >= self._snapshot_due
         return due and self._prepared is None and not self._writing.busy
 
     def begin_snapshot(self, core: Core) -> bool:
-        """Keep what a snapshot holds besides the weights, for everything applied so far.
+        """Copy the content of a snapshot except the weights, for everything applied so far.
 
-        Returns whether :meth:`write_snapshot` is to follow, with the weights that the learner has once all of
-        that is learned.
+        Returns whether the caller must call :meth:`write_snapshot` once all of it is learned, with the
+        learner's weights at that moment.
         """
         self.end_snapshot()
         self._snapshot_due = time.monotonic() + self._train.snapshot_seconds
@@ -156,7 +166,7 @@ class Publisher:
         return True
 
     def write_snapshot(self, core: Core, weights: FrozenState) -> None:
-        """Write the snapshot that was begun, in another thread, unless nothing was learned since the last
+        """Write the snapshot that was begun, in another thread; skipped if nothing was learned since the last
         one."""
         prepared, self._prepared = self._prepared, None
         learned = core.learned
@@ -183,12 +193,12 @@ class Publisher:
         self._writing.start(write)
 
     def end_snapshot(self) -> None:
-        """Wait for the snapshot being written; a failure is reported and leaves the last one current."""
+        """Wait for the snapshot being written; a failure is reported, and the last snapshot stays current."""
         try:
             learned = self._writing.take()
         except (OSError, StateError) as error:
             self._snapshot_failures += 1
-            if type(error) is not self._snapshot_error:  # once, not at every try
+            if type(error) is not self._snapshot_error:  # report it once, not at every attempt
                 self._reporter.say("snapshot-failed", reason=str(error))
             self._snapshot_error = type(error)
             return
@@ -247,15 +257,15 @@ class Publisher:
         )
 
     def _warn_of(self, ignored: Mapping[str, int]) -> None:
-        """Say once of each unknown feature that it is ignored."""
+        """Report each unknown feature once."""
         for name in ignored.keys() - self._warned:
             self._warned.add(name)
             self._reporter.say(
                 "feature-ignored",
                 feature=name,
                 seen=ignored[name],
-                reason="no field of features.fields has that name; add it, or stop sending it. With "
-                "features.unknown = 'refuse' such records are dead letters",
+                reason="not in features.fields; add the field, or stop sending the feature. With "
+                "features.unknown = 'refuse', such records become dead letters",
             )
 
     def _progress(self, numbers: TrainerNumbers) -> None:
@@ -276,45 +286,12 @@ class Publisher:
 
 
 def _check_predictions(folder: Path) -> None:
-    """Raises StateError for a snapshot whose predictions are not finite: the last one stays current."""
+    """Raise StateError if the predictions of a snapshot are not finite, so that it is not published."""
     Predictor(open_fixed(folder)).check_finite()
 
 
-REASONS = (
-    ("UTF-8", "encoding"),
-    ("Unicode", "encoding"),
-    ("is null", "null"),
-    ("bytes, more than", "too large"),
-    ("too large", "too large"),
-    ("nested", "nesting"),
-    ("twice", "duplicate key"),
-    ("unknown field", "unknown field"),
-    ("missing required field", "missing key"),
-    ("is not a version", "version"),
-    ("ts_ms", "time"),
-    ("is not a number", "not a number"),
-    ("no probability", "probability"),
-    ("Expected `", "wrong type"),
-    ("expected a ", "wrong type"),
-    ("in that range", "amount"),
-    ("event_id", "event id"),
-    ("JSON", "not JSON"),
-    ("truncated", "not JSON"),
-)
-"""Classes of dead letters' reasons, by a phrase of the reason: a label must not hold what a sender chose."""
-
-
-def reason_class(reason: str) -> str:
-    """The class of a reason.
-
-    >>> reason_class("JSON is malformed: invalid character (byte 1)")
-    'not JSON'
-    """
-    return next((name for phrase, name in REASONS if phrase.lower() in reason.lower()), "other")
-
-
 class _Rate:
-    """Updates a second, over the last seconds."""
+    """Updates per second, over the last 5 seconds."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, int]] = []

@@ -1,6 +1,6 @@
-"""The trainer: applies the chunks of the daemon's loop, has them learned, publishes and saves.
+"""The trainer: applies the chunks of the daemon's loop, learns them, publishes and saves.
 
-Its life reads from top to bottom: start, loop, shutdown.
+The module reads from top to bottom: start, loop, shutdown.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from stream_ctr.training.core import Core, Step
 from stream_ctr.training.learner_thread import FrozenWeights, LearnerThread
 from stream_ctr.training.publisher import Publisher
 
-GLANCE_SECONDS = 0.02
-"""Longest wait for entries while the learner has chunks queued."""
+BUSY_POLL_SECONDS = 0.02
+"""Longest wait for entries in seconds while the learner has chunks queued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Summary:
     """The results of one run."""
 
     applied: int
-    """Log entries applied over the life of the state."""
+    """Log entries applied since the state began."""
     learned: int
-    """Updates over the life of the state."""
+    """Updates since the state began."""
     events: int
     """Updates in this run."""
     seconds: float
-    """Wall time of this run's loop."""
+    """Wall time of this run."""
     checkpoint: Path
     """The newest checkpoint."""
     outcomes: RunReport
@@ -60,19 +60,19 @@ class Summary:
 class Trainer:
     """One arm's daemon.
 
-    While the learner is at work in a thread of its own, the loop reads and prepares the next chunks:
-    nothing of that depends on what is learned.
+    While the learner runs in its own thread, the loop reads and prepares the next chunks. Preparing them does
+    not depend on the learner.
 
     Args:
         settings: the configuration.
         arm: the arm to train.
         log: the open event log; the caller closes it.
-        reporter: where progress goes.
+        reporter: reports progress.
         files: file operations of checkpoints and journal.
-        skip_lost: continue past entries that the log has deleted, instead of refusing to start.
+        skip_lost: continue past entries that retention has deleted, counting them as skipped.
         replace_snapshots: begin a new run although the folder has snapshots of an earlier one.
         on_step: called after every chunk, for observers.
-        warm: where a run without checkpoints takes its weights, vocabulary and counts.
+        warm: source of the weights, vocabulary and counts of a new run.
 
     Raises:
         StreamCTRError: the checkpoint or the log cannot be resumed; nothing was changed.
@@ -111,7 +111,7 @@ class Trainer:
             skip_lost=skip_lost,
             replace_snapshots=replace_snapshots,
             at_end=warm is not None and warm.at == "last",
-            begin=lambda core: _begin_warm(core, warm, expected),
+            initialize=lambda core: _load_warm_start(core, warm, expected),
         )
         self.core, self._order = self._opening.core, self._opening.order
         self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter)
@@ -128,20 +128,20 @@ class Trainer:
         self._begin(warm)
 
     def _begin(self, warm: WarmStart | None) -> None:
-        """Report where this run begins, and make that durable where it is new."""
+        """Report where this run starts, and write a checkpoint if none has these positions."""
         opening = self._opening
-        weights = f"from {warm.folder}" if warm else "anew"
-        opening.tell(
+        weights = f"from {warm.folder}" if warm else "from their initial values"
+        opening.report(
             self._reporter,
-            new={"reason": f"no checkpoint there: the weights start {weights}"},
-            ignored="this run has checkpoints of its own" if warm else "",
+            new={"reason": f"no checkpoint found: the weights start {weights}"},
+            ignored="the state folder already has checkpoints" if warm else "",
             resumed={"learned": self.core.learned},
         )
-        if opening.moved:
+        if opening.unsaved:
             self.checkpoint()
         if self.core.rebuilds:
             reason = (
-                f"{self._arm.learner.river} has no state that can be saved: the log is learned from its start"
+                f"{self._arm.learner.river} has no state that can be saved: every start learns the log again"
             )
             self._reporter.say("rebuild", reason=reason)
 
@@ -151,14 +151,14 @@ class Trainer:
         return self._saver.newest
 
     def run(self, stop: Event, until_idle: float | None = None) -> Summary:
-        """Learn until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
+        """Learn until ``stop`` is set or, with ``until_idle``, the log has been silent for that many seconds.
 
-        At the end of a silent log the open windows are closed and their impressions learned. In both cases
-        the last act is a checkpoint.
+        At the end of a silent log, the open windows are closed and their impressions learned. In both cases,
+        a checkpoint is written at the end.
 
         Raises:
             PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
-            StreamCTRError: the log cannot be read on; the next start reads again from the last checkpoint.
+            StreamCTRError: the log cannot be read; the next start resumes from the last checkpoint.
         """
         began, before = time.monotonic(), self.core.learned
         loop = DaemonLoop(self._settings, self._log, self._opening, self._saver, self._outbox, self.outcomes)
@@ -167,15 +167,15 @@ class Trainer:
                 if chunk.ordered:
                     self._apply(chunk.ordered)
                 elif not chunk.news:
-                    # A stream that comes in drops: show what was learned before waiting for more.
+                    # A slow stream: publish what was learned before waiting for more entries.
                     self._settle()
                 if self._publisher.snapshot_due():
                     self._begin_snapshot()
                 self._publisher.publish(self.core, chunk, self._saver.created_ms)
-                # Looking again costs nothing while chunks are queued, and their results are shown soon.
+                # While chunks are queued, poll often, so that their results are published soon.
                 poll_seconds = self._settings.train.poll_seconds
                 loop.patience_seconds = (
-                    min(poll_seconds, GLANCE_SECONDS) if self._learner.busy else poll_seconds
+                    min(poll_seconds, BUSY_POLL_SECONDS) if self._learner.busy else poll_seconds
                 )
             self._settle()
             self._begin_snapshot()
@@ -198,20 +198,20 @@ class Trainer:
         """Write the state of everything applied so far, and wait until it is durable.
 
         Raises:
-            OSError: the file system refuses; earlier checkpoints are untouched.
-            LogError: dead letters are not acknowledged: without that their offsets must not be saved.
+            OSError: the file system failed; earlier checkpoints are untouched.
+            LogError: the log did not acknowledge dead letters, so their offsets must not be saved.
         """
         self._saver.now()
 
     def _apply(self, ordered: list[OrderedEntry]) -> None:
-        """Apply entries, and have the resulting events learned."""
+        """Apply entries, and queue the resulting events for the learner."""
         applied = self.core.pipeline.apply(ordered)
         self.outcomes.count(ordered, applied.rejected)
         self._learner.give(applied)
-        self._take()
+        self._collect()
 
-    def _take(self, *, wait: bool = False) -> None:
-        """Account for what was learned; with ``wait``, until everything is."""
+    def _collect(self, *, wait: bool = False) -> None:
+        """Process the learner's results; with ``wait``, wait until everything is learned."""
         for step in self._learner.completed(wait=wait):
             if isinstance(step, FrozenWeights):
                 self._publisher.write_snapshot(self.core, step.state)
@@ -223,21 +223,21 @@ class Trainer:
 
     def _settle(self) -> None:
         """Bring pipeline, learner and metrics to one position."""
-        self._take(wait=True)
+        self._collect(wait=True)
 
     def _settle_and_flush(self) -> None:
-        """Bring the state to one position, and have the log acknowledge the dead letters before it."""
+        """Bring the state to one position, and write the dead letters of the entries before it to the log."""
         self._settle()
         self._outbox.flush()
 
     def _begin_snapshot(self) -> None:
-        """Begin to publish a snapshot of everything applied so far, once it is learned."""
+        """Begin a snapshot of everything applied so far; it is written once that is learned."""
         if self._publisher.begin_snapshot(self.core):
             self._learner.freeze_weights()
 
 
-def _begin_warm(core: Core, warm: WarmStart | None, expected: dict[str, Any]) -> None:
-    """Give a new run the weights, vocabulary and counts of another, where one is named."""
+def _load_warm_start(core: Core, warm: WarmStart | None, expected: dict[str, Any]) -> None:
+    """Load weights, vocabulary and counts of another run into a new one, if ``warm`` names it."""
     if warm is not None:
         states = load_warm_start(warm, expected)
         core.pipeline.key_encoder.load_state(states["keys"])

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, whatever happens while it is written or lies on the disk."""
+"""A checkpoint is complete or absent, whatever fails while it is written or damages it later."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def loaded_step(store: CheckpointStore) -> int:
     return step
 
 
-def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path / "none", 3).load() is None
 
 
-def test_loads_the_newest_and_keeps_so_many(tmp_path: Path) -> None:
+def test_loads_the_newest_and_keeps_the_configured_number(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 3)
     for step in range(1, 6):
         save(store, step)
@@ -80,11 +80,11 @@ def test_every_failing_operation_leaves_the_previous_checkpoint(tmp_path: Path) 
             with pytest.raises(OSError, match="injected"):
                 save(CheckpointStore(folder, 2, FailingFiles(k, code)), 3)
             assert loaded_step(CheckpointStore(folder, 2)) in (2, 3)
-            save(CheckpointStore(folder, 2), 4)  # what the failure left behind is no obstacle
+            save(CheckpointStore(folder, 2), 4)  # the remains of the failure do not prevent the next save
             assert loaded_step(CheckpointStore(folder, 2)) == 4
 
 
-def test_a_machine_that_forgets_unsynced_writes_still_has_a_checkpoint(tmp_path: Path) -> None:
+def test_a_checkpoint_survives_the_loss_of_unsynced_writes(tmp_path: Path) -> None:
     k = 0
     while True:
         k += 1
@@ -119,7 +119,7 @@ def test_damage_anywhere_falls_back_and_names_the_file(tmp_path: Path) -> None:
             flipped = bytearray(whole)
             flipped[place] ^= 1 << generator.randrange(8)
             if path.name == MANIFEST and _same_json(bytes(flipped), whole):
-                continue  # white space alone carries nothing
+                continue  # only white space has changed
             path.write_bytes(bytes(flipped))
             loaded = store.load()
             assert loaded is not None
@@ -143,13 +143,13 @@ def _same_json(a: bytes, b: bytes) -> bool:
         return False
 
 
-def test_all_damaged_is_refused(tmp_path: Path) -> None:
+def test_loading_fails_if_every_version_is_damaged(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 3)
     save(store, 1)
     save(store, 2)
     for version in (1, 2):
         (store.path(version) / "learner.safetensors").write_bytes(b"x")
-    with pytest.raises(StateError, match=r"none of the 2 checkpoints .* can be used"):
+    with pytest.raises(StateError, match=r"no usable checkpoint in .*000002.*; .*000001"):
         store.load()
 
 
@@ -170,7 +170,9 @@ def test_damaged_versions_do_not_count_as_kept(tmp_path: Path) -> None:
         emitted=20,
     )
     assert store.versions() == [2, 3, 4]
-    assert store.oldest_emitted() == 20, "the damaged version holds more than the one saved after it"
+    assert store.oldest_emitted() == 20, (
+        "the damaged version has applied more entries than the one saved after it"
+    )
     (store.path(4) / MANIFEST).unlink()
     assert loaded_step(CheckpointStore(tmp_path, 2)) == 2
     save(store, 5)
@@ -179,7 +181,7 @@ def test_damaged_versions_do_not_count_as_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["7", "²", "notes", "0000000000000"])
-def test_other_names_in_the_folder_are_no_versions(tmp_path: Path, name: str) -> None:
+def test_other_names_in_the_folder_are_ignored(tmp_path: Path, name: str) -> None:
     store = CheckpointStore(tmp_path, 2)
     (tmp_path / name).mkdir()
     for step in (1, 2, 3):
@@ -188,7 +190,7 @@ def test_other_names_in_the_folder_are_no_versions(tmp_path: Path, name: str) ->
     assert (tmp_path / name).exists()
 
 
-def test_a_deeply_nested_manifest_is_damage(tmp_path: Path) -> None:
+def test_a_deeply_nested_manifest_is_reported_as_damaged(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 2)
     save(store, 1)
     (store.path(1) / MANIFEST).write_bytes(b"[" * 200_000)
@@ -196,7 +198,7 @@ def test_a_deeply_nested_manifest_is_damage(tmp_path: Path) -> None:
         store.load()
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+def test_a_newer_format_is_rejected(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 3)
     save(store, 1)
     path = store.path(1) / MANIFEST
@@ -221,7 +223,7 @@ def test_a_pickle_in_place_of_an_array_file_is_never_executed(tmp_path: Path) ->
     store = CheckpointStore(tmp_path / "store", 3)
     save(store, 1)
     poison = pickle.dumps(Canary(tmp_path / "executed"))
-    # Even with a manifest that vouches for it.
+    # Even if the manifest has its digest.
     manifest = store.manifest(1)
     (store.path(1) / "learner.safetensors").write_bytes(poison)
     from stream_ctr.daemon import checkpoint
@@ -252,14 +254,16 @@ def written_segment(store: CheckpointStore, number: int) -> SegmentName:
     return SegmentFolder(store.folder / SEGMENTS).write(number, 0, records).named
 
 
-def test_segments_stay_as_long_as_a_checkpoint_names_them(tmp_path: Path) -> None:
+def test_segments_are_kept_while_a_checkpoint_lists_them(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "store", 2)
     segments: list[SegmentName] = []
     for step in (1, 2, 3):
         segments += [written_segment(store, 2 * step), written_segment(store, 2 * step + 1)]
         save_with_segments(store, step, segments[-3:])
     left = sorted(path.name for path in (store.folder / SEGMENTS).iterdir())
-    assert left == [segment.name for segment in segments[1:]], "what only the dropped one named is gone"
+    assert left == [segment.name for segment in segments[1:]], (
+        "the segment that only the deleted version listed is deleted"
+    )
     assert loaded_step(store) == 3
 
 
@@ -283,7 +287,7 @@ def test_damaged_or_missing_segment_falls_back_and_is_named(tmp_path: Path) -> N
     assert loaded_step(CheckpointStore(tmp_path / "store", 3)) == 2
 
 
-def test_manifest_from_before_there_were_segments_is_as_good(tmp_path: Path) -> None:
+def test_a_manifest_written_before_segments_existed_loads(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, 2)
     save(store, 1)
     path = store.path(1) / MANIFEST

@@ -31,7 +31,7 @@ from tests.support.faulty_streams import extend_stream, write_config, write_stre
 KINDS = {"train": "main", "join": "join", "watch": "experiment"}
 SETTLED = '[watch]\nport = -1\n[learner]\nkind = "river"\nriver = "river-lr"\n'
 LONG_SECONDS = 30.0
-"""Silence that no run of these tests reaches: a change is noticed before."""
+"""Longer than any run of these tests: a change must be noticed before."""
 Daemon = Trainer | JoinDaemon | Watcher
 
 
@@ -50,8 +50,8 @@ def run(
     until_idle: float | None = 0.0,
     warm: WarmStart | None = None,
 ) -> tuple[Daemon, list[dict[str, Any]]]:
-    """Read the log to its end; the daemon, and what it said."""
-    settings, said = load_settings(config), io.StringIO()
+    """Run a daemon to the end of the log; returns it and the lines that it reported."""
+    settings, reported = load_settings(config), io.StringIO()
     log = open_log(settings.log.url)
     steps = 0
 
@@ -61,7 +61,7 @@ def run(
         on_step(steps)
 
     try:
-        with Reporter("test", stream=said, line_seconds=1e9) as reporter:
+        with Reporter("test", stream=reported, line_seconds=1e9) as reporter:
             daemon: Daemon
             if kind == "train":
                 arm = settings.arm(None)
@@ -73,7 +73,7 @@ def run(
             daemon.run(threading.Event(), until_idle)
     finally:
         log.close()
-    return daemon, [json.loads(line) for line in said.getvalue().splitlines()]
+    return daemon, [json.loads(line) for line in reported.getvalue().splitlines()]
 
 
 def newest(kind: str, config: Path) -> Loaded:
@@ -83,7 +83,7 @@ def newest(kind: str, config: Path) -> Loaded:
 
 
 def change(config: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
-    """Change the log's file as nothing of the product does."""
+    """Change the log's file with SQL that the product never runs."""
     connection = sqlite3.connect(config.parent / "clicks.db", timeout=30)
     with connection:
         for sql, values in statements:
@@ -92,7 +92,7 @@ def change(config: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
 
 
 def add_partition(config: Path, *topics: str) -> None:
-    """The topics' third partition."""
+    """Add a third partition to the topics."""
     sql = (
         "INSERT INTO partitions (topic, partition, start_offset, end_offset) "
         "SELECT id, 2, 0, 0 FROM topics WHERE name = ?"
@@ -101,7 +101,7 @@ def add_partition(config: Path, *topics: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_last_record_that_was_compacted_away_stops_nothing(kind: str, config: Path) -> None:
+def test_a_compacted_last_record_gives_only_a_warning(kind: str, config: Path) -> None:
     run(kind, config)
     place = next(
         (t, p, offset) for t, p, offset in newest(kind, config).manifest.positions if t == "impressions"
@@ -115,16 +115,16 @@ def test_a_last_record_that_was_compacted_away_stops_nothing(kind: str, config: 
     )
     change(config, (compacted, (place[2] - 1, place[0], place[1])))
     before = newest(kind, config).manifest.emitted
-    daemon, said = run(kind, config)
-    warnings = [line["warning"] for line in said if "warning" in line]
+    daemon, reported = run(kind, config)
+    warnings = [line["warning"] for line in reported if "warning" in line]
     assert len(warnings) == 1
     assert f"impressions[{place[1]}]: entry {place[2] - 1}, the last one" in warnings[0]
-    assert "compaction removed it. Reading goes on after it" in warnings[0]
+    assert "compaction removed it. Reading continues after it" in warnings[0]
     assert daemon.core.stage.progress.applied > before + 30
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_topic_recreated_while_it_is_read_ends_the_run_and_no_checkpoint_mixes_the_two(
+def test_a_topic_recreated_during_a_run_ends_it_and_does_not_enter_a_checkpoint(
     kind: str, config: Path
 ) -> None:
     text = config.read_text("utf-8").replace("checkpoint_seconds = 1e9", "checkpoint_seconds = 0")
@@ -151,7 +151,7 @@ def test_a_topic_recreated_while_it_is_read_ends_the_run_and_no_checkpoint_mixes
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_log_file_overwritten_in_place_is_another_log(kind: str, config: Path) -> None:
+def test_a_log_file_overwritten_in_place_ends_the_run(kind: str, config: Path) -> None:
     with pytest.raises(OffsetRangeError, match=r"the log was replaced while it was read \(id"):
         run(
             kind,
@@ -162,7 +162,7 @@ def test_a_log_file_overwritten_in_place_is_another_log(kind: str, config: Path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str, config: Path) -> None:
+def test_added_partitions_end_the_run_after_a_checkpoint(kind: str, config: Path) -> None:
     run(kind, config)
     first = newest(kind, config).manifest.version
     log = open_log(load_settings(config).log.url)
@@ -185,7 +185,7 @@ def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str
     add_partition(config, "clicks")
     if kind == "join":
         refused: type[Exception] = LogError
-        reason = "topic 'labelled' has 2 partitions, the inputs have 3, and each needs its own. Name another"
+        reason = "topic 'labelled' has 2 partitions, the input topics have 3; the numbers must be equal. Set"
     else:
         refused = StateError
         reason = "was written for 2 partitions of each topic, the log has 3.* --start-from "
@@ -193,7 +193,7 @@ def test_partitions_added_while_running_are_refused_after_a_checkpoint(kind: str
         run(kind, config)
 
 
-def test_labels_are_written_to_one_topic_alone(config: Path) -> None:
+def test_a_recreated_labelled_topic_ends_the_joining_process(config: Path) -> None:
     text = config.read_text("utf-8").replace("checkpoint_seconds = 1e9", "checkpoint_seconds = 0")
     config.write_text(text, "utf-8")
 
@@ -207,7 +207,7 @@ def test_labels_are_written_to_one_topic_alone(config: Path) -> None:
 
 
 def test_the_weights_survive_added_partitions(config: Path) -> None:
-    """The way out that the refusal names."""
+    """The remedy that the error message names."""
     config.write_text(config.read_text("utf-8").replace(SETTLED, ""), "utf-8")
     learned, _ = run("train", config)
     add_partition(config, "impressions", "clicks")
@@ -224,10 +224,8 @@ def test_the_weights_survive_added_partitions(config: Path) -> None:
     assert again.core.learned > 30
 
 
-def test_what_is_read_and_not_applied_is_bounded_in_bytes(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One partition is far ahead and full of large records; the order waits for the others meanwhile."""
+def test_read_ahead_is_bounded_in_bytes(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One partition has large records far ahead of the others, for which the order waits."""
     log = open_log(load_settings(config).log.url)
     large = b'{"v":1,"event_id":"%d","ts_ms":1700000060000,"features":{"ad":"' + b"x" * 50_000 + b'"}}'
     log.append("impressions", [Record(b"large", large % i, 1_700_000_060_000, 0) for i in range(200)])
@@ -260,7 +258,7 @@ def test_what_is_read_and_not_applied_is_bounded_in_bytes(
     assert bounded.core.pipeline.outcomes["impressions"] > 250
 
 
-def test_records_too_large_to_read_are_letters_that_point_to_them(config: Path) -> None:
+def test_records_too_large_to_read_become_dead_letters_without_their_value(config: Path) -> None:
     log: EventLog = open_log(load_settings(config).log.url)
     log.append("impressions", [Record(b"large", bytes(3_000_000), 1_700_000_000_000, 1) for _ in range(20)])
     log.close()
@@ -273,4 +271,4 @@ def test_records_too_large_to_read_are_letters_that_point_to_them(config: Path) 
     reason = "the record has 3000005 bytes, more than the limit of 1114112; it was not read"
     assert letters[0].reason == reason
     assert daemon.core.pipeline.outcomes["impressions"] > 50
-    run("train", config)  # what a start compares is not the value that was not read
+    run("train", config)  # a restart does not compare a value that was not read

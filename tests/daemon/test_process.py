@@ -1,4 +1,4 @@
-"""A process whose parent is gone: asked to end, and killed where it does not listen."""
+"""A process whose parent has ended gets SIGTERM and, if it ignores that, SIGKILL."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ while True:
 
 
 def status(on_sigterm: str, kill_seconds: float | None) -> int:
-    """How a process ends whose standard input was written to, and then ends."""
+    """Exit status of a process whose standard input gets some bytes and then ends."""
     program = PROGRAM.format(on_sigterm=on_sigterm, kill_seconds=kill_seconds)
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(b"what is written is no end")
+        process.stdin.write(b"some bytes")
         process.stdin.flush()
         try:
             assert process.stdout.readline() == b"begun\n"
@@ -35,10 +35,10 @@ def status(on_sigterm: str, kill_seconds: float | None) -> int:
             process.kill()
 
 
-def test_it_ends_as_sigterm_ends_it() -> None:
+def test_the_end_of_the_input_sends_sigterm() -> None:
     assert status("signal.SIG_DFL", None) == -signal.SIGTERM
     assert status("lambda *_: sys.exit(7)", 600.0) == 7
 
 
-def test_one_that_does_not_listen_is_killed() -> None:
+def test_a_process_that_ignores_sigterm_is_killed() -> None:
     assert status("signal.SIG_IGN", 0.01) == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""No loss is silent: what each daemon says, shows and returns for logs that are of little or no use."""
+"""No loss is silent: warnings, metrics, tables and exit status for logs with unusable records."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def as_record(record: dict[str, Any], ts_ms: int, stamped: bool) -> Record:
 
 
 def run(capsys: pytest.CaptureFixture[str], kind: str, config: str) -> tuple[int, dict[str, Any], list[str]]:
-    """Status, the run as JSON, and the lines on standard error."""
+    """Exit status, the run as JSON, and the lines on standard error."""
     status = main([*COMMANDS[kind], "--config", config, "--until-idle", "0", "--json"])
     printed = capsys.readouterr()
     return status, json.loads(printed.out)["run"], printed.err.splitlines()
@@ -130,31 +130,33 @@ def test_a_good_log_has_no_loss_and_no_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     config = write(tmp_path)
-    status, run_of, said = run(capsys, kind, config)
+    status, run_of, reported = run(capsys, kind, config)
     assert (status, run_of["read"], run_of[USED[kind]]) == (0, {"impressions": 200, "clicks": 60}, 200)
     assert (lost(run_of), run_of["warnings"], run_of["positives"]) == ({}, [], 60)
-    assert not [line for line in said if "warning" in line]
-    # Nothing new is no failure, and clicks that come too late for anything are none, either.
+    assert not [line for line in reported if "warning" in line]
+    # No new entries are not a failure, and neither are clicks that come too late.
     assert run(capsys, kind, config)[0] == 0
     write(tmp_path, events=range(200, 201))  # the last event, and no click
     assert run(capsys, kind, config)[:1] == (0,)
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_a_log_of_dead_letters_is_a_failure_that_says_why(
+def test_a_log_of_dead_letters_fails_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    status, run_of, said = run(capsys, kind, write(tmp_path, unknown_key))
+    status, run_of, reported = run(capsys, kind, write(tmp_path, unknown_key))
     assert status == 1
     assert run_of["losses"]["dead_impressions"] == {"count": 200, "share": 1.0, "of": "impressions"}
     (reason,) = run_of["dead_letters"]["reasons"]
     assert (reason["count"], reason["first"]) == (200, "impressions[0] offset 0")
     assert "surprise" in reason["reason"]
-    told = f"read 200 impressions and 60 clicks, of which none was {USED[kind]}: 200 became dead letters"
-    assert told in said[-1]
-    # The watcher writes no dead letters, so it must not point to any.
-    assert ("`stream-ctr dead-letters list`" in said[-1]) == (kind != "watch")
-    # Clicks whose impression never comes are counted even where the log ends before their horizon.
+    expected = (
+        f"read 200 impressions and 60 clicks, but no impression was {USED[kind]}: 200 became dead letters"
+    )
+    assert expected in reported[-1]
+    # The watcher writes no dead letters, so its message must not refer to any.
+    assert ("`stream-ctr dead-letters list`" in reported[-1]) == (kind != "watch")
+    # Clicks without an impression are counted even if the log ends before their horizon.
     assert lost(run_of)["clicks_orphaned"] + lost(run_of)["clicks_waiting"] == 60
 
 
@@ -166,37 +168,37 @@ def test_a_log_of_dead_letters_is_a_failure_that_says_why(
         (seconds, as_it_is, {"dead_impressions": 200}),
     ],
 )
-def test_times_in_seconds_are_refused_where_the_log_contradicts_them(
+def test_times_in_seconds_are_rejected_if_the_log_contradicts_them(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     impression: Change,
     click: Change,
     found: dict[str, int],
 ) -> None:
-    status, run_of, said = run(capsys, "train", write(tmp_path, impression, click))
+    status, run_of, reported = run(capsys, "train", write(tmp_path, impression, click))
     assert status == int("dead_impressions" in found)
     dead = {name: count for name, count in lost(run_of).items() if name.startswith("dead")}
     assert dead == found
     assert all(
         "looks like seconds; write milliseconds" in e["reason"] for e in run_of["dead_letters"]["reasons"]
     )
-    assert any("looks like seconds" in line and '"warning"' in line for line in said)
+    assert any("looks like seconds" in line and '"warning"' in line for line in reported)
 
 
-def test_times_in_seconds_are_a_warning_where_nothing_contradicts_them(
+def test_times_in_seconds_give_a_warning_if_nothing_contradicts_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, run_of, said = run(capsys, "train", write(tmp_path, seconds, seconds, stamped=False))
+    status, run_of, reported = run(capsys, "train", write(tmp_path, seconds, seconds, stamped=False))
     assert (status, run_of["learned"]) == (0, 200)
     (warning,) = [each for each in run_of["warnings"] if each["loss"] == "time_unit"]
     assert (
-        "ts_ms = 1764000000 (impressions[0] offset 0) is a day of 1970; it looks like seconds"
+        "ts_ms = 1764000000 (impressions[0] offset 0) is a date in 1970; it looks like seconds"
         in warning["reason"]
     )
-    assert any('"time_unit"' in line for line in said)
+    assert any('"time_unit"' in line for line in reported)
 
 
-def test_small_relative_times_are_no_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_small_relative_times_give_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def since_the_start(number: int, record: dict[str, Any]) -> dict[str, Any]:
         return {**record, "ts_ms": record["ts_ms"] - START_MS}
 
@@ -204,21 +206,23 @@ def test_small_relative_times_are_no_mistake(tmp_path: Path, capsys: pytest.Capt
     assert (status, run_of["warnings"], run_of["positives"]) == (0, [], 60)
 
 
-def test_a_log_out_of_order_is_a_warning_that_says_by_how_much(
+def test_a_log_out_of_order_gives_a_warning_with_the_delay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path, events=range(2600), order=lambda number: (number - 1300) % 2600)
-    status, run_of, said = run(capsys, "train", config)
+    status, run_of, reported = run(capsys, "train", config)
     assert status == 0
     warned = {each["loss"]: each["reason"] for each in run_of["warnings"]}
     assert "the log is out of order by up to" in warned["impressions_late"]
     assert "join.horizon_seconds = 60" in warned["impressions_late"]
     behind = int(warned["impressions_late"].split("by up to ")[1].split()[0].replace(",", ""))
     assert 2500 < behind < 2600
-    assert any('"loss": "impressions_late"' in line for line in said)
+    assert any('"loss": "impressions_late"' in line for line in reported)
 
 
-def test_clicks_of_other_ids_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clicks_with_unknown_event_ids_give_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write(tmp_path, click=lambda number, record: {**record, "event_id": f"other-{number}"})
     status, run_of, _ = run(capsys, "train", config)
     assert (status, run_of["learned"], run_of["positives"]) == (0, 200, 0)
@@ -226,7 +230,7 @@ def test_clicks_of_other_ids_are_a_warning(tmp_path: Path, capsys: pytest.Captur
     assert {"clicks_orphaned", "clicks_waiting"} <= {each["loss"] for each in run_of["warnings"]}
 
 
-def test_an_impression_of_which_nothing_came_later_fails_the_next_run_too(
+def test_a_run_with_only_unusable_new_impressions_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path)
@@ -234,10 +238,10 @@ def test_an_impression_of_which_nothing_came_later_fails_the_next_run_too(
     write(tmp_path, unknown_key, events=range(200, 300))
     status, run_of, _ = run(capsys, "train", config)
     assert (status, run_of["read"]["impressions"], run_of["learned"]) == (1, 100, 0)
-    assert run(capsys, "train", config)[0] == 0  # read before, and not again
+    assert run(capsys, "train", config)[0] == 0  # they are not read again
 
 
-def test_an_arm_without_impressions_of_its_own_says_so(
+def test_an_arm_without_its_own_impressions_fails_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Path(write(tmp_path))
@@ -248,14 +252,16 @@ def test_an_arm_without_impressions_of_its_own_says_so(
     assert "200 were answered by other arms, and learn_from is 'own'" in printed.err.splitlines()[-1]
 
 
-def test_a_watcher_that_counted_nothing_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_watcher_that_counted_nothing_fails_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write(tmp_path, lambda number, record: {**record, "salt": "another"})
-    status, run_of, said = run(capsys, "watch", config)
+    status, run_of, reported = run(capsys, "watch", config)
     assert (status, run_of["counted"], run_of["positives"]) == (1, 0, 60)
-    assert said[-1].endswith("of which none was counted: 200 are excluded as other_salt")
+    assert reported[-1].endswith("but no impression was counted: 200 are excluded as other_salt")
 
 
-def test_labelled_records_have_losses_of_their_own(
+def test_missing_and_repeated_labelled_records_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Path(write(tmp_path))
@@ -265,7 +271,7 @@ def test_labelled_records_have_losses_of_their_own(
     log = open_log(f"sqlite:///{tmp_path}/log.db")
     (last,) = log.reader({TopicPartition("labelled", 0): 199}).poll(9, 1.0)
     value = json.loads(last.value or b"")
-    for sequence in (199, 210):  # again, and after ten that are missing
+    for sequence in (199, 210):  # a repeat, and one after ten missing numbers
         value["sequence"] = sequence
         log.append("labelled", [Record(b"k", json.dumps(value).encode(), last.timestamp_ms)])
     log.close()
@@ -276,21 +282,21 @@ def test_labelled_records_have_losses_of_their_own(
     assert [each["loss"] for each in run_of["warnings"]] == ["labelled_missing"]
 
 
-def test_a_joining_process_shows_its_losses_while_it_runs(
+def test_a_running_joining_process_publishes_its_losses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Path(write(tmp_path, unknown_key))
     text = config.read_text("utf-8").replace("metrics_port = -1", "join_metrics_port = 0")
     config.write_text(text, "utf-8")
-    settings, said, stop = load_settings(config), io.StringIO(), threading.Event()
+    settings, reported, stop = load_settings(config), io.StringIO(), threading.Event()
     log, page = open_log(settings.log.url), ""
-    with Reporter("join", stream=said) as reporter:
+    with Reporter("join", stream=reported) as reporter:
         daemon = JoinDaemon(settings, log, reporter)
         thread = threading.Thread(target=daemon.run, args=(stop,))
         thread.start()
         try:
-            eventually(lambda: '"metrics"' in said.getvalue())
-            lines = map(json.loads, said.getvalue().splitlines())
+            eventually(lambda: '"metrics"' in reported.getvalue())
+            lines = map(json.loads, reported.getvalue().splitlines())
             url = next(line["url"] for line in lines if line["event"] == "metrics")
 
             def warned() -> bool:
@@ -307,7 +313,7 @@ def test_a_joining_process_shows_its_losses_while_it_runs(
     assert 'stream_ctr_join_read_records_total{kind="impressions"}' in page
 
 
-def test_the_table_is_plain_where_there_is_no_terminal(
+def test_the_table_is_plain_text_without_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write(tmp_path, lambda n, record: record if n % 10 else {**record, "bid": "much"})
@@ -342,7 +348,7 @@ class Pipeline:
         self.outcomes = {"impressions": 0, "impressions_late": 0, "clicks_late": 0, "clicks_orphaned": 0}
 
 
-def test_counters_without_a_row_of_their_own_are_shown_too(tmp_path: Path) -> None:
+def test_other_counters_have_rows_too(tmp_path: Path) -> None:
     pipeline = Pipeline()
     settings = load_settings(write(tmp_path))
     outcomes = RunOutcomes(settings, pipeline, Reporter("test", stream=io.StringIO()))
@@ -350,21 +356,21 @@ def test_counters_without_a_row_of_their_own_are_shown_too(tmp_path: Path) -> No
     rows = outcomes.finish(0, "learned", ever=0, ended=False).rows()
     assert [(row.title, row.records) for row in rows][-2:] == [
         ("values cut", 3),
-        ("entries that the log no longer held", 5),
+        ("entries deleted by retention", 5),
     ]
 
 
-def test_a_warning_is_repeated_only_after_a_while_and_its_end_is_said(tmp_path: Path) -> None:
-    settings, said, now = load_settings(write(tmp_path)), io.StringIO(), [0.0]
+def test_a_warning_is_repeated_only_after_a_while_and_its_end_is_reported(tmp_path: Path) -> None:
+    settings, reported, now = load_settings(write(tmp_path)), io.StringIO(), [0.0]
     pipeline = Pipeline()
-    outcomes = RunOutcomes(settings, pipeline, Reporter("test", stream=said), lambda: now[0])
+    outcomes = RunOutcomes(settings, pipeline, Reporter("test", stream=reported), lambda: now[0])
     read = outcomes._read
     for second in range(3000):
         now[0] = float(second)
         read["clicks"] += 100
         pipeline.outcomes["clicks_orphaned"] += 50 if 1000 <= second < 2000 else 0
-        outcomes.look()
-    events = [json.loads(line) for line in said.getvalue().splitlines()]
+        outcomes.check_losses()
+    events = [json.loads(line) for line in reported.getvalue().splitlines()]
     assert [event["event"] for event in events[:-1]] == ["warning"] * (1 + int(1100 // REPEAT_SECONDS))
     assert events[-1]["event"] == "warning-ended"
     assert outcomes.warning_flags()["clicks_orphaned"] is False

@@ -1,4 +1,4 @@
-"""What trainer, joining process and watcher begin from, and what they refuse: all three alike."""
+"""How trainer, joining process and watcher start, and which state folders they reject."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from stream_ctr.training.trainer import Trainer
 from tests.support.faulty_streams import extend_stream, write_config, write_stream
 
 KINDS = {"train": "main", "join": "join", "watch": "experiment"}
-"""Folder of each in the state folder."""
+"""Name of the folder of each daemon in the state folder."""
 COMMANDS = {"train": ["train"], "join": ["join"], "watch": ["experiment", "watch"]}
 SETTLED = '[watch]\nport = -1\n[learner]\nkind = "river"\nriver = "river-lr"\n'
 
@@ -42,16 +42,16 @@ def config(tmp_path: Path) -> Path:
 
 
 def run(kind: str, config: Path, *, skip_lost: bool = False) -> list[dict[str, Any]]:
-    """Read the log to its end; what was said."""
-    settings, said = load_settings(config), io.StringIO()
+    """Run a daemon to the end of the log; returns the lines that it reported."""
+    settings, reported = load_settings(config), io.StringIO()
     log = open_log(settings.log.url)
     try:
-        with Reporter("test", stream=said, line_seconds=1e9) as reporter:
+        with Reporter("test", stream=reported, line_seconds=1e9) as reporter:
             _daemon(kind, config, log, reporter, skip_lost).run(threading.Event(), 0.0)
     finally:
         log.close()
-    lines = [json.loads(line) for line in said.getvalue().splitlines()]
-    # The stream has losses on purpose; what is said of them has tests of its own.
+    lines = [json.loads(line) for line in reported.getvalue().splitlines()]
+    # The stream has losses on purpose; other tests check their warnings.
     lines = [line for line in lines if line["event"] != "warning"]
     return [{key: line[key] for key in line if key not in ("time", "job")} for line in lines]
 
@@ -72,7 +72,7 @@ def checkpoints(kind: str, config: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_run_a_resumed_one_and_what_is_damaged_are_told(kind: str, config: Path) -> None:
+def test_new_and_resumed_runs_and_damaged_checkpoints_are_reported(kind: str, config: Path) -> None:
     folder = config.parent / "state" / KINDS[kind]
     (new,) = run(kind, config)
     assert (new["event"], new["state"]) == ("new", str(folder))
@@ -89,13 +89,13 @@ def test_a_new_run_a_resumed_one_and_what_is_damaged_are_told(kind: str, config:
     for path, line in zip(reversed(broken), damaged, strict=True):
         assert str(path) in line["checkpoint"]
     assert (resumed["event"], resumed["checkpoint"]) == ("resumed", str(first))
-    # How far back the journal must go cannot be told by a damaged one; no reason to end.
+    # The damaged manifests may need older decisions, so the journal is not trimmed; the run continues.
     assert kept["event"] == "journal-not-trimmed"
     assert len(checkpoints(kind, config)) > 1 + len(broken)
 
 
 @pytest.mark.parametrize("kind", ["train", "watch"])
-def test_entries_that_are_lost_are_refused_or_told_and_saved(kind: str, config: Path) -> None:
+def test_deleted_entries_stop_the_start_unless_they_are_skipped(kind: str, config: Path) -> None:
     run(kind, config)
     log = open_log(load_settings(config).log.url)
     before = log.end_offsets("impressions")
@@ -103,7 +103,7 @@ def test_entries_that_are_lost_are_refused_or_told_and_saved(kind: str, config: 
     for partition, end in before.items():
         log.trim("impressions", partition, end + 3)
     log.close()
-    with pytest.raises(OffsetRangeError, match="are lost to retention"):
+    with pytest.raises(OffsetRangeError, match="were deleted by retention"):
         run(kind, config)
     resumed, skipped = run(kind, config, skip_lost=True)
     assert (resumed["event"], skipped["event"], skipped["entries"]) == ("resumed", "skipped", 6)
@@ -111,7 +111,7 @@ def test_entries_that_are_lost_are_refused_or_told_and_saved(kind: str, config: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_journal_that_is_ahead_of_the_log_is_refused(
+def test_a_journal_ahead_of_the_log_is_rejected(
     kind: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(kind, config)
@@ -119,23 +119,33 @@ def test_a_journal_that_is_ahead_of_the_log_is_refused(
         [Decision(10_000, "idle", TopicPartition("clicks", 0))]
     )
     monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.2)
-    with pytest.raises(StateError, match="holds a decision beyond entry"):
+    with pytest.raises(StateError, match="contains a decision after entry"):
         run(kind, config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_state_of_another_setup_is_refused(kind: str, config: Path) -> None:
+def test_a_state_with_other_settings_is_rejected(kind: str, config: Path) -> None:
     run(kind, config)
     config.write_text(config.read_text().replace("window_seconds = 20.0", "window_seconds = 21.0"))
-    with pytest.raises(StateError, match=r"window_seconds is 20\.0 there and 21\.0 in"):
+    with pytest.raises(StateError, match=r"was created with join\.window_seconds = 20\.0 \(now 21\.0\)\."):
         run(kind, config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_that_is_asked_to_stop_before_the_log_answers_ends_well(kind: str, config: Path) -> None:
-    away = config.with_name("away.toml")
-    away.write_text(config.read_text().replace(f"sqlite:///{config.parent}/clicks.db", "kafka://127.0.0.1:1"))
-    command = [sys.executable, "-m", "stream_ctr.cli", *COMMANDS[kind], "--config", str(away), "--json"]
+def test_a_signal_before_the_log_is_available_ends_the_daemon_with_status_0(kind: str, config: Path) -> None:
+    unavailable = config.with_name("unavailable.toml")
+    unavailable.write_text(
+        config.read_text().replace(f"sqlite:///{config.parent}/clicks.db", "kafka://127.0.0.1:1")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "stream_ctr.cli",
+        *COMMANDS[kind],
+        "--config",
+        str(unavailable),
+        "--json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -143,7 +153,10 @@ def test_one_that_is_asked_to_stop_before_the_log_answers_ends_well(kind: str, c
             assert json.loads(process.stderr.readline())["event"] == "waiting"
             process.send_signal(signal.SIGTERM)
             last = json.loads(process.stderr.read().splitlines()[-1])
-            assert (last["event"], last["reason"]) == ("stopped", "asked to, before the log answered")
+            assert (last["event"], last["reason"]) == (
+                "stopped",
+                "stopped by a signal before the log was available",
+            )
             assert (process.stdout.read(), process.wait(60.0)) == ("", 0)
         finally:
             process.kill()

@@ -1,4 +1,4 @@
-"""Joining as a process of its own: the same labels, each once, and trainers that read them."""
+"""The joining process: the trainer's labels, each written once, and trainers that read them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ checkpoint_seconds = 1e9
 snapshot_seconds = 0
 metrics_port = -1
 """
-"""A schema and an optimizer into which neither counts nor learned buckets enter."""
+"""A schema without learned buckets, and an optimizer that does not use feature counts."""
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def learn(config: Path, log: EventLog) -> Core:
 
 
 def labelled(log: EventLog, topic: str = "labelled") -> list[LabelledImpression]:
-    """What the topic holds, each sequence once, by partition and sequence."""
+    """The topic's records, each sequence number once, by partition and sequence number."""
     found: dict[tuple[int, int], LabelledImpression] = {}
     for entry in held_entries(log, topic):
         record = msgspec.json.decode(entry.value or b"", type=LabelledImpression)
@@ -112,7 +112,7 @@ def labelled(log: EventLog, topic: str = "labelled") -> list[LabelledImpression]
 
 
 def assert_complete(log: EventLog, topic: str = "labelled") -> None:
-    """In each partition sequences ascend from 0 without a gap, and times never descend."""
+    """Check that in each partition the sequence numbers are 0, 1, 2, ... and times never decrease."""
     for partition in range(log.partitions(topic)):
         records = [
             msgspec.json.decode(e.value or b"", type=LabelledImpression)
@@ -123,7 +123,7 @@ def assert_complete(log: EventLog, topic: str = "labelled") -> None:
         assert [r.ts_ms for r in records] == sorted(r.ts_ms for r in records)
 
 
-def test_every_label_is_the_joining_trainers_and_carries_its_source(
+def test_every_label_equals_the_trainers_and_carries_its_source(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAM_CTR_FEATURES__UNKNOWN", "refuse")
@@ -157,7 +157,7 @@ def plain_config(folder: Path, state: str, input_: str) -> Path:
     return path
 
 
-def test_where_counts_do_not_matter_the_weights_are_equal_bit_for_bit(folder: Path) -> None:
+def test_trainers_with_and_without_joining_process_learn_equal_weights(folder: Path) -> None:
     log = opened(folder)
     together = learn(plain_config(folder, "together", "clicks"), log)
     join(plain_config(folder, "apart", "clicks"), log)
@@ -175,11 +175,11 @@ RUNS = 6
 
 
 class Killed(BaseException):
-    """The process ends here: nothing is saved, nothing is written."""
+    """Ends the process without saving or writing anything."""
 
 
 @pytest.mark.parametrize("checkpoints", [False, True])
-def test_a_joiner_killed_at_random_moments_leaves_no_gap_and_no_repeat(
+def test_a_joiner_killed_at_random_moments_leaves_no_gap_and_no_duplicate(
     folder: Path, checkpoints: bool
 ) -> None:
     seed = int.from_bytes(os.urandom(4), "little")
@@ -208,7 +208,7 @@ def test_a_joiner_killed_at_random_moments_leaves_no_gap_and_no_repeat(
     assert kills
     last = join(config, log)
     assert_complete(log)
-    # A run that came to the log's end has saved its place, and the last one has nothing to look up.
+    # A run that reached the end of the log saved its position, so the last run finds no earlier records.
     if not checkpoints and kills == RUNS:
         assert (last.output.there_before > 0) == (written > 0)
     # The undisturbed run: same log, same journal, another output.
@@ -223,7 +223,7 @@ def test_a_joiner_killed_at_random_moments_leaves_no_gap_and_no_repeat(
     log.close()
 
 
-def test_memory_beyond_the_budget_lies_on_disk_and_changes_no_label(
+def test_records_beyond_the_memory_budget_are_on_disk_and_labels_are_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = opened(folder)
@@ -247,7 +247,7 @@ def test_memory_beyond_the_budget_lies_on_disk_and_changes_no_label(
     log.close()
 
 
-def test_only_final_labels_go_through_the_topic(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_policy_with_early_labels_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = opened(folder)
     monkeypatch.setenv("STREAM_CTR_JOIN__POLICY", "fast")
     with pytest.raises(ConfigError, match=r"join.policy = 'fast' needs labels before they are final"):
@@ -256,7 +256,7 @@ def test_only_final_labels_go_through_the_topic(folder: Path, monkeypatch: pytes
 
 
 class LosingLog:
-    """The log, of which every third append to the labelled topic is cut off or not acknowledged."""
+    """A log in which every third append to the labelled topic is partial or unacknowledged."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -276,7 +276,7 @@ class LosingLog:
         raise LogError("no broker answered in time")
 
 
-def test_an_append_without_an_answer_is_looked_up_and_finished(folder: Path) -> None:
+def test_an_unacknowledged_append_is_completed_without_duplicates(folder: Path) -> None:
     log = opened(folder)
     losing = LosingLog(log)
     join(write_config(folder, "state"), cast(EventLog, losing))
@@ -285,7 +285,7 @@ def test_an_append_without_an_answer_is_looked_up_and_finished(folder: Path) -> 
     log.close()
 
 
-def test_a_reader_drops_repeats_and_counts_what_is_missing(
+def test_a_reader_drops_duplicates_and_counts_missing_records(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = opened(folder)
@@ -303,10 +303,10 @@ def test_a_reader_drops_repeats_and_counts_what_is_missing(
     log.close()
 
 
-def test_a_replayed_label_is_learned_and_does_not_confuse_the_joiner(
+def test_a_replayed_label_is_learned_and_ignored_by_the_joiner(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The schema lacked a field; with it, the labels that were rejected are replayed and learned."""
+    """The labels were rejected because the schema lacked a field; with the field they are learned."""
     monkeypatch.setenv("STREAM_CTR_FEATURES__UNKNOWN", "refuse")
     log = opened(folder)
     daemon = join(write_config(folder, "state"), log)
@@ -355,18 +355,20 @@ def test_a_malformed_labelled_record_is_a_dead_letter(
     log.close()
 
 
-def test_another_joiners_topic_is_refused(folder: Path) -> None:
+def test_a_topic_written_by_another_process_is_rejected(folder: Path) -> None:
     log = opened(folder)
     join(write_config(folder, "first"), log)
-    with pytest.raises(StateError, match=r"second/join holds no state, but topic 'labelled' holds labelled"):
+    with pytest.raises(
+        StateError, match=r"second/join has no state, but topic 'labelled' already has labelled"
+    ):
         join(write_config(folder, "second"), log)
     log.append("labelled", [Record(b"k", b"something else", 1, 1)])
-    with pytest.raises(LogError, match="last record of topic 'labelled' partition 1 is none of stream-ctr"):
+    with pytest.raises(LogError, match="last record in topic 'labelled' partition 1 was not written by"):
         join(write_config(folder, "first"), log)
     log.close()
 
 
-def test_the_commands_work_hand_in_hand(
+def test_train_reads_the_output_of_join(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = str(write_config(folder, "state"))
@@ -382,7 +384,7 @@ def test_the_commands_work_hand_in_hand(
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_on_kafka_a_joiner_survives_its_own_death_and_the_brokers(folder: Path, broker: Broker) -> None:
+def test_on_kafka_a_joiner_survives_kills_of_itself_and_of_the_broker(folder: Path, broker: Broker) -> None:
     source = opened(folder)
     target = open_log(broker.url)
     copy(source, target)

@@ -11,7 +11,7 @@ import pytest
 
 from stream_ctr.batch import ASIDE, LEARN, PREDICT, SETTLE
 from stream_ctr.config.settings import load_settings
-from stream_ctr.daemon.identity import identity, refuse_other
+from stream_ctr.daemon.identity import check_identity, identity
 from stream_ctr.datasets.base import resolve_fields
 from stream_ctr.errors import StateError
 from stream_ctr.events.log import TopicPartition
@@ -148,5 +148,5 @@ def test_a_state_cannot_change_what_it_learns_from(tmp_path: Path) -> None:
         settings = load_settings(write_config(tmp_path, learn_from, ARMS.format(learn_from=learn_from)))
         found[learn_from] = identity(settings, settings.arm("mine"), resolve_fields(settings.features))
     assert "learn_from" not in found["all"], "checkpoints from before the setting go on"
-    with pytest.raises(StateError, match="learn_from is 'own' there and None in the configuration"):
-        refuse_other(found["own"], found["all"], tmp_path)
+    with pytest.raises(StateError, match=r'was created with learn_from = "own" \(now "all"\)'):
+        check_identity(found["own"], found["all"], tmp_path)

@@ -1,4 +1,4 @@
-"""Logs of experiments with a planted truth, and the watcher over them."""
+"""Logs of experiments with a known ground truth, and the watcher over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File seams with faults: the k-th operation fails, or the machine forgets what was not synced."""
+"""File operations with faults: the k-th operation fails, or unsynced writes are lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_ctr.state.durable_files import Files
 
 
 class WatchedFiles(Files):
-    """Tells :meth:`step` of every operation before it happens."""
+    """Calls :meth:`step` before every operation."""
 
     def step(self, operation: str, path: Path) -> None:
         """Called before ``operation`` (the method's name) on ``path``; raising prevents it."""
@@ -60,7 +60,7 @@ class WatchedFiles(Files):
 
 
 class FailingFiles(WatchedFiles):
-    """Every operation is counted; the one numbered ``fail_at`` raises ``code`` instead of happening."""
+    """Counts the operations; number ``fail_at`` raises an OSError with ``code`` instead."""
 
     def __init__(self, fail_at: int, code: int = errno.EIO) -> None:
         self.fail_at = fail_at
@@ -75,7 +75,7 @@ class FailingFiles(WatchedFiles):
 
 @dataclass
 class _Node:
-    """A file or folder as the running system sees it, and as the disk holds it."""
+    """A file or folder: its present state, and its state on disk after a power failure."""
 
     content: bytes = b""
     synced: bytes = b""
@@ -85,7 +85,7 @@ class _Node:
 
 
 class ForgetfulFiles(FailingFiles):
-    """Keeps beside the real files what a disk would hold that wrote only what was synced."""
+    """Also tracks the content of a disk that holds only synced writes."""
 
     def __init__(self, root: Path, fail_at: int = 0) -> None:
         super().__init__(fail_at)
@@ -133,7 +133,7 @@ class ForgetfulFiles(FailingFiles):
         del self._at(path.parent).entries[path.name]
 
     def rebuild(self, target: Path) -> Path:
-        """Write down what the disk holds after the power went."""
+        """Write the content of the disk after a power failure to ``target``."""
         _rebuild(self.node, target)
         return target
 

@@ -1,4 +1,4 @@
-"""A server on loopback that answers as a list tells it, for the faults that a sound server seldom has."""
+"""A server on loopback with scripted answers, for faults that a real server rarely has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GOOD = b'{"event_id":"x","arm":"a","model_version":"a-1","experiment":"e","candi
 
 @dataclass
 class Scripted:
-    """Answers by turns; the last one again and again. Status 0 hangs up without an answer."""
+    """Returns the answers in turn, then repeats the last one; status 0 closes the connection instead."""
 
     answers: Sequence[tuple[int, bytes, dict[str, str]]]
     url: str = ""

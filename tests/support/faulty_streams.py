@@ -1,4 +1,4 @@
-"""A small stream in a real embedded log, with everything in it that a stream should not have."""
+"""A small stream in an embedded log, with duplicates, orphans, late clicks and malformed records."""
 
 from __future__ import annotations
 

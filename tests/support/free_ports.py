@@ -1,4 +1,4 @@
-"""Ports for servers that are told theirs before they start."""
+"""Free ports for servers whose port must be known before they start."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import os
 import socket
 
 FIRST, LAST = 12_000, 20_000
-"""Below the range that systems hand out to whoever asks for any port, and to outgoing connections: of those,
-one may be taken between the moment it is found free and that in which it is used.
-"""
+"""Below the range of ephemeral ports, because another process may get one of those between the check and the
+start of the server."""
 
 _numbers = itertools.count(os.getpid() * 61)
 
 
 def free_port() -> int:
-    """A port of loopback where nothing listens; a process is given none twice."""
+    """A free port on loopback; never the same one twice in a process."""
     for _ in range(LAST - FIRST):
         port = FIRST + next(_numbers) % (LAST - FIRST)
         with socket.socket() as trial:

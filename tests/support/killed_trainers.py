@@ -3,11 +3,12 @@
     echo '[{"entries": 70, "after_us": 900}, {"entries": 90, "operation": 5}, {}]' |
         python -m tests.support.killed_trainers CONFIG
 
-Once so many log entries are applied, the process ends: so many microseconds later, or before that file
-operation of the next checkpoint. With "segment", before that file operation on the joiner's segments.
+Each item of the plan is one process. After "entries" applied log entries, it is killed: "after_us"
+microseconds later, or before file operation number "operation" of the next checkpoint. With "segment", it is
+killed before that file operation on the joiner's segments. An empty item runs to the end of the log.
 
-Each moment of the plan is one process: forked, so that the imports are paid once, and killed the real
-way: nothing gets to clean up. A moment without a place runs to the log's end. Prints the exit statuses.
+Processes are forked, so that modules are imported once, and killed with SIGKILL, so that nothing is cleaned
+up. Prints the exit statuses.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class DeadlyFiles(WatchedFiles):
             if self.segment_count == self.segment:
                 die()
         if operation == "write_piece":
-            return  # of a file in the middle of being written there is the torn one below
+            return  # a partially written file is simulated below
         begins = operation == "make_folder" and path.parent.name == "checkpoints"
         self.inside = self.inside or (self.armed and begins)
         if self.inside:
@@ -63,7 +64,7 @@ class DeadlyFiles(WatchedFiles):
                 die()
 
     def write(self, path: Path, content: bytes | memoryview) -> None:
-        # Half of the file, then the end: as torn as a file can be.
+        # Write half of the file, then die: a torn write.
         if self.inside and self.count + 2 == self.operation:
             Files().write(path, memoryview(content)[: len(content) // 2])
             die()
@@ -78,7 +79,7 @@ class DeadlyFiles(WatchedFiles):
 
 
 def run(config: str, moment: dict[str, Any]) -> None:
-    """One trainer, from its start to its end or its moment."""
+    """Run one trainer until it is killed or reaches the end of the log."""
     settings = load_settings(config)
     arm = settings.arm(None)
     steps, due = 0, False
@@ -104,7 +105,7 @@ def run(config: str, moment: dict[str, Any]) -> None:
 
 
 CHECKPOINT_EVERY = 5
-"""Steps between checkpoints: the wall clock's own timer would make the moments depend on it."""
+"""Steps between checkpoints; with a timer, the moments would depend on the wall clock."""
 
 
 def _die_later(seconds: float) -> None:

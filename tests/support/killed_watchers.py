@@ -2,8 +2,8 @@
 
     python -m tests.support.killed_watchers CONFIG STEPS CHUNKS CHUNKS ...
 
-Each process writes a checkpoint after STEPS chunks and dies so many CHUNKS later; forked, so that the
-imports are paid once. Prints the exit statuses.
+Each process writes a checkpoint after STEPS chunks and dies CHUNKS chunks later. Processes are forked, so
+that modules are imported once. Prints the exit statuses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.experiment_logs import watch
 
 
 def run(config: Path, steps: int, chunks: int) -> None:
-    """One watcher, from its start to its end or its death."""
+    """Run one watcher until it is killed or reaches the end of the log."""
     done = 0
 
     def on_step(watcher: Watcher) -> None:

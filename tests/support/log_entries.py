@@ -37,7 +37,7 @@ def partitions(count: int) -> list[TopicPartition]:
 
 
 def log_of(values: Mapping[TopicPartition, Sequence[bytes | None]]) -> dict[TopicPartition, list[Entry]]:
-    """One entry a value, offsets from 0 on; the log gave no timestamps."""
+    """One entry per value, with offsets from 0 and without timestamps."""
     return {
         tp: [Entry(tp.topic, tp.partition, offset, -1, None, value) for offset, value in enumerate(items)]
         for tp, items in values.items()

@@ -1,4 +1,4 @@
-"""Skip logits for a trainer that learned without: nothing it says changes, and it goes on."""
+"""Skip logits attached to a network that was trained without them: predictions stay the same."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ def test_attached_skip_logits_change_no_bit_and_are_learned(
     assert write_stream_on.manifest.identity == after.manifest.identity
 
 
-def test_what_cannot_be_attached_is_refused_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_attaching_fails_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_stream(tmp_path, 20)
     assert attach(tmp_path, config(tmp_path, "sml = true")) == 1
     assert "no checkpoint" in capsys.readouterr().err
@@ -104,8 +102,8 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     versions = newest(tmp_path).versions()
     for model, status, message in (
         ("sml = false", 2, "model.sml = false for arm 'main'"),
-        ('backbone = "dcn"', 1, "model.backbone is 'dnn' there and 'dcn'"),
-        ("base_rate = 0.1", 1, "model.base_rate is 0.5 there and 0.1"),
+        ('backbone = "dcn"', 1, 'model.backbone = "dnn" (now "dcn")'),
+        ("base_rate = 0.1", 1, "model.base_rate = 0.5 (now 0.1)"),
     ):
         capsys.readouterr()
         assert attach(tmp_path, config(tmp_path, model)) == status
@@ -117,7 +115,7 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     assert attach(tmp_path, config(tmp_path, "sml = true")) == 0
     capsys.readouterr()
     assert attach(tmp_path, config(tmp_path, "sml = true")) == 1
-    assert "has skip logits already" in capsys.readouterr().err
+    assert "already has skip logits" in capsys.readouterr().err
 
 
 def test_an_attached_skip_has_a_gradient() -> None:

@@ -1,4 +1,4 @@
-"""The daemon: what it refuses, what it survives, how it ends."""
+"""The trainer's daemon: rejected states and logs, faults that it survives, how it ends."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(config: Path, files: FailingFiles | None = None) -> int:
         return daemon.run(threading.Event(), until_idle=0.0).events
 
 
-def test_learns_the_log_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_second_run_continues_where_the_first_stopped(tmp_path: Path) -> None:
     write_stream(tmp_path, 80)
     config = write_config(tmp_path, "state")
     first = run(config)
@@ -66,7 +66,7 @@ def test_learns_the_log_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["river-ftrl", "river-lr", "river-fm"])
-def test_river_arm_comes_back_from_its_checkpoint_bit_for_bit(tmp_path: Path, name: str) -> None:
+def test_a_river_arm_loads_bit_for_bit_from_its_checkpoint(tmp_path: Path, name: str) -> None:
     write_stream(tmp_path, 80)
     config = write_config(tmp_path, "state", f'[learner]\nkind = "river"\nriver = "{name}"\n')
     config.write_text(config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 1e-9"))
@@ -79,7 +79,7 @@ def test_river_arm_comes_back_from_its_checkpoint_bit_for_bit(tmp_path: Path, na
     assert versions(tmp_path / "state" / "main" / "snapshots")
 
 
-def test_every_malformed_record_is_a_dead_letter_and_the_rest_is_learned(tmp_path: Path) -> None:
+def test_every_malformed_record_becomes_a_dead_letter_and_the_rest_is_learned(tmp_path: Path) -> None:
     write_stream(tmp_path, 300)
     config = write_config(tmp_path, "state")
     with trainer(config) as daemon:
@@ -97,7 +97,7 @@ def test_every_malformed_record_is_a_dead_letter_and_the_rest_is_learned(tmp_pat
     assert impressions == outcomes["positives"] + outcomes["negatives"]
 
 
-def test_ignored_features_are_said_once_and_counted(tmp_path: Path) -> None:
+def test_ignored_features_are_reported_once_and_counted(tmp_path: Path) -> None:
     write_stream(tmp_path, 10)
     log = open_log(f"sqlite:///{tmp_path}/clicks.db")
     features = {"ad": "a", "device": "ios", "tags": ["a", "b", "c", "d"]}
@@ -106,19 +106,19 @@ def test_ignored_features_are_said_once_and_counted(tmp_path: Path) -> None:
         value = json.dumps({**record, "event_id": f"more{number}"}).encode()
         log.append("impressions", [Record(b"k", value, START_MS)])
     log.close()
-    settings, said = load_settings(write_config(tmp_path, "state")), io.StringIO()
+    settings, reported = load_settings(write_config(tmp_path, "state")), io.StringIO()
     log = open_log(settings.log.url)
-    with Reporter("test", stream=said) as reporter:
+    with Reporter("test", stream=reported) as reporter:
         daemon = Trainer(settings, settings.arm(None), log, reporter)
         daemon.run(threading.Event(), until_idle=0.0)
     log.close()
     assert daemon.core.pipeline.outcomes["features_ignored"] == 3
     assert daemon.core.pipeline.outcomes["values_truncated"] >= 3
-    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    lines = [json.loads(line) for line in reported.getvalue().splitlines()]
     assert [line["feature"] for line in lines if line["event"] == "feature-ignored"] == ["device"]
 
 
-def test_unknown_features_make_dead_letters_where_the_configuration_says_so(tmp_path: Path) -> None:
+def test_unknown_features_make_dead_letters_if_configured(tmp_path: Path) -> None:
     write_stream(tmp_path, 10)
     log = open_log(f"sqlite:///{tmp_path}/clicks.db")
     value = b'{"v":1,"event_id":"more","ts_ms":%d,"features":{"device":"ios"}}' % START_MS
@@ -135,26 +135,30 @@ def test_unknown_features_make_dead_letters_where_the_configuration_says_so(tmp_
     assert sum("unknown field 'device'" in reason for reason in reasons) == 1
 
 
-def test_another_model_is_refused_with_both_named(tmp_path: Path) -> None:
+def test_another_model_is_rejected_with_both_values(tmp_path: Path) -> None:
     write_stream(tmp_path, 20)
     config = write_config(tmp_path, "state")
     run(config)
     text = config.read_text("utf-8").replace("hidden = [8, 4]", "hidden = [8, 5]")
     config.write_text(text, "utf-8")
-    with pytest.raises(StateError, match=r"model\.hidden\[1\] is 4 there and 5 in the configuration"):
+    with pytest.raises(
+        StateError, match=r"state/main was created with model\.hidden = \[8, 4\] \(now \[8, 5\]\)"
+    ):
         run(config)
 
 
-def test_another_schema_is_refused(tmp_path: Path) -> None:
+def test_another_schema_is_rejected_with_the_field(tmp_path: Path) -> None:
     write_stream(tmp_path, 20)
     config = write_config(tmp_path, "state")
     run(config)
     config.write_text(config.read_text("utf-8").replace("max_values = 3", "max_values = 4"), "utf-8")
-    with pytest.raises(StateError, match=r"features\.fields\[3\]\.max_values is 3 there and 4"):
+    with pytest.raises(
+        StateError, match=r"different fields \(changed: tags\)\. Restore features\.fields, or"
+    ):
         run(config)
 
 
-def test_a_lost_range_is_named(tmp_path: Path) -> None:
+def test_entries_deleted_by_retention_are_named(tmp_path: Path) -> None:
     write_stream(tmp_path, 60)
     config = write_config(tmp_path, "state")
     run(config)
@@ -163,22 +167,22 @@ def test_a_lost_range_is_named(tmp_path: Path) -> None:
     end = log.end_offsets("impressions")[0]
     log.trim("impressions", 0, end)
     log.close()
-    with pytest.raises(OffsetRangeError, match=rf"impressions\[0\].* to {end - 1} are lost to retention"):
+    with pytest.raises(OffsetRangeError, match=rf"impressions\[0\].* to {end - 1} were deleted by retention"):
         run(config)
 
 
-def test_a_replaced_log_is_refused(tmp_path: Path) -> None:
+def test_a_replaced_log_is_rejected(tmp_path: Path) -> None:
     write_stream(tmp_path, 60)
     config = write_config(tmp_path, "state")
     run(config)
     for path in tmp_path.glob("clicks.db*"):
         path.unlink()
     write_stream(tmp_path, 90)
-    with pytest.raises(OffsetRangeError, match="its offsets mean other events"):
+    with pytest.raises(OffsetRangeError, match="its offsets refer to other events"):
         run(config)
 
 
-def test_a_log_that_holds_other_records_is_refused(tmp_path: Path) -> None:
+def test_a_log_with_other_records_is_rejected(tmp_path: Path) -> None:
     write_stream(tmp_path, 60)
     config = write_config(tmp_path, "state")
     run(config)
@@ -186,7 +190,7 @@ def test_a_log_that_holds_other_records_is_refused(tmp_path: Path) -> None:
     connection.execute("UPDATE entries SET value = x'7b7d'")
     connection.commit()
     connection.close()
-    with pytest.raises(OffsetRangeError, match="is not the one that"):
+    with pytest.raises(OffsetRangeError, match="is not the one applied in"):
         run(config)
 
 
@@ -202,9 +206,7 @@ def test_a_missing_topic_and_unequal_partitions_are_named(tmp_path: Path) -> Non
     log.close()
 
 
-def test_a_journal_that_is_ahead_of_the_log_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_ahead_of_the_log_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_stream(tmp_path, 40)
     config = write_config(tmp_path, "state")
     run(config)
@@ -212,18 +214,18 @@ def test_a_journal_that_is_ahead_of_the_log_is_refused(
         [Decision(10_000, "idle", TopicPartition("clicks", 0))]
     )
     monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.2)
-    with pytest.raises(StateError, match="holds a decision beyond entry"):
+    with pytest.raises(StateError, match="contains a decision after entry"):
         run(config)
 
 
-def test_a_second_trainer_is_refused(tmp_path: Path) -> None:
+def test_a_second_trainer_cannot_start(tmp_path: Path) -> None:
     with StateLock(tmp_path), pytest.raises(StateError, match=f"in use by process {os.getpid()}"):
         StateLock(tmp_path)
     with StateLock(tmp_path):
         pass
 
 
-def test_a_full_disk_stops_no_learning(tmp_path: Path) -> None:
+def test_learning_continues_on_a_full_disk(tmp_path: Path) -> None:
     write_stream(tmp_path, 200)
     config = write_config(tmp_path, "state")
     text = config.read_text("utf-8").replace("checkpoint_seconds = 1e9", "checkpoint_seconds = 0")
@@ -243,7 +245,7 @@ def test_a_full_disk_stops_no_learning(tmp_path: Path) -> None:
 
 
 def test_falling_back_past_damage_keeps_what_the_next_start_needs(tmp_path: Path) -> None:
-    """The journal must reach back to the state that was saved after falling back, not only to the oldest."""
+    """After a fallback, the newest checkpoint can need older journal decisions than the oldest one."""
     write_stream(tmp_path, 40)
     config = write_config(tmp_path, "state")
     config.write_text(
@@ -261,23 +263,25 @@ def test_falling_back_past_damage_keeps_what_the_next_start_needs(tmp_path: Path
     learned = store.read(whole)[1]["totals"].values["learned"]
     stopped = threading.Event()
     stopped.set()
-    for _ in range(2):  # at once stopped again, before it is as far as the damaged one
+    for _ in range(2):  # stopped before it reaches the position of the damaged version
         with trainer(config) as daemon:
             assert daemon.run(stopped).learned == learned
     assert run(config) > 30
 
 
-def test_a_closed_standard_error_stops_no_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_continues_with_a_closed_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_stream(tmp_path, 20)
     config = str(write_config(tmp_path, "state"))
     monkeypatch.setattr(sys, "stderr", None)
     assert main(["train", "--config", config, "--until-idle", "0"]) == 0
-    with Reporter("x", stream=Gone()) as reporter:
-        reporter.say("nobody hears this")
+    with Reporter("x", stream=ClosedPipe()) as reporter:
+        reporter.say("lost")
 
 
-class Gone(io.StringIO):
-    """A standard error whose reader has gone."""
+class ClosedPipe(io.StringIO):
+    """A standard error whose reader has closed."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError(errno.EPIPE, text)
@@ -294,13 +298,13 @@ def start(config: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def lines_until(process: subprocess.Popen[str], event: str) -> dict[str, object]:
-    """Read the daemon's structured lines up to the one that tells of ``event``."""
+    """Read the daemon's structured lines up to the one with ``event``."""
     assert process.stderr is not None
     for line in process.stderr:
         values: dict[str, object] = json.loads(line)
         if values["event"] == event:
             return values
-    raise AssertionError(f"the daemon ended without telling of {event}")
+    raise AssertionError(f"the daemon ended without reporting {event}")
 
 
 @pytest.mark.slow

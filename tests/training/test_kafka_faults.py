@@ -1,7 +1,7 @@
-"""Faults of a real Kafka broker: what was learned is, bit for bit, what a run without faults learns.
+"""Faults of a real Kafka broker: the learned state equals that of a run without faults bit for bit.
 
-The oracle is a run over the same log with the same order journal that nothing disturbs. With ``-s`` a table
-of the injected faults is printed at the end.
+The oracle is an undisturbed run over the same log with the same order journal. With ``-s``, a table of the
+injected faults is printed at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FaultTable = list[tuple[str, int, str]]
 
 @pytest.fixture(scope="module")
 def faults() -> Iterator[FaultTable]:
-    """Takes a row for each fault that was injected, and prints them all."""
+    """The table of injected faults; printed at the end."""
     rows: FaultTable = []
     yield rows
     print(f"\nseed {SEED}: repeat with STREAM_CTR_TEST_SEED={SEED}")
@@ -64,7 +64,7 @@ def faults() -> Iterator[FaultTable]:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One broker for all faults; each test has topics of its own, and leaves the broker running."""
+    """One broker for all tests; each test has its own topics and leaves the broker running."""
     if os.environ.get("STREAM_CTR_TEST_KAFKA") != "start":
         pytest.skip("no broker to kill: set STREAM_CTR_TEST_KAFKA=start (needs Java 17 and Maven)")
     broker = Broker(tmp_path_factory.mktemp("faults"))
@@ -84,7 +84,7 @@ def closed_sockets() -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventLog]:
-    """A stream with repeats, orphans, early, late and malformed records, in an embedded log."""
+    """A stream with duplicate, orphaned, early, late and malformed records, in an embedded log."""
     folder = tmp_path_factory.mktemp("source")
     write_stream(folder, IMPRESSIONS)
     log = open_log(f"sqlite:///{folder}/clicks.db")
@@ -100,13 +100,13 @@ class Run:
         self.folder, self.broker, self.source = folder, broker, source
         self.topics = {name: f"{name}-{own}" for name in ("impressions", "clicks")}
         self.dead_letters = f"dead-letters-{own}"
-        # What only prepares a fault is patient with a broker that is slow to be its old self again.
+        # Long timeouts for preparing a fault, because a broker is slow after a restart.
         self.log = KafkaLog(broker.url, timeout_seconds=30, append_timeout_seconds=60)
         self.entries = 0
         """Entries that were written to both topics."""
 
     def fill(self, part: int = 0, parts: int = 1) -> None:
-        """Write the stream, or one of so many parts of every partition, one after the other in time."""
+        """Write the stream or, with ``parts``, only part number ``part`` of every partition."""
         for name, topic in self.topics.items():
             self.log.create_topic(topic, PARTITIONS)
             for partition, end in self.source.end_offsets(name).items():
@@ -136,7 +136,7 @@ class Run:
         stop: threading.Event | None = None,
         skip_lost: bool = False,
     ) -> Core:
-        """One trainer, from its start to the log's end."""
+        """Run one trainer to the end of the log."""
         settings = load_settings(self.config(state))
         log = KafkaLog(settings.log.url, timeout_seconds=3, append_timeout_seconds=20)
         steps = 0
@@ -157,7 +157,7 @@ class Run:
             log.close()
 
     def stop_after(self, state: str, steps: int) -> Core:
-        """A trainer that is ended in an orderly way after some steps."""
+        """Run a trainer and stop it after ``steps`` chunks."""
         stop = threading.Event()
 
         def count(trainer: Trainer, done: int) -> None:
@@ -167,7 +167,7 @@ class Run:
         return self.train(state, on_step=count, until_idle=None, stop=stop)
 
     def train_all(self, state: str, on_step: Callable[[Trainer, int], None] = lambda t, n: None) -> None:
-        """A trainer that is ended when it has applied the whole stream, whenever that is written."""
+        """Run a trainer until it has applied the whole stream, which may be written meanwhile."""
         stop = threading.Event()
         total = sum(sum(self.source.end_offsets(name).values()) for name in self.topics)
 
@@ -179,8 +179,11 @@ class Run:
         self.train(state, on_step=count, until_idle=None, stop=stop)
 
     def check(self, disturbed: str, *, ended: bool = True) -> None:
-        """Compare with a run over the same log and journal that nothing disturbs; an ended stream has its
-        last windows closed.
+        """Compare with an undisturbed run over the same log and journal.
+
+        Args:
+            disturbed: name of the state to compare.
+            ended: whether the run reached the end of the log and closed its last windows.
         """
         state = f"undisturbed-{disturbed}"
         (self.folder / state / "main").mkdir(parents=True)
@@ -203,35 +206,36 @@ def run(tmp_path: Path, broker: Broker, source: EventLog) -> Iterator[Run]:
     run.close()
 
 
-def disturb(run: Run, fault: Callable[[], None], mend: Callable[[], None]) -> None:
-    """Train while the stream is written in three parts; after a random step in the first, and one in the
-    second, the trainer saves a checkpoint and the fault strikes. What is to come is written once it is
-    mended, so that none of it can have been read before.
+def disturb(run: Run, fault: Callable[[], None], repair: Callable[[], None]) -> None:
+    """Train while the stream is written in three parts, with a fault in the first and one in the second.
+
+    At a random step of each, the trainer writes a checkpoint and the fault is injected. The next part is
+    written after the repair, so that no entry of it can have been read before.
     """
     generator = random.Random(SEED)
     part, struck, striking = 1, 0, False
     moment = generator.randrange(1, 5)
-    mending = threading.Thread(target=run.fill, args=(0, 3))
-    mending.start()
-    mending.join()
+    repairing = threading.Thread(target=run.fill, args=(0, 3))
+    repairing.start()
+    repairing.join()
 
-    def mend_and_write(number: int) -> None:
-        mend()
+    def repair_and_write(number: int) -> None:
+        repair()
         run.fill(number, 3)
 
     def on_step(trainer: Trainer, steps: int) -> None:
-        nonlocal part, struck, moment, mending, striking
-        if part < 3 and steps >= moment and not mending.is_alive() and not striking:
-            striking = True  # a checkpoint ends the chunk that is ahead, and that is a step, too
+        nonlocal part, struck, moment, repairing, striking
+        if part < 3 and steps >= moment and not repairing.is_alive() and not striking:
+            striking = True  # writing a checkpoint completes the queued chunk, which is a step too
             trainer.checkpoint()
             fault()
             struck += 1
-            mending = threading.Thread(target=mend_and_write, args=(part,))
-            mending.start()
+            repairing = threading.Thread(target=repair_and_write, args=(part,))
+            repairing.start()
             part, moment, striking = part + 1, steps + generator.randrange(1, 5), False
 
     run.train_all("disturbed", on_step)
-    mending.join()
+    repairing.join()
     assert struck == 2
 
 
@@ -241,8 +245,8 @@ def test_a_broker_killed_and_started_again_while_the_trainer_reads(run: Run, fau
     faults.append(("broker killed -9 and started again mid-stream", 2, "waited; bits equal"))
 
 
-def test_a_broker_away_at_the_start_is_waited_for(run: Run, faults: FaultTable) -> None:
-    """The daemon itself, as a process: live and not ready while it waits, and ended in an orderly way."""
+def test_a_daemon_waits_for_an_unavailable_broker_at_the_start(run: Run, faults: FaultTable) -> None:
+    """The daemon as a process: live and not ready while it waits, and stopped by SIGTERM."""
     run.fill()
     config = run.config("late")
     port = free_port()
@@ -252,30 +256,30 @@ def test_a_broker_away_at_the_start_is_waited_for(run: Run, faults: FaultTable) 
     command = [sys.executable, "-m", "stream_ctr.cli", "train", "--config", str(config)]
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert daemon.stderr is not None
-    with daemon.stderr as said:
-        said_until(said, "waiting")
+    with daemon.stderr as lines:
+        read_until(lines, "waiting")
         assert status_of(f"http://127.0.0.1:{port}/health/live") == 200
         assert status_of(f"http://127.0.0.1:{port}/health/ready") == 503
         run.broker.start()
-        said_until(said, "new")
+        read_until(lines, "new")
         deadline = time.monotonic() + 120
         while applied_of(port) < run.entries:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert status_of(f"http://127.0.0.1:{port}/health/ready") == 200
         daemon.send_signal(signal.SIGTERM)
-        said.read()
+        lines.read()
     assert daemon.wait(60) == 0
     saved = final(run.folder, "late").manifest.positions
     assert sum(offset for _, _, offset in saved) == run.entries
-    faults.append(("broker away at the start", 1, "waited, live and not ready; nothing lost"))
+    faults.append(("broker unavailable at the start", 1, "waited, live and not ready; nothing lost"))
 
 
-def said_until(lines: IO[str], event: str) -> None:
+def read_until(lines: IO[str], event: str) -> None:
     for line in lines:
         if json.loads(line)["event"] == event:
             return
-    raise AssertionError(f"the daemon ended before it said {event!r}")
+    raise AssertionError(f"the daemon ended without reporting {event!r}")
 
 
 def status_of(url: str) -> int:
@@ -288,11 +292,11 @@ def status_of(url: str) -> int:
 
 
 def applied_of(port: int) -> int:
-    """Entries applied, as the daemon shows them."""
+    """Applied entries according to the daemon's metrics."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
-    except OSError:  # between the server that waits and the one that works
+    except OSError:  # between the metrics server of the waiting daemon and that of the trainer
         return 0
     return sum(
         int(float(line.rpartition(" ")[2]))
@@ -301,7 +305,7 @@ def applied_of(port: int) -> int:
     )
 
 
-def test_a_broker_stalled_for_longer_than_a_request_may_take(run: Run, faults: FaultTable) -> None:
+def test_a_broker_stalled_for_longer_than_the_request_timeout(run: Run, faults: FaultTable) -> None:
     def wake() -> None:
         time.sleep(5.0)
         run.broker.send(signal.SIGCONT)
@@ -335,12 +339,12 @@ def test_retention_passes_the_saved_offset(run: Run, faults: FaultTable) -> None
     place = TopicPartition(run.topics["impressions"], 0)
     saved = stopped.pipeline.stage.progress.positions()[place]
     run.log.trim(*place, saved + 7)
-    for _ in range(2):  # refusing changes nothing
+    for _ in range(2):  # a rejected start changes nothing
         with pytest.raises(OffsetRangeError) as raised:
             run.train("state")
         assert (
-            f"goes on at offset {saved}, the log begins at {saved + 7}: "
-            f"the 7 entries {saved} to {saved + 6} are lost to retention" in str(raised.value)
+            f"continues at offset {saved}, but the log begins at {saved + 7}: "
+            f"the 7 entries {saved} to {saved + 6} were deleted by retention" in str(raised.value)
         )
     skipping = run.train("state", skip_lost=True)
     assert skipping.pipeline.outcomes["skipped"] == 7
@@ -349,16 +353,14 @@ def test_retention_passes_the_saved_offset(run: Run, faults: FaultTable) -> None
         for topic in run.topics.values()
         for p, end in run.log.end_offsets(topic).items()
     }
-    again = run.train("state")  # no longer lost, and not counted anew
+    again = run.train("state")  # not lost any more, and not counted again
     assert again.pipeline.outcomes["skipped"] == 7
     faults.append(("retention passes the saved offset", 2, "refused, 7 lost entries named"))
-    faults.append(("the same, started with --skip-lost", 1, "goes on, 7 counted as skipped"))
+    faults.append(("the same, started with --skip-lost", 1, "continues, 7 counted as skipped"))
 
 
 @pytest.mark.parametrize("refilled", [False, True])
-def test_a_topic_made_anew_is_refused_even_when_it_is_full_again(
-    run: Run, faults: FaultTable, refilled: bool
-) -> None:
+def test_a_recreated_topic_is_rejected_even_if_refilled(run: Run, faults: FaultTable, refilled: bool) -> None:
     run.fill()
     run.stop_after("state", 5)
     topic = run.topics["clicks"]
@@ -368,7 +370,7 @@ def test_a_topic_made_anew_is_refused_even_when_it_is_full_again(
     faults.append((f"topic deleted and recreated{', refilled' if refilled else ''}", 1, "refused, ids named"))
 
 
-def test_a_topic_made_anew_and_refilled_under_a_trainer_is_not_read_on(run: Run, faults: FaultTable) -> None:
+def test_a_topic_recreated_and_refilled_during_a_run_ends_it(run: Run, faults: FaultTable) -> None:
     run.fill()
     topic = run.topics["clicks"]
     before = run.log.topic_id(topic)
@@ -395,7 +397,7 @@ def test_a_topic_made_anew_and_refilled_under_a_trainer_is_not_read_on(run: Run,
 
 
 def recreate(run: Run, topic: str, *, refilled: bool) -> None:
-    """Delete the topic of clicks and create it again, empty or as full as it was."""
+    """Delete the topic and create it again, empty or with the same records."""
     own, before = run.topics, run.log.topic_id(topic)
     delete_topic(run, topic)
     deadline = time.monotonic() + 60
@@ -437,7 +439,7 @@ def test_without_its_dead_letter_topic_a_trainer_waits_and_drops_nothing(
 
     def bring_back() -> None:
         before = -1
-        while before != len(applied) or before < 1:  # until it has stood still for a while
+        while before != len(applied) or before < 1:  # until no step was made for a while
             before = len(applied)
             time.sleep(4.0)
         waits.set()
@@ -451,13 +453,13 @@ def test_without_its_dead_letter_topic_a_trainer_waits_and_drops_nothing(
     rejected = core.pipeline.outcomes["rejected"]
     assert rejected > 1
     letters = list(list_dead_letters(run.log, run.dead_letters))
-    # Those that were acknowledged before the topic was deleted went with it.
+    # Letters acknowledged before the topic was deleted were deleted with it.
     assert 0 < rejected - len(letters) <= 2 or rejected == len(letters)
     run.check("disturbed", ended=False)
     faults.append(("dead-letter topic gone, then back", 1, f"reading waited; {rejected} letters, bits equal"))
 
 
-def test_a_stream_written_twice_teaches_nothing_twice(run: Run, faults: FaultTable) -> None:
+def test_a_stream_written_twice_is_learned_once(run: Run, faults: FaultTable) -> None:
     run.fill()
     once = run.train("state").parts()
     counted = run.train("state").pipeline.outcomes

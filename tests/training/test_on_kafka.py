@@ -45,7 +45,7 @@ def learn(config: Path) -> Core:
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_kafka_and_the_embedded_log_give_equal_bits_even_when_the_broker_dies(
+def test_kafka_and_the_embedded_log_give_equal_bits_even_if_the_broker_is_killed(
     tmp_path: Path, broker: Broker
 ) -> None:
     write_stream(tmp_path, 300)

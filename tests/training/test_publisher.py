@@ -1,4 +1,4 @@
-"""What the trainer publishes is what the server predicts with, arm by arm."""
+"""The snapshots of each arm predict what its trainer predicts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def learn(config: Path, arm: str) -> Core:
         log.close()
 
 
-def test_each_arm_publishes_what_its_learner_predicts_and_swaps_follow(tmp_path: Path) -> None:
+def test_each_arm_publishes_snapshots_that_predict_as_its_learner(tmp_path: Path) -> None:
     write_stream(tmp_path, 150)
     config = write_config(tmp_path, "state", ARMS)
     text = config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 0.05")
@@ -82,7 +82,7 @@ def test_each_arm_publishes_what_its_learner_predicts_and_swaps_follow(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["river-ftrl", "river-fm"])
-def test_a_river_arm_publishes_what_it_predicts_and_goes_on_so(tmp_path: Path, name: str) -> None:
+def test_a_river_arm_publishes_snapshots_that_predict_as_its_learner(tmp_path: Path, name: str) -> None:
     write_stream(tmp_path, 80)
     config = write_config(tmp_path, "state", f'[learner]\nkind = "river"\nriver = "{name}"\n')
     text = config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 0.01")
@@ -103,30 +103,32 @@ def test_a_river_arm_publishes_what_it_predicts_and_goes_on_so(tmp_path: Path, n
         assert len(set(found.tolist())) == 3
 
 
-def test_a_model_that_diverges_is_not_published_and_is_said_once(tmp_path: Path) -> None:
+def test_a_diverged_model_is_reported_once_and_not_published(tmp_path: Path) -> None:
     write_stream(tmp_path, 150)
     config = write_config(tmp_path, "state", "[optimizer]\ndense_rate = 1e15\nrow_rate = 1e15\n")
     text = config.read_text("utf-8").replace("snapshot_seconds = 0", "snapshot_seconds = 0.001")
     config.write_text(text, "utf-8")
-    settings, said = load_settings(config), io.StringIO()
+    settings, reported = load_settings(config), io.StringIO()
     log = open_log(settings.log.url)
     try:
-        with Reporter("test", stream=said, line_seconds=1e9) as reporter:
+        with Reporter("test", stream=reported, line_seconds=1e9) as reporter:
             trainer = Trainer(settings, settings.arm("main"), log, reporter)
             trainer.run(threading.Event(), until_idle=0.0)
     finally:
         log.close()
-    reasons = [line["reason"] for line in map(json.loads, said.getvalue().splitlines()) if "reason" in line]
+    reasons = [
+        line["reason"] for line in map(json.loads, reported.getvalue().splitlines()) if "reason" in line
+    ]
     diverged = [reason for reason in reasons if "diverged" in reason]
-    assert len(diverged) == 1, "said once, however often it is tried"
+    assert len(diverged) == 1, "reported once, however often publishing is tried"
     published = versions(tmp_path / "state" / "main" / "snapshots")
     folder = tmp_path / "state" / "main" / "snapshots"
     for version in published:
         Predictor(load_snapshot(path_of(folder, version))).check_finite()
 
 
-def test_the_served_probability_is_what_the_metrics_score(tmp_path: Path) -> None:
-    """An impression that carries an arm's probability is scored with it, not with the trainer's own."""
+def test_the_metrics_score_the_served_probability(tmp_path: Path) -> None:
+    """An impression with the arm's served probability is scored with it, not with the trainer's own."""
     write_stream(tmp_path, 0)
     log = open_log(f"sqlite:///{tmp_path}/clicks.db")
     values = [

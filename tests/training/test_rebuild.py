@@ -35,13 +35,13 @@ def write_bayes(folder: Path) -> Path:
 
 
 def outcome(core: Core) -> tuple[State, list[float]]:
-    """All that can be told of a run: pipeline, metrics, and what the learner says."""
+    """Pipeline and metrics of a run, and the learner's predictions."""
     rows = core.pipeline.tables.lookup(core.pipeline.key_encoder.peek_keys_many(FEATURES))
     parts = {"pipeline": core.pipeline.state(), "metrics": core.metrics.state()}
     return State.gather(parts), core.learner.predict(rows).tolist()
 
 
-def test_every_start_learns_the_log_again_and_comes_to_the_same(tmp_path: Path) -> None:
+def test_every_start_learns_the_log_again_with_the_same_result(tmp_path: Path) -> None:
     write_stream(tmp_path, 100)
     config = write_bayes(tmp_path)
     first = learn(config, "main")
@@ -50,28 +50,28 @@ def test_every_start_learns_the_log_again_and_comes_to_the_same(tmp_path: Path) 
     log.close()
     longer = learn(config, "main")
     again = learn(config, "main")
-    (state, said), (same, as_before) = outcome(longer), outcome(again)
+    (state, predicted), (same, predicted_again) = outcome(longer), outcome(again)
     assert same.equals(state)
-    assert as_before == said
+    assert predicted_again == predicted
     assert longer.learned == again.learned > first.learned > 50
-    assert len(np.unique(said)) > 1
+    assert len(np.unique(predicted)) > 1
     checkpoints = CheckpointStore(tmp_path / "state" / "main" / "checkpoints", 3)
     loaded = checkpoints.load()
     assert loaded is not None
-    assert loaded.manifest.emitted == 0, "the one checkpoint is that of the beginning"
+    assert loaded.manifest.emitted == 0, "the only checkpoint is that of the start"
     used = {segment.name for segment in again.pipeline.stage.segments()}
     assert {path.name for path in (checkpoints.folder / SEGMENTS).iterdir()} == used
     assert not (tmp_path / "state" / "main" / "snapshots").exists()
 
 
-def test_a_log_that_is_another_one_is_refused(tmp_path: Path) -> None:
+def test_another_log_is_rejected(tmp_path: Path) -> None:
     write_stream(tmp_path, 30)
     config = write_bayes(tmp_path)
     learn(config, "main")
     for path in tmp_path.glob("clicks.db*"):
         path.unlink()
     write_stream(tmp_path, 30)
-    with pytest.raises(OffsetRangeError, match="its offsets mean other events"):
+    with pytest.raises(OffsetRangeError, match="its offsets refer to other events"):
         learn(config, "main")
 
 

@@ -1,4 +1,4 @@
-"""kill -9 anywhere loses nothing: the final state is, bit for bit, that of a run without faults."""
+"""SIGKILL at any moment loses nothing: the final state equals that of a run without faults bit for bit."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def assert_equal_parts(one: dict[str, State], other: dict[str, State]) -> None:
 
 
 def without_decisions(parts: dict[str, State]) -> dict[str, State]:
-    """How often the journal was written depends on how the log is read; what is learned does not."""
+    """The parts without the count of journal decisions, which depends on how the log is read."""
     pipeline = parts["pipeline"]
     order = pipeline.values["order"]
     assert isinstance(order, dict)
@@ -108,7 +108,7 @@ def test_killed_at_every_operation_of_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_around_the_joiners_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a segment is written, half way, after it and before the checkpoint that names it."""
+    """Before, while and after a segment is written, and before the checkpoint that lists it."""
     write_stream(tmp_path, 400)
     assert run_plan(write_config(tmp_path, "in-memory"), [{}]) == [0]
     monkeypatch.setenv("STREAM_CTR_JOIN__MEMORY_BYTES", "16384")
@@ -126,7 +126,7 @@ def test_killed_around_the_joiners_segments(tmp_path: Path, monkeypatch: pytest.
     assert_equal_bits(disturbed, undisturbed)
     for name, state in final(tmp_path, "in-memory").parts.items():
         if name != "pipeline":
-            assert state.equals(disturbed.parts[name]), "what is learned does not depend on the memory"
+            assert state.equals(disturbed.parts[name]), "learning does not depend on the memory budget"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What runs beside the loop: it does not hold learning up, and what goes wrong in it shows."""
+"""Background threads: they do not block learning, and their errors surface."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from tests.support.faulty_files import WatchedFiles
 from tests.support.faulty_streams import write_config, write_stream
 
 
-class Said(Reporter):
-    """A reporter that keeps what was said."""
+class RecordingReporter(Reporter):
+    """A reporter that records event names."""
 
     def __init__(self) -> None:
         super().__init__("test", quiet=True)
@@ -50,13 +50,15 @@ class Said(Reporter):
 
 
 @contextmanager
-def trainer(config: Path, files: Files | None = None, **options: Any) -> Iterator[tuple[Trainer, Said]]:
+def trainer(
+    config: Path, files: Files | None = None, **options: Any
+) -> Iterator[tuple[Trainer, RecordingReporter]]:
     settings = load_settings(config)
     log = open_log(settings.log.url)
     try:
-        said = Said()
-        with said:
-            yield Trainer(settings, settings.arm(None), log, said, files=files, **options), said
+        reported = RecordingReporter()
+        with reported:
+            yield Trainer(settings, settings.arm(None), log, reported, files=files, **options), reported
     finally:
         log.close()
 
@@ -74,22 +76,22 @@ def replaced(config: Path, old: str, new: str) -> Path:
     return config
 
 
-def test_one_task_at_a_time_and_its_error_where_it_is_taken() -> None:
-    beside: Background[int] = Background("test")
-    assert (beside.busy, beside.done, beside.take()) == (False, False, None)
-    beside.start(lambda: 1 // 0)
+def test_the_error_of_a_task_is_raised_when_its_result_is_taken() -> None:
+    background: Background[int] = Background("test")
+    assert (background.busy, background.done, background.take()) == (False, False, None)
+    background.start(lambda: 1 // 0)
     with pytest.raises(RuntimeError, match="was not taken"):
-        beside.start(lambda: 1)
+        background.start(lambda: 1)
     with pytest.raises(ZeroDivisionError):
-        beside.take()
-    assert not beside.busy
-    beside.start(lambda: 3)
-    assert beside.take() == 3
-    beside.close()
+        background.take()
+    assert not background.busy
+    background.start(lambda: 3)
+    assert background.take() == 3
+    background.close()
 
 
 class SlowDisk(WatchedFiles):
-    """Once ``slow``, a sync of a file lasts until the loop has learned on."""
+    """Once ``slow``, a file sync blocks until the loop has learned more chunks."""
 
     def __init__(self) -> None:
         self.slow = False
@@ -101,7 +103,7 @@ class SlowDisk(WatchedFiles):
             self.in_time.append(self.learned_on.wait(60.0))
 
 
-def test_learning_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_learning_continues_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     write_stream(tmp_path, 200)
     files, steps = SlowDisk(), 0
 
@@ -122,7 +124,7 @@ def test_learning_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 
 class SlowPieces(WatchedFiles):
-    """Once ``slow``, each of a checkpoint's first pieces waits until a chunk more is learned, or none is."""
+    """Once ``slow``, each of a checkpoint's first pieces waits until another chunk is learned or all are."""
 
     def __init__(self) -> None:
         self.slow = False
@@ -138,7 +140,7 @@ class SlowPieces(WatchedFiles):
             self.learned_on.clear()
 
     def learned(self) -> None:
-        """A chunk was learned: let one piece go."""
+        """A chunk was learned: release one piece."""
         if self.slow and self.released < 8:
             self.released += 1
             assert self.asked.wait(60.0)
@@ -146,15 +148,15 @@ class SlowPieces(WatchedFiles):
             self.learned_on.set()
 
     def over(self) -> None:
-        """There is nothing more to learn: a writer that waits may go on."""
+        """All chunks are learned: release the writer."""
         self.ended = True
         self.learned_on.set()
 
 
-def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
+def test_a_checkpoint_has_no_updates_made_while_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint is the state of one position, bit for bit, however long it takes."""
+    """A checkpoint is the state of one position, bit for bit, however long writing takes."""
     monkeypatch.setattr(frozen, "PIECE_BYTES", 256)
     write_stream(tmp_path, 300)
     files = SlowPieces()
@@ -189,8 +191,8 @@ def test_what_is_learned_while_a_checkpoint_is_written_is_not_in_it(
     assert not taken[1]["learner"].equals(taken[-1]["learner"])
 
 
-def test_a_checkpoint_by_one_who_is_told_of_a_chunk_lacks_none_that_is_applied(tmp_path: Path) -> None:
-    """Whoever is told may be told while the next chunk is handed over: that one is in the state, too."""
+def test_a_checkpoint_from_the_step_callback_has_every_applied_chunk(tmp_path: Path) -> None:
+    """The callback may run while the next chunk is queued; that chunk must be in the checkpoint too."""
     write_stream(tmp_path, 200)
     with trainer(write_config(tmp_path, "whole")) as (daemon, _):
         daemon.run(threading.Event(), until_idle=0.0)
@@ -211,8 +213,8 @@ def test_a_checkpoint_by_one_who_is_told_of_a_chunk_lacks_none_that_is_applied(t
     assert learner_state(tmp_path / "stopped").equals(learner_state(tmp_path / "whole"))
 
 
-def test_after_a_failure_nothing_that_was_in_line_is_done() -> None:
-    beside: Background[int] = Background("test", most=4)
+def test_tasks_queued_after_a_failure_do_not_run() -> None:
+    background: Background[int] = Background("test", max_pending=4)
     done: list[int] = []
     go_on = threading.Event()
 
@@ -225,18 +227,18 @@ def test_after_a_failure_nothing_that_was_in_line_is_done() -> None:
         return 1
 
     for task in (fail, work, work):
-        beside.start(task)
+        background.start(task)
     go_on.set()
     with pytest.raises(ValueError, match="injected"):
-        beside.take()
-    assert (done, len(beside), beside.take()) == ([], 0, None)
-    beside.start(work)
-    assert (beside.take(), done) == (1, [1])
-    beside.close()
+        background.take()
+    assert (done, len(background), background.take()) == ([], 0, None)
+    background.start(work)
+    assert (background.take(), done) == (1, [1])
+    background.close()
 
 
 class BadDisk(WatchedFiles):
-    """Every n-th operation on checkpoints fails, the first ones aside."""
+    """Once ``bad``, every n-th operation on checkpoints fails."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -250,30 +252,30 @@ class BadDisk(WatchedFiles):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_checkpoints_that_fail_beside_the_loop_show_and_stop_no_learning(tmp_path: Path) -> None:
+def test_failed_checkpoints_are_reported_and_learning_continues(tmp_path: Path) -> None:
     write_stream(tmp_path, 120)
     with trainer(write_config(tmp_path, "whole")) as (daemon, _):
         daemon.run(threading.Event(), until_idle=0.0)
     config = replaced(write_config(tmp_path, "bad"), "checkpoint_seconds = 1e9", "checkpoint_seconds = 0")
-    files = BadDisk(every=7)  # no checkpoint has so few operations
-    with trainer(config, files) as (daemon, said):
+    files = BadDisk(every=7)  # every checkpoint has more operations
+    with trainer(config, files) as (daemon, reported):
         files.bad = True
         with pytest.raises(OSError, match="Input/output error"):
             daemon.run(threading.Event(), until_idle=0.0)
-    assert said.events.count("checkpoint-failed") > 1
-    with trainer(config) as (daemon, _):  # goes on from the checkpoint of its start
+    assert reported.events.count("checkpoint-failed") > 1
+    with trainer(config) as (daemon, _):  # resumes the checkpoint written at the start
         daemon.run(threading.Event(), until_idle=0.0)
     assert learner_state(tmp_path / "bad").equals(learner_state(tmp_path / "whole"))
 
 
-def test_a_snapshot_that_cannot_be_written_shows_and_stops_no_learning(tmp_path: Path) -> None:
+def test_a_failed_snapshot_is_reported_and_learning_continues(tmp_path: Path) -> None:
     write_stream(tmp_path, 60)
     config = replaced(write_config(tmp_path, "state"), "snapshot_seconds = 0", "snapshot_seconds = 0.01")
     (tmp_path / "state" / "main").mkdir(parents=True)
     (tmp_path / "state" / "main" / "snapshots").write_text("in the way")
-    with trainer(config) as (daemon, said):
+    with trainer(config) as (daemon, reported):
         assert daemon.run(threading.Event(), until_idle=0.0).events > 40
-    assert "snapshot-failed" in said.events
+    assert "snapshot-failed" in reported.events
 
 
 def batches_of(config: Path, core: Core) -> list[Applied]:
@@ -301,7 +303,7 @@ def core_of(config: Path) -> Core:
     return Core(settings, settings.arm(None), resolve_fields(settings.features), 2)
 
 
-def test_what_is_frozen_in_line_is_of_its_place_whatever_was_learned_since(
+def test_frozen_weights_are_those_of_their_place_in_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stream(tmp_path, 200)
@@ -346,7 +348,7 @@ def test_what_is_frozen_in_line_is_of_its_place_whatever_was_learned_since(
     assert not expected[0][1].equals(expected[-1][1])
 
 
-def test_what_is_frozen_behind_a_failure_reaches_nobody(
+def test_weights_frozen_after_a_failure_are_discarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stream(tmp_path, 60)
@@ -371,7 +373,7 @@ def test_what_is_frozen_behind_a_failure_reaches_nobody(
     thread.close()
 
 
-def test_an_error_of_the_learner_ends_the_run_and_the_next_start_loses_nothing(
+def test_after_an_error_of_the_learner_the_next_start_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_stream(tmp_path, 120)
@@ -396,8 +398,8 @@ def test_an_error_of_the_learner_ends_the_run_and_the_next_start_loses_nothing(
     assert learner_state(tmp_path / "failing").equals(learner_state(tmp_path / "whole"))
 
 
-def test_a_state_that_was_handed_out_is_a_copy(tmp_path: Path) -> None:
-    """A checkpoint is written while the loop goes on: nothing of it may change under the writer."""
+def test_a_returned_state_is_a_copy(tmp_path: Path) -> None:
+    """A checkpoint is written while the loop continues, so the state must not change."""
     write_stream(tmp_path, 200)
     taken: list[tuple[dict[str, State], dict[str, State]]] = []
 

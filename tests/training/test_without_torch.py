@@ -1,4 +1,4 @@
-"""What needs no torch does not import it: neither any command of the compiled family, nor a whole run."""
+"""Modules and commands that do not need torch do not import it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from stream_ctr.config.model import ModelConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 if "river" not in sys.argv[2:]:
     build_learner(ModelConfig(), OptimizerConfig(), LearnerConfig(kind="torch", device="cpu"), [0], 1)
-    assert "torch" in sys.modules  # or nothing above has shown anything
+    assert "torch" in sys.modules  # otherwise the assertions above prove nothing
 """
 
 
@@ -69,13 +69,13 @@ def run(code: str, folder: Path, *arguments: str, **variables: str) -> str:
     return done.stdout
 
 
-def test_no_module_of_the_stream_imports_it(tmp_path: Path) -> None:
+def test_no_module_of_the_stream_imports_torch(tmp_path: Path) -> None:
     run(IMPORT_ALL.format(packages=PACKAGES, but=NEEDS_TORCH), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["auto", "river"])
-def test_a_whole_run_does_without_it(tmp_path: Path, kind: str) -> None:
-    """Learn, save, publish, resume with more events, join, look into what was written, check settings."""
+def test_a_whole_run_does_not_import_torch(tmp_path: Path, kind: str) -> None:
+    """Learn, save, publish, resume with more events, join, inspect the files, check settings."""
     log = f"sqlite:///{tmp_path / 'log.db'}"
     (tmp_path / "stream.toml").write_text(
         '[features]\npreset = "world"\n'
@@ -94,5 +94,5 @@ def test_a_whole_run_does_without_it(tmp_path: Path, kind: str) -> None:
         ["checkpoint", "inspect", "state/main"],
         ["snapshot", "inspect", "state/main"],
     ]
-    said = run(RUN_ALL, tmp_path, json.dumps(commands), kind)
-    assert '"learned": 600' in said
+    printed = run(RUN_ALL, tmp_path, json.dumps(commands), kind)
+    assert '"learned": 600' in printed

@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 
-from stream_ctr.errors import LogAwayError, LogError
+from stream_ctr.errors import LogError, LogUnavailableError
 from stream_ctr.events.kafka.client import sasl, servers_of
 from stream_ctr.events.kafka.security import Access
 
@@ -47,7 +47,7 @@ def check_reachable(url: str, timeout_seconds: float, access: Access) -> None:
             failure = f"no encrypted connection: {_tls_reason(error)}"
         except OSError as error:
             failure = (error.strerror or str(error)).lower()
-    raise LogAwayError(
+    raise LogUnavailableError(
         f"{url}: no broker can be reached ({failure}); check the address and that Kafka is running"
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from stream_ctr.config.log import SecurityConfig
-from stream_ctr.errors import LogAwayError, LogError
+from stream_ctr.errors import LogError, LogUnavailableError
 from stream_ctr.events import validation
 from stream_ctr.events.kafka.client import OffsetSpec, abandon, errors, kafka, reason, servers_of
 from stream_ctr.events.kafka.handshake import check_reachable
@@ -71,7 +71,7 @@ class KafkaLog:
                 **self.access.options(),
             )
         except errors.KafkaError as error:
-            raise LogAwayError(
+            raise LogUnavailableError(
                 f"{url}: the server is not a Kafka broker, or it is not ready: {error}"
             ) from error
         try:

@@ -1,4 +1,4 @@
-"""The watcher's state as a checkpoint holds it, and under which configuration it may be resumed."""
+"""The watcher's state, and the settings that it must match to be resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stream_ctr.state.state import State
 
 
 class WatchCore:
-    """Pipeline and experiment.
+    """Pipeline and experiment of a watcher.
 
     Raises:
         ConfigError: the experiment cannot be watched.
@@ -30,13 +30,13 @@ class WatchCore:
     def __init__(self, settings: Settings, partitions: int, segments: SegmentFolder) -> None:
         self._settings = settings
         self.earlier = ""
-        """Salt of the experiment that the loaded state was of, if this is another one."""
+        """Salt of the experiment in the loaded state, if it is another experiment; else empty."""
         log, timing = settings.log, Joiner(settings.join)
         stage: JoinStage | LabelledStage
         if settings.join.input == "labelled":
             check_labelled(settings.join)
             stage = LabelledStage(log.labelled, partitions)
-            # The records carry the end of the window; the process that wrote them waited for the grace time.
+            # The records carry the end of the window; the joining process already waited for grace_seconds.
             settling_ms = timing.window_ms
         else:
             join = settling(settings.join)
@@ -47,7 +47,7 @@ class WatchCore:
 
     @property
     def stage(self) -> Stage:
-        """Where the pipeline is in the log."""
+        """The pipeline's stage, which knows the position in the log."""
         return self.pipeline.stage
 
     @property
@@ -56,20 +56,20 @@ class WatchCore:
         return bool(self.stage.open_impressions or self.experiment.open_windows())
 
     def freeze(self) -> dict[str, FrozenState]:
-        """Everything that decides what comes next, to be written in another thread."""
+        """The complete state, to be written in another thread."""
         return {"join": self.pipeline.freeze(), "experiment": FrozenState.of(self.experiment)}
 
     def load_parts(self, parts: dict[str, State]) -> None:
-        """Become the core that handed out ``parts``; a new salt begins with empty sums.
+        """Load a saved state; with a new salt, the experiment's sums start at zero.
 
         Raises:
-            StateError: it is damaged, or of the same experiment under another declaration.
+            StateError: it is damaged, or the same experiment was declared with other settings.
         """
         self.pipeline.load_state(parts["join"])
         saved = parts["experiment"].values.get("noted")
         before: Any = saved.get("declared") if isinstance(saved, dict) else None
         if not isinstance(before, dict):
-            raise StateError("saved experiment is damaged: what was declared is missing")
+            raise StateError("the saved experiment is damaged: its declaration is missing")
         now = declaration(self._settings.experiment, self._settings.watch)
         if before.get("salt") != now["salt"]:
             self.earlier = str(before.get("salt"))
@@ -83,14 +83,14 @@ class WatchCore:
             path, there, here = found
             raise StateError(
                 f"experiment {now['experiment']!r} under salt {now['salt']!r} was declared with {path} = "
-                f"{there!r}, the configuration has {here!r}: what is declared cannot change once users were "
-                "assigned. Restore it, or begin a new experiment with a new experiment.salt"
+                f"{there!r}, the configuration has {here!r}: a declaration cannot change once users are "
+                "assigned. Restore it, or start a new experiment with a new experiment.salt"
             )
         self.experiment.load_state(parts["experiment"])
 
 
 def watch_identity(settings: Settings) -> dict[str, Any]:
-    """What a checkpoint of the watcher and a configuration must agree on, whatever the experiment."""
+    """The settings that determine the watcher's state, apart from the experiment's declaration."""
     join = {name: getattr(settings.join, name) for name in ("input", "window_seconds", "horizon_seconds")}
     topics = {"impressions": settings.log.impressions, "clicks": settings.log.clicks}
     if settings.join.input == "labelled":

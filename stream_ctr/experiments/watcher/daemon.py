@@ -1,6 +1,6 @@
-"""The watcher's process: applies the chunks of the daemon's loop, and reports the experiment's figures.
+"""The watcher: applies the chunks of the daemon's loop and writes the experiment's report.
 
-State and exactly-once rules are those of the trainer.
+It has the trainer's state handling and exactly-once guarantee.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from stream_ctr.state.durable_files import Files
 
 
 class Watcher:
-    """Reads impressions and clicks, and keeps the experiment's figures.
+    """Reads impressions and clicks, and computes the experiment's metrics.
 
-    Malformed records are counted only: the trainers write them to the dead letters.
+    Malformed records are only counted; the trainers write them to the dead letters.
 
     Args:
         settings: the configuration.
         log: the open event log; the caller closes it.
-        reporter: where progress goes.
+        reporter: reports progress.
         files: file operations of checkpoints and journal.
-        skip_lost: continue past entries that the log has deleted, instead of refusing to start.
+        skip_lost: continue past entries that retention has deleted, counting them as skipped.
         on_step: called after every chunk, for observers.
 
     Raises:
@@ -76,8 +76,8 @@ class Watcher:
         self.outcomes = RunOutcomes(settings, self.core.pipeline, reporter, keeps_letters=False)
         self._report_due = 0.0
         self._saver = Saver(self._opening, reporter, settings.train.checkpoint_seconds)
-        self._opening.tell(reporter, resumed={"applied": self.core.stage.progress.applied})
-        if self._opening.moved or self.core.earlier:
+        self._opening.report(reporter, resumed={"applied": self.core.stage.progress.applied})
+        if self._opening.unsaved or self.core.earlier:
             self.checkpoint()
         self._write(Progress(open_impressions=self.core.stage.open_impressions))
 
@@ -87,20 +87,20 @@ class Watcher:
         until_idle: float | None = None,
         changed: Callable[[], bool] = lambda: False,
     ) -> tuple[Report, RunReport]:
-        """Watch until ``stop`` is set or, with ``until_idle``, until the log has been silent that long.
+        """Watch until ``stop`` is set or, with ``until_idle``, the log has been silent for that many seconds.
 
-        Also until ``changed``, which is asked at every report, returns that the configuration has changed.
-        The last acts are a checkpoint and a report, which is returned together with what this run read,
-        counted and lost.
+        Also stops if ``changed``, which is called at every report, returns True: the configuration has
+        changed. At the end a checkpoint and a report are written. Returns that report and the outcome of this
+        run.
 
         Raises:
             PartitionsAddedError: a topic has more partitions than at the start; a checkpoint was written.
-            StreamCTRError: the log cannot be read on, or is not the log that was read before.
+            StreamCTRError: the log cannot be read, or was replaced by another log.
         """
         before = self._counted()
         outbox = Outbox(self._reporter)  # the watcher writes nothing to the log
         loop = DaemonLoop(self._settings, self._log, self._opening, self._saver, outbox, self.outcomes)
-        # The report must not wait for the log: it shows how far behind the watcher is.
+        # The report must not wait for the log, because it shows how far the watcher is behind.
         loop.patience_seconds = min(self._settings.train.poll_seconds, self._settings.watch.report_seconds)
         with loop:
             for chunk in loop.chunks(stop, until_idle):
@@ -126,7 +126,7 @@ class Watcher:
         """Write the state of everything applied so far.
 
         Raises:
-            OSError: the file system refuses; the checkpoints before are untouched.
+            OSError: the file system failed; earlier checkpoints are untouched.
         """
         self._saver.now()
 
@@ -139,7 +139,7 @@ class Watcher:
         return int(self.core.experiment.sums.impressions.sum())
 
     def _report(self, chunk: Chunk) -> Report:
-        """Write the report and show it; a disk that refuses it must not end the watching."""
+        """Write the report, and update the progress line."""
         self._report_due = time.monotonic() + self._settings.watch.report_seconds
         stage = self.core.stage
         progress = Progress(

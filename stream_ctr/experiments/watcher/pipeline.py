@@ -1,4 +1,4 @@
-"""From the log's entries to the experiment: the trainer's own order and join stage, without a learner."""
+"""The watcher's pipeline: the trainer's order and join stage, with the experiment in place of the learner."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from stream_ctr.state.state import State
 
 
 def settling(join: JoinConfig) -> JoinConfig:
-    """The join settings under which every label settles once, in the order of the impressions.
+    """The join settings with which every label settles once, in the order of the impressions.
 
-    The policies that show labels early are the trainer's; an experiment counts final labels.
+    Label policies that release labels early are for the trainer; an experiment counts final labels.
     """
     return replace(join, policy="wait", release="window")
 
@@ -33,8 +33,8 @@ def check_labelled(join: JoinConfig) -> None:
     """
     if join.release != "window":
         raise ConfigError(
-            f"join.release = {join.release!r}: the labelled topic then holds clicked impressions "
-            "before the others, and no window of an experiment is complete; set 'window'"
+            f"join.release = {join.release!r} writes clicked impressions to the labelled topic before the "
+            "others, so no window of an experiment is complete; set join.release = 'window'"
         )
     check_final(join)
 
@@ -43,8 +43,8 @@ class WatchPipeline:
     """Counts the impressions and labels of a stage in an experiment.
 
     Args:
-        experiment: where they are counted.
-        stage: where the entries become impressions and labels, settled in the order of the impressions.
+        experiment: counts impressions and labels.
+        stage: turns entries into impressions and labels, which settle in the order of the impressions.
         window_ms: length of the label window.
     """
 
@@ -62,7 +62,7 @@ class WatchPipeline:
         Raises:
             StateError: these are not the entries that follow the ones applied so far.
         """
-        # An end mark closes the window that is open there, so the entries behind it are another chunk.
+        # An end mark closes the open window, so the entries after it must be applied separately.
         start = 0
         for place, ordered in enumerate(entries):
             if ordered.entry is None:
@@ -96,15 +96,15 @@ class WatchPipeline:
         self.experiment.settled(payload, item.number, time_ms, item.label)
 
     def freeze(self) -> FrozenState:
-        """Everything that decides about the next entries, the experiment's sums apart."""
+        """The state without the experiment's sums, to be written in another thread."""
         return FrozenState.gather(self.stage.parts())
 
     def state(self) -> State:
-        """The same as :meth:`freeze`, at once."""
+        """The state without the experiment's sums, as a copy."""
         return self.freeze().thaw()
 
     def load_state(self, state: State) -> None:
-        """Become the pipeline that handed out ``state``.
+        """Load a state that :meth:`state` or :meth:`freeze` returned.
 
         Raises:
             StateError: it is damaged, or belongs to other topics or partitions.

@@ -93,7 +93,7 @@ def test_the_command_watches_a_log_to_its_end_and_the_report_is_found(
     assert main(["experiment", "report", "--config", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == shown
     assert main(["experiment", "watch", "--config", str(config), "--until-idle", "-1"]) == 2
-    assert "--until-idle -1 is not a number of seconds" in capsys.readouterr().err
+    assert "--until-idle must be a number of seconds of at least 0, got -1" in capsys.readouterr().err
 
 
 def compared(**figures: Figure) -> Comparison:

@@ -307,7 +307,7 @@ def test_a_new_salt_does_not_inherit_open_labels(tmp_path: Path) -> None:
 )
 def test_the_declaration_cannot_change_under_a_salt(tmp_path: Path, change: Change, text: str) -> None:
     planted(tmp_path, World(300))
-    with pytest.raises(StateError, match=text + r".*begin a new experiment with a new experiment\.salt"):
+    with pytest.raises(StateError, match=text + r".*start a new experiment with a new experiment\.salt"):
         watch(write_config(tmp_path, **change))
 
 
@@ -401,7 +401,7 @@ def test_a_labelled_topic_gives_the_same_experiment(tmp_path: Path) -> None:
         for name, figure in one.figures.items():
             assert figure.estimate == pytest.approx(two.figures[name].estimate, rel=1e-9), name
     other.write_text(text.replace("[join]", '[join]\nrelease = "click"'))
-    with pytest.raises(ConfigError, match="set 'window'"):
+    with pytest.raises(ConfigError, match=r"set join\.release = 'window'"):
         watch(other)
 
 

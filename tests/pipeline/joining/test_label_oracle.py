@@ -191,11 +191,11 @@ def read_live(log: DrawnLog, *, years_later: bool) -> dict[str, int]:
     """
     now = [log.happenings[0].arrival_ms]
     reading = Reading(log, lambda: now[0] + 3000 * DAY * years_later)
-    idle = IdleClock(ORDER.idle_seconds, lambda: now[0] / 1000)
+    clock = IdleClock(ORDER.idle_seconds, lambda: now[0] / 1000)
     ends = dict.fromkeys(fresh_state(log.partitions).positions, 0)
 
     def step() -> None:
-        reading.order.idle(idle.quiet(reading.order.waiting_for(), ends, ends))
+        reading.order.idle(clock.idle(reading.order.waiting_for(), ends, ends))
         reading.apply(reading.order.emit(10_000))
 
     for arrival_ms, entries in by_arrival(log):
