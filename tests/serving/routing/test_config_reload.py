@@ -98,7 +98,7 @@ def test_a_new_salt_is_a_new_experiment_with_other_arms(steered: Steered) -> Non
 
 REFUSED = {
     "weights that do not sum to 1": (("weight = 0.5}]", "weight = 0.4}]"), "sum to 0.9"),
-    "a negative weight": (("weight = 0.5}]", "weight = -0.5}]"), "negative"),
+    "a negative weight": (("weight = 0.5}]", "weight = -0.5}]"), "must be at least 0, got -0.5"),
     "an unknown key": (("coverage", "covrage"), "did you mean"),
     "no TOML": (('salt = "one"', 'salt = "one'), "is not TOML"),
     "a lowered coverage": (("coverage = 0.5", "coverage = 0.4"), "lowered"),
