@@ -18,9 +18,11 @@ test: $(READY)
 
 # Before each commit: the tests without the marker `slow`, in under 90 s on two cores once the kernels are
 # compiled (the first run compiles them). It leaves out what starts processes, trains for long, draws or runs
-# the GPU's kernels in an interpreter: tests/support/slow_files.py lists it by measured time. `make test` runs all.
+# the GPU's kernels in an interpreter (tests/support/slow_files.py lists it by measured time), and tries fewer
+# examples of each property. `make test` runs everything.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" tests stream_ctr simulators
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" --hypothesis-profile fast \
+	  tests stream_ctr simulators
 
 check: $(READY)
 	$(BIN)/ruff check .
