@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.kafka_broker import Broker
+from tests.support.slow_files import SLOW_FILES
 
 # Before a test module imports NumPy, Numba or torch: nothing may depend on the number of threads.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -24,10 +25,19 @@ settings.register_profile(
     derandomize=not os.environ.get("STREAM_CTR_TEST_EXPLORE"),
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("fast", settings.get_profile("stream-ctr"), max_examples=15)  # make test-fast
 settings.load_profile("stream-ctr")
 
 _ROOT = Path(__file__).parents[1]
 _KAFKA = os.environ.get("STREAM_CTR_TEST_KAFKA", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files, which ``make test-fast`` leaves out."""
+    slow = {_ROOT / "tests" / name for name in SLOW_FILES}
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,11 @@ class _Documented(Settings):
 def as_toml(settings: Settings) -> str:
     """All keys with their meaning, value and default.
 
-    >>> print(as_toml(Settings()).partition("[losses]")[2].partition("# Most")[0].strip())
-    # When records that are read and not used are a warning.
+    >>> print(as_toml(Settings()).partition("[losses]")[2].partition("# While")[0].strip())
+    # When to warn about records that were read but not used.
     <BLANKLINE>
-    # Share of the impressions (or clicks) read above which dead letters, late, orphaned or otherwise
-    # dropped ones are a warning; 1 never warns.
+    # Largest share of the impressions (or clicks) read that may be dead letters, late, orphaned or
+    # otherwise dropped without a warning; 1 never warns.
     warn_share = 0.01  # default
     """
     keys, document = _keys(), tomlkit.document()

@@ -253,6 +253,7 @@ def test_a_plot_that_cannot_be_written_loses_no_results(capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.slow
 def test_a_terminal_that_lacks_a_character_shows_a_question_mark() -> None:
     text = '[features]\npreset = "world"\n[[experiment.arms]]\nname = "\u017elu\u0165"\nweight = 1\n'
     Path("name.toml").write_text(text, "utf-8")
@@ -280,6 +281,7 @@ def test_an_interrupt_before_the_command_is_known_is_one_line(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
 @pytest.mark.parametrize("output", ["full", "pipe"])
+@pytest.mark.slow
 def test_output_that_cannot_be_written_is_reported_once(folder: Path, output: str) -> None:
     """Outside a terminal, output is buffered: the error occurs at the flush."""
     read, write = os.pipe() if output == "pipe" else (-1, os.open("/dev/full", os.O_WRONLY))
@@ -317,6 +319,7 @@ print([main(command.split()) for command in sys.argv[1:]])
 """Runs commands as on a machine without torch."""
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_installed_is_named_in_one_line(tmp_path: Path) -> None:
     text = '[features]\npreset = "world"\n[optimizer]\nmethod = "asam"\n'
     text += f'[log]\nurl = "sqlite:///{tmp_path}/l.db"\n'

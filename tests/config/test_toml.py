@@ -106,6 +106,7 @@ def valid_settings(draw: Draw) -> Settings:
 
 @settings(max_examples=30)
 @given(valid_settings())
+@pytest.mark.slow
 def test_any_valid_settings_survive_a_round_trip(valid: Settings) -> None:
     text = as_toml(valid)
     with tempfile.TemporaryDirectory() as folder:

@@ -175,6 +175,7 @@ AGREEMENT = [
 
 
 @pytest.mark.parametrize(("schema", "model", "optimizer"), AGREEMENT, ids=["revisit", "helen", "sam", "base"])
+@pytest.mark.slow
 def test_ten_thousand_events_agree(schema: Schema, model: ModelConfig, optimizer: OptimizerConfig) -> None:
     batch = make_batch(schema, 10_000, seed=22, values=40)
     learner, expected = make(schema, model, optimizer), reference(schema, model, optimizer)
