@@ -28,7 +28,7 @@ from stream_ctr.serving.metrics import ServeMetrics
 from tests.monitoring.test_exposition import full_numbers
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
 REPORT = ROOT / "tests" / "experiments" / "report" / "report_example.json"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELLS = ("sh", "console")
