@@ -53,7 +53,7 @@ def build_learner(
     custom = labels.policy if labels is not None and labels.custom is not None else ""
     if custom and learner.kind in ("compiled", "cuda-fused"):
         raise ModelError(
-            f"learner.kind = {learner.kind!r} knows the built-in label policies only, not "
+            f"learner.kind = {learner.kind!r} supports built-in label policies only, not "
             f'join.policy = {custom!r}; set learner.kind = "torch"'
         )
     if learner.kind == "compiled" or (
