@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from stream_ctr.pipeline.label_actions import LabelPolicy
     from stream_ctr.training.evaluate import Evaluation
 
-POLICIES = ("wait", "fast", "fnw", "naive")
 MODELS = ("sml", "dnn")
 
 
@@ -69,7 +68,7 @@ class Evaluate:
         parser.add_argument("--tail-from", type=int, metavar="N", help="also report metrics from event N on")
         parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial weights")
         parser.add_argument(
-            "--policy", choices=POLICIES, help="label policy; every click counts as immediate (wait)"
+            "--policy", metavar="NAME", help="label policy; every click counts as immediate (wait)"
         )
         parser.add_argument(
             "--keep-negatives", type=float, metavar="SHARE", help="share of negatives to learn from"

@@ -32,10 +32,11 @@ class JoinConfig:
     """Input of the trainer. clicks: impressions and clicks, which it joins. labelled: the topic log.labelled,
     which `stream-ctr join` or a stream engine writes; an impression is then counted, scored and learned once,
     when its label is known."""
-    policy: Literal["wait", "fast", "fnw", "naive"] = "wait"
+    policy: str = "wait"
     """When an impression is learned. wait: once, when its label is final. fast, fnw: immediately as not
     clicked, and again as clicked when its click arrives; fast corrects for this in the logit of the loss, fnw
-    by weights. naive: the same without correction, a baseline that underestimates."""
+    by weights. naive: the same without correction, a baseline that underestimates. Other packages can add
+    policies."""
     keep_negatives: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Share of the negatives that is learned, sampled by a hash of the event id; the loss corrects for it."""
     keep_seed: Annotated[int, Interval(ge=-(2**63), le=2**63 - 1)] = 1

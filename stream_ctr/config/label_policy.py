@@ -21,13 +21,29 @@ training with neural networks in CTR prediction"). naive corrects nothing and le
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
+from stream_ctr.config.registry import LABEL_POLICIES, find, why_unknown
 from stream_ctr.errors import ConfigError, ModelError
 
 Policy = Literal["wait", "fast", "fnw", "naive"]
 POLICIES: Final[tuple[Policy, ...]] = ("wait", "fast", "fnw", "naive")
 """All policies. The compiled learner identifies a policy by its index."""
+
+
+class CustomPolicy(Protocol):
+    """A label policy that another package adds."""
+
+    @property
+    def waits(self) -> bool:
+        """True: each impression is learned once, with its final label. False: at once with label 0 and, when
+        its click arrives, again with label 1."""
+        ...
+
+    def logit_gradient(self, p: Any, label: Any, keep_negatives: float) -> Any:
+        """dL/dz of one label at p = sigmoid(z); ``p`` is a number, an array or a tensor. ``keep_negatives``
+        is the share of negatives that is learned."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +54,7 @@ class LabelLoss:
     -0.6667
     """
 
-    policy: Policy = "wait"
+    policy: str = "wait"
     keep_negatives: float = 1.0
     """r: share of the negatives that is learned."""
 
@@ -48,8 +64,9 @@ class LabelLoss:
         Raises:
             ConfigError: the policy is unknown, the share is outside (0, 1], or the two are incompatible.
         """
-        if self.policy not in POLICIES:
-            raise ConfigError(f"join.policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        unknown = why_unknown(LABEL_POLICIES, POLICIES, "join.policy", self.policy)
+        if unknown:
+            raise ConfigError(unknown)
         if not 0.0 < self.keep_negatives <= 1.0:
             raise ConfigError(
                 f"join.keep_negatives must be above 0 and at most 1, got {self.keep_negatives!r}"
@@ -61,6 +78,17 @@ class LabelLoss:
             )
 
     @property
+    def custom(self) -> CustomPolicy | None:
+        """The policy if another package adds it; None for a built-in one."""
+        return None if self.policy in POLICIES else find(LABEL_POLICIES, self.policy)
+
+    @property
+    def waits(self) -> bool:
+        """Whether an impression is learned once, with its final label."""
+        custom = self.custom
+        return self.policy == "wait" if custom is None else custom.waits
+
+    @property
     def plain(self) -> bool:
         """Whether labels are learned without any correction, as in any binary classifier."""
         return self.policy in ("wait", "naive") and self.keep_negatives == 1.0
@@ -70,6 +98,9 @@ class LabelLoss:
         if self.plain:
             return p - label
         r = self.keep_negatives
+        custom = self.custom
+        if custom is not None:
+            return custom.logit_gradient(p, label, r)
         if self.policy == "fast":
             return (p / (p + r) - label) * (1.0 - p)
         gradient = p / (p + r * (1.0 - p)) - label

@@ -13,6 +13,7 @@ from stream_ctr.config.ranges import FINITE, WIDEST, Number, Width
 BackboneName = Literal[
     "dnn", "wide_deep", "ipnn", "deepfm", "dcn", "dcnv2", "dlrm", "xdeepfm", "autoint"
 ]  # fmt: skip
+BACKBONE_NAMES: Final[tuple[str, ...]] = get_args(BackboneName)
 SkipForm = Literal[
     "vanilla", "relu", "sigmoid", "tanh", "learned_scale",
     "meta_vanilla", "meta_relu", "meta_sigmoid", "meta_tanh",
@@ -23,8 +24,9 @@ SkipForm = Literal[
 class ModelConfig:
     """Backbone with Skip Meta Logit (SML; eq. 5, 10 and 16 of its paper)."""
 
-    backbone: BackboneName = "dnn"
-    """The network; skip logits are added to its logit z_0."""
+    backbone: str = "dnn"
+    """Network to whose logit z_0 the skip logits are added: dnn, wide_deep, ipnn, deepfm, dcn, dcnv2, dlrm,
+    xdeepfm, autoint, or one that another package adds."""
     embedding: Width = 16
     """Width d of an embedding row."""
     hidden: tuple[Width, ...] = (128, 64)
@@ -100,7 +102,10 @@ def canonical(config: ModelConfig) -> ModelConfig:
     >>> canonical(ModelConfig(backbone="dcn", cross_layers=2, cin=(8,))).cin
     (64, 64, 64)
     """
-    own = OPTIONS.get(config.backbone, ())
+    if config.backbone in BACKBONE_NAMES:
+        own = OPTIONS.get(config.backbone, ())
+    else:  # a backbone of another package may read any of them
+        own = tuple(key for keys in OPTIONS.values() for key in keys)
     idle = [key for keys in OPTIONS.values() for key in keys if key not in own]
     if config.backbone == "dcnv2" and not config.cross_experts:
         idle.append("cross_rank")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from stream_ctr.config.ranges import Number
 
 BaseRule = Literal["sgd", "adagrad", "rmsprop", "adam", "nadam", "radam"]
 FirstOrderRule = Literal["rows", "sgd", "adagrad", "rmsprop", "adam", "nadam", "radam", "ftrl"]
+RULE_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "row_rule": get_args(BaseRule),
+    "dense_rule": get_args(BaseRule),
+    "first_order_rule": get_args(FirstOrderRule),
+}
+"""Built-in rules by key; other packages can add more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +61,16 @@ class OptimizerConfig:
     rows: Literal["lazy", "dense"] = "lazy"
     """lazy: a step updates only the rows of its events. dense: every step updates every row, like the papers'
     batch training (batch protocol only)."""
-    row_rule: BaseRule = "adagrad"
-    """Base rule of the embedding rows; each row has its own step count."""
+    row_rule: str = "adagrad"
+    """Base rule of the embedding rows: sgd, adagrad, rmsprop, adam, nadam, radam, or one that another package
+    adds. Each row has its own step count."""
     row_rate: Number = 0.025
     """Learning rate of the rows."""
     row_initial: Number = 1e-3
     """adagrad: initial sum of squared gradients of a row; damps its first steps."""
-    first_order_rule: FirstOrderRule = "rows"
-    """Base rule of the first-order (wide) weights, if the model has them; rows: that of the embedding
-    rows."""
+    first_order_rule: str = "rows"
+    """Base rule of the first-order (wide) weights, if the model has them: a rule as for the rows, or ftrl;
+    rows: that of the embedding rows."""
     first_order_rate: Number = 0.05
     """Learning rate of first_order_rule, unless that is rows; alpha of FTRL."""
     first_order_initial: Number = 1e-3
@@ -74,7 +81,7 @@ class OptimizerConfig:
     """ftrl: L1 strength; weights with little evidence are exactly 0."""
     ftrl_l2: Number = 0.0
     """ftrl: L2 strength of the rule itself, in addition to ``l2``."""
-    dense_rule: BaseRule = "adagrad"
+    dense_rule: str = "adagrad"
     """Base rule of the dense parameters."""
     dense_rate: Number = 0.003
     """Learning rate of the dense parameters."""

@@ -26,9 +26,10 @@ from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.log import LogConfig
 from stream_ctr.config.losses import LossesConfig
-from stream_ctr.config.model import ModelConfig
-from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.model import BACKBONE_NAMES, ModelConfig
+from stream_ctr.config.optimizer import RULE_NAMES, OptimizerConfig
 from stream_ctr.config.ranges import NotNegative, OptionalPort
+from stream_ctr.config.registry import BACKBONES, RULES, why_unknown
 from stream_ctr.config.serve import ServeConfig
 from stream_ctr.config.watch import WatchConfig
 from stream_ctr.errors import ConfigError, UsageError
@@ -145,12 +146,30 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a configuration: its lists are nested too deeply") from None
 
 
+def _check_extensions(settings: Settings) -> None:
+    """Raises ConfigError for a backbone or a base rule that is neither built in nor an extension."""
+    for own in settings.experiment.arms:
+        arm = settings.arm(own.name)
+        model = "model" if own.model is None else f"experiment.arms {own.name!r}: model"
+        optimizer = "optimizer" if own.optimizer is None else f"experiment.arms {own.name!r}: optimizer"
+        reasons = [
+            why_unknown(BACKBONES, BACKBONE_NAMES, f"{model}.backbone", arm.model.backbone),
+            *(
+                why_unknown(RULES, built_in, f"{optimizer}.{key}", getattr(arm.optimizer, key))
+                for key, built_in in RULE_NAMES.items()
+            ),
+        ]
+        for reason in filter(None, reasons):
+            raise ConfigError(reason)
+
+
 def _check_together(settings: Settings) -> None:
     """Reject settings that are valid alone but not together.
 
     Raises:
         ConfigError, UsageError: the first of them, with its key and value.
     """
+    _check_extensions(settings)
     check_experiment(settings.experiment)
     settings.log.check()
     train, join, serve = settings.train, settings.join, settings.serve

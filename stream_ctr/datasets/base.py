@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields as dataclass_fields
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from stream_ctr.config.features import FeaturesConfig, FieldConfig
+from stream_ctr.config.registry import DATASETS, find, names
 from stream_ctr.errors import ConfigError, UsageError
 from stream_ctr.events.records import FeatureValue
 
@@ -29,8 +29,6 @@ READERS = {
     "delimited": "stream_ctr.datasets.delimited:Delimited",
     "jsonl": "stream_ctr.datasets.jsonl:JsonLines",
 }
-PLUGINS = "stream_ctr.datasets"
-"""Entry point group for datasets from other packages, such as the simulators' world."""
 PRESETS = {
     "criteo": "stream_ctr.datasets.criteo:CRITEO_FIELDS",
     "avazu": "stream_ctr.datasets.avazu:AVAZU_FIELDS",
@@ -93,8 +91,7 @@ def dataset_names() -> tuple[str, ...]:
     >>> "criteo" in dataset_names()
     True
     """
-    plugins = importlib.metadata.entry_points(group=PLUGINS)
-    return (*READERS, *sorted({entry.name for entry in plugins} - READERS.keys()))
+    return (*READERS, *(name for name in names(DATASETS) if name not in READERS))
 
 
 def open_dataset(
@@ -126,6 +123,8 @@ def preset_fields(name: str) -> tuple[FieldConfig, ...]:
         UsageError: no dataset of that name has a preset.
     """
     where = PRESETS.get(name)
+    if where is None and find(DATASETS, name) is not None:
+        return open_dataset(name).fields
     if where is None:
         raise UsageError(f"no preset named {name!r}{_suggestion(name, PRESETS)}; known: {', '.join(PRESETS)}")
     preset: tuple[FieldConfig, ...] = _load(where)
@@ -160,11 +159,11 @@ def _load(where: str) -> Any:
 def _reader(name: str) -> Any:
     if name in READERS:
         return _load(READERS[name])
-    for entry in importlib.metadata.entry_points(group=PLUGINS):
-        if entry.name == name:
-            return entry.load()
-    names = dataset_names()
-    raise UsageError(f"no dataset named {name!r}{_suggestion(name, names)}; known: {', '.join(names)}")
+    added = find(DATASETS, name)
+    if added is not None:
+        return added
+    known = dataset_names()
+    raise UsageError(f"no dataset named {name!r}{_suggestion(name, known)}; known: {', '.join(known)}")
 
 
 def convert_options(name: str, reader: Any, options: Mapping[str, str]) -> dict[str, Any]:

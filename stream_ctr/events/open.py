@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from stream_ctr.config.log import SecurityConfig, check_no_secret
+from stream_ctr.config.registry import LOGS, find, names
 from stream_ctr.errors import UsageError
 from stream_ctr.events.log import EventLog
 
 
+class OpenLog(Protocol):
+    """What another package adds for its own scheme; the arguments are those of :func:`open_log`."""
+
+    def __call__(self, url: str, *, create: bool, security: SecurityConfig | None) -> EventLog: ...
+
+
 def open_log(url: str, *, create: bool = False, security: SecurityConfig | None = None) -> EventLog:
-    """The log at ``sqlite:///path`` or ``kafka://host:port[,host:port]``.
+    """The log at ``sqlite:///path`` or ``kafka://host:port[,host:port]``, or of another package's scheme.
 
     With ``create``, a missing SQLite file is created. Readers and trainers leave it off, so that a
     mistyped path is an error rather than an empty log. Kafka ignores ``create``; ``security`` holds its
@@ -29,6 +38,11 @@ def open_log(url: str, *, create: bool = False, security: SecurityConfig | None 
         from stream_ctr.events.kafka.log import KafkaLog
 
         return KafkaLog(url, security=security)
+    added: OpenLog | None = find(LOGS, scheme)
+    if added is not None:
+        return added(url, create=create, security=security)
+    others = "".join(f", or {name}://..." for name in names(LOGS))
     raise UsageError(
         f"{url!r} is not a log URL; write sqlite:///path for a file or kafka://host:port for a Kafka cluster"
+        f"{others}"
     )

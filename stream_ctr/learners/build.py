@@ -50,8 +50,14 @@ def build_learner(
             refuse_labels(labels, learner.river)
         return _river_arm(learner)
     optimizer = check_settings(model, optimizer, learner, fields)
+    custom = labels.policy if labels is not None and labels.custom is not None else ""
+    if custom and learner.kind in ("compiled", "cuda-fused"):
+        raise ModelError(
+            f"learner.kind = {learner.kind!r} supports built-in label policies only, not "
+            f'join.policy = {custom!r}; set learner.kind = "torch"'
+        )
     if learner.kind == "compiled" or (
-        learner.kind == "auto" and why_not_compiled(model, optimizer, learner) is None
+        learner.kind == "auto" and not custom and why_not_compiled(model, optimizer, learner) is None
     ):
         return CompiledLearner(model, optimizer, learner, slot_field, fields, labels=labels)
     return _torch_family(optimizer, learner)(model, optimizer, learner, slot_field, fields, labels=labels)

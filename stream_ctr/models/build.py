@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.registry import BACKBONES, find
 from stream_ctr.models.autoint import AutoInt
 from stream_ctr.models.dcn import DCN
 from stream_ctr.models.dcnv2 import DCNV2
@@ -124,3 +126,6 @@ def _backbone(c: ModelConfig, fields: int) -> Backbone:
         case "autoint":
             heads, width = c.attention_heads, c.attention_width
             return AutoInt(*sizes, c.attention_layers, heads, width, c.attention_scale, begin)
+        case _:  # checked: another package adds it
+            added: Callable[[ModelConfig, int], Backbone] = find(BACKBONES, c.backbone)
+            return added(c, fields)

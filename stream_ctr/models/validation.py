@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import get_args, get_type_hints
 
-from stream_ctr.config.model import ModelConfig, canonical, ranges
+from stream_ctr.config.model import BACKBONE_NAMES, ModelConfig, canonical, ranges
+from stream_ctr.config.registry import BACKBONES, why_unknown
 from stream_ctr.errors import ModelError
 
 PRODUCTS = ("ipnn", "dlrm")
@@ -20,7 +21,10 @@ def check_model(config: ModelConfig, fields: int) -> None:
             message names the setting and says what is allowed.
     """
     hints = get_type_hints(ModelConfig)
-    for name in ("backbone", "scale", "pooling", "skip"):
+    unknown = why_unknown(BACKBONES, BACKBONE_NAMES, "model.backbone", config.backbone)
+    if unknown:
+        raise ModelError(unknown)
+    for name in ("scale", "pooling", "skip"):
         value, allowed = getattr(config, name), get_args(hints[name])
         if value not in allowed:
             raise ModelError(f"model.{name} = {value!r} is unknown; choose {' or '.join(allowed)}")

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from stream_ctr.config.optimizer import BaseRule, OptimizerConfig
+from stream_ctr.config.registry import PRESETS as ADDED
+from stream_ctr.config.registry import find, names
 from stream_ctr.errors import ModelError
 
 
@@ -62,6 +64,10 @@ def preset(name: str) -> OptimizerConfig:
     """
     if name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
+    added: OptimizerConfig | None = find(ADDED, name)
+    if added is not None:
+        return added
+    choices = [*PRESETS, *names(ADDED)]
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ModelError(f"unknown optimizer preset {name!r}{hint}; choose one of {', '.join(PRESETS)}")
+    raise ModelError(f"unknown optimizer preset {name!r}{hint}; choose one of {', '.join(choices)}")

@@ -11,11 +11,12 @@ therefore read their settings without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.registry import RULES, find
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -251,8 +252,14 @@ _RULES: dict[str, Rules] = {
 
 
 def build_rule(name: str, rate: float, initial: float = 0.0) -> Rule:
-    """The base rule called ``name``, which must be valid; only AdaGrad uses ``initial``."""
-    return AdaGrad(rate, initial) if name == "adagrad" else _RULES[name](rate)
+    """The base rule called ``name``, which must be valid. AdaGrad and rules of other packages use
+    ``initial``."""
+    if name == "adagrad":
+        return AdaGrad(rate, initial)
+    if name in _RULES:
+        return _RULES[name](rate)
+    added: Callable[[float, float], Rule] = find(RULES, name)
+    return added(rate, initial)
 
 
 def build_first_order_rule(config: OptimizerConfig) -> Rule | None:

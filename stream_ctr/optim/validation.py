@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 from typing import Final, get_args, get_type_hints
 
-from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.optimizer import RULE_NAMES, OptimizerConfig
+from stream_ctr.config.registry import RULES, why_unknown
 from stream_ctr.errors import ModelError
 
 _NAMES = (
     *("method", "perturb", "row_norm", "dense_norm", "counts", "rows"),
-    *("row_rule", "dense_rule", "first_order_rule", "dense_idle", "moments"),
+    *("dense_idle", "moments"),
 )
 _NOT_NEGATIVE = (
     *("rho", "rho_dense", "eta", "l2", "row_initial", "dense_initial", "first_order_initial"),
@@ -30,13 +31,18 @@ def check_optimizer(config: OptimizerConfig) -> None:
             message says what is allowed.
     """
     hints = get_type_hints(OptimizerConfig)
-    for name in _NAMES:
-        value, allowed = getattr(config, name), get_args(hints[name])
-        if value == "ftrl" and value not in allowed:
+    for name, built_in in RULE_NAMES.items():
+        value = getattr(config, name)
+        if value == "ftrl" and value not in built_in:
             raise ModelError(
                 f"optimizer.{name} = 'ftrl': FTRL-proximal is for first-order (wide) weights alone, through "
-                f"optimizer.first_order_rule; here choose {' or '.join(allowed)}"
+                f"optimizer.first_order_rule; here choose {' or '.join(built_in)}"
             )
+        unknown = why_unknown(RULES, built_in, f"optimizer.{name}", value)
+        if unknown:
+            raise ModelError(unknown)
+    for name in _NAMES:
+        value, allowed = getattr(config, name), get_args(hints[name])
         if value not in allowed:
             raise ModelError(f"optimizer.{name} = {value!r} is unknown; choose {' or '.join(allowed)}")
     for name in _NOT_NEGATIVE:

@@ -38,7 +38,7 @@ class LabelPolicy:
         """Raises ConfigError for a policy and a share that do not go together."""
         self.loss = LabelLoss(config.policy, config.keep_negatives)
         """What a learner must know of it."""
-        self._waits = config.policy == "wait"
+        self._waits = self.loss.waits
         self._below = config.keep_negatives * _SPAN
         self._keeps_all = config.keep_negatives == 1.0
         self._seed = config.keep_seed.to_bytes(8, "little", signed=True)

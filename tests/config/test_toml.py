@@ -25,8 +25,8 @@ from stream_ctr.config.join import JoinConfig, OrderConfig
 from stream_ctr.config.learner import LearnerConfig
 from stream_ctr.config.log import PASSWORD_VARIABLE, LogConfig, SecurityConfig
 from stream_ctr.config.losses import LossesConfig
-from stream_ctr.config.model import ModelConfig
-from stream_ctr.config.optimizer import OptimizerConfig
+from stream_ctr.config.model import BACKBONE_NAMES, ModelConfig
+from stream_ctr.config.optimizer import RULE_NAMES, OptimizerConfig
 from stream_ctr.config.serve import TOKENS_VARIABLE, ServeConfig
 from stream_ctr.config.settings import Settings, TrainConfig, load_settings
 from stream_ctr.config.toml import as_toml
@@ -49,7 +49,8 @@ def table(kind: type[T], **given: Any) -> st.SearchStrategy[T]:
     return st.builds(kind, **{**keys, **given})
 
 
-MODELS, OPTIMIZERS = table(ModelConfig), table(OptimizerConfig)
+MODELS = table(ModelConfig, backbone=st.sampled_from(BACKBONE_NAMES))
+OPTIMIZERS = table(OptimizerConfig, **{key: st.sampled_from(names) for key, names in RULE_NAMES.items()})
 GUARDS = table(
     GuardConfig,
     calibration=st.sampled_from([0.0, 1.5, float("inf")]),

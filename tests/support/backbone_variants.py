@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final
 
 import pytest
 import torch
 from torch import Tensor
 
-from stream_ctr.config.model import ModelConfig
+from stream_ctr.config.model import BACKBONE_NAMES, ModelConfig
 from stream_ctr.models.build import Network
 from stream_ctr.models.layout import Weights
 
 FIELDS: Final = 4
-BACKBONES: Final = get_args(get_type_hints(ModelConfig)["backbone"])
+BACKBONES: Final = BACKBONE_NAMES
 SMALL: Final = ModelConfig(
     embedding=3,
     hidden=(5, 4),

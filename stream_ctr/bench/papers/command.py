@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from stream_ctr.errors import UsageError
 from stream_ctr.offline.options import add_protocol_arguments, protocol_of
@@ -135,15 +135,16 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """
     from stream_ctr.bench.papers.grid import META_TANH, Cell
     from stream_ctr.bench.papers.published import ABLATION, COMPONENTS
-    from stream_ctr.config.model import ModelConfig
+    from stream_ctr.config.model import BACKBONE_NAMES
     from stream_ctr.offline.presets import BATCH_PRESETS, batch_preset
 
     if not 1 <= arguments.seeds <= 1000:
         raise UsageError(f"--seeds {arguments.seeds}: must be from 1 to 1000")
     if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
         raise UsageError(f"--limit {arguments.limit}: must be from 1 to {sys.maxsize}")
-    known = get_args(get_type_hints(ModelConfig)["backbone"])
-    models = _names("--models", arguments.models, known) if arguments.models else list(known)
+    models = list(BACKBONE_NAMES)
+    if arguments.models:
+        models = _names("--models", arguments.models, BACKBONE_NAMES)
     optimizers = _names("--optimizers", arguments.optimizers, tuple(BATCH_PRESETS))
     for name in optimizers:
         batch_preset(name)

@@ -53,6 +53,7 @@ import struct
 from typing import Final, NamedTuple
 
 from stream_ctr.config.join import JoinConfig
+from stream_ctr.config.label_policy import LabelLoss
 from stream_ctr.errors import ConfigError, StateError
 from stream_ctr.pipeline.joining.delays import DelayCounts
 from stream_ctr.pipeline.joining.memory import CLICKED, NEGATIVE, OPEN, POSITIVE, JoinMemory
@@ -137,7 +138,7 @@ class Joiner:
         """Sum of the values of the clicks that made positives."""
         self.delays = DelayCounts()
         """Event time from impressions to the clicks that made them positives."""
-        self._copies = config.policy != "wait"
+        self._copies = not LabelLoss(config.policy).waits
         self._at_click = config.release == "click" and not self._copies
         self._memory = JoinMemory(config.memory_bytes, folder)
 
