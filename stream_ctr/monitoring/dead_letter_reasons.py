@@ -23,7 +23,7 @@ _QUOTED: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VARIABLE: Final = re.compile(
     rf"(?P<name>\b(?:field|key|feature) (?:{_QUOTED})|`[^`]*`)"
     rf"|(?P<text>{_QUOTED})"
-    r"|(?P<number>[-+]?\b\d[\d.,_]*(?:[eE][-+]?\d+)?)"
+    r"|(?P<number>[-+]?\b\d(?:[\d.,_]*[\d_])?(?:[eE][-+]?\d+)?)"
 )
 
 
