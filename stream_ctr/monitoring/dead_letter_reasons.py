@@ -29,13 +29,14 @@ CLASSES: Final = (
     ("twice", "duplicate key"),
     ("unknown field", "unknown field"),
     ("missing required field", "missing key"),
-    ("is not a version", "version"),
+    ("is not supported", "version"),
     ("ts_ms", "time"),
     ("is not a number", "not a number"),
-    ("no probability", "probability"),
+    ("must be between 0 and 1, got", "probability"),
+    ("propensity must be", "probability"),
     ("Expected `", "wrong type"),
     ("expected a ", "wrong type"),
-    ("in that range", "amount"),
+    ("between 0 and 1e+12", "amount"),
     ("event_id", "event id"),
     ("JSON", "not JSON"),
     ("truncated", "not JSON"),
@@ -47,7 +48,7 @@ _QUOTED: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _VARIABLE: Final = re.compile(
     rf"(?P<name>\b(?:field|key|feature) (?:{_QUOTED})|`[^`]*`)"
     rf"|(?P<text>{_QUOTED})"
-    r"|(?P<number>[-+]?\b\d[\d.,_]*(?:[eE][-+]?\d+)?)"
+    r"|(?P<number>[-+]?\b\d(?:[\d.,_]*[\d_])?(?:[eE][-+]?\d+)?)"
 )
 
 

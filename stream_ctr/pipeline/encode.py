@@ -12,10 +12,10 @@ from stream_ctr.features.rows.tables import FeatureTables
 
 
 class Event(NamedTuple):
-    """One row of a batch before it is encoded; the names are the batch's."""
+    """One row of a batch before it is encoded; the names are those of the batch."""
 
     keys: bytes
-    """uint64 [S]: bytes can be joined and held in fewer steps than arrays."""
+    """uint64 [S] as bytes, which are faster to join and to hold than arrays."""
     action: int
     label: float
     served: float
@@ -25,9 +25,9 @@ class Event(NamedTuple):
 
 
 def encode(events: Sequence[Event], tables: FeatureTables, slots: int) -> Batch:
-    """Encode events in order; the tables count and admit what they see.
+    """Encode events in order; the tables count their features and admit them.
 
-    Encoding a sequence at once or in parts gives the same rows, ratios and changes.
+    Encoding a sequence as a whole or in parts gives the same rows, ratios and changes.
     """
     if not events:
         return _empty(slots)

@@ -1,4 +1,4 @@
-"""Labelled examples straight to batches: for evaluation without a log, where every label is at hand."""
+"""Labelled examples to batches, for evaluation without a log: every label is known from the start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAN = float("nan")
 
 
 class LabelledExample(Protocol):
-    """One impression with its outcome, as the readers of datasets give it."""
+    """One impression with its outcome, as the readers of datasets return it."""
 
     @property
     def time_ms(self) -> int: ...
@@ -42,8 +42,8 @@ def direct_batches(
 ) -> Iterator[Batch]:
     """Batches of at most ``chunk`` examples, each predicted and then learned, in the order given.
 
-    With a label policy each example gives the rows that its impression would give if a click came at
-    once. The chunk changes no row, ratio or change of the concatenated batches.
+    With a label policy, each example gives the events that its impression would give if its click came
+    immediately. The chunk size does not affect the concatenated batches.
 
     Raises:
         DataError: an example's features do not fit the schema, or its label is neither 0 nor 1.
@@ -73,7 +73,7 @@ def _keys(part: list[LabelledExample], key_encoder: KeyEncoder, first: int) -> N
     try:
         return key_encoder.keys_many([example.features for example in part])
     except RecordError:
-        # None of them was observed; one at a time says which it is.
+        # None of them was observed; encoding them one by one finds the invalid one.
         for index, example in enumerate(part):
             try:
                 key_encoder.keys(example.features)
@@ -83,7 +83,7 @@ def _keys(part: list[LabelledExample], key_encoder: KeyEncoder, first: int) -> N
 
 
 def _rows(label: float, event_id: str, labels: LabelPolicy | None) -> list[tuple[int, float]]:
-    """Action and label of each row of one example, named by its place."""
+    """Action and label of each event of one example."""
     if labels is None:
         return [(PREDICT | LEARN, label)]
     shown, final = labels.shown(event_id), labels.labelled(event_id, label, final=True)
@@ -95,5 +95,5 @@ def _rows(label: float, event_id: str, labels: LabelPolicy | None) -> list[tuple
 
 def _label(example: LabelledExample, index: int) -> float:
     if example.label not in (0, 1):
-        raise DataError(f"example {index + 1}: label = {example.label!r} is neither 0 nor 1")
+        raise DataError(f"example {index + 1}: label must be 0 or 1, got {example.label!r}")
     return float(example.label)

@@ -1,4 +1,4 @@
-"""Which events of a batch an impression becomes under a label policy.
+"""The events that an impression gives under each label policy.
 
 ======================  ==============================  ===========================================
                         wait                            fast, fnw, naive
@@ -9,9 +9,9 @@ click within the window nothing (or LEARN with 1, when  LEARN and COPY with labe
 window's end            LEARN with the final label      SETTLE with the final label
 ======================  ==============================  ===========================================
 
-Of the negatives only a share is learned: whether one is, its event id and the seed decide. One that is not
-is still counted, predicted and scored: under wait it ends with SETTLE, under fast and fnw it begins with
-PREDICT alone, and its copy with label 1 still comes.
+Only a share of the negatives is learned, sampled by a hash of the event id and the seed. The others are
+still counted, predicted and scored: under wait they end with SETTLE; under fast and fnw they begin with
+PREDICT alone, and their copy with label 1 still follows a click.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SPAN: Final = 2.0**64
 
 
 class LabelPolicy:
-    """Turns what the joiner says into actions.
+    """Gives the actions of impressions and of the joiner's labels.
 
     >>> policy = LabelPolicy(JoinConfig(policy="fast"))
     >>> policy.shown("a") == PREDICT | LEARN | COPY
@@ -35,9 +35,9 @@ class LabelPolicy:
     """
 
     def __init__(self, config: JoinConfig) -> None:
-        """Raises ConfigError for a policy and a share that do not go together."""
+        """Raises ConfigError for a policy that does not support the share of negatives."""
         self.loss = LabelLoss(config.policy, config.keep_negatives)
-        """What a learner must know of it."""
+        """The part that a learner needs."""
         self._waits = self.loss.waits
         self._below = config.keep_negatives * _SPAN
         self._keeps_all = config.keep_negatives == 1.0

@@ -330,7 +330,7 @@ def test_a_replayed_label_is_learned_and_ignored_by_the_joiner(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"label": 2}, "label = 2 is neither 0 nor 1"),
+        ({"label": 2}, "label must be 0 or 1, got 2"),
         ({"v": 9}, "v = 9 is not a version"),
         ({"ts_ms": -1}, "ts_ms = -1 is outside"),
         ({"extra": 1}, "unknown field `extra`"),

@@ -81,13 +81,13 @@ def test_a_limit_of_one_never_warns() -> None:
             "field 'C14': expected a number, got '...' (str)",
         ),
         (
-            ["p['a'] = 1.5 is no probability", "p['b'] = 2e+30 is no probability"],
-            "p['...'] = N is no probability",
+            ["p['a'] must be between 0 and 1, got 1.5", "p['b'] must be between 0 and 1, got 2e+30"],
+            "p['...'] must be between N and N, got N",
         ),
         (["JSON is malformed: invalid character (byte 17)"], "JSON is malformed: invalid character (byte N)"),
         (["Expected `str`, got `null` - at `$.user`"], "Expected `str`, got `null` - at `$.user`"),
         (["unknown field 'device': the schema has ad"], "unknown field 'device': the schema has ad"),
-        (["ts_ms = -17 is outside 0 to 253402300799999"], "ts_ms = N is outside N to N"),
+        (["ts_ms must be between 0 and 253402300799999, got -17"], "ts_ms must be between N and N, got N"),
     ],
 )
 def test_values_do_not_split_a_reason(reasons: list[str], pattern: str) -> None:

@@ -81,5 +81,5 @@ def test_example_that_does_not_fit_is_named(chunk: int) -> None:
     with pytest.raises(DataError, match=r"example 4: .*color"):
         batches(examples, chunk)
     examples[3] = examples[3]._replace(features={}, label=2)
-    with pytest.raises(DataError, match="example 4: label = 2 is neither 0 nor 1"):
+    with pytest.raises(DataError, match="example 4: label must be 0 or 1, got 2"):
         batches(examples, chunk)

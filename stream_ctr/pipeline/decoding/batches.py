@@ -1,7 +1,7 @@
-"""Many entries at once to records: the usual form by a compiled scan, all else the careful way.
+"""Decodes batches of entries: impressions in the usual form by a compiled scan, all others one by one.
 
-Whatever the bytes are, the outcome is the careful decoder's: the same records, the same keys, the same
-reasons. The scan only spares the building and taking apart of an impression's features in Python.
+The results are always those of the record decoder: the same records, keys and reasons. The scan only avoids
+building an impression's features as Python objects.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from stream_ctr.pipeline.decoding.records import (
 )
 
 _UNWRITTEN: Final = "\x7f"
-"""Key of what is no part of a record in JSON. A record that has it is left to the careful way."""
+"""Key of a field that is not part of the JSON record. A record with this key is left to the record
+decoder."""
 
 
 class IgnoringImpression(ScannedImpression, forbid_unknown_fields=True, kw_only=True, gc=False):
-    """A scanned impression with features that no field has."""
+    """A scanned impression with features that no field names."""
 
     names: tuple[str, ...] = msgspec.field(default=(), name=_UNWRITTEN)
 
@@ -43,22 +44,23 @@ class IgnoringImpression(ScannedImpression, forbid_unknown_fields=True, kw_only=
 Decoded = tuple[
     Impression | ScannedImpression | Click | LabelledImpression | None, str, NDArray[np.uint64] | None
 ]
-"""A record, or None and the reason; for a scanned impression the row that
+"""A record, or None and the reason for rejecting it; for a scanned impression also the row that
 :meth:`.keys.KeyEncoder.complete` takes."""
 
 
 class BatchDecoder:
-    """Decodes entries in batches; without a scanner each one the careful way."""
+    """Decodes entries in batches; without a scanner, one by one."""
 
     def __init__(self, careful: EntryDecoder, scanner: RecordScanner | None = None) -> None:
-        """``scanner`` serves where ``careful`` decodes impressions and clicks."""
+        """``careful`` is the record decoder; the ``scanner`` is used if that decodes impressions and
+        clicks."""
         self._careful = careful
         self._scanner = scanner
         self._usual = NullableDecoder(ScannedImpression)
         self._ignoring = NullableDecoder(IgnoringImpression)
 
     def decode(self, entries: Sequence[Entry]) -> list[Decoded]:
-        """What :meth:`.records.RecordDecoder.entry` gives for each entry."""
+        """The result of :meth:`.records.RecordDecoder.entry` for each entry."""
         careful = self._careful
         if self._scanner is None or not isinstance(careful, RecordDecoder):
             return [(*careful.entry(entry), None) for entry in entries]
@@ -83,7 +85,8 @@ class BatchDecoder:
     def _shown(
         self, careful: RecordDecoder, entry: Entry, value: bytes, bits: int
     ) -> ScannedImpression | None:
-        """The impression of a value that the scan is sure of, or None for the careful way to say why not."""
+        """The impression in a value that the scan is sure of; None if the record decoder must find the
+        reason."""
         try:
             record = self._ignoring_names(value, bits) if bits else self._usual.decode(value)
             check_common(record)
@@ -96,7 +99,7 @@ class BatchDecoder:
         return record
 
     def _ignoring_names(self, value: bytes, bits: int) -> IgnoringImpression:
-        """A record with features that no field has; ``bits`` say which."""
+        """A record with features that no field names; ``bits`` are their indexes in the scanner."""
         if _UNWRITTEN.encode() in value:
             raise RecordError("not sure")
         assert self._scanner is not None

@@ -16,11 +16,11 @@ from stream_ctr.pipeline.decoding.records import (
 from stream_ctr.pipeline.decoding.time_units import outside
 
 ENVELOPE_BYTES = 4096
-"""What a labelled record may take beyond its impression."""
+"""Largest size of a labelled record without its impression, in bytes."""
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A labelled impression whose impression is still the bytes that it was logged as."""
+    """A labelled impression whose impression is still in its logged bytes."""
 
     v: int
     ts_ms: int
@@ -36,7 +36,7 @@ _ENVELOPES = msgspec.json.Decoder(_Envelope)
 def labelled_value(
     value: bytes, label: int, ts_ms: int, source: tuple[str, int, int], sequence: int
 ) -> bytes:
-    """A labelled record around the bytes of an impression that was decoded before."""
+    """A labelled record around the bytes of a valid impression."""
     return msgspec.json.encode(
         _Envelope(
             v=1, ts_ms=ts_ms, label=label, impression=msgspec.Raw(value), source=source, sequence=sequence
@@ -45,7 +45,7 @@ def labelled_value(
 
 
 def sequence_of(value: bytes | None) -> int | None:
-    """The sequence of a labelled record; None where the bytes are none or it has no number."""
+    """The sequence number of a labelled record; None if the bytes are not one, or it has none."""
     try:
         sequence = _number_of(_ENVELOPES.decode(value or b""))
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -58,13 +58,13 @@ def _number_of(envelope: _Envelope) -> int:
 
 
 class LabelledDecoder:
-    """Decodes the entries of a labelled topic; the impression inside is held to all rules of impressions."""
+    """Decodes the entries of a labelled topic; the impression inside must be a valid one."""
 
     def __init__(self, max_ahead_seconds: float = float("inf")) -> None:
         self._records = RecordDecoder(max_ahead_seconds=max_ahead_seconds)
 
     def entry(self, entry: Entry) -> tuple[LabelledImpression | None, str]:
-        """The record of an entry and an empty text, or None and the reason why there is none."""
+        """The record of an entry and an empty text, or None and the reason for rejecting it."""
         try:
             record = self._record(entry.value)
         except RecordError as error:
@@ -76,7 +76,7 @@ class LabelledDecoder:
         if value is None:
             raise RecordError("the value is null")
         if len(value) > MAX_VALUE_BYTES + ENVELOPE_BYTES:
-            raise RecordError(f"the value has {len(value)} bytes, more than an impression can have")
+            raise RecordError(f"the value has {len(value)} bytes, more than a labelled impression can have")
         try:
             envelope = _ENVELOPES.decode(value)
         except UnicodeDecodeError as error:
@@ -86,9 +86,9 @@ class LabelledDecoder:
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
             raise RecordError(str(error)) from None
         if envelope.v not in READABLE_VERSIONS:
-            raise RecordError(f"v = {envelope.v} is not a version that is read here")
+            raise RecordError(f"v = {envelope.v} is not supported")
         if envelope.label not in (0, 1):
-            raise RecordError(f"label = {envelope.label} is neither 0 nor 1")
+            raise RecordError(f"label must be 0 or 1, got {envelope.label}")
         if not 0 <= envelope.ts_ms <= MAX_TIME_MS:
             raise RecordError(outside(envelope.ts_ms, str(envelope.ts_ms), MAX_TIME_MS))
         return LabelledImpression(

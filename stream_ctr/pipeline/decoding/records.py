@@ -1,7 +1,6 @@
-"""From the bytes of an entry to an impression or a click, or to the reason why not.
+"""From the bytes of an entry to an impression or a click, or to the reason for rejecting it.
 
-Whatever the bytes are, the outcome is a record or a :class:`RecordError`: one bad event must never stop
-the stream.
+Any bytes give a record or a :class:`RecordError`: one bad event must never stop the stream.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from stream_ctr.pipeline.decoding.time_units import LAST_SECOND, outside, surely
 READABLE_VERSIONS: Final = tuple(v for v in (RECORD_VERSION, RECORD_VERSION - 1) if v >= 1)
 """Versions of records that are read: the current one and the one before it."""
 MAX_VALUE_BYTES: Final = 1_048_576
-"""Longest value that is decoded."""
+"""Largest value that is decoded, in bytes."""
 MAX_TIME_MS: Final = 253_402_300_799_999
 """Last millisecond of the year 9999."""
 
@@ -44,15 +43,15 @@ _VERSION_DECODER = msgspec.json.Decoder(_Version)
 
 
 class EntryDecoder(Protocol):
-    """From an entry to its record, or to the reason why there is none."""
+    """From an entry to its record, or to the reason for rejecting it."""
 
     def entry(self, entry: Entry) -> tuple[Impression | Click | LabelledImpression | None, str]:
-        """The record and an empty text, or None and the reason."""
+        """The record and an empty text, or None and the reason for rejecting it."""
         ...
 
 
 class NullableDecoder(Generic[R]):
-    """Decodes a kind of record in which each optional key may be null: it is then as if it were absent.
+    """Decodes a kind of record; an optional key may be null, which means the same as leaving it out.
 
     >>> NullableDecoder(Click).decode(b'{"v":1,"event_id":"a","ts_ms":5,"value":null}').value
     1.0
@@ -61,7 +60,7 @@ class NullableDecoder(Generic[R]):
     def __init__(self, kind: type[R]) -> None:
         self._kind = kind
         self.plain = msgspec.json.Decoder(kind).decode
-        """Decodes a record without such nulls, at the price of no other call."""
+        """Decodes a record without nulls, with a single call."""
         fields = msgspec.structs.fields(kind)
         nullable = msgspec.defstruct(
             f"Nullable{kind.__name__}",
@@ -81,7 +80,8 @@ class NullableDecoder(Generic[R]):
         """The record.
 
         Raises:
-            msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError: it is none.
+            msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError: the bytes are not such a
+                record.
         """
         try:
             return self.plain(value)
@@ -113,10 +113,10 @@ class RecordDecoder:
         self._clicks = NullableDecoder(Click)
 
     def entry(self, entry: Entry) -> tuple[Impression | Click | None, str]:
-        """The record of an entry and an empty text, or None and the reason why there is none.
+        """The record of an entry and an empty text, or None and the reason for rejecting it.
 
-        A record far ahead of the log's own timestamp is refused: alone it would close every window. So is
-        one whose time is in seconds where that timestamp shows it.
+        A record far ahead of the log's own timestamp is rejected: it alone would close every window. So is
+        one whose time is in seconds, if the timestamp shows that.
         """
         try:
             if entry.topic == self.impressions_topic:
@@ -129,12 +129,12 @@ class RecordDecoder:
         return (None, reason) if reason else (record, "")
 
     def too_far_ahead(self, ts_ms: int, entry: Entry) -> str:
-        """Why the log's own timestamp contradicts a record's time: it is far ahead, or in seconds. Empty if
+        """How the log's own timestamp contradicts a record's time: it is far ahead, or in seconds. Empty if
         it does not."""
         if ts_ms < LAST_SECOND and surely_seconds(ts_ms, entry.timestamp_ms):
             return f"ts_ms = {ts_ms} looks like seconds; write milliseconds"
         ahead_ms = ts_ms - entry.timestamp_ms
-        # A log without timestamps (-1) gives nothing to compare with.
+        # A log without timestamps gives -1.
         if ahead_ms > self._max_ahead_ms and entry.timestamp_ms >= 0:
             return (
                 f"ts_ms = {ts_ms} is {ahead_ms / 1000:g} s ahead of the log's timestamp, more than "
@@ -146,13 +146,13 @@ class RecordDecoder:
         """The impression that a value holds.
 
         Raises:
-            RecordError: the value is no valid impression; the message says why.
+            RecordError: the value is not a valid impression; the message gives the reason.
         """
         value = self._checked_size(value)
         record = _decode(self._impressions, value)
         check_common(record)
         check_shown(record)
-        # A document of N distinct keys holds at least N colons, and a repeated key is one more.
+        # A document of N distinct keys has at least N colons, and one more for each repeated key.
         keys = _impression_keys(record)
         if (
             value.count(b":") != keys
@@ -166,7 +166,7 @@ class RecordDecoder:
         """The click that a value holds.
 
         Raises:
-            RecordError: the value is no valid click; the message says why.
+            RecordError: the value is not a valid click; the message gives the reason.
         """
         value = self._checked_size(value)
         record = _decode(self._clicks, value)
@@ -182,7 +182,9 @@ class RecordDecoder:
         if value is None:
             raise RecordError("the value is null")
         if len(value) > self.max_value_bytes:
-            raise RecordError(f"the value has {len(value)} bytes, more than {self.max_value_bytes}")
+            raise RecordError(
+                f"the value has {len(value)} bytes, more than the limit of {self.max_value_bytes}"
+            )
         return value
 
 
@@ -190,18 +192,18 @@ def _decode(decoder: NullableDecoder[R], value: bytes) -> R:
     try:
         return decoder.plain(value)
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
-        pass  # once more with nulls, which also says what is wrong
+        pass  # decode again, with nulls allowed and with the reason for a failure
     try:
         return decoder.decode(value)
     except UnicodeDecodeError as error:
         raise RecordError(f"invalid UTF-8: {error.reason}") from None
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
-        # A record of a later version fails by its new keys; its version is the true reason.
+        # A record of a later version fails because of its new keys; the version is the real reason.
         _check_version(_peek_version(value))
         if isinstance(error, RecursionError):
             raise RecordError("the value is nested too deeply") from None
         reason = str(error)
-        if "unknown field" in reason:  # of the record: features may have any name
+        if "unknown field" in reason:  # a key of the record itself: features may have any name
             reason += "; leave it out, or make it a feature"
         raise RecordError(reason) from None
 
@@ -216,7 +218,7 @@ def _peek_version(value: bytes) -> int:
 def _check_version(version: int) -> None:
     if version not in READABLE_VERSIONS:
         known = " and ".join(str(v) for v in READABLE_VERSIONS)
-        raise RecordError(f"v = {_shown(version)} is not a version that is read here ({known})")
+        raise RecordError(f"v = {_shown(version)} is not supported; supported versions: {known}")
 
 
 def check_shown(record: ImpressionRecord[Any]) -> None:
@@ -225,15 +227,15 @@ def check_shown(record: ImpressionRecord[Any]) -> None:
         raise _no_worth("bid", record.bid)
     for arm, probability in record.p.items():
         if not 0.0 <= probability <= 1.0:
-            raise RecordError(f"p[{arm!r}] = {probability!r} is no probability")
+            raise RecordError(f"p[{arm!r}] must be between 0 and 1, got {probability!r}")
     if record.truth is not None and not 0.0 <= record.truth <= 1.0:
-        raise RecordError(f"truth = {record.truth!r} is no probability")
+        raise RecordError(f"truth must be between 0 and 1, got {record.truth!r}")
     if record.propensity is not None and not 0.0 < record.propensity <= 1.0:
-        raise RecordError(f"propensity = {record.propensity!r} is no probability above 0")
+        raise RecordError(f"propensity must be above 0 and at most 1, got {record.propensity!r}")
 
 
 def check_common(record: ImpressionRecord[Any] | Click) -> None:
-    """Raises RecordError for a version, event id or time that is not taken."""
+    """Raises RecordError for an unsupported version, or an event id or time out of its range."""
     if record.v not in READABLE_VERSIONS:
         _check_version(record.v)
     if not record.event_id:
@@ -242,13 +244,13 @@ def check_common(record: ImpressionRecord[Any] | Click) -> None:
     if len(record.event_id) * 4 > MAX_EVENT_ID_BYTES:
         size = len(record.event_id.encode())
         if size > MAX_EVENT_ID_BYTES:
-            raise RecordError(f"event_id has {size} bytes, more than {MAX_EVENT_ID_BYTES}")
+            raise RecordError(f"event_id has {size} bytes, more than the limit of {MAX_EVENT_ID_BYTES}")
     if not 0 <= record.ts_ms <= MAX_TIME_MS:
         raise RecordError(outside(record.ts_ms, _shown(record.ts_ms), MAX_TIME_MS))
 
 
 def _no_worth(name: str, amount: float) -> RecordError:
-    return RecordError(f"{name} = {amount:g} is outside 0 to {MAX_WORTH:g}; send an amount in that range")
+    return RecordError(f"{name} must be between 0 and {MAX_WORTH:g}, got {amount:g}")
 
 
 _OPTIONAL: Final = tuple(
@@ -256,7 +258,7 @@ _OPTIONAL: Final = tuple(
     for field in msgspec.structs.fields(Impression)
     if not field.required
 )
-"""Name, default and token of the keys that an impression need not have."""
+"""Name, default and token of the optional keys of an impression."""
 
 
 def _shown(number: int) -> str:
@@ -268,15 +270,16 @@ _REQUIRED: Final = sum(field.required for field in msgspec.structs.fields(Impres
 
 
 def _impression_keys(record: Impression) -> int:
-    """Keys that the document surely has: those of the maps, the required, and those not at a default."""
+    """Number of keys that the document has at least: those of the maps, the required ones, and the optional
+    ones whose value is not the default."""
     given = sum(bool(getattr(record, name) != default) for name, default, _ in _OPTIONAL)
     return _REQUIRED + len(record.features) + len(record.p) + given
 
 
 def _colons_after_keys(value: bytes, keys: int) -> bool:
-    """Whether exactly ``keys`` quotes are followed by a colon and none by white space.
+    """Whether exactly ``keys`` quotes are followed by a colon, and none by white space.
 
-    Then there are no more keys than that, whatever colons the texts hold (times, addresses).
+    Then the document has no more keys, whatever colons its texts contain (times, addresses).
     """
     return value.count(b'":') == keys and not any(quote in value for quote in _SPACED_QUOTES)
 
@@ -284,8 +287,8 @@ def _colons_after_keys(value: bytes, keys: int) -> bool:
 def _defaults_are_written(record: Impression, value: bytes, keys: int) -> bool:
     """Whether the keys beyond ``keys`` are optional ones with their default value, each written once.
 
-    Without a backslash, a name in quotes before a colon is a key; of the record itself, where neither
-    features nor arms have that name.
+    Without a backslash, a quoted name before a colon is a key, and it is a key of the record itself if no
+    feature and no arm has that name.
     """
     if b"\\" in value:
         return False
@@ -299,7 +302,7 @@ def _defaults_are_written(record: Impression, value: bytes, keys: int) -> bool:
 
 
 def _refuse_repeated_keys(value: bytes) -> None:
-    """The exact test: parse the valid value once more and look at every object's keys."""
+    """The exact test: parse the valid value again and check the keys of every object."""
     json.loads(value.decode(), object_pairs_hook=_distinct, parse_int=str, parse_float=str)
 
 

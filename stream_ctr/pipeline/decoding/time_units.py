@@ -1,4 +1,4 @@
-"""Times that were written in another unit than milliseconds.
+"""Recognises times that were written in another unit than milliseconds.
 
 A number between 10^9 and 4.1 * 10^9 is a time of the years 2001 to 2099 when read as seconds, and of
 January or February 1970 when read as milliseconds. The same digits followed by six or nine more are
@@ -14,13 +14,13 @@ FIRST_SECOND: Final = 1_000_000_000
 LAST_SECOND: Final = 4_100_000_000
 """End of 2099, in seconds."""
 AGREEMENT_MS: Final = 366 * 86_400_000
-"""Largest difference between a time read as seconds and the log's own timestamp at which the record is
-refused. Relative times of a synthetic stream can lie in the same range; they do not agree with the clock."""
+"""A time is taken as seconds if, read as such, it differs from the log's own timestamp by at most this.
+Relative times of a synthetic stream can lie in the same range, but do not agree with the clock."""
 _LARGER: Final = ((1_000_000, "microseconds"), (1_000_000_000, "nanoseconds"))
 
 
 def like_seconds(ts_ms: int) -> bool:
-    """Whether a time in milliseconds is more likely one in seconds.
+    """Whether a time is more likely in seconds than in milliseconds.
 
     >>> like_seconds(1_764_000_000), like_seconds(1_764_000_000_000), like_seconds(86_400_000)
     (True, False, False)
@@ -38,7 +38,7 @@ def surely_seconds(ts_ms: int, timestamp_ms: int) -> bool:
 
 
 def larger_unit(ts_ms: int) -> str:
-    """Name of the finer unit that a time beyond all milliseconds is likely in; empty for none.
+    """Name of the finer unit that a too large time is likely in; empty if there is none.
 
     >>> larger_unit(1_764_000_000_000_000), larger_unit(10**16)
     ('microseconds', '')
@@ -50,7 +50,7 @@ def larger_unit(ts_ms: int) -> str:
 
 
 def outside(ts_ms: int, shown: str, last_ms: int) -> str:
-    """Why a time beyond ``last_ms`` (or below 0) is refused; ``shown`` is its text."""
+    """The reason for rejecting a time below 0 or above ``last_ms``; ``shown`` is its text."""
     unit = larger_unit(ts_ms)
     hint = f"; it looks like {unit}, write milliseconds" if unit else ""
-    return f"ts_ms = {shown} is outside 0 to {last_ms}{hint}"
+    return f"ts_ms must be between 0 and {last_ms}, got {shown}{hint}"

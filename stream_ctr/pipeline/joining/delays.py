@@ -1,4 +1,4 @@
-"""How long after their impressions clicks come: a histogram over the life of a state."""
+"""Histogram of the delays from impressions to their clicks, over the life of a state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DelayCounts:
 
     def __init__(self) -> None:
         self.counts = [0] * (len(_BOUNDS_MS) + 1)
-        """Delays of each bin, a bound's own below it; the last bin is for those above every bound."""
+        """Delays per bin; a bin includes its upper bound, and the last bin has none."""
         self.sum_ms = 0
         """Sum of all delays."""
 
@@ -42,7 +42,7 @@ class DelayCounts:
 
     @classmethod
     def from_state(cls, saved: Json) -> DelayCounts:
-        """The counts that handed out ``saved``.
+        """The counts whose :meth:`state` is ``saved``.
 
         Raises:
             StateError: they are damaged.

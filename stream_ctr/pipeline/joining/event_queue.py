@@ -1,9 +1,9 @@
-"""Records by event id in the order in which they were put in; the oldest may lie in segments on disk.
+"""Records by event id, in the order in which they were added; the oldest may lie in segments on disk.
 
-Times of the order never descend, so whatever is held the longest was put in first. A record has a
-position: the records put in before it. Positions ascend from the oldest segment's first record to the
-newest record in memory; two marks move over them, one behind the last record that fell due, one behind
-the last that was forgotten.
+Times of the order never descend, so the oldest record was added first. The position of a record is the number
+of records added before it. Positions ascend from the first record of the oldest segment to the newest record
+in memory. Two marks move over them: one behind the last record that became due, one behind the last that was
+forgotten.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from stream_ctr.pipeline.joining.segments import Held, Segment, SegmentFolder, S
 from stream_ctr.state.state import Json, State
 
 RECORD_BYTES: Final = 384
-"""Memory of one record beside its id and payload, as CPython lays it out; measured, and on the safe side."""
+"""Memory of one record in CPython without its id and payload: a measured upper estimate."""
 
 
 def size_of(held: Held) -> int:
-    """Bytes of memory that a record is taken to need."""
+    """Estimated memory of a record in bytes."""
     return RECORD_BYTES + len(held.event_id) + (len(held.payload) if held.payload is not None else 0)
 
 
 class Queue:
-    """A first-in, first-out memory with a table of ids."""
+    """A first-in, first-out queue with an index by event id."""
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
-        """Segments with a record that is not forgotten, oldest first."""
+        """Segments with remembered records, oldest first."""
         self.bytes = 0
-        """Memory taken by the records that are not in segments."""
+        """Estimated memory of the records that are not in segments."""
         self.head = self.due = self.end = 0
-        """Positions: the oldest remembered record, the oldest not yet due, the next one to be put in."""
+        """Positions of the oldest remembered record, the oldest not yet due, and the next one to be added."""
         self._kept: dict[str, Held] = {}
         self._line: deque[Held] = deque()
         self._waiting: deque[Held] = deque()
         self._latest: Segment | None = None
         self._changes: dict[int, tuple[int, int]] = {}
-        """Status and own time of records in segments that have changed since they were written."""
+        """Status and own time of records that changed after they were written to a segment."""
 
     @property
     def spilled(self) -> int:
@@ -51,7 +51,7 @@ class Queue:
         return self.end - len(self._line)
 
     def find(self, event_id: str) -> Held | None:
-        """The record of that id; of several the one put in last."""
+        """The record with that id; of several, the one added last."""
         held = self._kept.get(event_id)
         if held is not None or not self.segments:
             return held
@@ -63,7 +63,7 @@ class Queue:
         return None
 
     def add(self, held: Held) -> None:
-        """Put a record in; its place time is not before that of the record before."""
+        """Add a record; its place time must not be earlier than the previous record's."""
         held.position = self.end
         self.end += 1
         self._kept[held.event_id] = held
@@ -72,28 +72,28 @@ class Queue:
         self.bytes += size_of(held)
 
     def change(self, held: Held) -> None:
-        """Make a new status or own time of a record last."""
+        """Keep a record's new status or own time, also if the record lies in a segment."""
         if held.position < self.spilled:
             self._changes[held.position] = (held.status, held.ts_ms)
 
     def release(self, held: Held) -> None:
-        """Free the payload of a record that needs it no longer."""
+        """Free the payload of a record."""
         if held.position >= self.spilled and held.payload is not None:
             self.bytes -= len(held.payload)
             held.payload = None
 
     def may_be_due(self, before_ms: int) -> bool:
-        """Whether :meth:`pop_due` has to be asked: a cheap look that may say yes without need."""
+        """Whether :meth:`pop_due` may find records: a cheap test with false positives."""
         if self.due < self.spilled:
             return True
         return bool(self._waiting) and self._waiting[0].time_ms < before_ms
 
     def may_be_old(self, before_ms: int) -> bool:
-        """Whether :meth:`forget` has to be asked, likewise."""
+        """Whether :meth:`forget` may find records: a cheap test with false positives."""
         return bool(self.segments) or (bool(self._line) and self._line[0].time_ms < before_ms)
 
     def pop_due(self, before_ms: int) -> Iterator[Held]:
-        """Records that took their place before a time, each once, oldest first."""
+        """Records whose place time is before ``before_ms``, each once, oldest first."""
         while self.due < self.end:
             if self.due < self.spilled:
                 segment = self._segment_of(self.due)
@@ -109,7 +109,8 @@ class Queue:
             yield held
 
     def forget(self, before_ms: int, status: int) -> int:
-        """Forget what took its place before a time; how many of those had that status."""
+        """Forget records whose place time is before ``before_ms``; returns how many of them had
+        ``status``."""
         counted = 0
         while self.segments:
             segment = self.segments[0]
@@ -138,7 +139,7 @@ class Queue:
         return counted
 
     def newest(self, statuses: tuple[int, ...]) -> Held | None:
-        """The newest record, of those not yet due, that has one of these statuses."""
+        """The newest record that is not yet due and has one of these statuses."""
         for held in reversed(self._waiting):
             if held.status in statuses:
                 return held
@@ -150,10 +151,11 @@ class Queue:
         return None
 
     def spill(self, to_bytes: int, folder: SegmentFolder, number: int) -> bool:
-        """Write the oldest records in memory to segment ``number``; False if there are none.
+        """Write the oldest records to segment ``number`` until ``to_bytes`` of memory are left; False if
+        there are none.
 
         Raises:
-            StateError: the segment cannot be written; everything is as it was.
+            StateError: the segment cannot be written; the queue is unchanged.
         """
         count, left = 0, self.bytes
         for held in self._line:
@@ -175,7 +177,7 @@ class Queue:
         return True
 
     def state(self) -> State:
-        """Records in memory as columns, segments by name, and what has changed in them."""
+        """Records in memory as columns, segments by name, and changes to the records in segments."""
         changes = sorted((position, *change) for position, change in self._changes.items())
         segments: list[Json] = [[*segment.named, segment.start] for segment in self.segments]
         return State(
@@ -185,11 +187,11 @@ class Queue:
 
     @classmethod
     def from_state(cls, state: State, folder: SegmentFolder | None) -> Queue:
-        """The queue that handed out ``state``.
+        """The queue whose :meth:`state` is ``state``.
 
         Raises:
             KeyError, ValueError, IndexError, TypeError: the state is damaged.
-            StateError: a segment is missing or cut.
+            StateError: a segment is missing or truncated.
         """
         queue = cls()
         records = records_of(state.arrays)
@@ -198,7 +200,7 @@ class Queue:
         begin = first = end - len(records)
         segments = state.values["segments"]
         if not isinstance(segments, list) or (segments and folder is None):
-            raise ValueError("segments are no list, or there is no folder for them")
+            raise ValueError("segments must be a list, and need a folder")
         for item in segments:
             match item:
                 case [str(name), int(size), str(digest), int(start)] if folder is not None:
@@ -222,7 +224,7 @@ class Queue:
         return queue
 
     def _segment_of(self, position: int) -> Segment:
-        # Positions are asked for one after the other: it is nearly always the one before.
+        # Positions are requested in ascending order, so it is nearly always the same segment as before.
         found = self._latest
         if found is None or not 0 <= position - found.start < len(found):
             found = next(s for s in self.segments if position < s.start + len(s))
@@ -237,7 +239,7 @@ class Queue:
 
 
 def columns_of(records: Iterable[Held]) -> dict[str, NDArray[Any]]:
-    """Records as arrays: N numbers each, and texts as one buffer with N + 1 offsets."""
+    """N records as arrays: N numbers each, and texts as one buffer with N + 1 offsets."""
     items = list(records)
     return {
         **_pack("ids", [item.event_id.encode() for item in items]),
@@ -250,10 +252,10 @@ def columns_of(records: Iterable[Held]) -> dict[str, NDArray[Any]]:
 
 
 def records_of(arrays: dict[str, NDArray[Any]]) -> list[Held]:
-    """The reverse of :func:`columns_of`.
+    """The inverse of :func:`columns_of`.
 
     Raises:
-        KeyError, ValueError: the arrays do not go together.
+        KeyError, ValueError: the arrays do not fit together.
     """
     numbers = (arrays[name].tolist() for name in ("number", "ts_ms", "time_ms", "status"))
     return [

@@ -1,36 +1,36 @@
 """Joining clicks to impressions in event time.
 
 An impression is held from its place in the order until its label is settled. With ``release = "window"``
-that is when its window has passed, before the first entry whose order time is later than the window's end:
-label 1 if a click came within the window, else 0. With ``release = "click"`` a click within the window
-lets it go at once, at the click's place in the order, with label 1. With copies (label policies fast, fnw,
-naive) it is told at the click, too, and settled at the window's end all the same.
+that is after its window, before the first entry whose order time is later than the window's end: label 1 if
+a click came within the window, else 0. With ``release = "click"`` a click within the window settles the
+label 1 immediately, at the click's place in the order. With copies (label policies fast, fnw, naive) the
+label becomes known at the click and is settled at the window's end.
 
-Why the window is the default: letting positives go early gives the learner as many positives in advance
-as fall into one window less their delay. At the start of a stream there is nothing but those to learn
-from, and every prediction runs up towards 1 until the first window closes.
+Why the window is the default: with early release, the learner gets the positives of one window before the
+negatives. At the start of a stream it would learn from positives alone, and every prediction would rise
+towards 1 until the first window closes.
 
-A click belongs to the window when its own time is at most ``window_seconds`` after the impression's own
-time; exactly at the end is inside. A click whose time lies before its impression's counts as age 0 (the
-clocks of two machines differ; a click cannot truly come first). The window ends, in the order's time, that
-long after the impression's own time or its place in the order, whichever is later: an impression that arrives
-late still waits a whole window, because its click is late too. It is settled ``grace_seconds`` after that, so
-that a click which the log delivers that late, or whose partition is ahead by that much, still counts.
+A click belongs to the window if its own time is at most ``window_seconds`` after the impression's own time,
+the end included. A click whose time is before its impression's counts as age 0: the clocks of two machines
+differ. In the order's time, the window ends that long after the impression's own time or its place in the
+order, whichever is later: an impression that arrives late still waits a full window, because its click is
+late too. The label is settled ``grace_seconds`` after that, so that a click still counts if the log delivers
+it that late or its partition is ahead by that much.
 
-An event id is remembered for ``horizon_seconds`` after where its window began. A click without an impression
-is held for as long after its own time or its place in the order, whichever is later.
+An event id is remembered for ``horizon_seconds`` after the beginning of its window. A click without an
+impression is held for as long after its own time or its place in the order, whichever is later.
 
-Every impression ends in one outcome:
+Every impression has exactly one outcome:
 
 =====================  =====================================================================
 positives              settled with label 1
 negatives              settled with label 0
-impressions_repeated   its event id is remembered: dropped
+impressions_repeated   its event id is known already: dropped
 impressions_late       its time is more than the horizon before the order's: dropped
-impressions_ahead      its time is ahead, and memory for such is full: dropped
+impressions_ahead      its time is ahead, and the memory for such records is full: dropped
 =====================  =====================================================================
 
-Every click ends in one outcome:
+Every click has exactly one outcome:
 
 =====================  =====================================================================
 clicks_joined          makes its impression a positive
@@ -39,11 +39,11 @@ clicks_after_window    later than the window: the label stays 0
 clicks_too_late        within the window, but the impression was already settled as a negative
 clicks_orphaned        no impression came within the horizon after it
 clicks_late            no impression, and more than the horizon before the order's time
-clicks_ahead           no impression, its time is ahead, and memory for such is full: dropped
+clicks_ahead           no impression, its time is ahead, and the memory for such is full: dropped
 =====================  =====================================================================
 
-``clicks_first`` counts, besides, the clicks that were held for an impression that came after them. The
-value of a click decides no label; those of the joined ones are added up in ``joined_value``.
+In addition, ``clicks_first`` counts the clicks that came before their impression. The values of joined clicks
+are summed in ``joined_value``; they do not affect labels.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ OUTCOMES: Final = (
 """The joiner's counters."""
 
 MAX_SECONDS: Final = 1e9
-"""Longest window and horizon: some 30 years; sums of times stay far inside 64 bits."""
+"""Longest window and horizon, about 30 years: sums of times stay far below 2^63."""
 
 _VALUE: Final = struct.Struct("<d")
 
 
 class Labelled(NamedTuple):
-    """An impression and what is known of its label."""
+    """An impression and its label as far as it is known."""
 
     number: int
     """Running number of the impression."""
@@ -94,19 +94,19 @@ class Labelled(NamedTuple):
     time_ms: int
     """Its place in the order."""
     payload: bytes
-    """What was handed in with it."""
+    """The payload it was held with."""
     label: float
     final: bool
-    """Whether the label is settled; a click within the window that is told early is not."""
+    """Whether the label is settled; with copies, the label of a click within the window is not yet."""
 
 
 class Joiner:
     """Holds impressions until their labels are settled.
 
-    Call :meth:`advance` with the order's time before anything else is done with an entry. What is
-    remembered is bounded by what arrives within the horizon; memory for it by ``memory_bytes``, where a
-    ``folder`` for the rest is given. A payload is any text of bytes that the caller wants back with the
-    label (keys, a record, where it came from); it is held within the window only.
+    Call :meth:`advance` with the order's time before any other call for an entry. The number of remembered
+    records is bounded by the arrivals within the horizon, and their memory by ``memory_bytes`` if there is a
+    ``folder`` for the rest. A payload is any bytes that the caller needs with the label (keys, a record, its
+    source); it is held within the window only.
 
     >>> joiner = Joiner(JoinConfig(window_seconds=1.0, grace_seconds=0.0, horizon_seconds=10.0))
     >>> joiner.advance(1000), joiner.admits("a", 1000)
@@ -131,38 +131,39 @@ class Joiner:
         self.horizon_ms = max(self.horizon_ms, self._open_ms)
         self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.watermark_ms = 0
-        """Time of the order, as far as it has come; an end mark moves it to where the last window settles."""
+        """Time of the order; an end mark advances it to the time at which the last window settles."""
         self.impressions = 0
-        """Impressions held so far: the running number of the next one."""
+        """Impressions held so far; the running number of the next one."""
         self.joined_value = 0.0
-        """Sum of the values of the clicks that made positives."""
+        """Sum of the values of all joined clicks."""
         self.delays = DelayCounts()
-        """Event time from impressions to the clicks that made them positives."""
+        """Delays from impressions to their joined clicks, in event time."""
         self._copies = not LabelLoss(config.policy).waits
         self._at_click = config.release == "click" and not self._copies
         self._memory = JoinMemory(config.memory_bytes, folder)
 
     @property
     def settling_ms(self) -> int:
-        """Time from an impression to the moment at which its label is settled: window and grace."""
+        """Time from an impression to the settlement of its label: window and grace."""
         return self._open_ms
 
     @property
     def open_impressions(self) -> int:
-        """Impressions whose label is not yet settled."""
+        """Impressions whose label is not settled."""
         return self._memory.open
 
     @property
     def memory_bytes(self) -> int:
-        """Memory taken by what is remembered, segments apart."""
+        """Memory of the remembered records, without segments."""
         return self._memory.used_bytes
 
     def segments(self) -> list[SegmentName]:
-        """Files in use: whoever saves :meth:`state` must keep them."""
+        """Files in use: a checkpoint that contains :meth:`state` must keep them."""
         return self._memory.segments()
 
     def advance(self, time_ms: int) -> list[Labelled]:
-        """Move to a time of the order: impressions whose window ended before it, by (end, number)."""
+        """Advance to a time of the order; returns the impressions that this settles, by (end of window,
+        number)."""
         if time_ms <= self.watermark_ms:
             return []
         self.watermark_ms = time_ms
@@ -171,7 +172,7 @@ class Joiner:
         return settled
 
     def admits(self, event_id: str, ts_ms: int) -> bool:
-        """Whether an impression is new and in time; if not, its outcome is counted."""
+        """Whether an impression is new and in time; otherwise its outcome is counted."""
         if self._memory.find(event_id) is not None:
             self.outcomes["impressions_repeated"] += 1
             return False
@@ -184,7 +185,7 @@ class Joiner:
         return True
 
     def hold(self, event_id: str, ts_ms: int, payload: bytes) -> Labelled | None:
-        """Hold an admitted impression; what a click that came first says about it, if it does."""
+        """Hold an admitted impression; returns it with its label if an earlier click settles that now."""
         held = Held(event_id, self.impressions, ts_ms, self.watermark_ms, payload, OPEN)
         self.impressions += 1
         self._memory.add(held)
@@ -193,19 +194,19 @@ class Joiner:
             return None
         self._memory.change_click(click, taken=True)
         self.outcomes["clicks_first"] += 1
-        # Adding it may have sent the impression to a segment: what is written to is what is found.
+        # Adding it may have moved the impression to a segment: change the record that is found there.
         found = self._memory.find(event_id)
         return None if found is None else self._clicked(found, click.ts_ms, _value_of(click))
 
     def click(self, event_id: str, ts_ms: int, value: float = 1.0) -> Labelled | None:
-        """Take a click; the impression that it makes a positive, if that is to be told now."""
+        """Join a click; returns the impression that it makes a positive, if that becomes known now."""
         memory = self._memory
         held = memory.find(event_id)
         if held is not None:
             return self._clicked(held, ts_ms, value)
         earlier = memory.find_click(event_id)
         if earlier is not None:
-            # The earliest click is the one that counts, whichever of them came first through the log.
+            # The earliest click counts, whichever of them came first in the log.
             memory.change_click(earlier, ts_ms=min(earlier.ts_ms, ts_ms))
             self.outcomes["clicks_repeated"] += 1
         elif ts_ms < self.watermark_ms - self.horizon_ms:
@@ -217,7 +218,7 @@ class Joiner:
         return None
 
     def flush(self) -> list[Labelled]:
-        """Close all open windows at their end times, for the end of a finite log."""
+        """Close all open windows at the end of a finite log; returns the impressions that this settles."""
         latest_ms = self._memory.latest_open_ms()
         if latest_ms is None:
             return []
@@ -239,10 +240,10 @@ class Joiner:
         return State(memory.arrays, values)
 
     def load_state(self, state: State) -> None:
-        """Become the joiner that handed out ``state``.
+        """Become the joiner whose :meth:`state` is ``state``.
 
         Raises:
-            StateError: it is damaged, or a segment that it names is missing.
+            StateError: it is damaged, or one of its segments is missing.
         """
         values = state.values
         saved, memory, value = values.get("outcomes"), values.get("memory"), values.get("joined_value")
@@ -297,9 +298,9 @@ def _value_of(click: Held) -> float:
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    """Whole milliseconds of a setting; parts of one are rounded up, past what is mere rounding error."""
+    """A setting in milliseconds, rounded up unless the fraction is a rounding error."""
     if not 0.0 <= seconds <= MAX_SECONDS:
-        raise ConfigError(f"{name} = {seconds!r} is outside 0 to {MAX_SECONDS:g}")
+        raise ConfigError(f"{name} must be between 0 and {MAX_SECONDS:g}, got {seconds!r}")
     return math.ceil(round(seconds * 1000.0, 6))
 
 

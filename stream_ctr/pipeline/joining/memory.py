@@ -1,8 +1,8 @@
-"""What the joiner remembers: impressions by event id, and clicks that came before theirs.
+"""The joiner's memory: impressions by event id, and clicks that came before their impression.
 
-All of it lies in two queues. What is over the budget of memory goes to segments on disk, the oldest first;
-when it does depends on the records alone, so a restart comes to the same segments. Records whose own time is
-ahead of the order's are few and have no place in a queue: windows and horizons count from their own time.
+Two queues hold them. Beyond the memory budget, the oldest records go to segments on disk. When they do
+depends on the records alone, so a restart writes the same segments. The few records whose own time is ahead
+of the order's are held outside the queues, because their windows and horizons start at their own time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ OPEN: Final = 0
 POSITIVE: Final = 1
 NEGATIVE: Final = 2
 CLICKED: Final = 3
-"""Clicked within its window, which is still open: the label is known and not yet settled."""
+"""Clicked within its window, which is still open: the label is known but not settled."""
 TAKEN: Final = 4
 """A click that found its impression."""
 UNSETTLED: Final = (OPEN, CLICKED)
 AHEAD_SHARE: Final = 4
-"""Records ahead of the order cannot be spilled: they get at most this part (a quarter) of the budget."""
+"""Records ahead of the order cannot go to a segment: they get at most 1 / AHEAD_SHARE of the budget."""
 
 
 class JoinMemory:
-    """Impressions and early clicks, each forgotten when its time is over."""
+    """Impressions and early clicks, each forgotten after its horizon."""
 
     def __init__(self, budget_bytes: int, folder: SegmentFolder | None) -> None:
-        """Without a ``folder`` nothing is spilled, whatever the budget."""
+        """Without a ``folder`` everything stays in memory, whatever the budget."""
         self.open = 0
         """Impressions whose label is not settled."""
         self.budget_bytes = budget_bytes
@@ -49,7 +49,7 @@ class JoinMemory:
 
     @property
     def used_bytes(self) -> int:
-        """Memory taken, as it counts against the budget."""
+        """Estimated memory, as counted against the budget."""
         return self._impressions.bytes + self._clicks.bytes + self._ahead_bytes
 
     @property
@@ -62,16 +62,16 @@ class JoinMemory:
         return [s.named for queue in (self._impressions, self._clicks) for s in queue.segments]
 
     def find(self, event_id: str) -> Held | None:
-        """The remembered impression of that id."""
+        """The remembered impression with that id."""
         held = self._ahead.get(event_id) if self._ahead else None
         held = held or self._impressions.find(event_id)
-        # One in a segment is not written to when its window ends: that it has ended says the rest.
+        # A record in a segment is not updated when its window ends; its position shows that it has ended.
         if held is not None and 0 <= held.position < self._impressions.due and held.status in UNSETTLED:
             held.status = POSITIVE if held.status == CLICKED else NEGATIVE
         return held
 
     def add(self, held: Held) -> None:
-        """Remember an impression; calls come in the order of their numbers."""
+        """Remember an impression; calls must come in the order of the running numbers."""
         self.open += 1
         if held.ts_ms > held.time_ms:
             self._add_ahead(held)
@@ -80,13 +80,13 @@ class JoinMemory:
         self._spill()
 
     def mark_clicked(self, held: Held) -> None:
-        """A click came within the window of an open impression."""
+        """Note a click within the window of an open impression."""
         held.status = CLICKED
         if held.position >= 0:
             self._impressions.change(held)
 
     def settle(self, held: Held, status: int) -> bytes:
-        """Settle an open impression; its payload, which is not held any longer."""
+        """Settle an open impression; returns its payload, which is no longer held."""
         payload, queue = held.payload or b"", self._impressions
         held.status = status
         self.open -= 1
@@ -100,9 +100,9 @@ class JoinMemory:
         return payload
 
     def pop_windows(self, before_ms: int) -> Iterator[Held]:
-        """Open impressions whose window began before a time, by (beginning, number)."""
+        """Open impressions whose window began before ``before_ms``, by (beginning, number)."""
         if not (self._ahead_windows or self._impressions.may_be_due(before_ms)):
-            return iter(())  # of most entries nothing falls due: this is asked for each
+            return iter(())  # called for each entry, and most entries make nothing due
         due = (held for held in self._impressions.pop_due(before_ms) if held.status in UNSETTLED)
         if not self._ahead_windows or self._ahead_windows[0][0] >= before_ms:
             return due
@@ -114,21 +114,21 @@ class JoinMemory:
         return iter(sorted([*due, *ahead], key=lambda h: (max(h.time_ms, h.ts_ms), h.number)))
 
     def latest_open_ms(self) -> int | None:
-        """When the window of the open impression began that ends last."""
+        """Beginning of the open window that ends last; None if no window is open."""
         newest = self._impressions.newest(UNSETTLED)
         times = [] if newest is None else [newest.time_ms]
         times += [start for start, _, held in self._ahead_windows if held.status in UNSETTLED]
         return max(times, default=None)
 
     def find_click(self, event_id: str) -> Held | None:
-        """The held click of that id."""
+        """The held click with that id."""
         held = self._ahead_clicks.get(event_id) if self._ahead_clicks else None
         if held is None or held.status == TAKEN:
             held = self._clicks.find(event_id)
         return None if held is None or held.status == TAKEN else held
 
     def add_click(self, held: Held) -> None:
-        """Hold a click; calls come in the order of the times of the order."""
+        """Hold a click; calls must come in the order of the order's times."""
         if held.ts_ms > held.time_ms:
             held.time_ms = held.ts_ms
             self._add_ahead_click(held)
@@ -137,14 +137,15 @@ class JoinMemory:
         self._spill()
 
     def change_click(self, held: Held, *, ts_ms: int | None = None, taken: bool = False) -> None:
-        """Give a held click an earlier time, or let it go."""
+        """Give a held click an earlier time, or mark it as taken."""
         held.ts_ms = held.ts_ms if ts_ms is None else ts_ms
         held.status = TAKEN if taken else held.status
         if held.position >= 0:
             self._clicks.change(held)
 
     def forget(self, before_ms: int) -> int:
-        """Forget records whose window or horizon began before a time; how many held clicks those were."""
+        """Forget records whose window or horizon began before ``before_ms``; returns the number of held
+        clicks among them."""
         if self._impressions.may_be_old(before_ms):
             self._impressions.forget(before_ms, OPEN)
         while self._ahead_ids and self._ahead_ids[0][0] < before_ms:
@@ -161,7 +162,7 @@ class JoinMemory:
         return clicks
 
     def state(self) -> State:
-        """Both queues, the records ahead, and how many segments have been written."""
+        """Both queues, the records ahead, and the number of segments written."""
         parts = {
             "impressions": self._impressions.state(),
             "clicks": self._clicks.state(),
@@ -172,10 +173,10 @@ class JoinMemory:
         return State(gathered.arrays, {**gathered.values, "open": self.open, "written": self._written})
 
     def load_state(self, state: State) -> None:
-        """Become the memory that handed out ``state``.
+        """Become the memory whose :meth:`state` is ``state``.
 
         Raises:
-            StateError: it is damaged, or lacks a segment; nothing is changed.
+            StateError: it is damaged, or a segment is missing; nothing is changed.
         """
         fresh = JoinMemory(self.budget_bytes, self._folder)
         try:
@@ -204,7 +205,7 @@ class JoinMemory:
             heapq.heappush(self._ahead_windows, entry)
 
     def _add_ahead_click(self, held: Held) -> None:
-        # One that is taken is remembered until its time is over, another with its id may follow.
+        # A taken click is remembered until its horizon ends; another one with its id may follow.
         if held.status != TAKEN or held.event_id not in self._ahead_clicks:
             self._ahead_clicks[held.event_id] = held
         self._ahead_bytes += size_of(held)
@@ -212,12 +213,12 @@ class JoinMemory:
         heapq.heappush(self._ahead_click_ids, (held.time_ms, held.event_id, self._ahead_click_number, held))
 
     def _clicks_ahead(self) -> list[Held]:
-        """Clicks ahead of the order, sorted by what is saved of them."""
+        """Clicks ahead of the order, sorted by their saved fields."""
         clicks = (held for *_, held in self._ahead_click_ids)
         return sorted(clicks, key=lambda held: (held.time_ms, held.event_id, held.ts_ms, held.status))
 
     def _spill(self) -> None:
-        """Bring the memory down to half of the budget once it is over; the larger queue goes first."""
+        """Reduce memory over the budget to half of it; the larger queue goes to a segment first."""
         if self._folder is None or self.used_bytes <= self.budget_bytes:
             return
         queues = sorted((self._impressions, self._clicks), key=lambda queue: -queue.bytes)

@@ -1,9 +1,9 @@
-"""Remembered records on disk: immutable files, read where they lie.
+"""Remembered records on disk: immutable, memory-mapped files.
 
-A segment holds N records that were remembered one after the other. Its file is little-endian: N and the
-bytes of all ids, then the columns, each of 8-byte numbers: N id hashes ascending, the record of each hash,
-number, own time, place time, status, end of the id's bytes, end of the payload's bytes; then all ids in
-UTF-8 and all payloads. Its name holds its digest, so equal names are equal contents.
+A segment holds N consecutive records. Its file is little-endian: N and the size of all ids in bytes, then the
+columns, each of N 8-byte numbers: id hashes in ascending order, the record of each hash, running number, own
+time, place time, status, end of the id's bytes, end of the payload's bytes; then all ids in UTF-8 and all
+payloads. Its name contains its digest, so equal names mean equal contents.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Held:
 
 
 class SegmentName(NamedTuple):
-    """A segment, as a checkpoint names it."""
+    """Name, size and digest of a segment in a checkpoint."""
 
     name: str
     bytes: int
@@ -53,13 +53,13 @@ class SegmentName(NamedTuple):
 
 
 class Segment:
-    """One file of records, memory-mapped. Of memory it keeps 2 to 4 bytes a record, a filter of the ids."""
+    """A memory-mapped file of records. A filter of the ids takes 2 to 4 bytes of memory per record."""
 
     def __init__(self, path: Path, named: SegmentName, start: int) -> None:
         """``start`` is the position of its first record.
 
         Raises:
-            StateError: the file is missing or cut.
+            StateError: the file is missing or truncated.
         """
         self.named = named
         self.start = start
@@ -67,15 +67,19 @@ class Segment:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise StateError(f"{path}: cannot be read ({error}); restore it, or start a new folder") from None
+            raise StateError(
+                f"{path}: cannot be read ({error}); restore it, or start with a new state folder"
+            ) from None
         records, id_bytes = np.frombuffer(self._map, "<i8", 2).tolist()
         self._ids_at = 16 + 8 * COLUMNS * records
         self._payloads_at = self._ids_at + id_bytes
         if len(self._map) != named.bytes or records < 1 or self._payloads_at > named.bytes:
-            raise StateError(f"{path}: {len(self._map)} bytes, the checkpoint says {named.bytes}")
+            raise StateError(
+                f"{path}: expected {named.bytes} bytes as in the checkpoint, got {len(self._map)}"
+            )
         self._columns = np.frombuffer(self._map, "<i8", COLUMNS * records, 16).reshape(COLUMNS, records)
         self._hashes = self._columns[HASH].view("<u8")
-        # Nearly every id that is asked for is new: most segments can say so without being searched.
+        # Nearly every id is new; the filter shows that for most segments without a search.
         bits = 8 << int(2 * records - 1).bit_length()
         present = np.zeros(bits, np.bool_)
         present[self._hashes & np.uint64(bits - 1)] = True
@@ -99,7 +103,7 @@ class Segment:
         return sorted(found)
 
     def held(self, place: int) -> Held:
-        """A copy of one record as it was when it was written."""
+        """A copy of one record as it was written."""
         number, ts_ms, time_ms, status, _, end = self._columns[NUMBER:, place].tolist()
         begin = int(self._columns[PAYLOAD_END, place - 1]) if place else 0
         payload = self._map[self._payloads_at + begin : self._payloads_at + end] if end > begin else None
@@ -108,11 +112,11 @@ class Segment:
         return held
 
     def time_ms(self, place: int) -> int:
-        """When the record took its place in the order."""
+        """Place time of a record in the order."""
         return int(self._columns[TIME_MS, place])
 
     def status(self, place: int) -> int:
-        """The record's status as it was when it was written."""
+        """Status of a record as it was written."""
         return int(self._columns[STATUS, place])
 
     def _id(self, place: int) -> str:
@@ -122,7 +126,7 @@ class Segment:
 
 
 class SegmentFolder:
-    """The folder that segments are written to. Each is durable before anybody names it."""
+    """The folder of the segments. Each is durable before a checkpoint names it."""
 
     def __init__(self, folder: Path, files: Files | None = None) -> None:
         self.folder = folder
@@ -132,7 +136,7 @@ class SegmentFolder:
         """Write segment ``number``: the records from position ``start`` on.
 
         Raises:
-            StateError: there is no room, or the file system refuses.
+            StateError: the disk is full, or the file system refuses.
         """
         content = _content(records)
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -146,10 +150,10 @@ class SegmentFolder:
             self._files.sync_file(path)
             self._files.sync_folder(self.folder)
         except OSError as error:
-            hint = "make room, or raise" if error.errno == errno.ENOSPC else "see to the folder, or raise"
+            hint = "free disk space" if error.errno == errno.ENOSPC else "check the folder"
             raise StateError(
-                f"{path}: the joiner's memory is full and cannot go to this file ({error.strerror}); {hint} "
-                "join.memory_bytes, then start again: nothing is lost"
+                f"{path}: the joiner's memory budget is used up and this file cannot be written "
+                f"({error.strerror}); {hint} or raise join.memory_bytes, then restart: nothing is lost"
             ) from None
         return Segment(path, named, start)
 
@@ -157,18 +161,18 @@ class SegmentFolder:
         """Open a segment that a checkpoint names.
 
         Raises:
-            StateError: it is missing or cut.
+            StateError: it is missing or truncated.
         """
         return Segment(self.folder / named.name, named, start)
 
 
 def hash_of(event_id: str) -> int:
-    """64 bits by which an id is looked up."""
+    """64-bit hash by which an event id is looked up."""
     return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest(), "little")
 
 
 def damage_of(folder: Path, named: SegmentName) -> str:
-    """What is wrong with a segment's file; empty if nothing is."""
+    """Describes the damage to a segment's file; empty if there is none."""
     path, digest = folder / named.name, hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as file:
@@ -180,13 +184,13 @@ def damage_of(folder: Path, named: SegmentName) -> str:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Names of the segments in a folder, used or not, in ascending order."""
+    """Names of all segments in a folder, in ascending order."""
     found = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(name for name in found if NAME.fullmatch(name))
 
 
 def remove_others(folder: Path, found: Collection[str], named: Collection[str], files: Files) -> None:
-    """Delete those of the segments found that are not among those named."""
+    """Delete the segments in ``found`` that are not in ``named``."""
     for name in found:
         if name not in named and (folder / name).exists():
             files.remove_file(folder / name)

@@ -1,4 +1,4 @@
-"""What the order hands out: entries at their place, and what the next place depends on."""
+"""The order's output: entries at their place, and the state that the next place depends on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OrderedEntry(NamedTuple):
     entry: Entry | None
     record: Impression | ScannedImpression | Click | LabelledImpression | None
     reason: str
-    """Why there is no record; empty where there is one."""
+    """Why there is no record; empty if there is one."""
     ahead: tuple[int, int] = (0, 0)
     """Entries in a row, up to this one, that are far ahead of the order without having moved it, and their
     least time."""
@@ -39,7 +39,7 @@ class OrderedEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """What the order of the next entry depends on, besides log and journal."""
+    """State that the order of the next entry depends on, besides log and journal."""
 
     emitted: int
     """Entries emitted."""

@@ -1,13 +1,13 @@
-"""The order journal: every choice about the order of events that the wall clock had a part in.
+"""The order journal: every decision about the order of events that depended on the wall clock.
 
-A decision belongs to an emission count n: it takes effect before entry number n is emitted, and after
-entry n - 1. Because decisions are durable before they take effect, the log's contents and the journal
-together determine the order of events, whenever and however often a trainer restarts.
+A decision belongs to an emission count n: it takes effect after entry n - 1 and before entry n is emitted.
+Decisions are durable before they take effect, so the log's contents and the journal together determine the
+order of events, whenever and however often a process restarts.
 
 The file is text. Each line is a JSON value, a space and the CRC-32 of the JSON in eight hex digits. The
-first line is the base: what the decisions before it came to. Each further line is one write: decisions
-that were made together. A last line that is cut or damaged was never in effect (it was not yet synced)
-and is dropped; damage anywhere else is an error.
+first line is the base: the result of the decisions before it. Each further line is one write: decisions
+that were made together. A truncated or damaged last line was never in effect (it was not yet synced) and is
+dropped; damage anywhere else is an error.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ READABLE_FORMATS = (1, 2)
 
 
 class Decision(NamedTuple):
-    """One choice, in effect before entry number ``at`` is emitted.
+    """One decision, in effect before entry number ``at`` is emitted.
 
-    idle: the partition is not waited for. active: it is again. end: the open windows are closed. bound: the
-    partition's look-ahead ends at offset ``value``. clock: the wall clock shows ``value`` in milliseconds.
+    idle: the partition no longer holds up the order. active: it does again. end: the open windows are closed.
+    bound: the partition's look-ahead ends at offset ``value``. clock: the wall clock showed ``value``
+    milliseconds.
     """
 
     at: int
@@ -46,15 +47,15 @@ class Decision(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Base:
-    """What the decisions before emission count ``count`` came to."""
+    """Result of the decisions before emission count ``count``."""
 
     count: int = 0
     decisions: int = 0
-    """How many decisions those were."""
+    """Number of these decisions."""
     idle: frozenset[TopicPartition] = frozenset()
-    """Partitions that they left idle."""
+    """Partitions that are idle after them."""
     bounds: Mapping[TopicPartition, int] = dataclasses.field(default_factory=dict)
-    """Last offset of each partition's look-ahead, where one was set."""
+    """Last offset of each partition's look-ahead, if one was set."""
     clock_ms: int = 0
     """The latest wall clock time; 0 if there was none."""
 
@@ -78,7 +79,7 @@ class Base:
 
 
 class Journal:
-    """The decisions of one run, in memory; for finite runs that nobody resumes.
+    """The decisions of one run, in memory; for finite runs that are never resumed.
 
     >>> journal = Journal()
     >>> journal.append([Decision(5, "idle", TopicPartition("clicks", 0))])
@@ -100,7 +101,7 @@ class Journal:
         return [decision for group in self._groups for decision in group]
 
     def base_at(self, count: int) -> Base:
-        """What all decisions made before ``count`` come to.
+        """The result of all decisions made before ``count``.
 
         Raises:
             StateError: the journal begins later.
@@ -116,14 +117,14 @@ class Journal:
         """Make decisions durable, all with one sync; they may take effect when this has returned.
 
         Raises:
-            StateError: the file system refuses. The decisions are then not made.
+            StateError: the file system refuses. The decisions must not take effect then.
         """
         if decisions:
             self._write(tuple(decisions))
             self._groups.append(tuple(decisions))
 
     def settle(self) -> None:
-        """Undo what a failed :meth:`append` may have left; nothing may be emitted before this succeeds.
+        """Undo the possible remains of a failed :meth:`append`; nothing may be emitted before this succeeds.
 
         Raises:
             StateError: the file system refuses.
@@ -144,7 +145,7 @@ class Journal:
         self._base, self._groups = base, groups
 
     def cut(self, count: int) -> None:
-        """Forget the decisions from an emission count on: what they rested on is no longer in the log.
+        """Forget the decisions from an emission count on: the entries behind them are no longer in the log.
 
         Raises:
             StateError: the file system refuses; the journal is then as it was.
@@ -189,7 +190,7 @@ class FileJournal(Journal):
         return f"the order journal {self.path}"
 
     def settle(self) -> None:
-        # A line whose sync failed may be found by the next start, although it was never in effect here.
+        # The next start may find a line whose sync failed, although it was never in effect here.
         if self._in_doubt:
             self._put(b"")
 
@@ -199,7 +200,7 @@ class FileJournal(Journal):
         self._size += len(line)
 
     def _put(self, content: bytes) -> None:
-        """Write after the last good line and cut what lies beyond."""
+        """Write after the last good line and truncate the file there."""
         self._in_doubt = True
         try:
             if not self._named:
@@ -218,8 +219,8 @@ class FileJournal(Journal):
             self._files.write(beside, content)
             self._files.sync_file(beside)
             self._files.rename(beside, self.path)
-            # The new file is the journal now. Until its name is durable, nothing may rest on it: a machine
-            # that stops here shows the old file again.
+            # The new file is the journal now. Until its name is durable, nothing may depend on it: after a
+            # power failure here, the old file is back.
             self._size, self._in_doubt, self._named = len(content), False, False
             self._files.sync_folder(self.path.parent)
             self._named = True
@@ -251,7 +252,7 @@ class FileJournal(Journal):
 
     def _damaged(self, line: int) -> StateError:
         return StateError(
-            f"{self}: line {line} is damaged; without it the order of events cannot be repeated. "
+            f"{self}: line {line} is damaged; without it the order of events cannot be reproduced. "
             "Restore the file, or start from the log's beginning in a new state folder"
         )
 
@@ -268,7 +269,7 @@ def _line(value: Any) -> bytes:
 
 
 def _value(line: bytes) -> Any:
-    """The JSON of a line, or None where the line is damaged."""
+    """The JSON of a line, or None if the line is damaged."""
     text, _, check = line.rpartition(b" ")
     if check != b"%08x" % zlib.crc32(text):
         return None
@@ -279,7 +280,7 @@ def _value(line: bytes) -> Any:
 
 
 def _swallowed_a_line(tail: bytes) -> bool:
-    """Whether a damaged last line begins with a whole one: then a line break is lost, not a line cut."""
+    """Whether a damaged last line begins with a complete one: then a line break is lost, not a line's end."""
     ends = (match.end() for match in re.finditer(rb" [0-9a-f]{8}", tail))
     return any(end < len(tail) and _value(tail[:end]) is not None for end in ends)
 

@@ -1,30 +1,31 @@
 """One order for the entries of all partitions of both topics.
 
-Entries merge by (event time, topic rank, partition, offset). The rank of a topic is its place in the
-list the order was made with: impressions come before clicks, so that at equal times an impression comes
-before its click. Within a partition time never descends: an entry that is behind its partition, or that is
-no record, takes the time that the partition has reached. The order's time never descends either.
+Entries merge by (event time, topic rank, partition, offset). The rank of a topic is its index in the list of
+topics: impressions come before clicks, so that at equal times an impression precedes its click. Within a
+partition, time never descends: an entry that is earlier than its partition's time, or holds no record, takes
+the time that the partition has reached. The order's time never descends either.
 
-The next entry is known only when every partition that is not idle has an entry whose place is known. Which
-partitions are idle, and that a partition has ended for now, is decided with the wall clock by the caller and
-takes effect through the journal; so the order is a function of the log's contents and the journal.
+The next entry is known only when every partition that is not idle has an entry whose place is known. The
+caller decides with the wall clock which partitions are idle and which have ended for now. These decisions
+take effect through the journal, so the order is a function of the log's contents and the journal.
 
-A head of a partition is *far ahead* when its event time exceeds both what its partition and what the order
-have reached by more than ``max_lead_seconds``. Rare events and silences look like that, and so does a wrong
-clock. Rules, so that neither loses a label:
+The head of a partition is *far ahead* when its event time exceeds the times of both its partition and the
+order by more than ``max_lead_seconds``. That can be a rare event, a silence or a wrong clock. These rules
+keep all labels in each case:
 
-1. It waits in the merge until the other partitions have reached its time. So a click that comes hours after
-   the click before it is ordered by the impressions around it.
+1. The head waits in the merge until the other partitions have reached its time. So a click that comes hours
+   after the previous click is ordered by the impressions around it.
 2. If one of the next LOOKAHEAD entries of its partition contradicts it (is earlier by more than the lead),
-   its place is the least time among them.
+   its place is the earliest time among them.
 3. If it is later than the wall clock by more than the lead, it takes the time that its partition has reached.
-4. If its turn comes and it is still far ahead of the order, all partitions agree on a silence, and time moves
-   on: at once if AGREEING entries of its partition agree or the wall clock has just passed it. Otherwise it
-   is emitted without moving the order's time, until AGREEING entries in a row were.
+4. If its turn comes and it is still far ahead of the order, all partitions agree on a silence, and time
+   advances: immediately if AGREEING entries of its partition agree or the wall clock has just passed it.
+   Otherwise it is emitted without advancing the order's time, until AGREEING entries in a row have been.
 
-An entry that is emitted before its time is harmless: the joiner counts windows and horizons from an event's
-own time if that is later than the order's. An entry that comes too late for its time (its partition was idle)
-is emitted next, at the time of the order.
+Emitting an entry before its time is harmless: the joiner measures windows and horizons from an event's own
+time
+if that is later than the order's. An entry that arrives too late for its time (its partition was idle) is
+emitted next, at the time of the order.
 """
 
 from __future__ import annotations
@@ -44,27 +45,28 @@ from stream_ctr.pipeline.ordering.journal import Decision, Journal
 from stream_ctr.pipeline.ordering.partition_queue import IGNORED, NO_TIME, PLAUSIBLE, UNPLACED, Line, Waiting
 
 AGREEING: Final = 16
-"""Entries that must agree on a time far ahead of the order before it moves there without the wall clock."""
+"""Entries that must agree on a time far ahead of the order before it advances without the wall clock."""
 RECENT_MS: Final = 600_000
-"""A time at most this long before the wall clock's belongs to a stream that is being written now."""
+"""A time this close to the wall clock belongs to a stream that is being written now."""
 _NEVER: Final = 2**62
 
 
 class Order:
     """Merges the entries of all partitions.
 
-    The life of it: :meth:`add` what the log gave, :meth:`emit` what is certain; :meth:`idle` for those
-    of :meth:`waiting_for` that have been silent for too long; :meth:`finish` at the end of a finite log.
+    Usage: :meth:`add` the entries read, :meth:`emit` those whose place is certain, pass partitions of
+    :meth:`waiting_for` that have been silent for too long to :meth:`idle`, and call :meth:`finish` at the end
+    of a finite log.
 
     Args:
-        topics: impressions, clicks; the sequence is their rank.
-        start: where to begin, from the pipeline's state. Entries are added from its positions on.
-        journal: the journal of that same run. Its decisions from ``start.emitted`` on are repeated
-            first; until they are through no new ones are made.
+        topics: impressions, clicks; the index is the rank.
+        start: where to begin, from the stage's state. Entries are added from its positions on.
+        journal: the journal of the same run. Its decisions from ``start.emitted`` on are replayed first;
+            until then no new ones are made.
         max_ahead_seconds: a record further ahead of its log timestamp than this is rejected.
-        max_lead_seconds: an entry further ahead than this of its partition and of the order is far ahead.
-        scanner: of the schema that the impressions are for; with it, reading takes a third of the time.
-        decoder: reads the entries instead of the one for impressions and clicks.
+        max_lead_seconds: an entry further ahead of its partition and of the order than this is far ahead.
+        scanner: scans impressions of the configured schema; reading then takes a third of the time.
+        decoder: replaces the decoder of impressions and clicks.
         clock: the wall clock in milliseconds; without it, no event time counts as being in the future.
 
     Raises:
@@ -90,8 +92,8 @@ class Order:
         if base.decisions != start.decisions:
             raise StateError(
                 f"{journal}: holds {base.decisions} decisions before emission count {start.emitted}, the "
-                f"checkpoint rests on {start.decisions}: they are not of the same run. Restore the journal "
-                "that was saved with this checkpoint"
+                f"checkpoint includes {start.decisions}: they are from different runs. Restore the "
+                "journal that was saved with this checkpoint"
             )
         self._lines: dict[tuple[str, int], Line] = {
             tp: Line(
@@ -114,7 +116,9 @@ class Order:
         self._now_ms = base.clock_ms
         named = {*base.idle, *base.bounds, *(d.partition for d in self._pending if d.partition is not None)}
         for tp in sorted(named - self._lines.keys()):
-            raise StateError(f"{journal}: names {tp.topic}[{tp.partition}], which is not read here")
+            raise StateError(
+                f"{journal}: names {tp.topic}[{tp.partition}], which is not a partition of the topics read"
+            )
         self._heads: list[tuple[int, int, int, Line]] = []
         self._unplaced: dict[TopicPartition, Line] = {}
         self._arrived: set[TopicPartition] = set()
@@ -129,7 +133,7 @@ class Order:
 
     @property
     def time_ms(self) -> int:
-        """Time of the order: event time of the last entry, as far as time goes forward."""
+        """Time of the order: the latest event time that it has advanced to."""
         return self._time_ms
 
     @property
@@ -139,7 +143,7 @@ class Order:
 
     @property
     def replaying(self) -> bool:
-        """Whether decisions of the journal are still ahead."""
+        """Whether the journal holds decisions that have not been replayed yet."""
         return bool(self._pending)
 
     def waiting_for(self) -> list[TopicPartition]:
@@ -148,19 +152,20 @@ class Order:
         return sorted(self._unplaced)
 
     def undecided(self) -> list[TopicPartition]:
-        """Those of :meth:`waiting_for` that have entries: what follows their head decides its place."""
+        """Partitions of :meth:`waiting_for` that have entries: the place of their head depends on later
+        ones."""
         return [tp for tp in self.waiting_for() if self._lines[tp].waiting]
 
     def idle_partitions(self) -> list[TopicPartition]:
-        """Partitions that are not waited for."""
+        """Partitions that do not hold up the order."""
         return sorted(line.name for line in self._lines.values() if line.idle)
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Put entries in line; those of one partition come in the order of their offsets.
+        """Queue entries; those of one partition must come in the order of their offsets.
 
         Raises:
-            LogError: an entry comes twice, out of order, or of a partition that is not read here.
-            StateError: an idle partition's return cannot be journalled.
+            LogError: an entry is repeated, out of order, or of a partition that the order does not merge.
+            StateError: the return of an idle partition cannot be journalled.
         """
         entries = list(entries)
         for entry, (record, reason, row) in zip(entries, self._decoder.decode(entries), strict=True):
@@ -175,10 +180,10 @@ class Order:
                 self._arrived.add(line.name)
             elif 0 <= line.support < PLAUSIBLE and NO_TIME != ts_ms < line.outlook_ms - self._max_lead_ms:
                 self._contradicted.add(line.name)
-        self._welcome()
+        self._react()
 
     def emit(self, max_entries: int) -> list[OrderedEntry]:
-        """The next entries of the order, as far as they are certain.
+        """The next entries of the order whose place is certain, at most ``max_entries``.
 
         Raises:
             StateError: a decision that the next entry needs cannot be journalled.
@@ -186,12 +191,12 @@ class Order:
         self._journal.settle()
         emitted: list[OrderedEntry] = []
         while len(emitted) < max_entries:
-            if self._pending and self._repeat(emitted):
+            if self._pending and self._replay(emitted):
                 continue
-            # A decision that cannot be journalled must not take with it what was emitted before.
+            # If a decision cannot be journalled, entries emitted in this call must not be lost with it.
             may_decide = not emitted
             if may_decide:
-                self._welcome()
+                self._react()
             if self._unplaced and not self._place_heads(may_decide):
                 break
             if not self._heads:
@@ -204,9 +209,10 @@ class Order:
     def idle(self, partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Decide that these partitions have ended for now.
 
-        One without an entry is not waited for from here on until it has one; of one whose head needs a longer
-        look-ahead than there is, what has been read is all there is. Does nothing while the journal is
-        repeated, and nothing for a partition that is not waited for. Returns the partitions concerned.
+        A partition without entries no longer holds up the order until it has one. The look-ahead of a
+        partition whose head needs more entries than there are ends at the last one read. Nothing happens
+        while the journal is replayed, and to a partition that does not hold up the order. Returns the
+        partitions concerned.
 
         Raises:
             StateError: the decision cannot be journalled, and is not made.
@@ -225,14 +231,15 @@ class Order:
         return ended
 
     def finish(self) -> list[OrderedEntry]:
-        """Decide that the log ends here: all entries that wait, then the end mark, which closes windows.
+        """Decide that the log ends here: all queued entries, then the end mark, which closes windows.
 
-        Call it when every partition has been read to its end. Entries that come later are taken, at the
-        time of the order. While the journal is repeated, only what is certain is emitted and no end mark
-        made: call it again.
+        Call it when every partition has been read to its end. Entries that come later are accepted, at the
+        time of the order. While the journal is replayed, only certain entries are emitted, and no end mark:
+        call it again.
 
         Raises:
-            StateError: a decision cannot be journalled. What was emitted is lost to the caller: stop.
+            StateError: a decision cannot be journalled. The caller has lost the emitted entries and must
+            stop.
         """
         entries = self.emit(self._buffered + len(self._pending))
         while self._buffered and not self._pending:
@@ -277,11 +284,11 @@ class Order:
 
     @staticmethod
     def _key(line: Line) -> tuple[int, int, int, Line]:
-        # The first three are distinct among the heads, so lines are never compared.
+        # The first three differ between any two heads, so lines are never compared.
         return line.place_ms, line.rank, line.name.partition, line
 
     def _jump(self, line: Line) -> None:
-        """All partitions are past a silence, if this head is right: move there if that is certain enough."""
+        """Advance to the time of a head that is far ahead, if enough evidence says that this is a silence."""
         time_ms, support = line.place_ms, line.support
         run, least_ms = self._ahead
         if self._time_ms == 0 or support >= AGREEING or self._is_recent(time_ms):
@@ -295,8 +302,8 @@ class Order:
         self._ahead = (0, 0)
 
     def _may_move(self, may_decide: bool) -> bool:
-        """Consult the wall clock about a head that is far ahead, where it may say that the stream is being
-        written now; False if that has to wait for another call."""
+        """Journal the wall clock if it may show that a head far ahead is being written now; False if that has
+        to wait for another call."""
         time_ms, _, _, line = self._heads[0]
         if line.support >= AGREEING or not self._time_ms:
             return True
@@ -311,23 +318,23 @@ class Order:
         return self._now_ms > 0 and self._now_ms - RECENT_MS <= time_ms
 
     def _read_clock(self) -> int:
-        """The wall clock, unless it may not be consulted here; what the journal says then."""
+        """The wall clock; where it must not be consulted, the time in the journal."""
         return self._now_ms if self._clock is None or self._pending else max(self._clock(), self._now_ms)
 
     def _place(self, line: Line, may_decide: bool) -> bool:
-        """Find the place of a line's head; False if more has to be read, or decided, first."""
+        """Find the place of a line's head; False if entries must be read or a decision made first."""
         ts_ms, reached_ms = line.waiting[0].ts_ms, line.time_ms
         if ts_ms == NO_TIME:
             line.place_ms, line.support = reached_ms, IGNORED
             return True
-        # A partition has reached no more than the order.
+        # A partition's time is never later than the order's.
         if ts_ms - self._time_ms <= self._max_lead_ms:
             line.place_ms = ts_ms if ts_ms > reached_ms else reached_ms
             line.support = PLAUSIBLE
             return True
         now_ms = self._read_clock()
-        # What the clock says counts once the journal holds it: when it is first needed, and when it shows
-        # that a record is no longer of the future.
+        # The clock counts once the journal holds it: journalled when first needed, and when it shows that a
+        # record no longer lies in the future.
         if now_ms and (not self._now_ms or self._now_ms < ts_ms - self._max_lead_ms <= now_ms):
             if not may_decide:
                 return False
@@ -346,9 +353,9 @@ class Order:
         return True
 
     def _place_heads(self, may_decide: bool) -> bool:
-        """Find the places that are not known yet; whether all are known now."""
+        """Find the places that are not known yet; returns whether all are known now."""
         if self._pending and self._pending[0].at == self._emitted:
-            return False  # what the journal decided here may decide about them
+            return False  # the decisions journalled for this entry may change them
         for line in list(self._unplaced.values()):
             if line.waiting and self._place(line, may_decide):
                 heapq.heappush(self._heads, self._key(line))
@@ -360,8 +367,8 @@ class Order:
         time_ms, ahead = self._time_ms, self._ahead
         return OrderedEntry(self._emitted - 1, time_ms, time_ms, self._decisions, None, None, "", ahead)
 
-    def _repeat(self, emitted: list[OrderedEntry]) -> bool:
-        """Apply the journal's next decision if its place is here; True if there was one."""
+    def _replay(self, emitted: list[OrderedEntry]) -> bool:
+        """Replay the journal's next decision if it belongs to this entry; True if there was one."""
         if self._pending[0].at != self._emitted:
             return False
         decision = self._pending.popleft()
@@ -372,12 +379,12 @@ class Order:
             self._apply([decision])
         return True
 
-    def _welcome(self) -> None:
-        """Decide what new entries call for, unless the journal is yet to say when: idle partitions that have
-        an entry are waited for again, and a head that is contradicted has its place found again."""
+    def _react(self) -> None:
+        """Make the decisions that new entries call for, unless the journal is being replayed: idle partitions
+        with entries become active, and contradicted heads are placed again."""
         if self._pending or not (self._arrived or self._contradicted):
             return
-        # A head that has left its queue since then needs no decision.
+        # A head that has been emitted since then needs no decision.
         contradicted = sorted(tp for tp in self._contradicted if self._lines[tp].outlook_ms)
         self._decide(
             [Decision(self._emitted, "active", tp) for tp in sorted(self._arrived)]
@@ -417,5 +424,5 @@ class Order:
         name = f"{entry.topic}[{entry.partition}]"
         line = self._lines.get(entry[:2])
         if line is None:
-            return LogError(f"{name} is not read here: the topics have other partitions than at the start")
-        return LogError(f"{name} gave offset {entry.offset} where {line.position} or later must follow")
+            return LogError(f"{name} is not among the partitions of the order: partitions were added")
+        return LogError(f"{name}: expected offset {line.position} or later, got {entry.offset}")

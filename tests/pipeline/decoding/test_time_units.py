@@ -53,16 +53,16 @@ def reason_of(item: Entry) -> str:
         (
             NOW_MS * 1000,
             NOW_MS,
-            "ts_ms = 1764000000000000 is outside 0 to 253402300799999; it looks like microseconds, write "
-            "milliseconds",
+            "ts_ms must be between 0 and 253402300799999, got 1764000000000000; it looks like "
+            "microseconds, write milliseconds",
         ),
         (
             NOW_MS * 1_000_000,
             NOW_MS,
-            "ts_ms = 1764000000000000000 is outside 0 to 253402300799999; it looks like nanoseconds, write "
-            "milliseconds",
+            "ts_ms must be between 0 and 253402300799999, got 1764000000000000000; it looks like "
+            "nanoseconds, write milliseconds",
         ),
-        (10**17, NOW_MS, "ts_ms = 100000000000000000 is outside 0 to 253402300799999"),
+        (10**17, NOW_MS, "ts_ms must be between 0 and 253402300799999, got 100000000000000000"),
     ],
 )
 def test_a_time_in_another_unit_is_named(topic: str, ts_ms: int, timestamp_ms: int, reason: str) -> None:

@@ -403,9 +403,9 @@ def test_memory_forgets_keys_with_the_label_and_ids_with_the_horizon() -> None:
 @pytest.mark.parametrize(
     ("window", "horizon", "message"),
     [
-        (-1.0, 1.0, "join.window_seconds = -1.0 is outside"),
-        (1.0, float("inf"), "join.horizon_seconds = inf is outside"),
-        (float("nan"), 1.0, "join.window_seconds = nan is outside"),
+        (-1.0, 1.0, "join.window_seconds must be between 0 and 1e.09, got -1.0"),
+        (1.0, float("inf"), "join.horizon_seconds must be between 0 and 1e.09, got inf"),
+        (float("nan"), 1.0, "join.window_seconds must be between 0 and 1e.09, got nan"),
         (2.0, 1.0, "join.horizon_seconds = 1 is shorter than join.window_seconds = 2"),
     ],
 )
@@ -501,7 +501,7 @@ def test_memory_stays_inside_its_budget_and_segments_go_with_their_records() -> 
 def test_segment_that_cannot_be_written_says_so_and_leaves_the_memory_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     joiner = Joiner(dataclasses.replace(LATER, memory_bytes=TIGHT), SegmentFolder(tmp_path / "file"))
-    with pytest.raises(StateError, match=r"the joiner's memory is full .* join\.memory_bytes"):
+    with pytest.raises(StateError, match=r"the joiner's memory budget is used up .* join\.memory_bytes"):
         apply(joiner, [Event("impression", str(n), 1, 1) for n in range(9)])
     assert joiner.segments() == []
     assert joiner.memory_bytes > TIGHT

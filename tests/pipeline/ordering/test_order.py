@@ -309,16 +309,16 @@ def test_journal_of_another_run_is_refused() -> None:
     journal.append([Decision(3, "idle", TopicPartition(CLICKS, 0))])
     state = fresh_state(1)
     behind = OrderState(5, 0, 0, state.partition_times, state.positions)
-    with pytest.raises(StateError, match=r"holds 1 decisions before emission count 5, .* rests on 0"):
+    with pytest.raises(StateError, match=r"holds 1 decisions before emission count 5, .* includes 0"):
         Order(TOPICS, behind, journal)
-    with pytest.raises(StateError, match=r"holds 0 decisions .* rests on 2"):
+    with pytest.raises(StateError, match=r"holds 0 decisions .* includes 2"):
         Order(TOPICS, OrderState(5, 0, 2, state.partition_times, state.positions), Journal())
 
 
 def test_journal_of_other_partitions_is_refused() -> None:
     journal = Journal()
     journal.append([Decision(0, "idle", TopicPartition(CLICKS, 4))])
-    with pytest.raises(StateError, match=r"names clicks\[4\], which is not read here"):
+    with pytest.raises(StateError, match=r"names clicks\[4\], which is not a partition of the topics read"):
         fresh_order(1, journal)
 
 
@@ -326,9 +326,9 @@ def test_entries_out_of_line_are_refused() -> None:
     order = fresh_order(1)
     entry = Entry(CLICKS, 0, 3, -1, None, click_value("a", 0))
     order.add([entry])
-    with pytest.raises(LogError, match=r"clicks\[0\] gave offset 3 where 4 or later must follow"):
+    with pytest.raises(LogError, match=r"clicks\[0\]: expected offset 4 or later, got 3"):
         order.add([entry])
-    with pytest.raises(LogError, match=r"clicks\[1\] is not read here"):
+    with pytest.raises(LogError, match=r"clicks\[1\] is not among the partitions"):
         order.add([entry._replace(partition=1)])
     order.add([entry._replace(offset=9)])
     assert order.buffered == 2
