@@ -118,7 +118,8 @@ class DaemonLoop:
             if not ordered and intake.ended(until_idle):
                 yield from self._last_chunks(intake)
                 self.ended = True
-                return
+                break
+        self._outbox.write()  # if the log refuses once more, the last checkpoint still tries again
 
     def now(self) -> Chunk:
         """An empty chunk with the present health and end offsets of the log."""
