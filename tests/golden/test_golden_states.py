@@ -58,6 +58,7 @@ from tests.support.golden_states import (
     tolerance,
     unpack,
     versions,
+    without_sentences,
     without_unused_counters,
 )
 
@@ -220,7 +221,7 @@ def test_the_watcher_goes_on_to_the_stored_end(logs: Path, stored: Stored, tmp_p
     resume(WATCH, stored(WATCH) / "state", logs / "full.db", tmp_path)
     expected = expected_of(stored, WATCH)
     assert sums_of(tmp_path) == expected["sums"]
-    report = expected["report"]
+    report = without_sentences(expected["report"])
     report["progress"]["outcomes"] = without_unused_counters(report["progress"]["outcomes"])
-    assert list(close_values("report", report_of(tmp_path), report, tolerance(1e-9))) == []
+    assert list(close_values("report", without_sentences(report_of(tmp_path)), report, tolerance(1e-9))) == []
     assert_stored_end(stored, WATCH, tmp_path)

@@ -395,6 +395,15 @@ def report_of(folder: Path) -> dict[str, Any]:
     return report
 
 
+def without_sentences(value: Any) -> Any:
+    """A report without its sentences, which may be reworded: a text with a space in it becomes ``...``."""
+    if isinstance(value, dict):
+        return {name: without_sentences(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_sentences(item) for item in value]
+    return "..." if isinstance(value, str) and " " in value else value
+
+
 def sums_of(folder: Path) -> dict[str, Any]:
     """Impressions, clicks and predicted clicks of each arm, as the watcher hands them to servers."""
     sums: dict[str, Any] = json.loads((folder / "state" / "experiment" / "sums.json").read_bytes())
