@@ -159,14 +159,14 @@ def _write(
     """Encode everything into a temporary folder, which is renamed when it is complete."""
     for left in place.parent.glob(f"{_WRITING}*"):
         shutil.rmtree(left)
-    beside = place.with_name(f"{_WRITING}{place.name}")
-    beside.mkdir()
+    temporary = place.with_name(f"{_WRITING}{place.name}")
+    temporary.mkdir()
     fields = encoder.fields
     tables = FeatureTables(encoder.slot_field, len(fields), replace(FeaturesConfig(), fields=fields))
     rows = 0
     digest = hashlib.blake2b(digest_size=16)
     with ExitStack() as stack:
-        files = {name: stack.enter_context((beside / name).open("wb")) for name in _COLUMNS}
+        files = {name: stack.enter_context((temporary / name).open("wb")) for name in _COLUMNS}
         for batch in direct_batches(dataset.read(path, limit), encoder, tables, CHUNK):
             for name, column in _columns(batch).items():
                 content = np.ascontiguousarray(column, _COLUMNS[name]).tobytes()
@@ -175,10 +175,10 @@ def _write(
             rows += len(batch)
             progress(rows)
     if not rows:
-        shutil.rmtree(beside)
+        shutil.rmtree(temporary)
         raise DataError(f"{path or dataset.name}: contains no rows to learn from")
     state = encoder.state()
-    (beside / "keys.safetensors").write_bytes(safetensors.numpy.save(state.arrays))
+    (temporary / "keys.safetensors").write_bytes(safetensors.numpy.save(state.arrays))
     digest.update(json.dumps([asdict(item) for item in fields]).encode())
     manifest = {
         "source": source,
@@ -190,8 +190,8 @@ def _write(
         "note": dataset.note,
         "bad_rows": read_report(dataset).as_dict(),
     }
-    (beside / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-    beside.rename(place)
+    (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+    temporary.rename(place)
 
 
 def _columns(batch: Batch) -> dict[str, NDArray[Any]]:

@@ -72,16 +72,16 @@ def copy_snapshot(folder: Path, target: Path, files: Files | None = None) -> Loa
         raise StateError(f"{target}: already exists and is not overwritten; choose another folder")
     manifest, arrays = _read(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent / f"{WRITING}{target.name}"
-    if beside.exists():
-        files.remove_folder(beside)
-    files.make_folder(beside)
+    temporary = target.parent / f"{WRITING}{target.name}"
+    if temporary.exists():
+        files.remove_folder(temporary)
+    files.make_folder(temporary)
     for name, content in ((ARRAYS, arrays), (MANIFEST, manifest)):
-        files.write(beside / name, content)
-        files.sync_file(beside / name)
-    open_fixed(beside)
-    files.sync_folder(beside)
-    files.rename(beside, target)
+        files.write(temporary / name, content)
+        files.sync_file(temporary / name)
+    open_fixed(temporary)
+    files.sync_folder(temporary)
+    files.rename(temporary, target)
     files.sync_folder(target.parent)
     return open_fixed(target)
 

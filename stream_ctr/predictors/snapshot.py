@@ -185,9 +185,9 @@ def write_snapshot(
     version = max([*versions(folder), current[0] if current else 0]) + 1
     file = ArrayFile(_named_arrays(content))
     _check_encoder(content.encoder.values)
-    beside = folder / f"{WRITING}{version:012d}"
-    files.make_folder(beside)
-    entries = _write_arrays(files, beside / ARRAYS, file)
+    temporary = folder / f"{WRITING}{version:012d}"
+    files.make_folder(temporary)
+    entries = _write_arrays(files, temporary / ARRAYS, file)
     river = content.model if isinstance(content.model, RiverModel) else None
     manifest = Manifest(
         format=1 if river is None else 2,
@@ -202,10 +202,10 @@ def write_snapshot(
         arrays=entries,
     )
     manifest.seal = seal_of(manifest)
-    _write(files, beside / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
-    files.sync_folder(beside)
-    check(beside)
-    files.rename(beside, path_of(folder, version))
+    _write(files, temporary / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    files.sync_folder(temporary)
+    check(temporary)
+    files.rename(temporary, path_of(folder, version))
     files.sync_folder(folder)
     _write(files, folder / f"{WRITING}{CURRENT}", f"{version:012d} {manifest.seal}\n".encode())
     files.rename(folder / f"{WRITING}{CURRENT}", folder / CURRENT)

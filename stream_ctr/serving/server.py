@@ -142,8 +142,12 @@ def run_process(
         stack.enter_context(_signals_to(server))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             places = (listener, *(same_socket(listener) for _ in range(MAX_ACCEPTS // serve.workers - 1)))
-            beside = (inner.serve(sockets=[admin]), certificates.follow(), _beat(beat, serve.hang_seconds))
-            runner.run(_serve(server, places, inner, beside))
+            companions = (
+                inner.serve(sockets=[admin]),
+                certificates.follow(),
+                _beat(beat, serve.hang_seconds),
+            )
+            runner.run(_serve(server, places, inner, companions))
     return 0
 
 
@@ -151,10 +155,10 @@ async def _serve(
     server: uvicorn.Server,
     listeners: Sequence[socket.socket],
     inner: uvicorn.Server,
-    beside: Sequence[Coroutine[None, None, None]],
+    companions: Sequence[Coroutine[None, None, None]],
 ) -> None:
     """Serve all listeners in one event loop; the admin server stops last."""
-    metrics, *others = [asyncio.create_task(each) for each in beside]
+    metrics, *others = [asyncio.create_task(each) for each in companions]
     try:
         await server.serve(sockets=list(listeners))
     finally:

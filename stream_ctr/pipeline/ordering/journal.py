@@ -214,11 +214,11 @@ class FileJournal(Journal):
 
     def _rewrite(self, base: Base, groups: list[tuple[Decision, ...]]) -> None:
         content = b"".join([_line(_plain_base(base)), *(_line([_plain(d) for d in g]) for g in groups)])
-        beside = self.path.with_name(self.path.name + ".new")
+        temporary = self.path.with_name(self.path.name + ".new")
         try:
-            self._files.write(beside, content)
-            self._files.sync_file(beside)
-            self._files.rename(beside, self.path)
+            self._files.write(temporary, content)
+            self._files.sync_file(temporary)
+            self._files.rename(temporary, self.path)
             # The new file is the journal now. Until its name is durable, nothing may depend on it: after a
             # power failure here, the old file is back.
             self._size, self._in_doubt, self._named = len(content), False, False
