@@ -98,15 +98,7 @@ def check_identity(saved: dict[str, Any], configured: dict[str, Any], folder: Pa
     changes = dict(_changes(saved, configured))
     topic_ids = changes.pop(LABELLED_ID, None)
     if changes:
-        names, faults = list(changes), []
-        if FIELDS in changes:
-            faults.append(f"was trained with different fields ({_field_changes(*changes.pop(FIELDS))})")
-        if changes:
-            values = [
-                f"{key} = {_shown(there)} (now {_shown(here)})" for key, (there, here) in changes.items()
-            ]
-            faults.append(f"was created with {_shortened(values)}")
-        fault, settings = " and ".join(faults), _shortened(names)
+        fault, settings = _described(changes)
         raise StateError(f"{folder} {fault}. Restore {settings}, or set train.state to a new folder")
     if topic_ids is not None:
         raise StateError(
@@ -114,6 +106,31 @@ def check_identity(saved: dict[str, Any], configured: dict[str, Any], folder: Pa
             f"written (id {topic_ids[0]}, now {topic_ids[1]}): labelled records were lost. Set log.labelled "
             "to a new topic and train.state to a new folder"
         )
+
+
+def describe_differences(saved: dict[str, Any], configured: dict[str, Any]) -> tuple[str, str] | None:
+    """How a state differs from a configuration, as the end of a sentence, and the settings that differ; None
+    if they agree.
+
+    >>> describe_differences({"join": {"policy": "wait"}}, {"join": {"policy": "fast"}})
+    ('was created with join.policy = "wait" (now "fast")', 'join.policy')
+    """
+    changes = dict(_changes(saved, configured))
+    return _described(changes) if changes else None
+
+
+def _described(changes: dict[str, tuple[Any, Any]]) -> tuple[str, str]:
+    names, faults = list(changes), []
+    values = [
+        f"{key} = {_shown(there)} (now {_shown(here)})"
+        for key, (there, here) in changes.items()
+        if key != FIELDS
+    ]
+    if FIELDS in changes:
+        faults.append(f"was trained with different fields ({_field_changes(*changes[FIELDS])})")
+    if values:
+        faults.append(f"was created with {_shortened(values)}")
+    return " and ".join(faults), _shortened(names)
 
 
 def _changes(saved: Any, configured: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

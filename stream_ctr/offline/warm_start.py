@@ -20,7 +20,7 @@ from stream_ctr.config.features import FieldConfig
 from stream_ctr.config.optimizer import OptimizerConfig
 from stream_ctr.config.settings import Settings
 from stream_ctr.daemon.checkpoint import CheckpointStore
-from stream_ctr.daemon.identity import difference, identity
+from stream_ctr.daemon.identity import describe_differences, identity
 from stream_ctr.errors import StateError
 from stream_ctr.optim.moments import narrowed, widened
 from stream_ctr.state.durable_files import Files
@@ -89,13 +89,12 @@ def load_warm_start(warm: WarmStart, own: dict[str, Any]) -> dict[str, State]:
             "--protocol batch --checkpoint FOLDER"
         )
     saved = loaded.manifest.identity
-    found = difference({name: saved.get(name) for name in SHARED}, {name: own[name] for name in SHARED})
+    shared = {name: saved.get(name) for name in SHARED}, {name: own[name] for name in SHARED}
+    found = describe_differences(*shared)
     if found:
-        path, there, here = found
-        raise StateError(
-            f"cannot start from {store.path(loaded.manifest.version)}: {path} is {there!r} in the checkpoint "
-            f"and {here!r} in the configuration; make them equal"
-        )
+        fault, settings_named = found
+        folder = store.path(loaded.manifest.version)
+        raise StateError(f"cannot start from {folder}: it {fault}. Set {settings_named} as in the checkpoint")
     pipeline = loaded.parts["pipeline"]
     return {
         "keys": pipeline.part("keys"),

@@ -150,18 +150,18 @@ def test_a_killed_run_resumes_from_its_own_checkpoint(
         (
             "hidden = [8, 4]",
             "hidden = [8, 5]",
-            r"model\.hidden\[1\] is 4 in the checkpoint and 5 in the configuration",
+            r"model\.hidden = \[8, 4\] \(now \[8, 5\]\)\. Set model\.hidden as in the checkpoint",
         ),
         (
             "max_values = 3",
             "max_values = 4",
-            r"features\.fields\[3\]\.max_values is 3 in the checkpoint and 4",
+            r"different fields \(changed: \w+\)\. Set features\.fields as in the checkpoint",
         ),
-        ("minimum_count = 2", "minimum_count = 3", r"features\.minimum_count is 2 in the checkpoint and 3"),
+        ("minimum_count = 2", "minimum_count = 3", r"features\.minimum_count = 2 \(now 3\)"),
         (
             "row_rate = 0.1",
             'row_rule = "adam"',
-            r"optimizer\.row_rule is 'adagrad' in the checkpoint and 'adam'",
+            r'optimizer\.row_rule = "adagrad" \(now "adam"\)',
         ),
     ],
 )
