@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from stream_ctr.daemon.checkpoint import CheckpointStore, Loaded
-from stream_ctr.state.state import Json, State
+from stream_ctr.state.state import State
 from tests.support.faulty_streams import write_config, write_stream
+from tests.support.state_parts import without_decisions
 
 ROUNDS = int(os.environ.get("STREAM_CTR_TEST_ROUNDS", "20"))
 SEED = int(os.environ.get("STREAM_CTR_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
@@ -58,15 +59,6 @@ def assert_equal_parts(one: dict[str, State], other: dict[str, State]) -> None:
     for name, state in one.items():
         assert state.values == other[name].values, name
         assert state.equals(other[name]), name
-
-
-def without_decisions(parts: dict[str, State]) -> dict[str, State]:
-    """The parts without the count of journal decisions, which depends on how the log is read."""
-    pipeline = parts["pipeline"]
-    order = pipeline.values["order"]
-    assert isinstance(order, dict)
-    kept: dict[str, Json] = {name: value for name, value in order.items() if name != "decisions"}
-    return {**parts, "pipeline": State(pipeline.arrays, {**pipeline.values, "order": kept})}
 
 
 @pytest.mark.slow
