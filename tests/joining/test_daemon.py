@@ -331,8 +331,8 @@ def test_a_replayed_label_is_learned_and_ignored_by_the_joiner(
     ("change", "reason"),
     [
         ({"label": 2}, "label must be 0 or 1, got 2"),
-        ({"v": 9}, "v = 9 is not a version"),
-        ({"ts_ms": -1}, "ts_ms = -1 is outside"),
+        ({"v": 9}, "v = 9 is not supported"),
+        ({"ts_ms": -1}, "ts_ms must be between 0 and"),
         ({"extra": 1}, "unknown field `extra`"),
         ({"impression": {"v": 1}}, "required field"),
         ({"impression": {"v": 1, "event_id": "", "ts_ms": 1, "features": {}}}, "event_id is empty"),

@@ -1,4 +1,4 @@
-"""A changed configuration is taken whole or refused whole, and the old one stays (also under load)."""
+"""A changed configuration is applied or rejected as a whole, also under load."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def steered(tmp_path: Path) -> Steered:
     return Steered(tmp_path)
 
 
-def test_a_raised_coverage_is_taken_and_moves_nobody(steered: Steered) -> None:
+def test_a_raised_coverage_is_applied_and_reassigns_no_user(steered: Steered) -> None:
     before = steered.arms()
     steered.change(("coverage = 0.5", "coverage = 1.0"))
     after = steered.arms()
@@ -103,8 +103,8 @@ REFUSED = {
     "no TOML": (('salt = "one"', 'salt = "one'), "is not TOML"),
     "a lowered coverage": (("coverage = 0.5", "coverage = 0.4"), "lowered"),
     "a renamed arm": (('"new"', '"newer"'), "requires a new salt"),
-    "another log": (("log.db", "other.db"), "takes a restart"),
-    "another state folder": (('state = "', 'state = "/somewhere'), "takes a restart"),
+    "another log": (("log.db", "other.db"), "requires a restart"),
+    "another state folder": (('state = "', 'state = "/somewhere'), "requires a restart"),
     "another port": (("[experiment]", "[serve]\nport = 1\n[experiment]"), "serve.port changed from"),
     "a secret that is none": (
         ('salt = "one"', 'salt = "two"\noverride_secret_file = "/nowhere/secret"'),
@@ -114,7 +114,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("change", [*REFUSED, "changed weights", "no snapshot", "frozen", "no file"])
-def test_what_is_refused_is_refused_whole_and_shows(
+def test_a_rejected_configuration_changes_nothing_and_is_reported(
     steered: Steered, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, plan = steered.arms(), steered.served.routing.plan
@@ -140,7 +140,7 @@ def test_what_is_refused_is_refused_whole_and_shows(
     assert steered.arms() == before
     assert reason in steered.served.routing.config_error
     assert (steered.metric("config_stale"), steered.metric("config_failures_total")) == (1, 1)
-    assert caplog.text.count("the experiment stays as it was") == 1
+    assert caplog.text.count("the experiment is unchanged") == 1
     steered.served.routing.poll()
     assert steered.metric("config_failures_total") == 1, "a refused file is read once"
     steered.write(steered.text)
@@ -166,7 +166,7 @@ def test_a_kill_outlives_a_new_salt(steered: Steered) -> None:
     assert set(steered.arms().values()) == {"control"}
 
 
-def test_reading_anew_on_request_tells_what_came_of_it(steered: Steered) -> None:
+def test_a_requested_reload_reports_its_result(steered: Steered) -> None:
     assert not steered.served.routing.reload()
     before = steered.path.stat()
     steered.path.write_text(steered.text.replace("coverage = 0.5", "coverage = 0.6"))
