@@ -289,8 +289,8 @@ def test_records_damaged_on_the_brokers_disk_are_one_line(broker: Broker) -> Non
     with pytest.raises(LogError) as raised:
         reader.poll(9, 30.0)
     assert str(raised.value) == (
-        f"{broker.url}: events[0]: the record batch at offset 1 does not match its checksum; start again, "
-        "and if that does not help, restore the topic: what the broker holds is damaged"
+        f"{broker.url}: events[0]: the record batch at offset 1 does not match its checksum; restart, and "
+        "if the error recurs, restore the topic: the broker's copy is damaged"
     )
     assert reader.positions() == {TopicPartition("events", 0): 1}
     reader.close()
