@@ -66,16 +66,21 @@ def _examples(count: int) -> Iterator[Example]:
 def test_open_files_are_bounded_and_none_remain(tmp_path: Path) -> None:
     """With one run per entry, the number of open files stays small, and no file remains."""
 
-    def opened() -> int:
-        return len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("this system does not list a process's open files")
 
-    before = opened()
+    def opened() -> int:
+        """Open files below the folder of this test; other tests' files may close meanwhile."""
+        links = (os.path.realpath(each) for each in descriptors.iterdir())
+        return sum(link.startswith(str(tmp_path)) for link in links)
+
     most = 0
     sort = TimeSort(tmp_path / "new", memory_bytes=1)
     for _ in sort.sort(_examples(1500)):
         most = max(most, opened())
-    assert most - before <= 2 * 32 + 1
-    assert opened() == before
+    assert 1 < most <= 2 * 32 + 1
+    assert opened() == 0
     assert list((tmp_path / "new").iterdir()) == []
 
 

@@ -35,6 +35,8 @@ SLOW_FILES: Final = (
     "learners/torch/test_learner.py",
     "metrics/test_curve_plot.py",
     "models/test_learning.py",
+    "offline/test_encoded.py",
+    "offline/test_fit.py",
     "offline/test_warm_start.py",
     "pipeline/ordering/test_far_ahead.py",
     "predictors/test_river_forward.py",
