@@ -11,6 +11,7 @@ from typing import Final
 SLOW_FILES: Final = (
     "bench/step/test_peers.py",
     "bench/test_labels.py",
+    "bench/test_optimizers.py",
     "bench/test_papers.py",
     "bench/test_scale.py",
     "bench/test_serve.py",
@@ -37,6 +38,7 @@ SLOW_FILES: Final = (
     "models/test_learning.py",
     "offline/test_encoded.py",
     "offline/test_fit.py",
+    "offline/test_vocabulary.py",
     "offline/test_warm_start.py",
     "pipeline/ordering/test_far_ahead.py",
     "predictors/test_river_forward.py",
@@ -60,5 +62,6 @@ SLOW_FILES: Final = (
     "training/test_daemon.py",
     "training/test_restart.py",
     "training/test_threads.py",
+    "test_extending.py",
     "training/test_without_torch.py",
 )
