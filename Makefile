@@ -18,11 +18,10 @@ test: $(READY)
 
 # Before each commit: the tests without the marker `slow`, in under 90 s on two cores once the kernels are
 # compiled (the first run compiles them). It leaves out what starts processes, trains for long, draws or runs
-# the GPU's kernels in an interpreter (tests/support/slow_files.py lists it by measured time), and tries fewer
-# examples of each property. `make test` runs everything.
+# the GPU's kernels in an interpreter (tests/support/slow_files.py lists it by measured time) and the examples in
+# docstrings, and tries fewer examples of each property. `make test` runs everything.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" --hypothesis-profile fast \
-	  tests stream_ctr simulators
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" --hypothesis-profile fast tests
 
 check: $(READY)
 	$(BIN)/ruff check .

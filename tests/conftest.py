@@ -25,7 +25,7 @@ settings.register_profile(
     derandomize=not os.environ.get("STREAM_CTR_TEST_EXPLORE"),
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("fast", settings.get_profile("stream-ctr"), max_examples=15)  # make test-fast
+settings.register_profile("fast", settings.get_profile("stream-ctr"), max_examples=10)  # make test-fast
 settings.load_profile("stream-ctr")
 
 _ROOT = Path(__file__).parents[1]
