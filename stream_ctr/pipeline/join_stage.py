@@ -129,7 +129,7 @@ class JoinStage:
                 if labelled is not None:
                     yield labelled
             elif isinstance(record, LabelledImpression):
-                self.progress.reject(entry, "a labelled impression, in a topic of another kind")
+                self.progress.reject(entry, "a labelled impression does not belong in this topic")
             elif joiner.admits(record.event_id, record.ts_ms):
                 yield Admitted(record, entry, ordered.row)
                 if self._known is not None:
