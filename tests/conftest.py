@@ -32,11 +32,18 @@ _ROOT = Path(__file__).parents[1]
 _KAFKA = os.environ.get("STREAM_CTR_TEST_KAFKA", "")
 
 
+_SLOW = frozenset(_ROOT / "tests" / name for name in SLOW_FILES)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without the slow tests, do not even import their files: that takes seconds, too."""
+    return True if config.option.markexpr == "not slow" and collection_path in _SLOW else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of slow files, which ``make test-fast`` leaves out."""
-    slow = {_ROOT / "tests" / name for name in SLOW_FILES}
     for item in items:
-        if item.path in slow:
+        if item.path in _SLOW:
             item.add_marker(pytest.mark.slow)
 
 
