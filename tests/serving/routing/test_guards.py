@@ -112,5 +112,5 @@ def test_clicks_too_far_from_predictions_trip_period_by_period() -> None:
     assert "30 clicks predicted, 10 observed in 1000 impressions" in trip.reason
     assert guard.check(ArmSums(7000, 40, 555.0)) is None, "25 predicted, 20 seen"
     assert guard.check(ArmSums(8000, 100, 580.0)) is not None, "25 predicted, 60 seen"
-    assert guard.check(ArmSums(10, 0, 5.0)) is None, "sums that began anew are a new start"
+    assert guard.check(ArmSums(10, 0, 5.0)) is None, "sums that restart from zero start a new window"
     assert guard.check(ArmSums(1010, 0, None)) is None
